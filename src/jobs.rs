@@ -1,0 +1,6 @@
+//! Jobs: what is asked for, how it waits, who works on it, what came of it.
+//!
+//! `job` holds the types, `queue` the SQL, `worker` the pool, `pipeline` the way of one job.
+
+/// The types.
+pub mod job;

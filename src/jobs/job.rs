@@ -1,0 +1,316 @@
+//! The job and everything that is said about it. These types are the rows of `job` and
+//! `job_event`, and the JSON of the API.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::digest::Digest;
+use crate::error::Fault;
+
+/// The gateway's name of an image: 16 lowercase hex digits (CONTRACT section 0).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, pattern = "^[0-9a-f]{16}$", examples("961eaef6668e480f"))]
+pub struct ImageId(String);
+
+/// Why a text is not an [`ImageId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not an image id: expected 16 lowercase hex digits")]
+pub struct InvalidImageId {
+    /// The text, cut to 100 characters.
+    pub text: String,
+}
+
+impl ImageId {
+    /// The 16 digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ImageId {
+    type Err = InvalidImageId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidImageId> {
+        let hex = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if hex && text.len() == 16 {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidImageId { text: text.chars().take(100).collect() })
+        }
+    }
+}
+
+impl TryFrom<String> for ImageId {
+    type Error = InvalidImageId;
+
+    fn try_from(text: String) -> Result<Self, InvalidImageId> {
+        text.parse()
+    }
+}
+
+impl From<ImageId> for String {
+    fn from(id: ImageId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is asked for. Credentials travel beside it, never in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobSpec {
+    /// Index an image that is in a registry already.
+    Pull(PullSpec),
+}
+
+/// A pull: the archive points into the user's own registry; nothing is pushed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PullSpec {
+    /// Names the archive in the store.
+    pub image_id: ImageId,
+    /// Image reference, such as `docker.io/library/alpine:3.20` or `host:5000/app@sha256:...`.
+    pub source: String,
+    /// `os/architecture[/variant]`; the service's own platform when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// The archive version wanted; the configured one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_version: Option<u8>,
+    /// Replace an archive of this image id that has other content.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl JobSpec {
+    /// The image that the job is about.
+    pub fn image_id(&self) -> &ImageId {
+        match self {
+            Self::Pull(pull) => &pull.image_id,
+        }
+    }
+}
+
+/// Where a job stands. `succeeded`, `failed` and `cancelled` are final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for a worker, or for its next attempt.
+    Queued,
+    /// A worker holds its lease.
+    Running,
+    /// Its archive is in the store.
+    Succeeded,
+    /// It will not be tried again by itself.
+    Failed,
+    /// It was cancelled before it succeeded.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing will change any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// A job as the queue holds it and the API shows it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Job {
+    /// Time-ordered UUID (version 7).
+    pub id: Uuid,
+    /// What was asked for.
+    pub spec: JobSpec,
+    /// Where it stands.
+    pub state: JobState,
+    /// How many attempts were started.
+    pub attempt: i32,
+    /// How many there may be.
+    pub max_attempts: i32,
+    /// When it was accepted.
+    pub created_at: DateTime<Utc>,
+    /// When its last attempt started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it reached a final state.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Set when `succeeded`.
+    pub result: Option<JobResult>,
+    /// Why it `failed`, or why its last attempt did.
+    pub error: Option<JobError>,
+}
+
+/// What came of a job that succeeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobResult {
+    /// Names the archive in the store.
+    pub image_id: ImageId,
+    /// The source, normalised and pinned: `host/repository@sha256:...`.
+    pub reference: String,
+    /// Digest of the platform manifest.
+    #[schema(value_type = String)]
+    pub manifest_digest: Digest,
+    /// `os/architecture[/variant]` of the image.
+    pub platform: String,
+    /// The archive's version.
+    pub clip_version: u8,
+    /// The archive object.
+    pub archive: ArchiveObject,
+    /// Bottom to top.
+    pub layers: Vec<LayerSummary>,
+    /// Sum of the compressed layers, in bytes.
+    pub compressed_bytes: u64,
+    /// Sum of the uncompressed layers, in bytes.
+    pub plain_bytes: u64,
+    /// Regular files in the tree (hard links counted each).
+    pub files: u64,
+    /// All nodes in the tree.
+    pub nodes: u64,
+    /// What the user should know, one sentence each.
+    pub warnings: Vec<String>,
+    /// Wall time of the successful attempt, in seconds.
+    pub seconds: f64,
+}
+
+/// An object in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ArchiveObject {
+    /// Its key.
+    pub key: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+}
+
+/// One layer of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LayerSummary {
+    /// Digest of the compressed bytes.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// Digest of the uncompressed stream.
+    #[schema(value_type = String)]
+    pub diff_id: Digest,
+    /// Compressed bytes.
+    pub size: u64,
+    /// Uncompressed bytes.
+    pub plain_size: u64,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JobError {
+    /// Stable code in `snake_case`, such as `image_not_found`.
+    pub code: String,
+    /// The true cause in one sentence.
+    pub message: String,
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// Whether trying again can help.
+    pub transient: bool,
+}
+
+/// One thing that happened to a job; the last one of a job is final.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobEvent {
+    /// Counts from 1 within the job, without gaps.
+    pub seq: i64,
+    /// When it happened.
+    pub at: DateTime<Utc>,
+    /// The attempt it belongs to; 0 before the first.
+    pub attempt: i32,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "event", content = "data", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The job was accepted.
+    Queued,
+    /// An attempt started.
+    Started {
+        /// Which worker holds the lease.
+        worker: String,
+    },
+    /// The image was found.
+    Resolved {
+        /// Digest of the platform manifest.
+        #[schema(value_type = String)]
+        manifest_digest: Digest,
+        /// How many layers it has.
+        layers: u64,
+        /// Sum of the compressed layers, in bytes.
+        compressed_bytes: u64,
+    },
+    /// How far reading has come; sent at most about once a second.
+    Progress {
+        /// Layers read to their end.
+        layers_done: u64,
+        /// Layers in the image.
+        layers_total: u64,
+        /// Compressed bytes read.
+        bytes_done: u64,
+        /// Compressed bytes in all.
+        bytes_total: u64,
+    },
+    /// Something the user should know.
+    Warning {
+        /// One sentence.
+        message: String,
+    },
+    /// The attempt failed and another will be made.
+    Retrying {
+        /// Why it failed.
+        error: JobError,
+        /// When the next attempt may start.
+        not_before: DateTime<Utc>,
+    },
+    /// Somebody asked for the job to be cancelled.
+    CancelRequested,
+    /// Final: the archive is in the store.
+    Succeeded {
+        /// What came of it.
+        result: Box<JobResult>,
+    },
+    /// Final: the job failed.
+    Failed {
+        /// Why.
+        error: JobError,
+    },
+    /// Final: the job was cancelled.
+    Cancelled,
+}
+
+impl EventKind {
+    /// Whether no event follows.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled)
+    }
+}
+
+/// An image whose archive is in the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Image {
+    /// What the job that made it said.
+    #[serde(flatten)]
+    pub result: JobResult,
+    /// The job that made it.
+    pub job_id: Uuid,
+    /// When the archive was published.
+    pub created_at: DateTime<Utc>,
+}

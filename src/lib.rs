@@ -1,0 +1,38 @@
+//! Clipwright: builds and pulls container images into CLIP archives.
+//!
+//! The modules form floors; a module may use those below it and never those above
+//! (`docs/architecture.md` has the map):
+//!
+//! ```text
+//! main -> cli -> api -> jobs -> archive, store -> layer, oci -> clip
+//!                       database, telemetry, config: from jobs upward only
+//! ```
+
+/// HTTP: the router, one file per resource, problem+json, the docs page.
+pub mod api;
+/// Use cases: an image becomes an archive; a file is read out of one.
+pub mod archive;
+/// The command line, one file per subcommand.
+pub mod cli;
+/// The archive format: header, index, storage info. No async, network, database or clock.
+pub mod clip;
+/// One `Config`: command line over environment over file over defaults.
+pub mod config;
+/// The Postgres pool, its migrations, and the private server used when none is configured.
+pub mod database;
+/// `Digest`: the name of a sequence of bytes.
+pub mod digest;
+/// The error policy, stated once.
+pub mod error;
+/// The job, its queue, its worker pool and its events.
+pub mod jobs;
+/// One layer: tar scan to `LayerIndex`; many layers: merge by the OCI rules.
+pub mod layer;
+/// References, credentials, platforms, registries and layout directories.
+pub mod oci;
+/// How progress leaves the lower floors.
+pub mod progress;
+/// `ArchiveStore`: where archives go.
+pub mod store;
+/// Tracing set-up.
+pub mod telemetry;
