@@ -29,7 +29,7 @@ type storageLine struct {
 	Repository    string                `json:"repository,omitempty"`
 	Reference     string                `json:"reference,omitempty"`
 	Layers        []string              `json:"layers,omitempty"`
-	PlainDigests  map[string]string     `json:"plain_digests,omitempty"` // without "sha256:", as stored
+	PlainDigests  map[string]string     `json:"plain_digests,omitempty"` // diff id by layer
 	Checkpoints   map[string]int        `json:"checkpoints,omitempty"`   // how many, by layer
 	ImageMetadata *common.ImageMetadata `json:"image_metadata,omitempty"`
 }
@@ -51,7 +51,7 @@ type nodeLine struct {
 
 	// Where the bytes of a file are: a range of a layer (v2) or of the local archive (v1).
 	Layer  string `json:"layer,omitempty"`
-	SHA256 string `json:"sha256,omitempty"`
+	Digest string `json:"digest,omitempty"`
 	Offset *int64 `json:"offset,omitempty"`
 	Length *int64 `json:"length,omitempty"`
 }
@@ -105,13 +105,17 @@ func describeStorage(info common.ClipStorageInfo) (*storageLine, error) {
 			Endpoint: info.Endpoint, ForcePathStyle: info.ForcePathStyle,
 		}, nil
 	case common.OCIStorageInfo:
+		diffIDs := map[string]string{}
+		for layer, hash := range info.DecompressedHashByLayer {
+			diffIDs[layer] = "sha256:" + hash
+		}
 		checkpoints := map[string]int{}
 		for layer, index := range info.GzipIdxByLayer {
 			checkpoints[layer] = len(index.Checkpoints)
 		}
 		return &storageLine{
 			Type: info.Type(), RegistryURL: info.RegistryURL, Repository: info.Repository,
-			Reference: info.Reference, Layers: info.Layers, PlainDigests: info.DecompressedHashByLayer,
+			Reference: info.Reference, Layers: info.Layers, PlainDigests: diffIDs,
 			Checkpoints: checkpoints, ImageMetadata: info.ImageMetadata,
 		}, nil
 	default:
@@ -124,10 +128,13 @@ func describeNode(node *common.ClipNode) *nodeLine {
 		Path: node.Path, Type: string(node.NodeType), Target: node.Target,
 		Mode: node.Attr.Mode, UID: node.Attr.Uid, GID: node.Attr.Gid,
 		Size: node.Attr.Size, Blocks: node.Attr.Blocks, Ino: node.Attr.Ino, Nlink: node.Attr.Nlink,
-		Mtime: node.Attr.Mtime, MtimeNsec: node.Attr.Mtimensec, SHA256: node.ContentHash,
+		Mtime: node.Attr.Mtime, MtimeNsec: node.Attr.Mtimensec,
 	}
 	if !utf8.ValidString(node.Path) {
 		line.PathHex = hex.EncodeToString([]byte(node.Path))
+	}
+	if node.ContentHash != "" {
+		line.Digest = "sha256:" + node.ContentHash
 	}
 	switch {
 	case node.Remote != nil:

@@ -20,12 +20,12 @@ type command struct {
 }
 
 var commands = []command{
-	{"index", "REFERENCE OUT                  a v2 archive of an image, by upstream's indexer", index},
+	{"index", "[flags] REFERENCE OUT          a v2 archive of an image, by upstream's indexer", index},
 	{"create", "DIR OUT                        a v1 local archive (.clip) of a directory", create},
 	{"create-remote", "[flags] DIR OUT                a v1 S3 archive (.rclip) of a directory; nothing is uploaded", createRemote},
 	{"dump", "ARCHIVE                        storage info and nodes as JSON lines", dump},
 	{"mount", "[flags] ARCHIVE MOUNTPOINT     mounts; prints \"ready\"; stays until SIGTERM or unmounted", mount},
-	{"compare", "[--allow FILE] DIR_A DIR_B     prints how two trees differ", compare},
+	{"compare", "[--allow FILE]... DIR_A DIR_B  prints how two trees differ", compare},
 }
 
 // errDifferent is what compare returns when the trees differ: the differences are printed already.

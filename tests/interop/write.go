@@ -11,12 +11,18 @@ import (
 
 // index writes a v2 archive with upstream's indexer and its defaults, as beta9 does.
 func index(args []string) error {
-	if err := positional(args, "REFERENCE", "OUT"); err != nil {
+	flags := flag.NewFlagSet("index", flag.ContinueOnError)
+	as := flags.String("as", "", "reference to write into the archive; REFERENCE itself when empty")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := positional(flags.Args(), "REFERENCE", "OUT"); err != nil {
 		return err
 	}
 	return clip.CreateFromOCIImage(context.Background(), clip.CreateFromOCIImageOptions{
-		ImageRef:   args[0],
-		OutputPath: args[1],
+		ImageRef:        flags.Arg(0),
+		StorageImageRef: *as,
+		OutputPath:      flags.Arg(1),
 	})
 }
 
