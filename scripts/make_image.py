@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Makes small images by hand, for what no image builder lets one choose.
+"""Makes small images by hand: in a second, without root, and as no image builder would.
 
 usage: make_image.py NAME OUTDIR
 
   odd      everything that is rare in real images: links, modes, names, times, whiteouts
   opaque   a layer that hides the whole root of the one below
+  tiny     an ordinary one: busybox, files of this machine's own Debian packages, an application
   fixture  a few plain files in two layers, for the golden files of the tests
 
 OUTDIR becomes an OCI image layout, tag "latest", gzip layers; the same bytes on every run. The tars
-are written entry by entry, since the point is in their order and headers. `umoci unpack` takes the
-images as they are (as root: `odd` has device nodes).
+are written entry by entry, since the point of most is in their order and headers. `umoci unpack`
+takes the images as they are (as root: `odd` has device nodes).
 """
 
 import gzip
@@ -18,6 +19,7 @@ import io
 import json
 import os
 import random
+import subprocess
 import sys
 import tarfile
 
@@ -55,6 +57,22 @@ class Layer:
 
     def whiteout(self, path):
         self.add(path)
+
+    def files_of(self, packages):
+        """Every file that dpkg knows of these packages, under its real path, as it is on disk."""
+        listed = subprocess.run(
+            ["dpkg", "-L", *packages], check=True, capture_output=True, text=True
+        ).stdout.split("\n")
+        # /bin/cat is /usr/bin/cat where /bin is a symlink.
+        paths = {
+            os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+            for path in listed
+            if path.startswith("/") and path != "/."
+        }
+        for path in sorted(paths):
+            # Excluded by the machine's dpkg settings (as documentation often is), or not for us.
+            if os.path.lexists(path) and (os.path.islink(path) or os.access(path, os.R_OK)):
+                self.tar.add(path, path.lstrip("/"), recursive=False)
 
     def done(self):
         self.tar.close()
@@ -221,7 +239,28 @@ def fixture():
     return [lower.done(), upper.done()]
 
 
-IMAGES = {"odd": odd, "opaque": opaque, "fixture": fixture}
+def tiny():
+    base = Layer()
+    base.directory(".")
+    for name in ["bin", "etc", "tmp"]:
+        base.directory(name, mode=0o1777 if name == "tmp" else 0o755)
+    with open("/bin/busybox", "rb") as file:
+        base.add("bin/busybox", data=file.read(), mode=0o755)
+    for applet in ["sh", "ls", "cat", "sed", "awk", "wget"]:
+        base.symlink("bin/" + applet, "busybox")
+    base.add("etc/passwd", data=b"root:x:0:0:root:/root:/bin/sh\n")
+    base.add("etc/motd", data=b"not yet\n")
+    packages = Layer()
+    packages.files_of(["base-files", "libc-bin", "perl-base", "coreutils"])
+    application = Layer()
+    application.directory("app")
+    application.add("app/hello.txt", data=b"Hello from a layer.\n")
+    application.add("app/run", data=b"#!/bin/sh\nexec cat /app/hello.txt\n", mode=0o755)
+    application.whiteout("etc/.wh.motd")
+    return [base.done(), packages.done(), application.done()]
+
+
+IMAGES = {"odd": odd, "opaque": opaque, "tiny": tiny, "fixture": fixture}
 
 
 def write_layout(out, layers):
