@@ -20,8 +20,9 @@ impl Registry {
         let text = format!(
             "version: 0.1\n\
              log: {{level: info}}\n\
-             storage:\n  filesystem: {{rootdirectory: {storage:?}}}\n  delete: {{enabled: true}}\n\
-             http: {{addr: \"127.0.0.1:0\"}}\n"
+             storage:\n  filesystem: {{rootdirectory: \"{}\"}}\n  delete: {{enabled: true}}\n\
+             http: {{addr: \"127.0.0.1:0\"}}\n",
+            storage.display()
         );
         std::fs::write(&config, text).unwrap();
         let mut process = Command::new("docker-registry")

@@ -106,9 +106,12 @@ impl Mount {
         let mut line = String::new();
         let mut output = BufReader::new(process.stdout.take().unwrap());
         output.read_line(&mut line).unwrap();
-        if line.trim() != "ready" {
-            panic!("upstream could not mount {}: {:?}", archive.display(), process.wait());
-        }
+        assert!(
+            line.trim() == "ready",
+            "upstream could not mount {}: {:?}",
+            archive.display(),
+            process.wait()
+        );
         Self { process, point }
     }
 }
