@@ -19,7 +19,7 @@ use crate::error::{Classify, Fault};
 
 pub use entry::{Entry, EntryKind, Meta};
 pub use merge::merge;
-pub use read::read_gzip_layer;
+pub use read::{copy_range, read_gzip_layer};
 
 /// All that is learnt from reading a layer once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +123,14 @@ pub enum LayerError {
         /// What is wrong.
         detail: String,
     },
+    /// A range of the content could not be copied.
+    #[error("layer {layer}: {detail}")]
+    Copy {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// What happened.
+        detail: String,
+    },
     /// A helper thread could not be started or died.
     #[error("layer {layer}: {detail}")]
     Thread {
@@ -141,7 +149,7 @@ impl Classify for LayerError {
     fn fault(&self) -> Fault {
         match self {
             Self::Source { .. } => Fault::Upstream,
-            Self::Thread { .. } => Fault::Ours,
+            Self::Copy { .. } | Self::Thread { .. } => Fault::Ours,
             _ => Fault::User,
         }
     }
@@ -154,7 +162,7 @@ impl Classify for LayerError {
             Self::DiffId { .. } => "diff_id_mismatch",
             Self::Limit { .. } => "limit_exceeded",
             Self::Merge { .. } => "layer_inconsistent",
-            Self::Thread { .. } => "internal",
+            Self::Copy { .. } | Self::Thread { .. } => "internal",
         }
     }
 }

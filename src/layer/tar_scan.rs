@@ -205,7 +205,7 @@ impl TarScanner {
         header: &Header,
         offset: u64,
     ) -> Result<State, ScanError> {
-        let size = field(header.entry_size(), "size", offset)?;
+        let size = count(&header.as_old().size, "size", offset)?;
         let total = self.extensions.bytes.saturating_add(size);
         let limit = self.limits.extension_bytes;
         let size = usize::try_from(size).ok().filter(|_| total <= limit).ok_or_else(|| {
@@ -256,7 +256,7 @@ impl TarScanner {
         let size = match kind {
             // These have no content, whatever their size field says (as Go reads them).
             b'1'..=b'6' => 0,
-            _ => pax.size.map_or_else(|| field(header.entry_size(), "size", offset), Ok)?,
+            _ => pax.size.map_or_else(|| count(&header.as_old().size, "size", offset), Ok)?,
         };
         let padding = size.next_multiple_of(BLOCK as u64).checked_sub(size);
         let (Some(padding), Some(_)) = (padding, self.position.checked_add(size)) else {
@@ -346,12 +346,35 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn field<T>(value: std::io::Result<T>, name: &str, offset: u64) -> Result<T, ScanError> {
-    value.map_err(|_| malformed(offset, &format!("the {name} field is not a number")))
+/// A numeric field as Go reads it: octal digits between blanks and NULs (none at all is 0), or
+/// base 256 with the first bit set.
+fn number(field: &[u8], name: &str, offset: u64) -> Result<i64, ScanError> {
+    let wrong = || malformed(offset, &format!("the {name} field is not a number"));
+    if field[0] & 0x80 != 0 {
+        let negative = field[0] & 0x40 != 0;
+        let first = if negative { field[0] } else { field[0] & 0x7f };
+        let start = if negative { -1_i128 } else { 0 };
+        let bytes = std::iter::once(&first).chain(&field[1..]);
+        let value = bytes.fold(start, |value, byte| (value << 8) | i128::from(*byte));
+        return i64::try_from(value).map_err(|_| wrong());
+    }
+    let blank = |b: &u8| matches!(b, b' ' | 0);
+    let digits: Vec<u8> =
+        field.iter().copied().skip_while(blank).take_while(|b| !blank(b)).collect();
+    digits.iter().try_fold(0_i64, |value, digit| match digit {
+        b'0'..=b'7' => Ok((value << 3) | i64::from(digit - b'0')), // 12 digits fit
+        _ => Err(wrong()),
+    })
+}
+
+/// A numeric field that can't be negative.
+fn count(field: &[u8], name: &str, offset: u64) -> Result<u64, ScanError> {
+    let value = number(field, name, offset)?;
+    u64::try_from(value).map_err(|_| malformed(offset, &format!("the {name} is {value}")))
 }
 
 fn verify_checksum(header: &Header, offset: u64) -> Result<(), ScanError> {
-    let expected = field(header.cksum(), "checksum", offset)?;
+    let expected = number(&header.as_old().cksum, "checksum", offset)?;
     let bytes = header.as_bytes();
     let sum = |value: fn(u8) -> i64| -> i64 {
         let spaces = 8 * value(b' ');
@@ -360,7 +383,7 @@ fn verify_checksum(header: &Header, offset: u64) -> Result<(), ScanError> {
     };
     // Some old tars summed signed bytes.
     let found = sum(i64::from);
-    if i64::from(expected) == found || i64::from(expected) == sum(|b| i64::from(b.cast_signed())) {
+    if expected == found || expected == sum(|b| i64::from(b.cast_signed())) {
         return Ok(());
     }
     let detail = format!("the checksum is {found}, the header says {expected}");
@@ -368,22 +391,23 @@ fn verify_checksum(header: &Header, offset: u64) -> Result<(), ScanError> {
 }
 
 fn meta(header: &Header, pax: Pax, offset: u64) -> Result<Meta, ScanError> {
-    let id = |value: std::io::Result<u64>, name: &str| {
-        let value = field(value, name, offset)?;
+    let fields = header.as_old();
+    let id = |field: &[u8], name: &str| {
+        let value = count(field, name, offset)?;
         u32::try_from(value)
             .map_err(|_| malformed(offset, &format!("the {name} {value} is over 32 bits")))
     };
     let mtime = if let Some(mtime) = pax.mtime {
         mtime
     } else {
-        // Negative times come out of base-256 fields as huge ones.
-        let seconds = field(header.mtime(), "mtime", offset)?.cast_signed().max(0);
-        Time { seconds: seconds.cast_unsigned(), nanos: 0 }
+        let seconds = number(&fields.mtime, "mtime", offset)?;
+        Time { seconds: u64::try_from(seconds).unwrap_or(0), nanos: 0 }
     };
+    let mode = u32::try_from(count(&fields.mode, "mode", offset)? & 0o7777).unwrap_or(0);
     Ok(Meta {
-        mode: field(header.mode(), "mode", offset)? & 0o7777,
-        uid: pax.uid.map_or_else(|| id(header.uid(), "uid"), Ok)?,
-        gid: pax.gid.map_or_else(|| id(header.gid(), "gid"), Ok)?,
+        mode,
+        uid: pax.uid.map_or_else(|| id(&fields.uid, "uid"), Ok)?,
+        gid: pax.gid.map_or_else(|| id(&fields.gid, "gid"), Ok)?,
         mtime,
         atime: pax.atime.unwrap_or(mtime),
         ctime: pax.ctime.unwrap_or(mtime),
@@ -393,12 +417,20 @@ fn meta(header: &Header, pax: Pax, offset: u64) -> Result<Meta, ScanError> {
 
 /// Packs major and minor numbers as Linux does for 32-bit device numbers.
 fn device_number(header: &Header, offset: u64) -> Result<u32, ScanError> {
-    let major = field(header.device_major(), "devmajor", offset)?.unwrap_or(0);
-    let minor = field(header.device_minor(), "devminor", offset)?.unwrap_or(0);
-    if major > 0xfff || minor > 0xf_ffff {
+    let [major, minor] = match (header.as_ustar(), header.as_gnu()) {
+        (Some(fields), _) => [fields.dev_major, fields.dev_minor],
+        (_, Some(fields)) => [fields.dev_major, fields.dev_minor],
+        _ => [[0; 8]; 2],
+    };
+    let major = count(&major, "devmajor", offset)?;
+    let minor = count(&minor, "devminor", offset)?;
+    let packed = u32::try_from(major).ok().zip(u32::try_from(minor).ok());
+    let Some((major, minor)) =
+        packed.filter(|(major, minor)| *major <= 0xfff && *minor <= 0xf_ffff)
+    else {
         let detail = format!("device number {major}:{minor} is not one of Linux");
         return Err(malformed(offset, &detail));
-    }
+    };
     Ok((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
 }
 

@@ -162,6 +162,20 @@ fn odd_but_valid_streams() {
 }
 
 #[test]
+fn numbers_are_read_as_go_reads_them() {
+    let read = |field: &[u8]| number(field, "n", 0).ok();
+    assert_eq!(read(b"0000644\0"), Some(0o644));
+    assert_eq!(read(b"  644 \0 "), Some(0o644));
+    assert_eq!(read(&[0; 8]), Some(0));
+    assert_eq!(read(b"777777777777"), Some(0o777_777_777_777));
+    assert_eq!(read(&[0x80, 0, 0, 0, 0, 0, 1, 0]), Some(256));
+    assert_eq!(read(&[0xff; 12]), Some(-1));
+    assert_eq!(read(&[0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]), None);
+    assert_eq!(read(b"0000648\0"), None);
+    assert_eq!(read(b"-1\0\0\0\0\0\0"), None);
+}
+
+#[test]
 fn what_is_left_out_is_noted() {
     let tar = build(|b| {
         b.append_pax_extensions([("comment", &b"git"[..])]).unwrap();
