@@ -173,6 +173,8 @@ impl Merger {
                 (InodeKind::Special { special: *special, rdev: *rdev }, meta)
             }
             EntryKind::HardLink { target } => {
+                // First, as everywhere: a link can't be made to what it replaces.
+                self.names[directory].children.remove(path.name());
                 let inode = self.link_target(target)?;
                 self.put(directory, path.name().into(), inode);
                 return Ok(());

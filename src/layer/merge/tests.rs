@@ -193,6 +193,8 @@ fn what_cannot_be_is_an_error_with_layer_and_path() {
         (vec!["f a; f a/b"], "/a/b: its parent \"a\" is not a directory"),
         (vec!["h a b"], "/a: hard link to /b, which is not there"),
         (vec!["d d; h a d"], "/a: hard link to /d, which is a directory"),
+        (vec!["d a; f a/b", "h a a/b"], "/a: hard link to /a/b, which is not there"),
+        (vec!["f a; h a a"], "/a: hard link to /a, which is not there"),
         (vec!["f a", "h / a"], "/: the root must be a directory"),
         (vec!["l a b; l b a; f a/x"], "/a/x: more than 255 symlinks on the way to it"),
     ] {
