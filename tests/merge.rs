@@ -106,7 +106,9 @@ fn tar_of(ops: &[(u64, Op)]) -> Vec<u8> {
 fn whiteouts_first(ops: &[(u64, Op)]) -> Vec<(u64, Op)> {
     let directories: Vec<_> = ops
         .iter()
-        .filter_map(|(_, op)| if let Op::Dir(path, _) = op { Some(format!("{path}/")) } else { None })
+        .filter_map(
+            |(_, op)| if let Op::Dir(path, _) = op { Some(format!("{path}/")) } else { None },
+        )
         .collect();
     let first = |(_, op): &(u64, Op)| match op {
         Op::Whiteout(path) => !directories.iter().any(|dir| path.starts_with(dir)),
