@@ -74,7 +74,7 @@ impl<'a> Decoder<'a> {
         loop {
             let length = self.length("message")?;
             // Nothing is read beyond the message's end.
-            let stream = std::mem::replace(&mut self.input, &[]);
+            let stream = std::mem::take(&mut self.input);
             self.input = &stream[..self.offset + length];
             let id = self.read_int()?;
             if id >= 0 {
