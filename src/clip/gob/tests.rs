@@ -1,3 +1,8 @@
+#![allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the methods' lifetimes do not fit `fn`"
+)]
+
 use proptest::prelude::*;
 
 use super::*;

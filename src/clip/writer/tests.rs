@@ -70,8 +70,9 @@ fn devices_travel_beside_the_index() {
     let bytes = index_archive(&tree, &oci()).unwrap();
     let archive = reopened(&bytes);
     assert_eq!(archive.tree, tree);
-    let range = archive.header.index.start as usize..archive.header.index.end as usize;
-    assert_eq!(index_codec::decode(&bytes[range]).unwrap(), [root()]);
+    let [start, end] = [archive.header.index.start, archive.header.index.end]
+        .map(|at| usize::try_from(at).unwrap());
+    assert_eq!(index_codec::decode(&bytes[start..end]).unwrap(), [root()]);
     let error = index_archive(&tree, &StorageInfo::S3(S3StorageInfo::default())).unwrap_err();
     assert!(error.to_string().contains("no place for devices"), "{error}");
 }
