@@ -245,6 +245,20 @@ async fn cancelling_mid_upload_aborts_it() {
 }
 
 #[tokio::test]
+async fn dropping_a_put_aborts_its_upload() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    server.faults.hold_parts_from.store(1, Ordering::SeqCst);
+    let content = noise(12 * MIB, 8);
+    tokio::select! {
+        result = bench.put("a.rclip", &content, Overwrite::Never) => panic!("{result:?}"),
+        () = server.faults.held.notified() => {}
+    }
+    server.faults.aborted.notified().await;
+    assert_eq!((server.objects().len(), server.pending_uploads()), (0, 0));
+}
+
+#[tokio::test]
 async fn content_that_others_wrote_is_compared_by_reading_it() {
     let server = S3Server::start().await;
     let bench = s3(&server).await;

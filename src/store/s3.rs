@@ -33,6 +33,8 @@ use failure::Failure;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for one try of a request; reading an answer's body is watched by the SDK for stalls.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(5);
+/// Servers read offsets as signed numbers.
+const MAX_OFFSET: u64 = i64::MAX as u64 - 1;
 
 /// How to reach a bucket (beta9's `imageService.registries.s3`).
 #[derive(Debug, Clone)]
@@ -193,13 +195,13 @@ impl ArchiveStore for S3Store {
     }
 
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError> {
-        if len == 0 {
+        if len == 0 || offset > MAX_OFFSET {
             return match self.size(key).await? {
                 Some(_) => Ok(Bytes::new()),
                 None => Err(self.not_found(key)),
             };
         }
-        let last = offset.saturating_add(len - 1);
+        let last = offset.saturating_add(len - 1).min(MAX_OFFSET);
         let request = self
             .client
             .get_object()

@@ -47,6 +47,8 @@ pub struct Faults {
     pub hold_parts_from: AtomicU32,
     /// Told when a part is held.
     pub held: Notify,
+    /// Told when a multipart upload was aborted.
+    pub aborted: Notify,
 }
 
 impl S3Server {
@@ -175,6 +177,16 @@ macro_rules! forward {
                 let _one_at_a_time = self.writing.lock().await;
                 self.files.complete_multipart_upload(request).await
             }
+
+            async fn abort_multipart_upload(
+                &self,
+                request: S3Request<AbortMultipartUploadInput>,
+            ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+                self.up()?;
+                let aborted = self.files.abort_multipart_upload(request).await;
+                self.faults.aborted.notify_one();
+                aborted
+            }
         }
     };
 }
@@ -186,5 +198,4 @@ forward! {
     delete_object: DeleteObjectInput => DeleteObjectOutput,
     list_objects_v2: ListObjectsV2Input => ListObjectsV2Output,
     create_multipart_upload: CreateMultipartUploadInput => CreateMultipartUploadOutput,
-    abort_multipart_upload: AbortMultipartUploadInput => AbortMultipartUploadOutput,
 }
