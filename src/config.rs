@@ -6,9 +6,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -24,6 +22,8 @@ mod layers;
 mod secret_key;
 /// The table of settings.
 mod setting;
+/// What single values may look like.
+mod value;
 
 pub use error::ConfigError;
 pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
@@ -31,6 +31,10 @@ pub use setting::SettingsArgs;
 
 use layers::Layers;
 use setting::Setting;
+use value::{
+    absolute, between, bucket_name, database_url, endpoint, from_str, header_safe, registry_host,
+    secret, word,
+};
 
 /// Everything that can be set.
 #[derive(Debug, Clone)]
@@ -198,7 +202,7 @@ fn store(layers: &Layers<'_>, data_dir: &Path) -> Result<StoreSettings, ConfigEr
     })?;
     let directory = layers.parse(&setting::STORE_DIR, absolute)?;
     let bucket = layers.parse(&setting::S3_BUCKET, bucket_name)?;
-    let region = layers.require(&setting::S3_REGION, |text| word(text).map(str::to_owned))?;
+    let region = layers.require(&setting::S3_REGION, word)?;
     let endpoint = layers.parse(&setting::S3_ENDPOINT, endpoint)?;
     let force_path_style = layers.require(&setting::S3_FORCE_PATH_STYLE, from_str)?;
     let access = layers.parse(&setting::S3_ACCESS_KEY, secret)?;
@@ -225,7 +229,7 @@ fn store(layers: &Layers<'_>, data_dir: &Path) -> Result<StoreSettings, ConfigEr
 }
 
 fn docker_hub(layers: &Layers<'_>) -> Result<Option<(String, SecretString)>, ConfigError> {
-    let username = layers.parse(&setting::DOCKER_USERNAME, |text| word(text).map(str::to_owned))?;
+    let username = layers.parse(&setting::DOCKER_USERNAME, word)?;
     let password = layers.parse(&setting::DOCKER_PASSWORD, secret)?;
     both(username, &setting::DOCKER_USERNAME, password, &setting::DOCKER_PASSWORD)
 }
@@ -262,51 +266,6 @@ fn both<A, B>(
         (Some(_), None) => Err(missing(second_setting, first_setting.file)),
         (None, Some(_)) => Err(missing(first_setting, second_setting.file)),
     }
-}
-
-fn from_str<T: FromStr>(text: &str) -> Option<T> {
-    text.parse().ok()
-}
-
-fn between<T: FromStr + PartialOrd>(text: &str, range: RangeInclusive<T>) -> Option<T> {
-    text.parse().ok().filter(|value| range.contains(value))
-}
-
-fn absolute(text: &str) -> Option<PathBuf> {
-    std::path::absolute(text).ok()
-}
-
-fn word(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()))
-}
-
-fn secret(text: &str) -> Option<SecretString> {
-    Some(text).filter(|text| !text.is_empty()).map(SecretString::from)
-}
-
-fn header_safe(text: &str) -> Option<SecretString> {
-    word(text).map(SecretString::from)
-}
-
-fn database_url(text: &str) -> Option<SecretString> {
-    let known = text.starts_with("postgres://") || text.starts_with("postgresql://");
-    known.then(|| SecretString::from(text))
-}
-
-fn bucket_name(text: &str) -> Option<String> {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    ((1..=255).contains(&text.len()) && text.bytes().all(legal)).then(|| text.to_owned())
-}
-
-fn endpoint(text: &str) -> Option<String> {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
-    let rest = word(rest.trim_end_matches('/'))?;
-    (!rest.contains(['@', '?', '#'])).then(|| text.trim_end_matches('/').to_owned())
-}
-
-fn registry_host(text: &str) -> Option<String> {
-    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
-    (!text.is_empty() && text.bytes().all(legal)).then(|| text.to_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ use crate::digest::Digest;
 
 /// What the SDK's errors mean to us.
 mod failure;
+/// Which content is there now.
+mod published;
 /// The way of a put.
 mod upload;
 

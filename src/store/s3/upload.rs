@@ -16,12 +16,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
+use super::published::{DIGEST_METADATA, published};
 use super::{ArchiveStore, S3Store};
 use crate::digest::Digest;
 use crate::store::{Key, Overwrite, Put, StoreError};
 
-/// User metadata that holds the content's SHA-256 in hex: `x-amz-meta-clipwright-sha256`.
-const DIGEST_METADATA: &str = "clipwright-sha256";
 /// Parts on their way at a time.
 const CONCURRENCY: usize = 4;
 /// S3's limit for one upload.
@@ -38,7 +37,7 @@ pub(super) async fn put(
 ) -> Result<Put, StoreError> {
     let put = PutRequest { store, key, file, digest, overwrite };
     if overwrite == Overwrite::Never
-        && let Some(found) = or_cancelled(cancel, key, Box::pin(put.published())).await?
+        && let Some(found) = or_cancelled(cancel, key, Box::pin(published(store, key))).await?
     {
         return put.judge(found);
     }
@@ -198,7 +197,7 @@ impl PutRequest<'_> {
             Ok(_) => Ok(Put::Written),
             // The answer to a first try was lost and a retry found the upload gone.
             Err(failure) if failure.code.as_deref() == Some("NoSuchUpload") => {
-                match self.published().await? {
+                match published(self.store, self.key).await? {
                     Some(found) if found == self.digest => Ok(Put::Written),
                     _ => Err(self.failed(failure)),
                 }
@@ -229,7 +228,7 @@ impl PutRequest<'_> {
     /// What a failed write means: when the key is taken, the content there decides.
     async fn refused(&self, failure: Failure) -> Result<Put, StoreError> {
         if failure.is_taken()
-            && let Some(found) = self.published().await?
+            && let Some(found) = published(self.store, self.key).await?
         {
             return self.judge(found);
         }
@@ -246,38 +245,6 @@ impl PutRequest<'_> {
             expected: self.digest,
             found,
         })
-    }
-
-    /// Digest of the object that is there now: from its metadata or, when somebody else wrote it,
-    /// from its content.
-    async fn published(&self) -> Result<Option<Digest>, StoreError> {
-        let S3Store { client, bucket, .. } = self.store;
-        let head = client.head_object().bucket(bucket).key(self.key.as_str()).send().await;
-        match head.map_err(Failure::from) {
-            Ok(head) => {
-                let recorded = head.metadata().and_then(|metadata| metadata.get(DIGEST_METADATA));
-                if let Some(digest) = recorded.and_then(|hex| Digest::from_hex(hex).ok()) {
-                    return Ok(Some(digest));
-                }
-            }
-            Err(failure) if failure.is_missing_object() => return Ok(None),
-            Err(failure) => return Err(self.failed(failure)),
-        }
-        let object = client.get_object().bucket(bucket).key(self.key.as_str()).send().await;
-        let mut body = match object.map_err(Failure::from) {
-            Ok(object) => object.body,
-            Err(failure) if failure.is_missing_object() => return Ok(None),
-            Err(failure) => return Err(self.failed(failure)),
-        };
-        let mut hasher = Sha256::new();
-        while let Some(chunk) = body.next().await {
-            hasher.update(&chunk.map_err(|e| StoreError::Unavailable {
-                store: self.store.describe(),
-                action: format!("read {}", self.key),
-                reason: super::failure::chain(&e),
-            })?);
-        }
-        Ok(Some(Digest::from_hasher(hasher)))
     }
 
     /// Reads exactly `len` bytes, at most one part's worth.
