@@ -24,6 +24,8 @@ pub mod database;
 pub mod digest;
 /// The error policy, stated once.
 pub mod error;
+/// `ImageId`: the gateway's name of an image.
+pub mod image_id;
 /// The job, its queue, its worker pool and its events.
 pub mod jobs;
 /// One layer: tar scan to `LayerIndex`; many layers: merge by the OCI rules.
