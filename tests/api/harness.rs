@@ -11,7 +11,6 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
 use clipwright::api::{AppState, SpecValidator, router};
 use clipwright::digest::Digest;
-use clipwright::jobs::queue::Queue;
 use clipwright::store::{ArchiveStore, Overwrite, Put, StoreError};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -23,7 +22,6 @@ use crate::support::postgres::TestDatabase;
 /// The service as the tests see it.
 pub(crate) struct App {
     pub(crate) state: AppState,
-    pub(crate) queue: Queue,
     pub(crate) store: Arc<Probe>,
     pub(crate) database: TestDatabase,
 }
@@ -36,11 +34,10 @@ impl App {
 
     pub(crate) async fn with(token: Option<&str>, validate: SpecValidator) -> Self {
         let database = TestDatabase::create().await;
-        let queue = database.queue();
         let store = Arc::new(Probe::default());
         let token = token.map(SecretString::from);
-        let state = AppState::new(queue.clone(), store.clone(), validate, token.as_ref());
-        Self { state, queue, store, database }
+        let state = AppState::new(database.queue(), store.clone(), validate, token.as_ref());
+        Self { state, store, database }
     }
 
     pub(crate) fn router(&self) -> Router {
