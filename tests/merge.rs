@@ -1,11 +1,6 @@
 //! Random stacks of layers: the merged tree is the one that `umoci unpack` makes of the same
 //! layers, or both refuse.
 
-#[allow(dead_code)]
-mod support {
-    pub(crate) mod layout;
-}
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -17,7 +12,8 @@ use clipwright::clip::node::{FileContent, Node, NodeKind, Special};
 use clipwright::layer::{LayerError, Limits, merge, read_gzip_layer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
-use support::layout::{Blob, Layout};
+
+use crate::support::layout::{Blob, Layout};
 
 #[derive(Debug, Clone)]
 enum Op {

@@ -1,7 +1,5 @@
 //! The store contract: one suite over every backend, and the faults that only a server can have.
 
-#![allow(clippy::unwrap_used, reason = "a test that can't go on should panic")]
-
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,11 +9,10 @@ use clipwright::error::{Classify, Fault};
 use clipwright::store::{
     self, ArchiveStore, Key, Overwrite, Put, S3Settings, StoreError, StoreSettings,
 };
-use support::s3::S3Server;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-mod support;
+use crate::support::s3::S3Server;
 
 const MIB: usize = 1 << 20;
 

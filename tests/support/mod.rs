@@ -1,1 +1,4 @@
-pub mod s3;
+//! What several tests need: real servers, and images made by hand.
+
+pub(crate) mod layout;
+pub(crate) mod s3;

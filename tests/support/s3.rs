@@ -24,35 +24,35 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
 
 /// A running server with one empty bucket; it stops when dropped.
-pub struct S3Server {
+pub(crate) struct S3Server {
     /// Base address, `http://127.0.0.1:PORT`; use path style.
-    pub endpoint: String,
-    pub access_key: String,
-    pub secret_key: String,
-    pub region: String,
-    pub bucket: String,
-    pub faults: Arc<Faults>,
+    pub(crate) endpoint: String,
+    pub(crate) access_key: String,
+    pub(crate) secret_key: String,
+    pub(crate) region: String,
+    pub(crate) bucket: String,
+    pub(crate) faults: Arc<Faults>,
     root: TempDir,
     task: JoinHandle<()>,
 }
 
 /// What goes wrong. All of it is off at the start.
 #[derive(Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Answer every request with 503 Slow Down.
-    pub down: AtomicBool,
+    pub(crate) down: AtomicBool,
     /// Answer the upload of parts from this number on with 500; 0 is off.
-    pub fail_parts_from: AtomicU32,
+    pub(crate) fail_parts_from: AtomicU32,
     /// Answer the upload of parts from this number on never; 0 is off.
-    pub hold_parts_from: AtomicU32,
+    pub(crate) hold_parts_from: AtomicU32,
     /// Told when a part is held.
-    pub held: Notify,
+    pub(crate) held: Notify,
     /// Told when a multipart upload was aborted.
-    pub aborted: Notify,
+    pub(crate) aborted: Notify,
 }
 
 impl S3Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let root = tempfile::tempdir().unwrap();
         let (access_key, secret_key) = ("test-access".to_owned(), "test-secret".to_owned());
         let bucket = "archives".to_owned();
@@ -81,17 +81,17 @@ impl S3Server {
     }
 
     /// The file that holds an object's content.
-    pub fn object_path(&self, key: &str) -> PathBuf {
+    pub(crate) fn object_path(&self, key: &str) -> PathBuf {
         self.root.path().join(&self.bucket).join(key)
     }
 
     /// Names of the objects at the top of the bucket, sorted.
-    pub fn objects(&self) -> Vec<String> {
+    pub(crate) fn objects(&self) -> Vec<String> {
         names(&self.root.path().join(&self.bucket))
     }
 
     /// How many multipart uploads were begun and neither completed nor aborted.
-    pub fn pending_uploads(&self) -> usize {
+    pub(crate) fn pending_uploads(&self) -> usize {
         names(self.root.path()).iter().filter(|name| name.starts_with(".upload-")).count()
     }
 }
