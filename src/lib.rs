@@ -34,6 +34,8 @@ pub mod layer;
 pub mod oci;
 /// How progress leaves the lower floors.
 pub mod progress;
+/// The one retry helper.
+pub mod retry;
 /// `ArchiveStore`: where archives go.
 pub mod store;
 /// Tracing set-up.
