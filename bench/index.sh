@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Indexes the corpus from a local registry with upstream's Go indexer and with `clipwright index`, by
+# turns, and prints wall time, CPU time and peak memory of both, and the ratios.
+#
+#   BENCH_IMAGES   images of the corpus (default: debian pydata node)
+#   BENCH_RUNS     measured runs of each, after one that is not (default: 3)
+#
+# Fails when something fails, not when something is slow. Figures: target/bench/index.json
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/registry.sh
+. scripts/registry.sh
+read -ra images <<< "${BENCH_IMAGES:-debian pydata node}"
+corpus=${CLIPWRIGHT_CORPUS:-target/corpus}
+out=$PWD/target/bench
+command -v go > /dev/null || { echo "the bench needs Go, for upstream's indexer" >&2; exit 1; }
+
+scripts/corpus.sh "${images[@]}"
+mkdir -p "$out"
+cargo build --release --locked
+go build -C tests/interop -o "$out/interop" .
+
+work=$(mktemp -d -p "$out")
+trap 'kill "${REGISTRY_PID:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
+start_registry "$work"
+for image in "${images[@]}"; do
+  push_layout "$corpus/oci/$image" "$image"
+done
+bench/measure.py --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/release/clipwright" \
+  --registry "$REGISTRY" --runs "${BENCH_RUNS:-3}" --json "$out/index.json" "${images[@]}"

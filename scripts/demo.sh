@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The main job from end to end: starts the service on its defaults, sends it a pull job, follows it,
+# and reads a file back out of the archive.
+#
+#   IMAGE=reference   any image; by default a small one, made here and served by a registry of our own
+#   FILE=path         the file to read back (default: one of the small image, else /etc/os-release)
+#   KEEP=1            stays, with the service running, until Ctrl-C
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/registry.sh
+. scripts/registry.sh
+scripts/setup.sh demo
+cargo build --release --locked
+clipwright=${CARGO_TARGET_DIR:-target}/release/clipwright
+
+work=$(mktemp -d)
+chmod 755 "$work" # the service runs its PostgreSQL as a user who must get through here
+stop() {
+  if [ -n "${SERVICE_PID:-}" ]; then
+    kill "$SERVICE_PID" 2> /dev/null || true
+    wait "$SERVICE_PID" 2> /dev/null || true
+  fi
+  [ -z "${REGISTRY_PID:-}" ] || kill "$REGISTRY_PID" 2> /dev/null || true
+  rm -rf "$work"
+}
+trap stop EXIT
+trap 'exit 130' INT TERM
+
+if [ -z "${IMAGE:-}" ]; then
+  echo "== a small image, from busybox and Debian's packages on this machine"
+  scripts/make_image.py tiny "$work/image"
+  start_registry "$work"
+  push_layout "$work/image" demo/tiny
+  IMAGE=$REGISTRY/demo/tiny:latest
+  FILE=${FILE:-/app/hello.txt}
+fi
+file=${FILE:-/etc/os-release}
+
+echo "== the service: clipwright serve --listen 127.0.0.1:0 --data-dir ..."
+"$clipwright" serve --listen 127.0.0.1:0 --data-dir "$work/data" > "$work/out" 2> "$work/log" &
+SERVICE_PID=$!
+for _ in $(seq 600); do
+  base=$(sed -n 's/^clipwright is ready at \(http:[^ ]*\).*/\1/p' "$work/out")
+  [ -z "$base" ] || break
+  kill -0 "$SERVICE_PID" 2> /dev/null || break
+  sleep 0.1
+done
+if [ -z "$base" ]; then
+  echo "the service did not start; the end of its log:" >&2
+  tail -n 20 "$work/log" >&2
+  exit 1
+fi
+head -n 1 "$work/out"
+
+echo "== a job: pull $IMAGE"
+image_id=$(printf %s "$IMAGE" | sha256sum | cut -c 1-16)
+scripts/demo_job.py "$base" "$image_id" "$IMAGE" > "$work/key"
+
+archive=$(find "$work/data" -type f -path "*/$(cat "$work/key")" | head -n 1)
+echo "== the archive: $archive"
+dir=$(dirname "$file")
+echo "\$ clipwright ls ARCHIVE $dir"
+"$clipwright" ls "$archive" "$dir" | head -n 20
+echo "\$ clipwright cat ARCHIVE $file"
+"$clipwright" cat "$archive" "$file"
+echo "== the API's page: $base/docs"
+if [ "${KEEP:-}" = 1 ]; then
+  echo "== running until Ctrl-C"
+  wait "$SERVICE_PID"
+fi

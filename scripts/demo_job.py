@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Submits a pull job, tells its events on standard error, and what came of it as a table.
+
+usage: demo_job.py BASE_URL IMAGE_ID REFERENCE
+
+Prints the key of the archive on standard output. Exits with 1, and the reason, when the job fails.
+"""
+
+import json
+import sys
+import urllib.error
+import urllib.request
+
+
+# The service is on this machine: no proxy, whatever the environment says.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def request(url, body=None, **headers):
+    data = None if body is None else json.dumps(body).encode()
+    if data is not None:
+        headers["Content-Type"] = "application/json"
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        return DIRECT.open(urllib.request.Request(url, data, headers))
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{url}: {error.code}: {error.read().decode(errors='replace')}")
+
+
+def say(*words):
+    print(*words, file=sys.stderr, flush=True)
+
+
+def megabytes(count):
+    return f"{count / 1e6:.2f} MB"
+
+
+def tell(event):
+    data = event.get("data") or {}
+    kind = event["event"]
+    if kind == "progress":
+        done = f"{data['layers_done']} of {data['layers_total']} layers"
+        say("  progress:", done + ",", megabytes(data["bytes_done"]), "of", megabytes(data["bytes_total"]))
+    elif kind == "resolved":
+        say("  resolved:", data["manifest_digest"])
+    elif kind == "warning":
+        say("  warning:", data["message"])
+    elif kind in ("failed", "retrying"):
+        say(f"  {kind}:", data["error"]["message"])
+    else:
+        say(f"  {kind}")
+
+
+def main():
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
+    base, image_id, source = sys.argv[1:]
+    body = {"kind": "pull", "image_id": image_id, "source": source}
+    with request(f"{base}/v1/jobs", body) as response:
+        job = json.load(response)
+    say(f"  job {job['id']}")
+    final = None
+    with request(f"{base}/v1/jobs/{job['id']}/events", Accept="application/x-ndjson") as lines:
+        for line in lines:
+            if line.strip():
+                final = json.loads(line)
+                tell(final)
+    if final is None or final["event"] != "succeeded":
+        sys.exit("the job did not succeed")
+    result = final["data"]["result"]
+    rows = [
+        ("image", result["reference"]),
+        ("layers", len(result["layers"])),
+        ("compressed", megabytes(result["compressed_bytes"])),
+        ("archive", megabytes(result["archive"]["size"])),
+        ("files", result["files"]),
+        ("seconds", f"{result['seconds']:.2f}"),
+    ]
+    for name, value in rows:
+        say(f"  {name:<12}{value}")
+    print(result["archive"]["key"])
+
+
+if __name__ == "__main__":
+    main()

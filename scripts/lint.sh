@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Everything that can be said of the code without running its tests. Says what it checks; the first
+# failure ends it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/postgres.sh
+. scripts/postgres.sh
+export PATH="$PWD/target/tools/bin:$PATH"
+
+check() { echo "lint: $*"; }
+
+# A cargo subcommand that isn't on this machine is built once, into target/tools.
+tool() { # tool CRATE BINARY [CARGO INSTALL FLAGS...]
+  local crate=$1 binary=$2
+  shift 2
+  command -v "$binary" > /dev/null || {
+    echo "installing $crate into target/tools (some minutes, once)"
+    cargo install --quiet --locked --root target/tools "$@" "$crate"
+  }
+}
+
+check "rustfmt"
+cargo fmt --all --check
+
+check "clippy"
+cargo clippy --quiet --locked --all-targets -- -D warnings
+
+check "the OpenAPI document is the code's (else: cargo run -- openapi > openapi/openapi.json)"
+cargo run --quiet --locked -- openapi | diff -u openapi/openapi.json -
+
+check "the checked-in queries (.sqlx) are the code's (else: cargo sqlx prepare -- --all-targets)"
+tool sqlx-cli cargo-sqlx --no-default-features --features postgres,rustls
+database=$(mktemp -d)
+trap 'stop_postgres; rm -rf "$database"' EXIT
+start_postgres "$database"
+cargo sqlx migrate run > /dev/null
+SQLX_OFFLINE=false cargo sqlx prepare --check -- --quiet --all-targets
+
+check "dependencies: licences, bans, sources (deny.toml)"
+tool cargo-deny cargo-deny
+cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
+if cargo deny --log-level off fetch db > /dev/null 2>&1; then
+  check "dependencies: known vulnerabilities"
+  cargo deny --log-level error check --hide-inclusion-graph advisories
+else
+  echo "lint: known vulnerabilities NOT checked: the advisory database can't be reached from here"
+fi
+
+check "shell scripts"
+shellcheck -x scripts/*.sh bench/*.sh .ci/run
+
+if command -v go > /dev/null; then
+  check "Go"
+  unformatted=$(gofmt -l tests/interop)
+  [ -z "$unformatted" ] || { echo "not gofmt's: $unformatted" >&2; exit 1; }
+  go -C tests/interop vet .
+else
+  echo "lint: tests/interop NOT checked: no Go here"
+fi
+echo "lint: all is well"

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Installs the system packages that a target needs and this machine lacks. Says what it installs;
+# does nothing when all is there.
+#
+#   usage: setup.sh demo|test|bench|lint
+#
+# Debian and Ubuntu, as root or with sudo. Rust itself (rustup) is assumed. Go is not installed:
+# without it the tests against upstream's library skip themselves, and there is no bench.
+set -euo pipefail
+
+case ${1:-} in
+  demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
+  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc' ;;
+  bench) need='buildah skopeo registry python3 mmdebstrap cc' ;;
+  lint)  need='postgresql shellcheck cc' ;;
+  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+
+# The program that shows whether a need is met, and the package that brings it.
+present() {
+  case $1 in
+    registry)   command -v docker-registry ;;
+    fuse)       command -v fusermount3 ;;
+    busybox)    [ -x /bin/busybox ] || [ -x /usr/bin/busybox ] ;;
+    postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v initdb ;;
+    *)          command -v "$1" ;;
+  esac > /dev/null
+}
+package() {
+  case $1 in
+    registry) echo docker-registry ;;
+    fuse)     echo fuse3 ;;
+    busybox)  echo busybox-static ;;
+    cc)       echo gcc libc6-dev ;;
+    *)        echo "$1" ;;
+  esac
+}
+
+missing=()
+for tool in $need; do
+  if ! present "$tool"; then
+    read -ra names <<< "$(package "$tool")"
+    missing+=("${names[@]}")
+  fi
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "installing system packages: ${missing[*]}"
+  as_root=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo > /dev/null || { echo "not root, and no sudo: install them yourself" >&2; exit 1; }
+    as_root=(sudo)
+  fi
+  command -v apt-get > /dev/null || { echo "no apt-get here: install them yourself" >&2; exit 1; }
+  # Nothing here wants a server that starts by itself: none is to start, and none that can't start
+  # (as in a container) is to fail the installation. An administrator's own policy file stays.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" > /dev/null
+    "${as_root[@]}" chmod +x "$policy"
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
+  fi
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+fi
+
+command -v cargo > /dev/null || { echo "no cargo here: install Rust with rustup first" >&2; exit 1; }
+if [ "$1" = lint ]; then
+  for component in rustfmt clippy; do
+    cargo "${component/rustfmt/fmt}" --version > /dev/null 2>&1 || {
+      echo "installing the Rust component $component"
+      rustup component add "$component"
+    }
+  done
+fi
