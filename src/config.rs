@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::oci::ReferenceForm;
 use crate::store::{S3Settings, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
@@ -83,15 +84,6 @@ pub enum DatabaseSettings {
     },
 }
 
-/// How an archive's storage info names the image (CONTRACT section K).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReferenceForm {
-    /// `sha256:...`.
-    Digest,
-    /// `tag@sha256:...`, which workers older than May 2026 can read too.
-    TagAndDigest,
-}
-
 impl Config {
     /// Reads the settings of this process.
     pub fn load(args: &SettingsArgs) -> Result<Self, ConfigError> {
@@ -132,11 +124,7 @@ impl Config {
             clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
             insecure_hosts: insecure_hosts(layers)?,
             docker_hub: docker_hub(layers)?,
-            reference_form: layers.require(&setting::REFERENCE_FORM, |text| match text {
-                "digest" => Some(ReferenceForm::Digest),
-                "tag-and-digest" => Some(ReferenceForm::TagAndDigest),
-                _ => None,
-            })?,
+            reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
             secret_key,
             log: LogSettings {
                 format: layers.require(&setting::LOG_FORMAT, |text| match text {

@@ -31,7 +31,8 @@ pub use image_source::ImageSource;
 pub use manifest::{Compression, LayerDescriptor};
 pub use platform::{InvalidPlatform, Platform};
 pub use reference::{
-    DOCKER_HUB, InvalidReference, PinnedReference, Reference, ReferenceForm, normalise_registry,
+    DOCKER_HUB, InvalidReference, InvalidReferenceForm, PinnedReference, Reference, ReferenceForm,
+    normalise_registry,
 };
 pub use source::{ResolvedImage, Source};
 

@@ -217,14 +217,39 @@ impl From<Reference> for String {
 }
 
 /// How a pinned image is written into an archive (CONTRACT K).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReferenceForm {
     /// `sha256:...`; readers from May 2026 on.
     #[default]
     Digest,
     /// `tag@sha256:...`; older readers too.
     TagAndDigest,
+}
+
+/// Why a text is not a [`ReferenceForm`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected digest or tag-and-digest")]
+pub struct InvalidReferenceForm;
+
+impl FromStr for ReferenceForm {
+    type Err = InvalidReferenceForm;
+
+    fn from_str(text: &str) -> Result<Self, InvalidReferenceForm> {
+        match text {
+            "digest" => Ok(Self::Digest),
+            "tag-and-digest" => Ok(Self::TagAndDigest),
+            _ => Err(InvalidReferenceForm),
+        }
+    }
+}
+
+impl fmt::Display for ReferenceForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Digest => "digest",
+            Self::TagAndDigest => "tag-and-digest",
+        })
+    }
 }
 
 /// An image named by the digest of its platform manifest.
