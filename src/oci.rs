@@ -19,6 +19,8 @@ mod platform;
 mod reference;
 mod registry;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::time::Duration;
