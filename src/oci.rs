@@ -15,6 +15,7 @@ mod http;
 mod image_source;
 mod layout;
 mod manifest;
+mod pinned;
 mod platform;
 mod reference;
 mod registry;
@@ -32,9 +33,8 @@ pub use error::OciError;
 pub use image_source::ImageSource;
 pub use manifest::{Compression, LayerDescriptor};
 pub use platform::{InvalidPlatform, Platform};
-pub use reference::{
-    DOCKER_HUB, InvalidReference, PinnedReference, Reference, ReferenceForm, normalise_registry,
-};
+pub use pinned::{PinnedReference, ReferenceForm};
+pub use reference::{DOCKER_HUB, InvalidReference, Reference, normalise_registry};
 pub use source::{ResolvedImage, Source};
 
 use crate::retry::RetrySettings;

@@ -40,7 +40,7 @@ fn layout(image: &TestImage, entries: impl Fn(Digest, usize) -> Vec<Value>) -> T
 
 async fn source(directory: &TempDir, tag: Option<&str>) -> Source {
     let image = ImageSource::Layout {
-        directory: directory.path().to_owned(),
+        dir: directory.path().to_owned(),
         tag: tag.map(str::to_owned),
         published_as: None,
     };
@@ -70,7 +70,7 @@ async fn published_under_another_name() {
     let image = TestImage::new();
     let directory = layout(&image, |digest, size| vec![entry(digest, size, None)]);
     let source = ImageSource::Layout {
-        directory: directory.path().to_owned(),
+        dir: directory.path().to_owned(),
         tag: None,
         published_as: Some("h:5000/app:v1".parse().unwrap()),
     };
