@@ -1,9 +1,9 @@
 //! Images where they are: in a registry or in an OCI layout directory.
 //!
-//! A reference or a directory is opened as a [source](crate::oci::Source); the source resolves to one platform's
-//! image and gives its blobs as streams or ranges. Everything that comes from outside is bounded
-//! and verified here. Layers are bytes to this module: what is in them, and what becomes of them,
-//! it must not know.
+//! A reference or a directory is opened as a [source](crate::oci::Source); the source resolves to
+//! one platform's image and gives its blobs as streams or ranges. Everything that comes from
+//! outside is bounded and verified here. Layers are bytes to this module: what is in them, and
+//! what becomes of them, it must not know.
 
 mod auth;
 mod blob;

@@ -1,7 +1,8 @@
 //! The one retry helper: capped exponential backoff with jitter, under a cancellation token.
 //!
-//! It knows nothing of what is retried: errors say through [`crate::error::Classify`] whether trying again can
-//! help, and through [`crate::retry::Retryable`] how long the other side asked to be left alone.
+//! It knows nothing of what is retried: errors say through [`crate::error::Classify`] whether
+//! trying again can help, and through [`crate::retry::Retryable`] how long the other side asked to
+//! be left alone.
 
 use std::future::Future;
 use std::time::Duration;

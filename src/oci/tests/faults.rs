@@ -27,6 +27,21 @@ async fn resolves_and_reads() {
 }
 
 #[tokio::test]
+async fn works_in_a_task_of_its_own() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    image.serve(&server).await;
+    let source = open(server.address()).await;
+    let task = tokio::spawn(async move {
+        let cancel = CancellationToken::new();
+        let image = source.resolve(&amd64(), &cancel).await?;
+        let (digest, size) = (image.layers[0].digest, image.layers[0].size);
+        source.blob_range(&digest, size, 1, 2, &cancel).await?;
+        read(source.blob(&digest, size, &cancel).await?).await
+    });
+    assert_eq!(task.await.unwrap().unwrap(), image.layer);
+}
+
+#[tokio::test]
 async fn chooses_the_platform_from_an_index() {
     let (server, image) = (MockServer::start().await, TestImage::new());
     image.serve(&server).await;
