@@ -1,1 +1,71 @@
-//! Module.
+//! The HTTP face: the router, one file per resource, problem+json, the docs page.
+//!
+//! A handler turns a request into types, asks the queue, and turns the answer into JSON. It knows
+//! no SQL, no registry and no archive format. What can go wrong leaves as a [`problem::ApiError`]
+//! and is rendered in one place.
+
+mod auth;
+mod docs;
+mod events;
+mod extract;
+mod health;
+mod images;
+mod jobs;
+mod new_job;
+mod observe;
+mod origin;
+mod problem;
+mod router;
+mod server;
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::jobs::job::JobSpec;
+use crate::jobs::queue::Queue;
+use crate::store::ArchiveStore;
+
+pub use problem::FieldError;
+pub use router::{openapi_json, router};
+pub use server::serve;
+
+/// Checks what only the lower floors can judge of a job, such as its reference, before the queue
+/// sees it. A [`FieldError`] names a field of the request body.
+pub type SpecValidator = Arc<dyn Fn(&JobSpec) -> Result<(), Vec<FieldError>> + Send + Sync>;
+
+/// How many event streams may be open at once; each asks the database now and then.
+const MAX_STREAMS: usize = 256;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct AppState {
+    queue: Queue,
+    store: Arc<dyn ArchiveStore>,
+    validate: SpecValidator,
+    token: Option<auth::AccessToken>,
+    streams: Arc<Semaphore>,
+    shutdown: CancellationToken,
+}
+
+impl AppState {
+    /// With a `token` every `/v1` route asks for it; without one only local clients are served,
+    /// so the caller must not bind to anything but a loopback address.
+    pub fn new(
+        queue: Queue,
+        store: Arc<dyn ArchiveStore>,
+        validate: SpecValidator,
+        token: Option<&SecretString>,
+    ) -> Self {
+        Self {
+            queue,
+            store,
+            validate,
+            token: token.map(auth::AccessToken::new),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            shutdown: CancellationToken::new(),
+        }
+    }
+}

@@ -3,7 +3,31 @@
 //! An archive is a fixed header, an index (a gob stream of path-sorted nodes) and, unless it is
 //! local, storage info that says where file content lives.
 
+/// Files that appear whole or not at all.
+pub mod atomic;
+mod error;
+mod gob;
+/// The fixed header.
+pub mod header;
+mod index_codec;
+/// Inode numbers.
+pub mod inode;
 /// What a path in an archive names.
 pub mod node;
+/// Opening archives.
+pub mod reader;
+mod storage_codec;
 /// Where file content lives.
 pub mod storage_info;
+/// The tree of nodes.
+pub mod tree;
+/// Writing archives.
+pub mod writer;
+
+pub use error::ClipError;
+pub use gob::GobError;
+
+/// Upstream's workers refuse larger archives that are all index (CONTRACT B.3).
+pub const MAX_INDEX_BYTES: u64 = 128 << 20;
+/// Beyond this the user is warned.
+pub const WARN_INDEX_BYTES: u64 = 64 << 20;

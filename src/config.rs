@@ -1,1 +1,260 @@
-//! Module.
+//! One `Config`: command line over environment over settings file over defaults that work.
+//!
+//! `setting` is the table of what there is to set, `layers` finds each value and remembers where
+//! it came from; here values become types and are checked against each other. Nothing is written
+//! and nothing contacted.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::oci::ReferenceForm;
+use crate::store::{S3Settings, StoreSettings};
+use crate::telemetry::{LogFormat, LogSettings};
+
+/// Why settings can't be used.
+mod error;
+/// Where values come from.
+mod layers;
+/// The key for credentials at rest.
+mod secret_key;
+/// The table of settings.
+mod setting;
+/// What single values may look like.
+mod value;
+
+pub use error::ConfigError;
+pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
+pub use setting::SettingsArgs;
+
+use layers::Layers;
+use setting::Setting;
+use value::{
+    absolute, between, bucket_name, database_url, endpoint, from_str, header_safe, registry_host,
+    secret, word,
+};
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the API is served.
+    pub listen: SocketAddr,
+    /// What clients must send as a bearer token; `None` only when `listen` is on loopback.
+    pub token: Option<SecretString>,
+    /// Everything that is kept on this machine; absolute.
+    pub data_dir: PathBuf,
+    /// Which database.
+    pub database: DatabaseSettings,
+    /// Jobs worked on at a time, 1 to 256.
+    pub workers: usize,
+    /// How long a worker that fell silent keeps its job.
+    pub lease: Duration,
+    /// How often a job is tried, 1 to 100.
+    pub max_attempts: u16,
+    /// How often workers look for jobs that nobody told them of.
+    pub poll_interval: Duration,
+    /// Where archives go.
+    pub store: StoreSettings,
+    /// Archive version of jobs that don't ask for one: 1 or 2.
+    pub clip_version: u8,
+    /// Registries that are spoken to without TLS, `host[:port]` in lower case.
+    pub insecure_hosts: Vec<String>,
+    /// Docker Hub user and password for pulls that bring no credentials.
+    pub docker_hub: Option<(String, SecretString)>,
+    /// How archives name their image.
+    pub reference_form: ReferenceForm,
+    /// Where the key for credentials at rest is to be had.
+    pub secret_key: SecretKeySource,
+    /// What is logged, and how.
+    pub log: LogSettings,
+}
+
+/// Which database.
+#[derive(Debug, Clone)]
+pub enum DatabaseSettings {
+    /// A Postgres server that somebody else runs.
+    Url(SecretString),
+    /// A private server that we run.
+    Private {
+        /// [`Config::data_dir`], under which it lives.
+        data_dir: PathBuf,
+    },
+}
+
+impl Config {
+    /// Reads the settings of this process.
+    pub fn load(args: &SettingsArgs) -> Result<Self, ConfigError> {
+        Self::resolve(args, &|name| std::env::var_os(name))
+    }
+
+    /// Reads the settings with `env` as the environment.
+    pub fn resolve(
+        args: &SettingsArgs,
+        env: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, ConfigError> {
+        let layers = &Layers::read(args, env)?;
+        let data_dir = data_dir(layers)?;
+        let database = match layers.parse(&setting::DATABASE_URL, database_url)? {
+            Some(url) => DatabaseSettings::Url(url),
+            None => DatabaseSettings::Private { data_dir: data_dir.clone() },
+        };
+        let secret_key = match (layers.parse(&setting::SECRET_KEY, from_str)?, &database) {
+            (Some(key), _) => SecretKeySource::Given(key),
+            (None, DatabaseSettings::Private { .. }) => {
+                SecretKeySource::File(data_dir.join("secret.key"))
+            }
+            (None, DatabaseSettings::Url(_)) => SecretKeySource::Absent,
+        };
+        let config = Self {
+            listen: layers.require(&setting::LISTEN, from_str)?,
+            token: token(layers)?,
+            database,
+            workers: layers.require(&setting::WORKERS, |text| between(text, 1..=256))?,
+            lease: layers.require(&setting::LEASE_SECONDS, |text| {
+                between(text, 1..=3600).map(Duration::from_secs)
+            })?,
+            max_attempts: layers.require(&setting::MAX_ATTEMPTS, |text| between(text, 1..=100))?,
+            poll_interval: layers.require(&setting::POLL_SECONDS, |text| {
+                between(text, 0.05..=60.0).map(Duration::from_secs_f64)
+            })?,
+            store: store(layers, &data_dir)?,
+            clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
+            insecure_hosts: insecure_hosts(layers)?,
+            docker_hub: docker_hub(layers)?,
+            reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
+            secret_key,
+            log: LogSettings {
+                format: layers.require(&setting::LOG_FORMAT, |text| match text {
+                    "text" => Some(LogFormat::Text),
+                    "json" => Some(LogFormat::Json),
+                    _ => None,
+                })?,
+                filter: layers.require(&setting::LOG_LEVEL, from_str)?,
+            },
+            data_dir,
+        };
+        if config.token.is_none() && !config.listen.ip().to_canonical().is_loopback() {
+            return Err(ConfigError::Unprotected { listen: config.listen });
+        }
+        Ok(config)
+    }
+}
+
+fn data_dir(layers: &Layers<'_>) -> Result<PathBuf, ConfigError> {
+    if let Some(path) = layers.parse(&setting::DATA_DIR, absolute)? {
+        return Ok(path);
+    }
+    // The XDG base directory specification says to ignore relative paths.
+    let base = |name| -> Result<Option<PathBuf>, ConfigError> {
+        let value = layers.variable(name, &setting::DATA_DIR)?;
+        Ok(value.map(PathBuf::from).filter(|path| path.is_absolute()))
+    };
+    let base = match base("XDG_DATA_HOME")? {
+        Some(path) => Some(path),
+        None => base("HOME")?.map(|home| home.join(".local/share")),
+    };
+    base.map(|base| base.join("clipwright")).ok_or(ConfigError::Missing {
+        key: setting::DATA_DIR.file,
+        expected: setting::DATA_DIR.expected,
+        reason: "neither XDG_DATA_HOME nor HOME names an absolute path",
+    })
+}
+
+/// The token itself or a file that holds it, whichever is said in the stronger place.
+fn token(layers: &Layers<'_>) -> Result<Option<SecretString>, ConfigError> {
+    match (layers.find(&setting::TOKEN)?, layers.find(&setting::TOKEN_FILE)?) {
+        (Some(given), Some(file)) if given.rank == file.rank => {
+            Err(ConfigError::Both { first: given.key, second: file.key })
+        }
+        (Some(given), file) if file.as_ref().is_none_or(|file| given.rank < file.rank) => {
+            header_safe(&given.text).map(Some).ok_or_else(|| given.bad(&setting::TOKEN))
+        }
+        (_, Some(file)) => {
+            let text = file.read_file()?;
+            header_safe(text.trim_end())
+                .map(Some)
+                .ok_or_else(|| file.bad_file("expected one line of printable ASCII without spaces"))
+        }
+        (_, None) => Ok(None),
+    }
+}
+
+fn store(layers: &Layers<'_>, data_dir: &Path) -> Result<StoreSettings, ConfigError> {
+    let in_bucket = layers.require(&setting::STORE, |text| match text {
+        "local" => Some(false),
+        "s3" => Some(true),
+        _ => None,
+    })?;
+    let directory = layers.parse(&setting::STORE_DIR, absolute)?;
+    let bucket = layers.parse(&setting::S3_BUCKET, bucket_name)?;
+    let region = layers.require(&setting::S3_REGION, word)?;
+    let endpoint = layers.parse(&setting::S3_ENDPOINT, endpoint)?;
+    let force_path_style = layers.require(&setting::S3_FORCE_PATH_STYLE, from_str)?;
+    let access = layers.parse(&setting::S3_ACCESS_KEY, secret)?;
+    let secret_key = layers.parse(&setting::S3_SECRET_KEY, secret)?;
+    let keys = both(access, &setting::S3_ACCESS_KEY, secret_key, &setting::S3_SECRET_KEY)?;
+    let part_mib: u64 = layers.require(&setting::S3_PART_MIB, |text| between(text, 5..=256))?;
+    if !in_bucket {
+        return Ok(StoreSettings::Directory(directory.unwrap_or_else(|| data_dir.join("images"))));
+    }
+    let bucket = bucket.ok_or(ConfigError::Missing {
+        key: setting::S3_BUCKET.file,
+        expected: setting::S3_BUCKET.expected,
+        reason: "registryStore is s3",
+    })?;
+    let part_size = part_mib << 20;
+    Ok(StoreSettings::S3(S3Settings {
+        bucket,
+        region,
+        endpoint,
+        force_path_style,
+        keys,
+        part_size,
+    }))
+}
+
+fn docker_hub(layers: &Layers<'_>) -> Result<Option<(String, SecretString)>, ConfigError> {
+    let username = layers.parse(&setting::DOCKER_USERNAME, word)?;
+    let password = layers.parse(&setting::DOCKER_PASSWORD, secret)?;
+    both(username, &setting::DOCKER_USERNAME, password, &setting::DOCKER_PASSWORD)
+}
+
+fn insecure_hosts(layers: &Layers<'_>) -> Result<Vec<String>, ConfigError> {
+    let listed = layers.parse(&setting::INSECURE_REGISTRIES, |text| {
+        text.split(',').map(|host| registry_host(host.trim())).collect::<Option<Vec<_>>>()
+    })?;
+    let build_registry = layers.require(&setting::BUILD_REGISTRY, registry_host)?;
+    let mut hosts = listed.unwrap_or_default();
+    if layers.require(&setting::BUILD_REGISTRY_INSECURE, from_str)? {
+        hosts.push(build_registry);
+    }
+    hosts.sort();
+    hosts.dedup();
+    Ok(hosts)
+}
+
+/// Two settings of which one is useless without the other.
+fn both<A, B>(
+    first: Option<A>,
+    first_setting: &Setting,
+    second: Option<B>,
+    second_setting: &Setting,
+) -> Result<Option<(A, B)>, ConfigError> {
+    let missing = |setting: &Setting, reason| ConfigError::Missing {
+        key: setting.file,
+        expected: setting.expected,
+        reason,
+    };
+    match (first, second) {
+        (Some(first), Some(second)) => Ok(Some((first, second))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(missing(second_setting, first_setting.file)),
+        (None, Some(_)) => Err(missing(first_setting, second_setting.file)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@
 //! ```
 
 /// HTTP: the router, one file per resource, problem+json, the docs page.
-pub mod api;
+// pub mod api;
 /// Use cases: an image becomes an archive; a file is read out of one.
 pub mod archive;
 /// The command line, one file per subcommand.
@@ -24,6 +24,8 @@ pub mod database;
 pub mod digest;
 /// The error policy, stated once.
 pub mod error;
+/// `ImageId`: the gateway's name of an image.
+pub mod image_id;
 /// The job, its queue, its worker pool and its events.
 pub mod jobs;
 /// One layer: tar scan to `LayerIndex`; many layers: merge by the OCI rules.
@@ -32,6 +34,8 @@ pub mod layer;
 pub mod oci;
 /// How progress leaves the lower floors.
 pub mod progress;
+/// The one retry helper.
+pub mod retry;
 /// `ArchiveStore`: where archives go.
 pub mod store;
 /// Tracing set-up.

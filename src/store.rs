@@ -1,17 +1,31 @@
 //! Where archives go.
 //!
 //! A store holds immutable objects under short keys. A key is visible only when its whole content
-//! is there. Which key an image has, and with which extension, is decided here (CONTRACT: the
-//! extension depends on the store alone, never on the archive's version).
+//! is there, so that an archive's presence is the commit point of its job (CONTRACT section C).
+//! It knows nothing of jobs, images' contents or the archive format.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
+
+/// Files in one directory.
+mod directory;
+/// Why a store could not do what was asked.
+mod error;
+/// Names of objects.
+mod key;
+/// Objects in one bucket.
+mod s3;
+
+pub use directory::DirectoryStore;
+pub use error::StoreError;
+pub use key::{InvalidKey, Key};
+pub use s3::{S3Settings, S3Store};
 
 /// Which store to use.
 #[derive(Debug, Clone)]
@@ -22,27 +36,12 @@ pub enum StoreSettings {
     S3(S3Settings),
 }
 
-/// How to reach a bucket (beta9's `imageService.registries.s3`).
-#[derive(Debug, Clone)]
-pub struct S3Settings {
-    /// Bucket name.
-    pub bucket: String,
-    /// Region; S3-likes mostly ignore it.
-    pub region: String,
-    /// Base address of an S3-like; `None` is AWS itself.
-    pub endpoint: Option<String>,
-    /// Put the bucket into the path rather than into the host name.
-    pub force_path_style: bool,
-    /// Access key and secret key; `None` asks the ambient AWS chain.
-    pub keys: Option<(SecretString, SecretString)>,
-}
-
 /// What [`ArchiveStore::put`] may do when the key is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overwrite {
     /// Keep what is there: the same content is success, other content is an error.
     Never,
-    /// Replace it.
+    /// Replace it, whatever it is.
     Replace,
 }
 
@@ -58,29 +57,64 @@ pub enum Put {
 /// A store of immutable objects.
 #[async_trait]
 pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
-    /// `clip` or `rclip`: the extension of archives in this store.
+    /// `clip` or `rclip`: the extension of archives in this store, whatever their version.
     fn extension(&self) -> &'static str;
-    /// A name for people, without credentials, such as `directory /var/lib/x` or `s3 bucket b`.
+
+    /// A name for people, without credentials, such as `directory /var/lib/x` or `S3 bucket b`.
     fn describe(&self) -> String;
-    /// Publishes a finished local file under `key`. Nothing is visible until all of it is.
+
+    /// Publishes a finished local file under `key`; nothing is visible until all of it is.
+    ///
+    /// The file is hashed on the way and must have `digest`. Among concurrent calls with
+    /// [`Overwrite::Never`] exactly one writes. When `cancel` fires, or the future is dropped,
+    /// before the object is visible, nothing of it stays behind; after that it is success.
     async fn put(
         &self,
-        key: &str,
+        key: &Key,
         file: &Path,
         digest: Digest,
         overwrite: Overwrite,
         cancel: &CancellationToken,
     ) -> Result<Put, StoreError>;
+
     /// The object's size in bytes, or `None` when there is no such key.
-    async fn size(&self, key: &str) -> Result<Option<u64>, StoreError>;
-    /// Up to `len` bytes from `offset`; fewer only at the object's end.
-    async fn read(&self, key: &str, offset: u64, len: u64) -> Result<Bytes, StoreError>;
+    async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError>;
+
+    /// Up to `len` bytes from `offset`; fewer only at the object's end, none past it.
+    ///
+    /// The answer is held in memory, so that `len` should be one that the caller can afford.
+    async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError>;
+
     /// Removes the object; a missing key is success.
-    async fn delete(&self, key: &str) -> Result<(), StoreError>;
+    async fn delete(&self, key: &Key) -> Result<(), StoreError>;
+
     /// Answers when the store can be used; for readiness checks.
     async fn check(&self) -> Result<(), StoreError>;
 }
 
-/// Why a store could not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {}
+/// Opens the store that `settings` name.
+///
+/// A directory is made when it is missing. A bucket is not contacted: [`ArchiveStore::check`] is.
+pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn ArchiveStore>, StoreError> {
+    Ok(match settings {
+        StoreSettings::Directory(path) => Arc::new(DirectoryStore::open(path).await?),
+        StoreSettings::S3(settings) => Arc::new(S3Store::open(settings).await),
+    })
+}
+
+/// Waits for a task that cleans up after itself when its token fires. Dropping the returned
+/// future fires the token, so that giving up on a put is the same as cancelling it.
+async fn supervise<T>(
+    key: &Key,
+    token: CancellationToken,
+    task: tokio::task::JoinHandle<Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let _cancels_when_dropped = token.drop_guard();
+    match task.await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(StoreError::Cancelled { key: key.clone() }),
+        },
+    }
+}

@@ -1,9 +1,6 @@
 //! The job and everything that is said about it. These types are the rows of `job` and
 //! `job_event`, and the JSON of the API.
 
-use std::fmt;
-use std::str::FromStr;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,60 +8,7 @@ use uuid::Uuid;
 
 use crate::digest::Digest;
 use crate::error::Fault;
-
-/// The gateway's name of an image: 16 lowercase hex digits (CONTRACT section 0).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, pattern = "^[0-9a-f]{16}$", examples("961eaef6668e480f"))]
-pub struct ImageId(String);
-
-/// Why a text is not an [`ImageId`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an image id: expected 16 lowercase hex digits")]
-pub struct InvalidImageId {
-    /// The text, cut to 100 characters.
-    pub text: String,
-}
-
-impl ImageId {
-    /// The 16 digits.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for ImageId {
-    type Err = InvalidImageId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidImageId> {
-        let hex = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if hex && text.len() == 16 {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(InvalidImageId { text: text.chars().take(100).collect() })
-        }
-    }
-}
-
-impl TryFrom<String> for ImageId {
-    type Error = InvalidImageId;
-
-    fn try_from(text: String) -> Result<Self, InvalidImageId> {
-        text.parse()
-    }
-}
-
-impl From<ImageId> for String {
-    fn from(id: ImageId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for ImageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+pub use crate::image_id::{ImageId, InvalidImageId};
 
 /// What is asked for. Credentials travel beside it, never in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,0 +1,71 @@
+//! The API document's frame, and the page that shows it. The page's files are part of the
+//! binary: nothing is fetched from elsewhere.
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Redirect};
+use axum::routing::get;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::AppState;
+use super::problem::Problem;
+use super::router::openapi_json;
+
+/// Everything in the document but the paths, which come from the router.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Clipwright",
+        description = r#"Turns container images into CLIP archives that beta9 mounts lazily.
+
+Work is done by *jobs*. Submit one, follow its events, and find the archive under its image id:
+
+```sh
+curl -s localhost:8080/v1/jobs -H 'content-type: application/json' \
+  -d '{"kind":"pull","image_id":"961eaef6668e480f","source":"docker.io/library/alpine:3.20"}'
+curl -N localhost:8080/v1/jobs/JOB_ID/events
+curl -s localhost:8080/v1/images/961eaef6668e480f
+```
+
+Every error is an `application/problem+json` object (RFC 9457): `code` is for programs, `detail`
+for people, `request_id` for whoever runs the service."#,
+    ),
+    components(schemas(Problem)),
+    modifiers(&TokenScheme),
+    tags(
+        (name = "jobs", description = "Requests on their way through the queue"),
+        (name = "images", description = "Images whose archives are in the store"),
+        (name = "health", description = "Probes; never need a token"),
+    )
+)]
+pub(super) struct Frame;
+
+struct TokenScheme;
+
+impl Modify for TokenScheme {
+    fn modify(&self, document: &mut Document) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("Needed when the service was given a token"))
+            .build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// `/`, `/docs` and `/openapi.json`.
+pub(super) fn routes() -> Router<AppState> {
+    // The validator badge would send the document's address to a public service.
+    let config = Config::from("/openapi.json").validator_url("none").try_it_out_enabled(true);
+    Router::new()
+        .route("/", get(async || Redirect::to("/docs/")))
+        .route("/openapi.json", get(document))
+        .merge(SwaggerUi::new("/docs").config(config))
+}
+
+async fn document() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], openapi_json())
+}

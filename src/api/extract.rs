@@ -1,0 +1,129 @@
+//! Requests into types: the JSON body, path and query parameters, headers. Whatever does not fit
+//! is an [`ApiError`] which names the place.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use super::problem::{ApiError, FieldError};
+
+/// Bytes in a request body; the router sets the same limit for every route.
+pub(super) const MAX_BODY: usize = 64 * 1024;
+/// How long a client may take to send its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A JSON body of at most [`MAX_BODY`] bytes.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        expect_plain_json(request.headers())?;
+        let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state))
+            .await
+            .map_err(|_| {
+                let detail = format!("the body did not arrive within {BODY_TIMEOUT:?}");
+                ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail)
+            })?
+            .map_err(|rejection| match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => {
+                    let detail = format!("the body is larger than {MAX_BODY} bytes");
+                    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+                }
+                status => ApiError::new(status, "broken_body", "the body broke off"),
+            })?;
+        parse(&body).map(Self)
+    }
+}
+
+fn expect_plain_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let text = |name| headers.get(name).map_or("", |value| value.to_str().unwrap_or("unreadable"));
+    let essence = text(CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
+    let detail = if !essence.eq_ignore_ascii_case("application/json") {
+        format!("expected a body of type application/json, found {essence:?}")
+    } else if headers.contains_key(CONTENT_ENCODING) {
+        format!("expected a body without content encoding, found {:?}", text(CONTENT_ENCODING))
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+}
+
+/// 400 for what is not JSON, 422 for JSON of another shape; both with line and column.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        let error = error.into_inner();
+        if error.classify() != Category::Data {
+            return malformed(&error);
+        }
+        let field = if field == "." { "body".to_owned() } else { field };
+        invalid_job(vec![FieldError::new(field, error)])
+    })?;
+    json.end().map_err(|error| malformed(&error))?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_json::Error) -> ApiError {
+    let detail = format!("the body is not valid JSON: {error}");
+    ApiError::new(StatusCode::BAD_REQUEST, "malformed_json", detail)
+}
+
+/// 422: the body was understood, and these fields of it are wrong.
+pub(super) fn invalid_job(errors: Vec<FieldError>) -> ApiError {
+    let detail = match errors.as_slice() {
+        [one] => format!("the job can't be accepted: {}: {}", one.field, one.detail),
+        many => format!("the job can't be accepted: {} fields are wrong", many.len()),
+    };
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_job", detail).with_errors(errors)
+}
+
+/// One parameter in the path.
+pub(super) struct PathParam<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParam<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(rejection) => Err(ApiError::bad_parameter("path", rejection.body_text())),
+        }
+    }
+}
+
+/// All parameters of the query string.
+pub(super) struct QueryParams<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(ApiError::bad_parameter("query", rejection.body_text())),
+        }
+    }
+}
+
+/// A header's text if it was sent; `check` says which values are good, `expected` says it in words.
+pub(super) fn header<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+    check: impl Fn(&str) -> bool,
+    expected: &str,
+) -> Result<Option<&'a str>, ApiError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) if check(text) => Ok(Some(text)),
+        _ => Err(ApiError::bad_parameter(name, format!("{name} must be {expected}"))),
+    }
+}

@@ -1,0 +1,89 @@
+//! Probes: is the process up, and can it do its work.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::problem::{ApiError, FieldError, Problem};
+
+/// How long a part may take to answer before it counts as unreachable.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A good answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    #[schema(examples("ok"))]
+    status: &'static str,
+}
+
+const OK: Json<Health> = Json(Health { status: "ok" });
+
+/// Says that the process is up
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "healthz",
+    tag = "health",
+    responses(
+        (status = 200, description = "The process is up", body = Health),
+        (status = 403, description = "Without a token only local clients are served", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn live() -> Json<Health> {
+    OK
+}
+
+/// Says whether the service can take requests
+///
+/// Database and store are asked; a failing one is named in `errors`.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "readyz",
+    tag = "health",
+    responses(
+        (status = 200, description = "Database and store answer", body = Health),
+        (status = 403, description = "Without a token only local clients are served", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "A part does not answer, or the service is shutting down", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Health>, ApiError> {
+    if state.shutdown.is_cancelled() {
+        let detail = "the service is shutting down";
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail));
+    }
+    let (database, store) =
+        tokio::join!(check("database", state.queue.ping()), check("store", state.store.check()));
+    let failing: Vec<_> = [database, store].into_iter().flatten().collect();
+    if failing.is_empty() {
+        return Ok(OK);
+    }
+    let names: Vec<_> = failing.iter().map(|part| part.field.as_str()).collect();
+    let detail = format!("not ready: {} can't be reached", names.join(" and "));
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", detail).with_errors(failing))
+}
+
+/// `None` when all is well. The cause goes to the log: a probe needs no token.
+async fn check<E: Display>(
+    part: &'static str,
+    answer: impl Future<Output = Result<(), E>>,
+) -> Option<FieldError> {
+    let detail = match tokio::time::timeout(CHECK_TIMEOUT, answer).await {
+        Ok(Ok(())) => return None,
+        Ok(Err(cause)) => {
+            tracing::warn!(part, %cause, "readiness check failed");
+            "answered with an error".to_owned()
+        }
+        Err(_) => {
+            tracing::warn!(part, "readiness check timed out");
+            format!("did not answer within {CHECK_TIMEOUT:?}")
+        }
+    };
+    Some(FieldError::new(part, detail))
+}

@@ -1,0 +1,184 @@
+//! `/v1/jobs`: submit, list, show, cancel.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::jobs::job::{ImageId, Job, JobState};
+use crate::jobs::queue::{JobFilter, NewJob};
+
+use super::AppState;
+use super::extract::{JsonBody, PathParam, QueryParams, header};
+use super::new_job::NewJobBody;
+use super::problem::{ApiError, CommonProblems, Problem};
+
+/// Submits a job
+///
+/// The job is validated, queued and answered at once; follow it by its events. With an
+/// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs",
+    operation_id = "submit_job",
+    tag = "jobs",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters")),
+    request_body = NewJobBody,
+    responses(
+        CommonProblems,
+        (status = 202, description = "The job was queued", body = Job,
+            headers(("Location" = String, description = "Where the job is shown"))),
+        (status = 200, description = "The job that this Idempotency-Key made before", body = Job,
+            headers(("Location" = String, description = "Where the job is shown"))),
+        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The job can't be accepted, or the key was used for another job", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn submit(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<NewJobBody>,
+) -> Result<Response, ApiError> {
+    let idempotency_key = header(
+        &headers,
+        "idempotency-key",
+        |key| (1..=200).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()),
+        "1 to 200 visible ASCII characters",
+    )?;
+    let (spec, credentials) = body.into_spec(&state.validate)?;
+    let new = NewJob {
+        spec,
+        credentials,
+        idempotency_key: idempotency_key.map(str::to_owned),
+        max_attempts: None,
+    };
+    let submitted = state.queue.submit(new).await.map_err(|e| ApiError::from_lower(&e))?;
+    let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let location = format!("/v1/jobs/{}", submitted.job.id);
+    Ok((status, [(LOCATION, location)], Json(submitted.job)).into_response())
+}
+
+/// Which jobs to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListParams {
+    /// Only jobs in this state.
+    #[param(inline)]
+    state: Option<JobState>,
+    /// Only jobs about this image.
+    image_id: Option<ImageId>,
+    /// Only jobs older than this one: the `next` of the page before.
+    before: Option<Uuid>,
+    /// At most this many.
+    #[serde(default = "default_limit")]
+    #[param(default = 50, minimum = 1, maximum = 200)]
+    limit: i64,
+}
+
+fn default_limit() -> i64 {
+    50
+}
+
+/// One page of jobs, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct JobPage {
+    jobs: Vec<Job>,
+    /// Pass it as `before` to see the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Uuid>,
+}
+
+/// Lists jobs
+///
+/// Newest first, page by page.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs",
+    operation_id = "list_jobs",
+    tag = "jobs",
+    params(ListParams),
+    responses(CommonProblems, (status = 200, description = "One page of jobs", body = JobPage)),
+    security((), ("token" = []))
+)]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    QueryParams(params): QueryParams<ListParams>,
+) -> Result<Json<JobPage>, ApiError> {
+    if !(1..=200).contains(&params.limit) {
+        let detail = format!("limit is {}: expected 1 to 200", params.limit);
+        return Err(ApiError::bad_parameter("limit", detail));
+    }
+    let filter = JobFilter {
+        state: params.state,
+        image_id: params.image_id,
+        before: params.before,
+        limit: params.limit + 1,
+    };
+    let mut jobs = state.queue.list(filter).await.map_err(|e| ApiError::from_lower(&e))?;
+    // One more than asked for tells whether there is another page.
+    let page = usize::try_from(params.limit).unwrap_or(usize::MAX);
+    let more = jobs.len() > page;
+    jobs.truncate(page);
+    let next = jobs.last().filter(|_| more).map(|job| job.id);
+    Ok(Json(JobPage { jobs, next }))
+}
+
+/// Shows a job
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    operation_id = "get_job",
+    tag = "jobs",
+    params(("id" = Uuid, Path, description = "The job's id")),
+    responses(
+        CommonProblems,
+        (status = 200, description = "The job", body = Job),
+        (status = 404, description = "No such job", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn get(
+    State(state): State<AppState>,
+    PathParam(id): PathParam<Uuid>,
+) -> Result<Json<Job>, ApiError> {
+    let job = state.queue.get(id).await.map_err(|e| ApiError::from_lower(&e))?;
+    job.map(Json).ok_or_else(|| not_found(id))
+}
+
+/// Cancels a job
+///
+/// A queued job is cancelled at once; a running one as soon as its worker notices; a final one is
+/// returned as it is. Asking twice does no harm.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/cancel",
+    operation_id = "cancel_job",
+    tag = "jobs",
+    params(("id" = Uuid, Path, description = "The job's id")),
+    responses(
+        CommonProblems,
+        (status = 200, description = "The job as it is now", body = Job),
+        (status = 404, description = "No such job", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn cancel(
+    State(state): State<AppState>,
+    PathParam(id): PathParam<Uuid>,
+) -> Result<Json<Job>, ApiError> {
+    let job = state.queue.cancel(id).await.map_err(|e| ApiError::from_lower(&e))?;
+    job.map(Json).ok_or_else(|| not_found(id))
+}
+
+/// 404: there is no job of this id.
+pub(super) fn not_found(id: Uuid) -> ApiError {
+    ApiError::not_found("job_not_found", format!("there is no job {id}"))
+}

@@ -1,0 +1,57 @@
+//! The table of contents.
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::extract::MAX_BODY;
+use super::{AppState, auth, docs, events, health, images, jobs, observe, origin, problem};
+
+/// What needs the token, when there is one.
+fn v1() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(events::follow))
+        .routes(routes!(images::get))
+}
+
+/// What never does.
+fn probes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(health::live)).routes(routes!(health::ready))
+}
+
+/// The whole service as one `tower` service.
+pub fn router(state: AppState) -> Router {
+    let v1 = Router::from(v1()).route_layer(from_fn_with_state(state.clone(), auth::require));
+    v1.merge(Router::from(probes()))
+        .merge(docs::routes())
+        // The last layer is the outermost.
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn_with_state(state.clone(), origin::guard))
+        .layer(CatchPanicLayer::custom(problem::from_panic))
+        .layer(from_fn(problem::render))
+        .layer(from_fn(observe::observe))
+        .with_state(state)
+}
+
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+    let document = OpenApiRouter::with_openapi(docs::Frame::openapi())
+        .merge(v1())
+        .merge(probes())
+        .into_openapi();
+    // Maps of strings: this can't fail, and the test of the checked-in document would show it.
+    document.to_pretty_json().map(|json| json + "\n").unwrap_or_default()
+});
+
+/// The API document: the same bytes for the same build, with a final newline.
+pub fn openapi_json() -> &'static str {
+    &DOCUMENT
+}

@@ -1,0 +1,186 @@
+//! An image becomes a v2 archive: every layer is read once, straight from where it lives, several
+//! at a time; their indexes are merged; nothing is unpacked and nothing kept but the tree.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
+
+use super::download::with_layer;
+use super::metadata::image_metadata;
+use super::{ArchiveError, warnings};
+use crate::clip::atomic;
+use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
+use crate::clip::tree::Tree;
+use crate::clip::writer::index_archive;
+use crate::digest::Digest;
+use crate::layer::{LayerError, LayerIndex, Limits, merge, read_gzip_layer};
+use crate::oci::{Compression, LayerDescriptor, ReferenceForm, ResolvedImage, Source};
+use crate::progress::{Progress, Step};
+
+/// How an image is indexed.
+#[derive(Debug, Clone)]
+pub struct IndexOptions {
+    /// How the archive names the image.
+    pub reference_form: ReferenceForm,
+    /// What a layer may cost.
+    pub limits: Limits,
+    /// Layers read at a time.
+    pub concurrency: usize,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self {
+            reference_form: ReferenceForm::default(),
+            limits: Limits::default(),
+            concurrency: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// An image whose layers have all been read and verified.
+#[derive(Debug)]
+pub struct IndexedImage {
+    /// The file tree.
+    pub tree: Tree,
+    /// Where the tree's content lives.
+    pub storage: StorageInfo,
+    /// Bottom to top; a layer used twice stands here twice.
+    pub layers: Vec<Arc<LayerIndex>>,
+    /// What the user should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// A finished archive file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the file.
+    pub digest: Digest,
+}
+
+impl IndexedImage {
+    /// Writes the archive to `file`, which appears whole or not at all. The same image gives the
+    /// same bytes.
+    pub fn write(&self, file: &Path) -> Result<Written, ArchiveError> {
+        let bytes = index_archive(&self.tree, &self.storage)?;
+        atomic::write(file, &bytes).map_err(|source| ArchiveError::Io {
+            what: format!("can't write {}", file.display()),
+            source,
+        })?;
+        Ok(Written { size: bytes.len() as u64, digest: Digest::of(&bytes) })
+    }
+}
+
+/// Reads every layer of `image` once and puts the tree together.
+pub async fn index_image(
+    source: &Source,
+    image: &ResolvedImage,
+    options: &IndexOptions,
+    progress: Arc<dyn Progress>,
+    cancel: &CancellationToken,
+) -> Result<IndexedImage, ArchiveError> {
+    if image.layers.is_empty() {
+        return Err(ArchiveError::NoLayers { reference: image.reference.to_string() });
+    }
+    image.layers.iter().try_for_each(indexable)?;
+    let compressed_bytes = image.layers.iter().map(|layer| layer.size).sum();
+    progress.step(Step::Resolved {
+        manifest: image.manifest_digest,
+        layers: image.layers.len(),
+        compressed_bytes,
+    });
+
+    // The first failure stops the downloads of the others.
+    let stop = cancel.child_token();
+    let _stop = stop.clone().drop_guard();
+    let distinct: BTreeMap<Digest, (&LayerDescriptor, Digest)> = image
+        .layers
+        .iter()
+        .zip(&image.diff_ids)
+        .map(|(layer, diff_id)| (layer.digest, (layer, *diff_id)))
+        .collect();
+    let read: BTreeMap<Digest, Arc<LayerIndex>> = stream::iter(distinct)
+        .map(|(digest, (layer, diff_id))| {
+            let (progress, stop) = (progress.clone(), &stop);
+            async move {
+                let index = read_layer(source, layer, options.limits, progress, stop).await?;
+                verify_diff_id(&index, diff_id)?;
+                Ok::<_, ArchiveError>((digest, Arc::new(index)))
+            }
+        })
+        .buffer_unordered(options.concurrency.max(1))
+        .try_collect()
+        .await?;
+    let layers: Vec<Arc<LayerIndex>> =
+        image.layers.iter().filter_map(|layer| read.get(&layer.digest).cloned()).collect();
+    // A digest that stands twice in the manifest must have one diff id.
+    for (index, diff_id) in layers.iter().zip(&image.diff_ids) {
+        verify_diff_id(index, *diff_id)?;
+    }
+
+    let stack = layers.clone();
+    let nodes = blocking(move || merge(stack.iter().map(AsRef::as_ref))).await??;
+    let tree = Tree::new(nodes)?;
+    let warnings = warnings::of(&tree, &layers);
+    for warning in &warnings {
+        progress.step(Step::Warning(warning.clone()));
+    }
+    let storage = StorageInfo::Oci(Box::new(OciStorageInfo {
+        registry_url: image.reference.registry.clone(),
+        repository: image.reference.repository.clone(),
+        reference: image.reference.stored(options.reference_form),
+        layers: image.layers.iter().map(|layer| layer.digest).collect(),
+        gzip_checkpoints: BTreeMap::new(),
+        plain_digests: read.iter().map(|(digest, index)| (*digest, index.diff_id)).collect(),
+        image_metadata: Some(image_metadata(image)),
+    }));
+    Ok(IndexedImage { tree, storage, layers, warnings })
+}
+
+fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
+    let kind = match layer.compression {
+        _ if layer.foreign => "kept outside of the registry",
+        Compression::Gzip => return Ok(()),
+        Compression::Zstd => "compressed with zstd",
+        Compression::None => "not compressed",
+        Compression::Unknown => "of an unknown kind",
+    };
+    let media_type = layer.media_type.clone();
+    Err(ArchiveError::UnsupportedLayer { layer: layer.digest, kind, media_type })
+}
+
+fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {
+    let (layer, found) = (index.digest, index.diff_id);
+    if found == expected { Ok(()) } else { Err(LayerError::DiffId { layer, expected, found }) }
+}
+
+async fn read_layer(
+    source: &Source,
+    layer: &LayerDescriptor,
+    limits: Limits,
+    progress: Arc<dyn Progress>,
+    cancel: &CancellationToken,
+) -> Result<LayerIndex, ArchiveError> {
+    let digest = layer.digest;
+    let index = with_layer(source, digest, layer.size, progress.clone(), cancel, move |bytes| {
+        read_gzip_layer(digest, bytes, limits)
+    })
+    .await?;
+    let (plain_bytes, entries) = (index.plain_size, index.entries.len());
+    progress.step(Step::LayerDone { layer: digest, plain_bytes, entries });
+    Ok(index)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ArchiveError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Io {
+        what: "a helper thread died".into(),
+        source: std::io::Error::other(error),
+    })
+}

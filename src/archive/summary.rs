@@ -1,0 +1,79 @@
+//! What a finished archive holds and cost, for people and programs.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::index::IndexedImage;
+use crate::clip::node::NodeKind;
+use crate::digest::Digest;
+use crate::oci::ResolvedImage;
+
+/// What an archive was made from and holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Summary {
+    /// The source, normalised and pinned: `host/repository@sha256:...`.
+    pub reference: String,
+    /// Digest of the platform manifest.
+    #[schema(value_type = String)]
+    pub manifest_digest: Digest,
+    /// `os/architecture[/variant]` of the image.
+    pub platform: String,
+    /// The archive's version.
+    pub clip_version: u8,
+    /// Bottom to top.
+    pub layers: Vec<LayerSummary>,
+    /// Sum of the compressed layers, in bytes.
+    pub compressed_bytes: u64,
+    /// Sum of the uncompressed layers, in bytes.
+    pub plain_bytes: u64,
+    /// Regular files in the tree (hard links counted each).
+    pub files: u64,
+    /// All nodes in the tree.
+    pub nodes: u64,
+    /// What the user should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// One layer of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LayerSummary {
+    /// Digest of the compressed bytes.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// Digest of the uncompressed stream.
+    #[schema(value_type = String)]
+    pub diff_id: Digest,
+    /// Compressed bytes.
+    pub size: u64,
+    /// Uncompressed bytes.
+    pub plain_size: u64,
+}
+
+impl Summary {
+    /// Sums up what was made of `image`.
+    pub fn of(image: &ResolvedImage, indexed: &IndexedImage) -> Self {
+        let is_file = |kind: &NodeKind| matches!(kind, NodeKind::File(_));
+        let layers: Vec<_> = indexed
+            .layers
+            .iter()
+            .map(|layer| LayerSummary {
+                digest: layer.digest,
+                diff_id: layer.diff_id,
+                size: layer.compressed_size,
+                plain_size: layer.plain_size,
+            })
+            .collect();
+        Self {
+            reference: image.reference.to_string(),
+            manifest_digest: image.manifest_digest,
+            platform: image.platform.to_string(),
+            clip_version: 2,
+            compressed_bytes: layers.iter().map(|layer| layer.size).sum(),
+            plain_bytes: layers.iter().map(|layer| layer.plain_size).sum(),
+            layers,
+            files: indexed.tree.iter().filter(|node| is_file(&node.kind)).count() as u64,
+            nodes: indexed.tree.len() as u64,
+            warnings: indexed.warnings.clone(),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `clipwright index`: an image becomes a v2 archive, without a service.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use super::progress::on_stderr;
+use super::registry::RegistryArgs;
+use super::run_async;
+use crate::archive::index::Written;
+use crate::archive::{IndexOptions, Summary, index_image};
+use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
+
+/// Index an image into a v2 archive, without a service.
+#[derive(Debug, Args)]
+pub(super) struct Index {
+    /// Image reference, or oci:DIR[:TAG] for an OCI image layout
+    source: ImageSource,
+    /// Where the archive goes
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// os/architecture[/variant]; this machine's by default
+    #[arg(long)]
+    platform: Option<Platform>,
+    /// How the archive names the image: tag-and-digest is for workers older than May 2026
+    #[arg(long, value_name = "digest|tag-and-digest", default_value_t)]
+    reference_form: ReferenceForm,
+    /// For oci:DIR: the reference under which readers will find the image
+    #[arg(long, value_name = "REFERENCE")]
+    published_as: Option<Reference>,
+    /// Layers read at a time; one a core by default
+    #[arg(long, value_name = "N")]
+    concurrency: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    archive: File,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct File {
+    path: PathBuf,
+    size: u64,
+    digest: crate::digest::Digest,
+}
+
+impl Index {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let source = self.source();
+        let credentials = self.registry.credentials(&source)?;
+        let mut options =
+            IndexOptions { reference_form: self.reference_form, ..IndexOptions::default() };
+        if let Some(concurrency) = self.concurrency {
+            options.concurrency = concurrency;
+        }
+        let platform = self.platform.clone().unwrap_or_else(Platform::host);
+        let settings = self.registry.settings();
+        let (summary, written) = run_async(async |cancel| {
+            let source = Source::open(&source, &settings, credentials).await?;
+            let image = source.resolve(&platform, &cancel).await?;
+            let indexed = index_image(&source, &image, &options, on_stderr(), &cancel).await?;
+            let written = indexed.write(&self.output)?;
+            Ok((Summary::of(&image, &indexed), written))
+        })?;
+        self.report(&summary, written, started.elapsed().as_secs_f64())
+    }
+
+    fn source(&self) -> ImageSource {
+        match (self.source.clone(), self.published_as.clone()) {
+            (ImageSource::Layout { directory, tag, .. }, published_as) => {
+                ImageSource::Layout { directory, tag, published_as }
+            }
+            (source, _) => source,
+        }
+    }
+
+    fn report(&self, summary: &Summary, written: Written, seconds: f64) -> anyhow::Result<()> {
+        let Written { size, digest } = written;
+        if self.json {
+            let archive = File { path: self.output.clone(), size, digest };
+            println!("{}", serde_json::to_string(&Report { summary, archive, seconds })?);
+            return Ok(());
+        }
+        println!("image     {}", summary.reference);
+        println!("platform  {}", summary.platform);
+        let (packed, plain) =
+            (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
+        println!("layers    {}: {packed} compressed, {plain} plain", summary.layers.len());
+        println!("files     {} of {} nodes", summary.files, summary.nodes);
+        println!("archive   {}: {}", self.output.display(), HumanBytes(size));
+        println!("seconds   {seconds:.2}");
+        Ok(())
+    }
+}

@@ -1,0 +1,458 @@
+//! Reading gob from bytes that nobody vouches for: every length is held against what is left of
+//! the input before anything is allocated, and types may not nest without end.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::builtin;
+
+/// Nesting of values that are passed over, and of type definitions.
+const MAX_DEPTH: usize = 64;
+/// Type definitions in one stream; upstream's have about 20.
+const MAX_TYPES: usize = 1000;
+
+/// A type id as the stream uses it.
+pub(crate) type TypeId = i64;
+
+/// Why bytes are not the gob that was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("gob at byte {offset}: {detail}")]
+pub struct GobError {
+    /// Offset in the stream.
+    pub offset: usize,
+    /// Expected and found.
+    pub detail: String,
+}
+
+#[derive(Debug, Clone)]
+enum WireType {
+    Slice {
+        element: TypeId,
+    },
+    Array {
+        element: TypeId,
+        length: u64,
+    },
+    Struct {
+        fields: Rc<[Field]>,
+    },
+    Map {
+        key: TypeId,
+        element: TypeId,
+    },
+    /// Encodes itself into bytes: `GobEncoder`, `BinaryMarshaler`, `TextMarshaler`.
+    Opaque,
+}
+
+#[derive(Debug)]
+struct Field {
+    name: Box<str>,
+    id: TypeId,
+}
+
+/// What to do with each field of a struct type: the place of its name in the caller's list, or
+/// `None` to pass over it.
+pub(crate) type Plan = Rc<[(Option<usize>, TypeId)]>;
+
+/// A cursor over one stream.
+#[derive(Debug)]
+pub(crate) struct Decoder<'a> {
+    input: &'a [u8],
+    offset: usize,
+    types: HashMap<TypeId, WireType>,
+}
+
+type Result<T> = std::result::Result<T, GobError>;
+
+impl<'a> Decoder<'a> {
+    pub(crate) fn new(input: &'a [u8]) -> Self {
+        Self { input, offset: 0, types: HashMap::new() }
+    }
+
+    /// Reads definitions up to the first value, and gives that value's type.
+    pub(crate) fn begin(&mut self) -> Result<TypeId> {
+        loop {
+            let length = self.length("message")?;
+            // Nothing is read beyond the message's end.
+            let stream = std::mem::take(&mut self.input);
+            self.input = &stream[..self.offset + length];
+            let id = self.read_int()?;
+            if id >= 0 {
+                // A struct starts with its fields; anything else behind one zero byte.
+                if !matches!(self.types.get(&id), Some(WireType::Struct { .. })) {
+                    let zero = self.read_uint()?;
+                    if zero != 0 {
+                        return Err(self.wrong(format!("expected a zero byte, found {zero}")));
+                    }
+                }
+                return Ok(id);
+            }
+            let Some(id) = id.checked_neg() else {
+                return Err(self.wrong("type id out of range"));
+            };
+            if self.types.len() >= MAX_TYPES {
+                return Err(self.wrong(format!("more than {MAX_TYPES} type definitions")));
+            }
+            let definition = self.definition()?;
+            if self.left() > 0 {
+                return Err(self.wrong("a type definition does not fill its message"));
+            }
+            self.input = stream;
+            self.types.insert(id, definition);
+        }
+    }
+
+    /// Reads a struct's fields by `plan`, calling `each` with the place of a field in the list
+    /// that the plan was made with, and the field's type.
+    pub(crate) fn structure(
+        &mut self,
+        plan: &Plan,
+        mut each: impl FnMut(&mut Self, usize, TypeId) -> Result<()>,
+    ) -> Result<()> {
+        let mut number = 0_usize;
+        loop {
+            let delta = self.read_uint()?;
+            if delta == 0 {
+                return Ok(());
+            }
+            let next = usize::try_from(delta).ok().and_then(|delta| number.checked_add(delta));
+            let field = next.and_then(|next| plan.get(next - 1));
+            let (Some(next), Some((place, id))) = (next, field) else {
+                return Err(self.wrong(format!("a struct has no field {delta} after {number}")));
+            };
+            number = next;
+            match place {
+                Some(place) => each(self, *place, *id)?,
+                None => self.skip(*id)?,
+            }
+        }
+    }
+
+    /// Matches a struct type's fields with `names`.
+    pub(crate) fn plan(&self, id: TypeId, names: &[&str]) -> Result<Plan> {
+        match self.types.get(&id) {
+            Some(WireType::Struct { fields }) => {
+                let place = |field: &Field| names.iter().position(|name| **name == *field.name);
+                Ok(fields.iter().map(|field| (place(field), field.id)).collect())
+            }
+            _ => Err(self.mismatch("a struct", id)),
+        }
+    }
+
+    /// The element type of a slice or array.
+    pub(crate) fn element(&self, id: TypeId) -> Result<TypeId> {
+        match self.types.get(&id) {
+            Some(WireType::Slice { element } | WireType::Array { element, .. }) => Ok(*element),
+            _ => Err(self.mismatch("a slice", id)),
+        }
+    }
+
+    /// How many elements follow. Each takes at least a byte, so that the count is bounded by the
+    /// input.
+    pub(crate) fn count(&mut self, id: TypeId) -> Result<usize> {
+        let fixed = match self.types.get(&id) {
+            Some(WireType::Array { length, .. }) => Some(*length),
+            _ => None,
+        };
+        let at = self.offset;
+        let count = self.read_uint()?;
+        let bounded = usize::try_from(count).ok().filter(|c| *c <= self.input.len() - self.offset);
+        if fixed.is_some_and(|fixed| fixed != count) {
+            return Err(GobError { offset: at, detail: "an array of another length".into() });
+        }
+        bounded.ok_or_else(|| {
+            let detail = format!("{count} elements, but {} bytes are left", self.left());
+            GobError { offset: at, detail }
+        })
+    }
+
+    /// Reads a slice, calling `each` once an element.
+    pub(crate) fn slice(
+        &mut self,
+        id: TypeId,
+        mut each: impl FnMut(&mut Self, TypeId) -> Result<()>,
+    ) -> Result<()> {
+        let element = self.element(id)?;
+        for _ in 0..self.count(id)? {
+            each(self, element)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a map, calling `each` once a pair with the types of key and value; it reads both.
+    pub(crate) fn map(
+        &mut self,
+        id: TypeId,
+        mut each: impl FnMut(&mut Self, TypeId, TypeId) -> Result<()>,
+    ) -> Result<()> {
+        let Some(WireType::Map { key, element }) = self.types.get(&id) else {
+            return Err(self.mismatch("a map", id));
+        };
+        let (key, element) = (*key, *element);
+        for _ in 0..self.count(id)? {
+            each(self, key, element)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn boolean(&mut self, id: TypeId) -> Result<bool> {
+        self.expect(id, builtin::BOOL, "a bool")?;
+        Ok(self.read_uint()? != 0)
+    }
+
+    pub(crate) fn uint(&mut self, id: TypeId) -> Result<u64> {
+        self.expect(id, builtin::UINT, "an unsigned integer")?;
+        self.read_uint()
+    }
+
+    pub(crate) fn uint32(&mut self, id: TypeId) -> Result<u32> {
+        let at = self.offset;
+        let value = self.uint(id)?;
+        u32::try_from(value).map_err(|_| GobError {
+            offset: at,
+            detail: format!("expected a 32-bit number, found {value}"),
+        })
+    }
+
+    pub(crate) fn int(&mut self, id: TypeId) -> Result<i64> {
+        self.expect(id, builtin::INT, "a signed integer")?;
+        self.read_int()
+    }
+
+    /// The bytes of a string.
+    pub(crate) fn string(&mut self, id: TypeId) -> Result<&'a [u8]> {
+        self.expect(id, builtin::STRING, "a string")?;
+        self.read_bytes()
+    }
+
+    /// The text of a string, which must be UTF-8.
+    pub(crate) fn text(&mut self, id: TypeId) -> Result<String> {
+        let at = self.offset;
+        let bytes = self.string(id)?;
+        let text = std::str::from_utf8(bytes);
+        text.map(str::to_owned)
+            .map_err(|_| GobError { offset: at, detail: "expected UTF-8 text".into() })
+    }
+
+    pub(crate) fn bytes(&mut self, id: TypeId) -> Result<&'a [u8]> {
+        self.expect(id, builtin::BYTES, "bytes")?;
+        self.read_bytes()
+    }
+
+    /// What a type that encodes itself made.
+    pub(crate) fn opaque(&mut self, id: TypeId) -> Result<&'a [u8]> {
+        match self.types.get(&id) {
+            Some(WireType::Opaque) => self.read_bytes(),
+            _ => Err(self.mismatch("a type that encodes itself", id)),
+        }
+    }
+
+    /// Passes over a value of any type.
+    pub(crate) fn skip(&mut self, id: TypeId) -> Result<()> {
+        self.skip_nested(id, 0)
+    }
+
+    /// An error at this place.
+    pub(crate) fn wrong(&self, detail: impl Into<String>) -> GobError {
+        GobError { offset: self.offset, detail: detail.into() }
+    }
+
+    fn skip_nested(&mut self, id: TypeId, depth: usize) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(self.wrong("values are nested too deeply"));
+        }
+        match id {
+            builtin::BOOL | builtin::INT | builtin::UINT | builtin::FLOAT => {
+                self.read_uint()?;
+            }
+            builtin::BYTES | builtin::STRING => {
+                self.read_bytes()?;
+            }
+            builtin::COMPLEX => {
+                self.read_uint()?;
+                self.read_uint()?;
+            }
+            builtin::INTERFACE => return self.skip_interface(),
+            _ => match self.types.get(&id).cloned() {
+                None => return Err(self.wrong(format!("type {id} is not defined"))),
+                Some(WireType::Opaque) => {
+                    self.read_bytes()?;
+                }
+                Some(WireType::Slice { element } | WireType::Array { element, .. }) => {
+                    for _ in 0..self.count(id)? {
+                        self.skip_nested(element, depth + 1)?;
+                    }
+                }
+                Some(WireType::Map { key, element }) => {
+                    for _ in 0..self.count(id)? {
+                        self.skip_nested(key, depth + 1)?;
+                        self.skip_nested(element, depth + 1)?;
+                    }
+                }
+                Some(WireType::Struct { fields }) => {
+                    let plan: Plan = fields.iter().map(|field| (Some(0), field.id)).collect();
+                    self.structure(&plan, |d, _, id| d.skip_nested(id, depth + 1))?;
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// An interface value: a type name, a type id and a length that covers the value.
+    fn skip_interface(&mut self) -> Result<()> {
+        if !self.read_bytes()?.is_empty() {
+            self.read_int()?;
+            self.read_bytes()?;
+        }
+        Ok(())
+    }
+
+    /// A `wireType` struct (CONTRACT A.10).
+    fn definition(&mut self) -> Result<WireType> {
+        let mut found = None;
+        self.fields(|d, kind| {
+            let mut numbers = [0_i64; 2];
+            let mut fields = Vec::new();
+            d.fields(|d, field| match (kind, field) {
+                (_, 1) => d.fields(|d, field| match field {
+                    1 => d.read_bytes().map(|_| ()),
+                    2 => d.read_int().map(|_| ()),
+                    _ => Err(d.wrong("a type's common part has an unknown field")),
+                }),
+                (3, 2) => {
+                    for _ in 0..d.count(0)? {
+                        fields.push(d.field_definition()?);
+                    }
+                    Ok(())
+                }
+                (1 | 2 | 4, 2 | 3) => {
+                    numbers[field - 2] = d.read_int()?;
+                    Ok(())
+                }
+                _ => Err(d.wrong("a type definition has an unknown field")),
+            })?;
+            found = Some(match kind {
+                1 => WireType::Array {
+                    element: numbers[0],
+                    length: u64::try_from(numbers[1]).map_err(|_| d.wrong("negative length"))?,
+                },
+                2 => WireType::Slice { element: numbers[0] },
+                3 => WireType::Struct { fields: std::mem::take(&mut fields).into() },
+                4 => WireType::Map { key: numbers[0], element: numbers[1] },
+                5..=7 => WireType::Opaque,
+                _ => return Err(d.wrong(format!("type definition of unknown kind {kind}"))),
+            });
+            Ok(())
+        })?;
+        found.ok_or_else(|| self.wrong("an empty type definition"))
+    }
+
+    fn field_definition(&mut self) -> Result<Field> {
+        let (mut name, mut id) = (String::new(), 0);
+        self.fields(|d, field| {
+            match field {
+                1 => name = String::from_utf8_lossy(d.read_bytes()?).into_owned(),
+                2 => id = d.read_int()?,
+                _ => return Err(d.wrong("a field definition has an unknown field")),
+            }
+            Ok(())
+        })?;
+        Ok(Field { name: name.into(), id })
+    }
+
+    /// Reads the fields of a struct that every stream knows, numbered from 1.
+    fn fields(&mut self, mut each: impl FnMut(&mut Self, usize) -> Result<()>) -> Result<()> {
+        let mut number = 0_usize;
+        loop {
+            let delta = self.read_uint()?;
+            if delta == 0 {
+                return Ok(());
+            }
+            let next = usize::try_from(delta).ok().and_then(|delta| number.checked_add(delta));
+            number = next.ok_or_else(|| self.wrong("field number out of range"))?;
+            each(self, number)?;
+        }
+    }
+
+    fn read_uint(&mut self) -> Result<u64> {
+        let Some((&first, rest)) = self.input[self.offset..].split_first() else {
+            return Err(self.wrong("the stream ends inside a value"));
+        };
+        if first < 0x80 {
+            self.offset += 1;
+            return Ok(first.into());
+        }
+        let count = usize::from(0_u8.wrapping_sub(first));
+        if count > 8 {
+            return Err(self.wrong(format!("expected an integer, found {first:#04x}")));
+        }
+        let Some(bytes) = rest.get(..count) else {
+            return Err(self.wrong("the stream ends inside an integer"));
+        };
+        self.offset += 1 + count;
+        Ok(bytes.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)))
+    }
+
+    fn read_int(&mut self) -> Result<i64> {
+        let value = self.read_uint()?;
+        let magnitude = (value >> 1).cast_signed();
+        Ok(if value & 1 == 0 { magnitude } else { !magnitude })
+    }
+
+    fn read_bytes(&mut self) -> Result<&'a [u8]> {
+        let length = self.length("value")?;
+        let bytes = &self.input[self.offset..self.offset + length];
+        self.offset += length;
+        Ok(bytes)
+    }
+
+    /// A length that what is left of the input can hold.
+    fn length(&mut self, of: &str) -> Result<usize> {
+        let at = self.offset;
+        let length = self.read_uint()?;
+        let bounded = usize::try_from(length).ok().filter(|length| *length <= self.left());
+        bounded.ok_or_else(|| GobError {
+            offset: at,
+            detail: format!("a {of} of {length} bytes, but {} are left", self.left()),
+        })
+    }
+
+    /// The next message, whole.
+    #[cfg(test)]
+    pub(crate) fn message(&mut self) -> Result<&'a [u8]> {
+        self.read_bytes()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    fn left(&self) -> usize {
+        self.input.len() - self.offset
+    }
+
+    fn expect(&self, found: TypeId, expected: TypeId, name: &str) -> Result<()> {
+        if found == expected { Ok(()) } else { Err(self.mismatch(name, found)) }
+    }
+
+    fn mismatch(&self, expected: &str, found: TypeId) -> GobError {
+        let found = match found {
+            builtin::BOOL => "a bool".into(),
+            builtin::INT => "a signed integer".into(),
+            builtin::UINT => "an unsigned integer".into(),
+            builtin::FLOAT => "a float".into(),
+            builtin::BYTES => "bytes".into(),
+            builtin::STRING => "a string".into(),
+            id => match self.types.get(&id) {
+                Some(WireType::Slice { .. }) => "a slice".into(),
+                Some(WireType::Array { .. }) => "an array".into(),
+                Some(WireType::Struct { .. }) => "a struct".into(),
+                Some(WireType::Map { .. }) => "a map".into(),
+                Some(WireType::Opaque) => "a type that encodes itself".into(),
+                None => format!("type {id}"),
+            },
+        };
+        self.wrong(format!("expected {expected}, found {found}"))
+    }
+}

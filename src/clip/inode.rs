@@ -1,0 +1,49 @@
+//! Inode numbers of v2 archives (CONTRACT A.5): stable from build to build, and never one of those
+//! that go-fuse keeps for itself.
+
+use super::node::NodePath;
+use crate::digest::Digest;
+
+/// The root's number.
+pub const ROOT: u64 = 1;
+
+/// FNV-1a (64 bits) over the layer digest's text and the path.
+pub fn number(layer: Digest, path: &NodePath) -> u64 {
+    let text = layer.to_string();
+    valid(hash(text.bytes().chain(path.as_bytes().iter().copied())))
+}
+
+/// The number to try when `number` is taken.
+pub fn next(number: u64) -> u64 {
+    valid(number.wrapping_add(1))
+}
+
+fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// 0 means "none", 1 is the root's, the largest is reserved by go-fuse.
+fn valid(number: u64) -> u64 {
+    match number {
+        0 | 1 | u64::MAX => 2,
+        number => number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_upstream() {
+        assert_eq!(hash("sha256:aa/a".bytes()), 4_641_675_121_235_287_950);
+    }
+
+    #[test]
+    fn stays_clear_of_reserved_numbers() {
+        assert_eq!([0, 1, 2, u64::MAX - 1, u64::MAX].map(valid), [2, 2, 2, u64::MAX - 1, 2]);
+        assert_eq!(next(u64::MAX - 1), 2);
+    }
+}

@@ -1,0 +1,268 @@
+//! The table of settings: for each its flag, environment names, settings-file key and default.
+//!
+//! Keys under `imageService` are beta9's (CONTRACT section G); those under `clipwright` are ours.
+
+use std::collections::BTreeMap;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+/// One setting. Secrets have no flag, since other users can see a process's arguments.
+pub(super) struct Setting {
+    /// The flag without its dashes; empty when there is none.
+    pub(super) flag: &'static str,
+    /// Names in the environment; the first that is set counts.
+    pub(super) env: &'static [&'static str],
+    /// Dotted path in the settings file; empty when it can't stand there.
+    pub(super) file: &'static str,
+    /// What holds when nobody says anything.
+    pub(super) default: Option<&'static str>,
+    /// What its values look like, for errors and help.
+    pub(super) expected: &'static str,
+    /// Never shown.
+    pub(super) secret: bool,
+    /// May be given more than once, or separated by commas.
+    pub(super) list: bool,
+    /// What it is for.
+    pub(super) help: &'static str,
+}
+
+const NONE: Setting = Setting {
+    flag: "",
+    env: &[],
+    file: "",
+    default: None,
+    expected: "a value",
+    secret: false,
+    list: false,
+    help: "",
+};
+
+macro_rules! settings {
+    ($($name:ident { $($field:ident: $value:expr),* $(,)? })*) => {
+        $(pub(super) const $name: Setting = Setting { $($field: $value,)* ..NONE };)*
+        /// Every setting, in the order of the help text.
+        pub(super) const ALL: &[&Setting] = &[$(&$name),*];
+    };
+}
+
+settings! {
+    CONFIG {
+        flag: "config", env: &["CLIPWRIGHT_CONFIG", "CONFIG_PATH"],
+        expected: "a file", help: "Settings file, YAML or JSON",
+    }
+    LISTEN {
+        flag: "listen", env: &["CLIPWRIGHT_LISTEN"], file: "clipwright.listen",
+        default: Some("127.0.0.1:8080"), expected: "an address and a port such as 127.0.0.1:8080",
+        help: "Where the API is served; needs a token unless only this machine can reach it",
+    }
+    TOKEN {
+        env: &["CLIPWRIGHT_TOKEN"], file: "clipwright.token", secret: true,
+        expected: "printable ASCII without spaces, in quotes",
+        help: "Bearer token that clients must send",
+    }
+    TOKEN_FILE {
+        flag: "token-file", env: &["CLIPWRIGHT_TOKEN_FILE"], file: "clipwright.tokenFile",
+        expected: "a file", help: "File that holds the bearer token that clients must send",
+    }
+    DATA_DIR {
+        flag: "data-dir", env: &["CLIPWRIGHT_DATA_DIR"], file: "clipwright.dataDir",
+        expected: "a directory",
+        help: "Everything that is kept on this machine; by default in the user's data directory",
+    }
+    DATABASE_URL {
+        env: &["CLIPWRIGHT_DATABASE_URL", "DATABASE_URL"], file: "clipwright.databaseUrl",
+        secret: true, expected: "an address that starts with postgres://, in quotes",
+        help: "PostgreSQL server; without one a private server is kept in the data directory",
+    }
+    WORKERS {
+        flag: "workers", env: &["CLIPWRIGHT_WORKERS"], file: "clipwright.workers",
+        default: Some("2"), expected: "1 to 256", help: "Jobs worked on at a time",
+    }
+    LEASE_SECONDS {
+        flag: "lease-seconds", env: &["CLIPWRIGHT_LEASE_SECONDS"], file: "clipwright.leaseSeconds",
+        default: Some("30"), expected: "1 to 3600",
+        help: "How long a worker that fell silent keeps its job",
+    }
+    MAX_ATTEMPTS {
+        flag: "max-attempts", env: &["CLIPWRIGHT_MAX_ATTEMPTS"], file: "clipwright.maxAttempts",
+        default: Some("3"), expected: "1 to 100", help: "How often a job is tried",
+    }
+    POLL_SECONDS {
+        flag: "poll-seconds", env: &["CLIPWRIGHT_POLL_SECONDS"], file: "clipwright.pollSeconds",
+        default: Some("1"), expected: "0.05 to 60",
+        help: "How often workers look for jobs that nobody told them of",
+    }
+    STORE {
+        flag: "store", env: &["CLIPWRIGHT_STORE"], file: "imageService.registryStore",
+        default: Some("local"), expected: "local or s3", help: "Where archives go",
+    }
+    STORE_DIR {
+        flag: "store-dir", env: &["CLIPWRIGHT_STORE_DIR"], file: "clipwright.storeDir",
+        expected: "a directory",
+        help: "Directory of the local store; by default images in the data directory",
+    }
+    S3_BUCKET {
+        flag: "s3-bucket", env: &["CLIPWRIGHT_S3_BUCKET"],
+        file: "imageService.registries.s3.bucketName",
+        expected: "a bucket name", help: "Bucket of the s3 store",
+    }
+    S3_REGION {
+        flag: "s3-region", env: &["CLIPWRIGHT_S3_REGION"],
+        file: "imageService.registries.s3.region", default: Some("us-east-1"),
+        expected: "a region name", help: "Region of the bucket",
+    }
+    S3_ENDPOINT {
+        flag: "s3-endpoint", env: &["CLIPWRIGHT_S3_ENDPOINT"],
+        file: "imageService.registries.s3.endpoint",
+        expected: "http:// or https://, a host and no credentials",
+        help: "Base address of an S3-compatible server instead of AWS",
+    }
+    S3_FORCE_PATH_STYLE {
+        flag: "s3-force-path-style", env: &["CLIPWRIGHT_S3_FORCE_PATH_STYLE"],
+        file: "imageService.registries.s3.forcePathStyle", default: Some("false"),
+        expected: "true or false",
+        help: "Put the bucket into the path rather than into the host name",
+    }
+    S3_ACCESS_KEY {
+        env: &["CLIPWRIGHT_S3_ACCESS_KEY"], file: "imageService.registries.s3.accessKey",
+        secret: true, expected: "an access key, in quotes",
+        help: "Access key; without one the ambient AWS credentials are used",
+    }
+    S3_SECRET_KEY {
+        env: &["CLIPWRIGHT_S3_SECRET_KEY"], file: "imageService.registries.s3.secretKey",
+        secret: true, expected: "a secret key, in quotes",
+        help: "Secret key that belongs to the access key",
+    }
+    S3_PART_MIB {
+        flag: "s3-part-mib", env: &["CLIPWRIGHT_S3_PART_MIB"], file: "clipwright.s3PartMib",
+        default: Some("16"), expected: "5 to 256", help: "MiB in a part of a multipart upload",
+    }
+    DOCKER_USERNAME {
+        env: &["CLIPWRIGHT_DOCKER_USERNAME"], file: "imageService.registries.docker.username",
+        expected: "a user name", help: "Docker Hub user for pulls that bring no credentials",
+    }
+    DOCKER_PASSWORD {
+        env: &["CLIPWRIGHT_DOCKER_PASSWORD"], file: "imageService.registries.docker.password",
+        secret: true, expected: "a password, in quotes",
+        help: "Password or token of the Docker Hub user",
+    }
+    CLIP_VERSION {
+        flag: "clip-version", env: &["CLIPWRIGHT_CLIP_VERSION", "B9_CLIP_VERSION"],
+        file: "imageService.clipVersion", default: Some("2"), expected: "1 or 2",
+        help: "Archive version of jobs that don't ask for one",
+    }
+    BUILD_REGISTRY {
+        file: "imageService.buildRegistry", default: Some("registry.localhost:5000"),
+        expected: "host or host:port", help: "Registry that built images are pushed to",
+    }
+    BUILD_REGISTRY_INSECURE {
+        file: "imageService.buildRegistryInsecure", default: Some("true"),
+        expected: "true or false", help: "Whether the build registry is spoken to without TLS",
+    }
+    INSECURE_REGISTRIES {
+        flag: "insecure-registry", env: &["CLIPWRIGHT_INSECURE_REGISTRIES"],
+        file: "clipwright.insecureRegistries", list: true,
+        expected: "host or host:port, separated by commas",
+        help: "Registry that is spoken to without TLS",
+    }
+    REFERENCE_FORM {
+        flag: "reference-form", env: &["CLIPWRIGHT_REFERENCE_FORM"],
+        file: "clipwright.referenceForm", default: Some("digest"),
+        expected: "digest or tag-and-digest",
+        help: "How archives name their image; tag-and-digest is for workers older than May 2026",
+    }
+    SECRET_KEY {
+        env: &["CLIPWRIGHT_SECRET_KEY"], file: "clipwright.secretKey", secret: true,
+        expected: "32 bytes in hex or base64, in quotes",
+        help: "Key that encrypts credentials in the database",
+    }
+    LOG_FORMAT {
+        flag: "log-format", env: &["CLIPWRIGHT_LOG_FORMAT"], file: "clipwright.logFormat",
+        default: Some("text"), expected: "text or json", help: "How log lines look",
+    }
+    LOG_LEVEL {
+        flag: "log-level", env: &["CLIPWRIGHT_LOG_LEVEL", "RUST_LOG"], file: "clipwright.logLevel",
+        default: Some("info"),
+        expected: "error, warn, info, debug, trace or off, or a list that has target=level too",
+        help: "Which log lines are written",
+    }
+}
+
+/// The settings given on the command line; flatten it into a clap command.
+#[derive(Debug, Clone, Default)]
+pub struct SettingsArgs {
+    values: BTreeMap<&'static str, String>,
+}
+
+impl SettingsArgs {
+    pub(super) fn get(&self, setting: &Setting) -> Option<&str> {
+        self.values.get(setting.flag).map(String::as_str)
+    }
+}
+
+impl Setting {
+    fn arg(&self) -> Arg {
+        let mut help = format!("{}\n[values: {}]", self.help, self.expected);
+        for (what, text) in [
+            ("default", self.default.unwrap_or_default().to_owned()),
+            ("env", self.env.join(", ")),
+            ("file", self.file.to_owned()),
+        ] {
+            if !text.is_empty() {
+                help = format!("{help} [{what}: {text}]");
+            }
+        }
+        let action = if self.list { ArgAction::Append } else { ArgAction::Set };
+        Arg::new(self.flag).long(self.flag).value_name("VALUE").action(action).help(help)
+    }
+}
+
+impl clap::Args for SettingsArgs {
+    fn augment_args(command: Command) -> Command {
+        command.args(ALL.iter().filter(|setting| !setting.flag.is_empty()).map(|s| s.arg()))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for SettingsArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut args = Self::default();
+        args.update_from_arg_matches(matches)?;
+        Ok(args)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for setting in ALL.iter().filter(|setting| !setting.flag.is_empty()) {
+            if let Some(values) = matches.get_many::<String>(setting.flag) {
+                let values: Vec<_> = values.map(String::as_str).collect();
+                self.values.insert(setting.flag, values.join(","));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::Args as _;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_sound() {
+        SettingsArgs::augment_args(Command::new("x")).debug_assert();
+        let mut names = BTreeSet::new();
+        for setting in ALL {
+            assert!(!setting.help.is_empty());
+            assert!(!setting.secret || setting.flag.is_empty(), "{}", setting.file);
+            for name in setting.env.iter().chain([&setting.flag, &setting.file]) {
+                assert!(name.is_empty() || names.insert(*name), "{name} stands twice");
+            }
+        }
+    }
+}

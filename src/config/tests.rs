@@ -1,0 +1,258 @@
+use std::collections::HashMap;
+use std::fs;
+
+use clap::{Args as _, Command, FromArgMatches as _};
+use secrecy::ExposeSecret;
+
+use super::*;
+
+/// One run of the program: arguments, environment and settings file.
+#[derive(Default)]
+struct Run {
+    args: Vec<String>,
+    env: HashMap<String, String>,
+    file: Option<tempfile::NamedTempFile>,
+}
+
+impl Run {
+    fn args(mut self, args: &[&str]) -> Self {
+        self.args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self
+    }
+
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    fn file(self, text: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let run = self.env("CONFIG_PATH", file.path().to_str().unwrap());
+        Self { file: Some(file), ..run }
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        let command = SettingsArgs::augment_args(Command::new("test").no_binary_name(true));
+        let matches = command.try_get_matches_from(&self.args).unwrap();
+        let args = SettingsArgs::from_arg_matches(&matches).unwrap();
+        let home = |name: &str| (name == "HOME").then(|| "/home/u".into());
+        Config::resolve(&args, &|name| self.env.get(name).map(Into::into).or_else(|| home(name)))
+    }
+
+    fn error(&self) -> String {
+        self.load().unwrap_err().to_string()
+    }
+}
+
+#[test]
+fn the_defaults_work() {
+    let config = Run::default().load().unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert!(config.token.is_none() && config.docker_hub.is_none());
+    assert_eq!(config.data_dir, Path::new("/home/u/.local/share/clipwright"));
+    let in_data_dir = |name| config.data_dir.join(name);
+    assert!(matches!(&config.database,
+        DatabaseSettings::Private { data_dir } if *data_dir == config.data_dir));
+    assert!(matches!(&config.store,
+        StoreSettings::Directory(path) if *path == in_data_dir("images")));
+    assert!(matches!(&config.secret_key,
+        SecretKeySource::File(path) if *path == in_data_dir("secret.key")));
+    assert_eq!((config.workers, config.max_attempts, config.clip_version), (2, 3, 2));
+    assert_eq!((config.lease.as_secs(), config.poll_interval.as_millis()), (30, 1000));
+    assert_eq!(config.reference_form, ReferenceForm::Digest);
+    assert_eq!(config.insecure_hosts, ["registry.localhost:5000"]);
+
+    let config = Run::default().env("XDG_DATA_HOME", "/xdg").load().unwrap();
+    assert_eq!(config.data_dir, Path::new("/xdg/clipwright"));
+    let config = Run::default().env("XDG_DATA_HOME", "relative").load().unwrap();
+    assert_eq!(config.data_dir, Path::new("/home/u/.local/share/clipwright"));
+}
+
+#[test]
+fn each_layer_is_stronger_than_the_next() {
+    let version = |run: &Run| run.load().unwrap().workers;
+    let run = Run::default().file("clipwright: {workers: 3}");
+    assert_eq!(version(&run), 3);
+    let run = run.env("CONFIG_JSON", r#"{"clipwright": {"workers": 4}}"#);
+    assert_eq!(version(&run), 4);
+    let run = run.env("CLIPWRIGHT_WORKERS", "5");
+    assert_eq!(version(&run), 5);
+    let run = run.args(&["--workers", "6"]);
+    assert_eq!(version(&run), 6);
+
+    // The first name in the environment is the stronger; empty is as good as unset.
+    let run = Run::default().env("B9_CLIP_VERSION", "1");
+    assert_eq!(run.load().unwrap().clip_version, 1);
+    let run = run.env("CLIPWRIGHT_CLIP_VERSION", "");
+    assert_eq!(run.load().unwrap().clip_version, 1);
+    let run = run.env("CLIPWRIGHT_CLIP_VERSION", "2");
+    assert_eq!(run.load().unwrap().clip_version, 2);
+
+    // The settings file is itself a setting.
+    let run = Run::default().file("clipwright: {workers: 3}").env("CLIPWRIGHT_CONFIG", "/nowhere");
+    assert!(run.error().starts_with("CLIPWRIGHT_CONFIG in the environment names /nowhere: "));
+}
+
+#[test]
+fn a_file_in_beta9s_shape() {
+    let text = "
+database: {redis: {mode: single}}
+imageService:
+  localCacheEnabled: true
+  clipVersion: 1
+  registryStore: s3
+  buildRegistry: Registry.example.com
+  buildRegistryInsecure: false
+  registries:
+    docker: {username: '', password: ''}
+    s3:
+      bucketName: images
+      region: eu-west-1
+      endpoint: http://minio:9000/
+      accessKey: visible-id
+      secretKey: visible-secret
+      forcePathStyle: true
+  runner: {tags: {python3.10: py310}}
+clipwright:
+  insecureRegistries: [localhost:5001, 'Cache:80']
+  referenceForm: tag-and-digest
+  databaseUrl: postgres://u:visible@db/x
+  pollSeconds: 0.25
+";
+    let config = Run::default().file(text).load().unwrap();
+    let StoreSettings::S3(s3) = &config.store else { panic!("{config:?}") };
+    assert_eq!((s3.bucket.as_str(), s3.region.as_str()), ("images", "eu-west-1"));
+    assert_eq!(s3.endpoint.as_deref(), Some("http://minio:9000"));
+    assert_eq!((s3.force_path_style, s3.part_size), (true, 16 << 20));
+    assert_eq!(s3.keys.as_ref().unwrap().1.expose_secret(), "visible-secret");
+    assert_eq!((config.clip_version, config.poll_interval.as_millis()), (1, 250));
+    assert_eq!(config.insecure_hosts, ["cache:80", "localhost:5001"]);
+    assert_eq!(config.reference_form, ReferenceForm::TagAndDigest);
+    assert!(config.docker_hub.is_none());
+    assert!(matches!(config.secret_key, SecretKeySource::Absent));
+    assert!(!format!("{config:?}").contains("visible"));
+
+    // JSON is as good, and so are tabs in it.
+    let json = "{\n\t\"imageService\": {\n\t\t\"clipVersion\": 1\n\t}\n}";
+    assert_eq!(Run::default().file(json).load().unwrap().clip_version, 1);
+    assert_eq!(Run::default().file("").load().unwrap().clip_version, 2);
+}
+
+#[test]
+fn a_bad_value_is_refused_by_key_and_source() {
+    let run = Run::default().file("imageService: {clipVersion: 7}");
+    let path = run.file.as_ref().unwrap().path().display().to_string();
+    let expected = format!("imageService.clipVersion = 7 in settings file {path}: expected 1 or 2");
+    assert_eq!(run.error(), expected);
+    assert_eq!(
+        Run::default().env("B9_CLIP_VERSION", "two").error(),
+        "B9_CLIP_VERSION = two in the environment: expected 1 or 2"
+    );
+    assert_eq!(
+        Run::default().args(&["--workers", "0"]).error(),
+        "--workers = 0 on the command line: expected 1 to 256"
+    );
+    assert_eq!(
+        Run::default().env("CONFIG_JSON", r#"{"imageService": []}"#).error(),
+        "imageService in CONFIG_JSON: expected a mapping"
+    );
+    assert_eq!(
+        Run::default().env("CONFIG_JSON", r#"{"clipwright": {"wokers": 1}}"#).error()[..44],
+        *"clipwright.wokers in CONFIG_JSON is no setti"
+    );
+    assert!(
+        Run::default().env("CONFIG_JSON", "a: b: c").error().starts_with("CONFIG_JSON is neither")
+    );
+
+    for args in [
+        ["--listen", "8080"],
+        ["--listen", ""],
+        ["--lease-seconds", "1.5"],
+        ["--max-attempts", "101"],
+        ["--poll-seconds", "NaN"],
+        ["--store", "gcs"],
+        ["--store-dir", ""],
+        ["--s3-bucket", "a/b"],
+        ["--s3-endpoint", "minio:9000"],
+        ["--s3-endpoint", "http://key:secret@minio"],
+        ["--s3-force-path-style", "yes"],
+        ["--s3-part-mib", "4"],
+        ["--insecure-registry", "http://x"],
+        ["--reference-form", "tag"],
+        ["--log-format", "xml"],
+        ["--log-level", "verbose"],
+    ] {
+        let error = Run::default().args(&args).error();
+        assert!(error.starts_with(&format!("{} = {} on the", args[0], args[1])), "{error}");
+    }
+}
+
+#[test]
+fn secrets_are_not_shown_when_they_are_bad() {
+    for (name, value) in [
+        ("CLIPWRIGHT_TOKEN", "visible token"),
+        ("DATABASE_URL", "mysql://visible"),
+        ("CLIPWRIGHT_SECRET_KEY", "visible"),
+    ] {
+        let error = Run::default().env(name, value).error();
+        assert!(error.starts_with(&format!("{name} in the environment: expected")), "{error}");
+        assert!(!error.contains("visible"), "{error}");
+    }
+    // Read as a number it would not be what was written.
+    let error = Run::default().file("clipwright: {token: 1e3}").error();
+    assert!(error.contains("clipwright.token in settings file"), "{error}");
+    assert!(error.ends_with("in quotes"), "{error}");
+}
+
+#[test]
+fn settings_that_need_each_other() {
+    let error = Run::default().args(&["--store", "s3"]).error();
+    assert!(error.starts_with("imageService.registries.s3.bucketName is not set"), "{error}");
+    let error = Run::default().env("CLIPWRIGHT_S3_ACCESS_KEY", "AK").error();
+    assert!(error.starts_with("imageService.registries.s3.secretKey is not set"), "{error}");
+    let error = Run::default().env("CLIPWRIGHT_DOCKER_PASSWORD", "p").error();
+    assert!(error.starts_with("imageService.registries.docker.username is not set"), "{error}");
+    let run = Run::default()
+        .env("CLIPWRIGHT_DOCKER_USERNAME", "u")
+        .env("CLIPWRIGHT_DOCKER_PASSWORD", "p");
+    assert_eq!(run.load().unwrap().docker_hub.unwrap().0, "u");
+}
+
+#[test]
+fn others_are_let_in_with_a_token_only() {
+    for listen in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[::ffff:192.0.2.1]:80"] {
+        let run = Run::default().args(&["--listen", listen]);
+        assert!(run.error().contains("needs a token"), "{listen}");
+        assert!(run.env("CLIPWRIGHT_TOKEN", "t").load().is_ok(), "{listen}");
+    }
+    for listen in ["127.0.0.1:0", "127.9.9.9:1", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
+        assert!(Run::default().args(&["--listen", listen]).load().is_ok(), "{listen}");
+    }
+}
+
+#[test]
+fn the_token_comes_from_the_stronger_place() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "from-file\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let token = |run: &Run| run.load().unwrap().token.unwrap().expose_secret().to_owned();
+
+    let run = Run::default().args(&["--token-file", path]);
+    assert_eq!(token(&run), "from-file");
+    assert_eq!(token(&run.env("CLIPWRIGHT_TOKEN", "from-env")), "from-file");
+    let run = Run::default()
+        .file(&format!("clipwright: {{tokenFile: {path}}}"))
+        .env("CLIPWRIGHT_TOKEN", "from-env");
+    assert_eq!(token(&run), "from-env");
+    let run = run.env("CLIPWRIGHT_TOKEN_FILE", path);
+    assert_eq!(
+        run.error(),
+        "CLIPWRIGHT_TOKEN and CLIPWRIGHT_TOKEN_FILE are both set: expected one of them"
+    );
+
+    fs::write(file.path(), "two words\n").unwrap();
+    let error = Run::default().args(&["--token-file", path]).error();
+    assert!(error.starts_with("--token-file on the command line names"), "{error}");
+    assert!(!error.contains("two words"));
+}

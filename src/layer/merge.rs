@@ -1,0 +1,395 @@
+//! Many layers become one tree, by the rules of the OCI image-spec ("Applying Changesets"), which
+//! `umoci unpack` follows too:
+//!
+//! - a layer's whiteouts act first, and so on lower layers only, wherever they stand in the tar;
+//! - a directory over a directory changes its attributes and keeps its children; everything else
+//!   replaces what was there, children included;
+//! - parents are resolved through symlinks, never out of the root; missing ones are made
+//!   (0755, root, 1970), since upstream's readers find nothing without (CONTRACT A.7);
+//! - a hard link is another name of the same inode, also when that came from a lower layer; the
+//!   attributes in its own header mean nothing.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::entry::{Entry, EntryKind, Meta};
+use super::{LayerError, LayerIndex};
+use crate::clip::inode;
+use crate::clip::node::{Attr, FileContent, Node, NodeKind, NodePath, RemoteRef, Special};
+use crate::digest::Digest;
+
+/// Symlinks followed on the way to one parent; Linux gives up at 40, umoci at 255.
+const MAX_HOPS: usize = 255;
+
+/// Applies `layers`, bottom to top, to an empty root. Gives the nodes sorted by path, the root
+/// first.
+pub fn merge<'a>(
+    layers: impl IntoIterator<Item = &'a LayerIndex>,
+) -> Result<Vec<Node>, LayerError> {
+    let mut merger: Option<Merger> = None;
+    for layer in layers {
+        let merger = merger.get_or_insert_with(|| Merger::new(layer.digest));
+        merger.layer = layer.digest;
+        merger.apply(&layer.entries).map_err(|Broken { path, detail }| LayerError::Merge {
+            layer: layer.digest,
+            path: path.to_string(),
+            detail,
+        })?;
+    }
+    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""))).into_nodes())
+}
+
+type InodeId = usize;
+type NameId = usize;
+const ROOT: NameId = 0;
+
+/// What one or more names refer to.
+struct Inode {
+    kind: InodeKind,
+    meta: Meta,
+    /// The layer that made it or, for directories, last changed it.
+    layer: Digest,
+}
+
+enum InodeKind {
+    Directory,
+    File { offset: u64, length: u64 },
+    Symlink { target: Vec<u8> },
+    Special { special: Special, rdev: u32 },
+}
+
+/// A name in the tree; names that were removed stay in the arena, referred to by nobody.
+struct Name {
+    inode: InodeId,
+    /// Only directories have any.
+    children: BTreeMap<Box<[u8]>, NameId>,
+}
+
+struct Merger {
+    names: Vec<Name>,
+    inodes: Vec<Inode>,
+    layer: Digest,
+}
+
+/// An entry that can't be put into the tree.
+struct Broken {
+    path: NodePath,
+    detail: String,
+}
+
+impl Merger {
+    fn new(layer: Digest) -> Self {
+        let root = Inode { kind: InodeKind::Directory, meta: made_up(), layer };
+        let names = vec![Name { inode: 0, children: BTreeMap::new() }];
+        Self { names, inodes: vec![root], layer }
+    }
+
+    fn apply(&mut self, entries: &[Entry]) -> Result<(), Broken> {
+        self.whiteouts(entries);
+        for Entry { path, kind } in entries {
+            let broken = |detail| Broken { path: path.clone(), detail };
+            match kind {
+                EntryKind::Whiteout | EntryKind::Opaque => {}
+                _ => self.add(path, kind).map_err(broken)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn whiteouts(&mut self, entries: &[Entry]) {
+        let whiteout = |e: &Entry| matches!(e.kind, EntryKind::Whiteout | EntryKind::Opaque);
+        if !entries.iter().any(whiteout) {
+            return;
+        }
+        let directories: HashSet<&NodePath> = entries
+            .iter()
+            .filter(|e| matches!(e.kind, EntryKind::Directory(_)))
+            .map(|e| &e.path)
+            .collect();
+        for Entry { path, kind } in entries.iter().filter(|e| whiteout(e)) {
+            let opaque = *kind == EntryKind::Opaque;
+            let Some(directory) = (if opaque { Some(path.clone()) } else { path.parent() }) else {
+                continue;
+            };
+            // Through a symlink that this very layer turns into a directory, a whiteout would act
+            // on what the layer doesn't speak of.
+            let mut above = Some(directory.clone());
+            let turned = std::iter::from_fn(|| {
+                let here = above.take()?;
+                above = here.parent();
+                Some(here)
+            })
+            .any(|here| directories.contains(&here) && self.is_symlink(&here));
+            let Ok(Some(directory)) = self.find(&directory) else { continue };
+            if turned {
+                continue;
+            }
+            if opaque {
+                self.names[directory].children.clear();
+            } else {
+                self.names[directory].children.remove(path.name());
+            }
+        }
+    }
+
+    /// Whether the path itself, reached without following symlinks, is one.
+    fn is_symlink(&self, path: &NodePath) -> bool {
+        let mut at = ROOT;
+        for component in path.components() {
+            match self.names[at].children.get(component) {
+                Some(child) => at = *child,
+                None => return false,
+            }
+        }
+        matches!(self.inode(at).kind, InodeKind::Symlink { .. })
+    }
+
+    fn add(&mut self, path: &NodePath, kind: &EntryKind) -> Result<(), String> {
+        let Some(parent) = path.parent() else {
+            let EntryKind::Directory(meta) = kind else {
+                return Err("the root must be a directory".into());
+            };
+            self.change(ROOT, meta);
+            return Ok(());
+        };
+        let directory = self.make(&parent)?;
+        let existing = self.names[directory].children.get(path.name()).copied();
+        let (kind, meta) = match kind {
+            EntryKind::Directory(meta) => {
+                if let Some(existing) = existing
+                    && matches!(self.inode(existing).kind, InodeKind::Directory)
+                {
+                    self.change(existing, meta);
+                    return Ok(());
+                }
+                (InodeKind::Directory, meta)
+            }
+            EntryKind::File { meta, offset, length } => {
+                (InodeKind::File { offset: *offset, length: *length }, meta)
+            }
+            EntryKind::Symlink { meta, target } => {
+                (InodeKind::Symlink { target: target.clone() }, meta)
+            }
+            EntryKind::Special { meta, special, rdev } => {
+                (InodeKind::Special { special: *special, rdev: *rdev }, meta)
+            }
+            EntryKind::HardLink { target } => {
+                // First, as everywhere: a link can't be made to what it replaces.
+                self.names[directory].children.remove(path.name());
+                let inode = self.link_target(target)?;
+                self.put(directory, path.name().into(), inode);
+                return Ok(());
+            }
+            EntryKind::Whiteout | EntryKind::Opaque => return Ok(()),
+        };
+        self.inodes.push(Inode { kind, meta: meta.clone(), layer: self.layer });
+        self.put(directory, path.name().into(), self.inodes.len() - 1);
+        Ok(())
+    }
+
+    /// Gives an inode a name, in place of what had it before.
+    fn put(&mut self, directory: NameId, name: Box<[u8]>, inode: InodeId) -> NameId {
+        self.names.push(Name { inode, children: BTreeMap::new() });
+        let id = self.names.len() - 1;
+        self.names[directory].children.insert(name, id);
+        id
+    }
+
+    fn change(&mut self, directory: NameId, meta: &Meta) {
+        let inode = self.names[directory].inode;
+        self.inodes[inode].meta = meta.clone();
+        self.inodes[inode].layer = self.layer;
+    }
+
+    /// The inode that a hard link's target names; a symlink there is linked, not followed.
+    fn link_target(&self, target: &NodePath) -> Result<InodeId, String> {
+        let missing = || format!("hard link to {target}, which is not there");
+        let parent = target.parent().ok_or("hard link to the root")?;
+        let directory = self.find(&parent)?.ok_or_else(missing)?;
+        let name = self.names[directory].children.get(target.name()).ok_or_else(missing)?;
+        match self.inode(*name).kind {
+            InodeKind::Directory => Err(format!("hard link to {target}, which is a directory")),
+            _ => Ok(self.names[*name].inode),
+        }
+    }
+
+    fn inode(&self, name: NameId) -> &Inode {
+        &self.inodes[self.names[name].inode]
+    }
+
+    /// Finds a directory, following symlinks, the last one included. `None`: it isn't there.
+    fn find(&self, path: &NodePath) -> Result<Option<NameId>, String> {
+        let Walk { directory, missing } = self.walk(path)?;
+        Ok(missing.is_empty().then_some(directory))
+    }
+
+    /// Finds a directory as [`Self::find`] does, and makes what is missing.
+    fn make(&mut self, path: &NodePath) -> Result<NameId, String> {
+        let Walk { mut directory, missing } = self.walk(path)?;
+        for component in missing {
+            let kind = InodeKind::Directory;
+            self.inodes.push(Inode { kind, meta: made_up(), layer: self.layer });
+            directory = self.put(directory, component, self.inodes.len() - 1);
+        }
+        Ok(directory)
+    }
+
+    /// Walks as far as there are directories. `..` never leaves the root, and takes missing
+    /// components back lexically.
+    fn walk(&self, path: &NodePath) -> Result<Walk, String> {
+        let mut todo: Vec<Box<[u8]>> = path.components().map(Box::from).collect();
+        todo.reverse();
+        let mut trail = vec![ROOT]; // the directories from the root to here
+        let mut missing = Vec::new();
+        let mut hops = 0;
+        while let Some(component) = todo.pop() {
+            let here = trail[trail.len() - 1];
+            match &*component {
+                b"" | b"." => continue,
+                b".." => {
+                    if missing.pop().is_none() && trail.len() > 1 {
+                        trail.pop();
+                    }
+                    continue;
+                }
+                _ if !missing.is_empty() => {
+                    missing.push(component);
+                    continue;
+                }
+                _ => {}
+            }
+            let Some(child) = self.names[here].children.get(&component) else {
+                missing.push(component);
+                continue;
+            };
+            match &self.inode(*child).kind {
+                InodeKind::Directory => trail.push(*child),
+                InodeKind::Symlink { target } => {
+                    hops += 1;
+                    if hops > MAX_HOPS {
+                        return Err(format!("more than {MAX_HOPS} symlinks on the way to it"));
+                    }
+                    if target.first() == Some(&b'/') {
+                        trail.truncate(1);
+                    }
+                    todo.extend(target.rsplit(|b| *b == b'/').map(Box::from));
+                }
+                InodeKind::File { .. } | InodeKind::Special { .. } => {
+                    let name = String::from_utf8_lossy(&component).into_owned();
+                    return Err(format!("its parent {name:?} is not a directory"));
+                }
+            }
+        }
+        Ok(Walk { directory: trail[trail.len() - 1], missing })
+    }
+
+    fn into_nodes(self) -> Vec<Node> {
+        let mut paths: Vec<(NodePath, NameId)> = Vec::with_capacity(self.names.len());
+        let mut todo = vec![(NodePath::root(), ROOT)];
+        while let Some((path, name)) = todo.pop() {
+            for (component, child) in &self.names[name].children {
+                // Components come from clean paths and so make clean paths.
+                if let Ok(path) = path.join(component) {
+                    todo.push((path, *child));
+                }
+            }
+            paths.push((path, name));
+        }
+        paths.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+
+        let mut links = vec![0_u32; self.inodes.len()];
+        for (_, name) in &paths {
+            links[self.names[*name].inode] += 1;
+        }
+        let mut numbers = Numbers { given: vec![0; self.inodes.len()], used: HashSet::new() };
+        paths
+            .into_iter()
+            .map(|(path, name)| {
+                let id = self.names[name].inode;
+                let inode = &self.inodes[id];
+                let nlink = match inode.kind {
+                    InodeKind::Directory => 2 + self.subdirectories(name),
+                    _ => links[id],
+                };
+                let ino = numbers.of(id, inode.layer, &path);
+                inode.node(path, ino, nlink)
+            })
+            .collect()
+    }
+
+    fn subdirectories(&self, name: NameId) -> u32 {
+        let children = self.names[name].children.values();
+        let count =
+            children.filter(|c| matches!(self.inode(**c).kind, InodeKind::Directory)).count();
+        u32::try_from(count).unwrap_or(u32::MAX - 2)
+    }
+}
+
+/// How far a path leads.
+struct Walk {
+    /// The last directory that is there.
+    directory: NameId,
+    /// The components below it that are not.
+    missing: Vec<Box<[u8]>>,
+}
+
+/// Inode numbers (CONTRACT A.5): a hash of layer and path, unlike for unlike inodes.
+struct Numbers {
+    given: Vec<u64>,
+    used: HashSet<u64>,
+}
+
+impl Numbers {
+    fn of(&mut self, id: InodeId, layer: Digest, path: &NodePath) -> u64 {
+        if self.given[id] == 0 {
+            let mut number = if path.is_root() { inode::ROOT } else { inode::number(layer, path) };
+            while !self.used.insert(number) {
+                number = inode::next(number);
+            }
+            self.given[id] = number;
+        }
+        self.given[id]
+    }
+}
+
+impl Inode {
+    fn node(&self, path: NodePath, ino: u64, nlink: u32) -> Node {
+        let Meta { mode, uid, gid, mtime, atime, ctime, xattrs } = &self.meta;
+        let (kind, size, rdev) = match &self.kind {
+            InodeKind::Directory => (NodeKind::Directory, 0, 0),
+            InodeKind::File { offset, length } => {
+                let remote = RemoteRef { layer: self.layer, offset: *offset, length: *length };
+                (NodeKind::File(FileContent::Remote(remote)), *length, 0)
+            }
+            InodeKind::Symlink { target } => {
+                (NodeKind::Symlink { target: target.clone() }, target.len() as u64, 0)
+            }
+            InodeKind::Special { special, rdev } => (NodeKind::Special(*special), 0, *rdev),
+        };
+        // Linux has no other mode for symlinks, whatever the tar says.
+        let mode = if matches!(kind, NodeKind::Symlink { .. }) { 0o777 } else { *mode };
+        let attr = Attr {
+            ino,
+            size,
+            blocks: size.div_ceil(512),
+            atime: atime.seconds,
+            mtime: mtime.seconds,
+            ctime: ctime.seconds,
+            atime_nsec: atime.nanos,
+            mtime_nsec: mtime.nanos,
+            ctime_nsec: ctime.nanos,
+            mode: kind.type_bits() | mode,
+            nlink,
+            uid: *uid,
+            gid: *gid,
+            rdev,
+        };
+        Node { path, kind, attr, xattrs: xattrs.clone() }
+    }
+}
+
+fn made_up() -> Meta {
+    Meta { mode: 0o755, ..Meta::default() }
+}
+
+#[cfg(test)]
+mod tests;

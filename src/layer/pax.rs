@@ -1,0 +1,195 @@
+//! PAX extended headers (POSIX.1-2001 pax, "pax Extended Header"): `<length> <key>=<value>\n`.
+//!
+//! Records are found by their length, so that values may hold any byte, newlines included: file
+//! capabilities do.
+
+use std::collections::BTreeMap;
+
+use super::entry::Time;
+
+/// The records of one extended header that mean something to us.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Pax {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) link_path: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) mtime: Option<Time>,
+    pub(super) atime: Option<Time>,
+    pub(super) ctime: Option<Time>,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The content is a sparse map: it can't be pointed into.
+    pub(super) sparse: bool,
+}
+
+impl Pax {
+    pub(super) fn parse(mut rest: &[u8]) -> Result<Self, String> {
+        let mut pax = Self::default();
+        while !rest.is_empty() {
+            let (record, after) = split_record(rest)?;
+            pax.take(record)?;
+            rest = after;
+        }
+        Ok(pax)
+    }
+
+    fn take(&mut self, record: &[u8]) -> Result<(), String> {
+        let equals =
+            record.iter().position(|b| *b == b'=').ok_or("PAX record without an equals sign")?;
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        match key {
+            b"path" => self.path = set(value),
+            b"linkpath" => self.link_path = set(value),
+            b"size" => self.size = number(key, value)?,
+            b"uid" => self.uid = number(key, value)?,
+            b"gid" => self.gid = number(key, value)?,
+            b"mtime" => self.mtime = time(key, value)?,
+            b"atime" => self.atime = time(key, value)?,
+            b"ctime" => self.ctime = time(key, value)?,
+            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    if name.is_empty() || name.contains(&0) {
+                        return Err("PAX record of an extended attribute without a name".into());
+                    }
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
+                }
+                // Other keys (comment, uname, hdrcharset, ...) say nothing that an index holds.
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Splits `<length> <record>\n` off; the length counts itself and the newline.
+fn split_record(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
+    let bad = || "malformed PAX record length".to_owned();
+    let space = bytes.iter().take(20).position(|b| *b == b' ').ok_or_else(bad)?;
+    let digits = std::str::from_utf8(&bytes[..space]).map_err(|_| bad())?;
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let length: usize = digits.parse().map_err(|_| bad())?;
+    if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
+        return Err(bad());
+    }
+    Ok((&bytes[space + 1..length - 1], &bytes[length..]))
+}
+
+/// An empty value takes the record back.
+fn set(value: &[u8]) -> Option<Vec<u8>> {
+    (!value.is_empty()).then(|| value.to_vec())
+}
+
+fn invalid(key: &[u8], value: &[u8]) -> String {
+    let shown: String = String::from_utf8_lossy(value).chars().take(40).collect();
+    format!("PAX {} is {shown:?}, expected a number", String::from_utf8_lossy(key))
+}
+
+fn number<T: std::str::FromStr>(key: &[u8], value: &[u8]) -> Result<Option<T>, String> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let text = std::str::from_utf8(value).map_err(|_| invalid(key, value))?;
+    text.parse().map(Some).map_err(|_| invalid(key, value))
+}
+
+/// Seconds, optionally negative, optionally with a decimal fraction; digits past nanoseconds are
+/// cut. Times before 1970 become 1970.
+fn time(key: &[u8], value: &[u8]) -> Result<Option<Time>, String> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let bad = || invalid(key, value);
+    let text = std::str::from_utf8(value).map_err(|_| bad())?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds: i64 = whole.parse().map_err(|_| bad())?;
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let Ok(seconds) = u64::try_from(seconds) else { return Ok(Some(Time::default())) };
+    if whole.starts_with('-') {
+        return Ok(Some(Time::default())); // "-0.5"
+    }
+    let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
+    let nanos = nanos.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+    Ok(Some(Time { seconds, nanos }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
+        let body = key.len() + value.len() + 3; // space, equals sign, newline
+        let mut length = body + 1;
+        while length != body + length.to_string().len() {
+            length = body + length.to_string().len();
+        }
+        [format!("{length} ").as_bytes(), key, b"=", value, b"\n"].concat()
+    }
+
+    #[test]
+    fn reads_what_matters() {
+        let bytes = [
+            record(b"path", b"long/name"),
+            record(b"linkpath", b"target"),
+            record(b"size", b"8589934592"),
+            record(b"uid", b"1000"),
+            record(b"gid", b"2000000"),
+            record(b"mtime", b"1700000000.25"),
+            record(b"atime", b"-5.5"),
+            record(b"ctime", b"7"),
+            record(b"SCHILY.xattr.security.capability", b"\x01\n\0=\n"),
+            record(b"comment", b"ignored"),
+        ]
+        .concat();
+        let pax = Pax::parse(&bytes).unwrap();
+        assert_eq!(pax.path.as_deref(), Some(&b"long/name"[..]));
+        assert_eq!(pax.link_path.as_deref(), Some(&b"target"[..]));
+        assert_eq!(
+            (pax.size, pax.uid, pax.gid),
+            (Some(8_589_934_592), Some(1000), Some(2_000_000))
+        );
+        assert_eq!(pax.mtime, Some(Time { seconds: 1_700_000_000, nanos: 250_000_000 }));
+        assert_eq!(pax.atime, Some(Time::default()));
+        assert_eq!(pax.ctime, Some(Time { seconds: 7, nanos: 0 }));
+        assert_eq!(pax.xattrs[&b"security.capability"[..]], b"\x01\n\0=\n");
+        assert!(!pax.sparse);
+        assert!(Pax::parse(&record(b"GNU.sparse.major", b"1")).unwrap().sparse);
+    }
+
+    #[test]
+    fn refuses_malformed_records() {
+        for bytes in [
+            &b"x"[..],
+            b"5 a=b",
+            b"99 a=b\n",
+            b"0 \n",
+            b"2 \n",
+            b"+6 a=b\n",
+            b"99999999999999999999999 a=b\n",
+            b"6 a-b\n",
+            b"9 size=x\n",
+            b"12 mtime=1.x\n",
+            b"18446744073709551616 a=b\n",
+        ] {
+            assert!(Pax::parse(bytes).is_err(), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Pax::parse(&bytes);
+        }
+
+        #[test]
+        fn any_value_survives(value in proptest::collection::vec(any::<u8>(), 1..300)) {
+            let pax = Pax::parse(&record(b"SCHILY.xattr.user.x", &value)).unwrap();
+            prop_assert_eq!(&pax.xattrs[&b"user.x"[..]], &value);
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! Tar framing: a stream of uncompressed bytes, pushed in pieces of any size, becomes entries.
+//!
+//! Header fields are decoded by the `tar` crate. The framing is ours because an index needs the
+//! exact offset of each file's content, limits on every length, and extended headers whose values
+//! may hold any byte. Where formats differ it does as Go's `archive/tar`, which made most layers
+//! and reads them in every other tool (CONTRACT B.1: content starts after the last header block).
+
+use tar::Header;
+
+use super::Limits;
+use super::entry::{Entry, EntryKind, Meta, Name, Time, classify, clean};
+use super::pax::Pax;
+use crate::clip::node::{NodePath, Special};
+
+const BLOCK: usize = 512;
+
+/// Why a stream is not a tar that can be indexed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScanError {
+    /// The bytes are not what the format says.
+    Malformed {
+        /// Offset of the header in the uncompressed stream.
+        offset: u64,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A limit was passed.
+    Limit {
+        /// What there is too much of.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+/// Takes a tar apart as its bytes come by.
+#[derive(Debug)]
+pub struct TarScanner {
+    limits: Limits,
+    state: State,
+    block: [u8; BLOCK],
+    filled: usize,
+    /// Offset of the next byte in the uncompressed stream.
+    position: u64,
+    /// Extension headers that wait for the entry they describe.
+    extensions: Extensions,
+    entries: Vec<Entry>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Collecting a header block; `after_zero` when the last one was all zeros.
+    Header { after_zero: bool },
+    /// Collecting the content of an extension header: `size` bytes and then padding.
+    Extension { kind: Extension, data: Vec<u8>, size: usize, remaining: usize },
+    /// Passing over content, then over its padding.
+    Content { remaining: u64, padding: u64 },
+    /// After the end marker nothing means anything.
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Extension {
+    Pax,
+    PaxGlobal,
+    LongName,
+    LongLink,
+}
+
+#[derive(Debug, Default)]
+struct Extensions {
+    pax: Pax,
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    /// Content bytes of the headers so far.
+    bytes: u64,
+    present: bool,
+}
+
+impl TarScanner {
+    /// A scanner at the start of a stream.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: State::Header { after_zero: false },
+            block: [0; BLOCK],
+            filled: 0,
+            position: 0,
+            extensions: Extensions::default(),
+            entries: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), ScanError> {
+        while !bytes.is_empty() {
+            let taken = match &mut self.state {
+                State::Header { .. } => {
+                    let taken = bytes.len().min(BLOCK - self.filled);
+                    self.block[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
+                    self.filled += taken;
+                    taken
+                }
+                State::Extension { data, remaining, .. } => {
+                    let taken = bytes.len().min(*remaining);
+                    data.extend_from_slice(&bytes[..taken]);
+                    *remaining -= taken;
+                    taken
+                }
+                State::Content { remaining, padding } => {
+                    let content = at_most(bytes.len(), *remaining);
+                    *remaining -= content as u64;
+                    let pad = at_most(bytes.len() - content, *padding);
+                    *padding -= pad as u64;
+                    content + pad
+                }
+                State::Ended => bytes.len(),
+            };
+            self.position += taken as u64;
+            bytes = &bytes[taken..];
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    /// The entries, and notes on what was left out, once the stream has ended.
+    pub fn finish(self) -> Result<(Vec<Entry>, Vec<String>), ScanError> {
+        let whole = match &self.state {
+            State::Header { .. } => self.filled == 0 && !self.extensions.present,
+            State::Content { remaining, .. } => *remaining == 0, // Go, too, does without the padding
+            State::Extension { .. } => false,
+            State::Ended => true,
+        };
+        if whole {
+            Ok((self.entries, self.notes))
+        } else {
+            Err(malformed(self.position, "the stream ends inside an entry"))
+        }
+    }
+
+    /// Leaves every state that is complete.
+    fn advance(&mut self) -> Result<(), ScanError> {
+        match &mut self.state {
+            State::Header { after_zero } if self.filled == BLOCK => {
+                let after_zero = *after_zero;
+                self.filled = 0;
+                self.state = self.header(after_zero)?;
+                // A state that needs no bytes is complete at once.
+                if matches!(
+                    self.state,
+                    State::Content { remaining: 0, padding: 0 }
+                        | State::Extension { remaining: 0, .. }
+                ) {
+                    return self.advance();
+                }
+            }
+            State::Extension { remaining: 0, kind, data, size } => {
+                let (kind, size, mut data) = (*kind, *size, std::mem::take(data));
+                let start = self.position - data.len() as u64;
+                data.truncate(size);
+                self.extension(kind, data, start)?;
+                self.state = State::Header { after_zero: false };
+            }
+            State::Content { remaining: 0, padding: 0 } => {
+                self.state = State::Header { after_zero: false };
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Decides on a whole header block.
+    fn header(&mut self, after_zero: bool) -> Result<State, ScanError> {
+        let offset = self.position - BLOCK as u64;
+        if self.block.iter().all(|b| *b == 0) {
+            if self.extensions.present {
+                return Err(malformed(offset, "an extension header describes no entry"));
+            }
+            return Ok(if after_zero { State::Ended } else { State::Header { after_zero: true } });
+        }
+        if after_zero {
+            return Err(malformed(offset, "content follows a lone zero block"));
+        }
+        let block = self.block;
+        let header = Header::from_byte_slice(&block);
+        verify_checksum(header, offset)?;
+        let extension = match header.as_old().linkflag[0] {
+            b'x' => Some(Extension::Pax),
+            b'g' => Some(Extension::PaxGlobal),
+            b'L' => Some(Extension::LongName),
+            b'K' => Some(Extension::LongLink),
+            _ => None,
+        };
+        match extension {
+            Some(kind) => self.begin_extension(kind, header, offset),
+            None => self.entry(header, offset),
+        }
+    }
+
+    fn begin_extension(
+        &mut self,
+        kind: Extension,
+        header: &Header,
+        offset: u64,
+    ) -> Result<State, ScanError> {
+        let size = count(&header.as_old().size, "size", offset)?;
+        let total = self.extensions.bytes.saturating_add(size);
+        let limit = self.limits.extension_bytes;
+        let size = usize::try_from(size).ok().filter(|_| total <= limit).ok_or_else(|| {
+            let what = format!("the size of extension headers at offset {offset}");
+            ScanError::Limit { what, limit }
+        })?;
+        self.extensions.bytes = total;
+        let remaining = size.next_multiple_of(BLOCK);
+        Ok(State::Extension { kind, data: Vec::with_capacity(remaining), size, remaining })
+    }
+
+    fn extension(&mut self, kind: Extension, data: Vec<u8>, at: u64) -> Result<(), ScanError> {
+        match kind {
+            Extension::Pax => {
+                self.extensions.pax = Pax::parse(&data).map_err(|e| malformed(at, &e))?;
+            }
+            Extension::LongName => self.extensions.long_name = Some(until_nul(data)),
+            Extension::LongLink => self.extensions.long_link = Some(until_nul(data)),
+            Extension::PaxGlobal => {
+                // Go and umoci leave these out too; a comment is all that is found in practice.
+                let global = Pax::parse(&data).map_err(|e| malformed(at, &e))?;
+                if global != Pax::default() {
+                    self.notes.push(format!("global PAX header at offset {at} was ignored"));
+                }
+                self.extensions.bytes = 0;
+                return Ok(());
+            }
+        }
+        self.extensions.present = true;
+        Ok(())
+    }
+
+    /// Takes an entry down and says what follows its header.
+    fn entry(&mut self, header: &Header, offset: u64) -> Result<State, ScanError> {
+        let Extensions { pax, long_name, long_link, .. } = std::mem::take(&mut self.extensions);
+        let raw_name = long_name
+            .or_else(|| pax.path.clone())
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let shown = String::from_utf8_lossy(&raw_name).chars().take(200).collect::<String>();
+        let wrong = |detail: &str| malformed(offset, &format!("{shown:?}: {detail}"));
+        let path = clean(&raw_name).map_err(|e| wrong(&e))?;
+        self.check_length(path.as_bytes(), &shown)?;
+        let link = long_link
+            .or_else(|| pax.link_path.clone())
+            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+
+        let kind = header.as_old().linkflag[0];
+        let size = match kind {
+            // These have no content, whatever their size field says (as Go reads them).
+            b'1'..=b'6' => 0,
+            _ => pax.size.map_or_else(|| count(&header.as_old().size, "size", offset), Ok)?,
+        };
+        let padding = size.next_multiple_of(BLOCK as u64).checked_sub(size);
+        let (Some(padding), Some(_)) = (padding, self.position.checked_add(size)) else {
+            return Err(wrong("its size is beyond any stream"));
+        };
+        let follows = State::Content { remaining: size, padding };
+
+        let path = match classify(path).map_err(|e| wrong(&e))? {
+            Name::Bookkeeping => {
+                self.notes.push(format!("{shown} was left out: AUFS bookkeeping is no content"));
+                return Ok(follows);
+            }
+            Name::Whiteout(path) => return self.take(path, EntryKind::Whiteout, follows),
+            Name::Opaque(path) => return self.take(path, EntryKind::Opaque, follows),
+            Name::Path(path) => path,
+        };
+        if pax.sparse || kind == b'S' {
+            return Err(wrong(
+                "a sparse file has no contiguous content that an index could point to",
+            ));
+        }
+        let meta = meta(header, pax, offset)?;
+        let directory_by_name = raw_name.last() == Some(&b'/');
+        let entry = match kind {
+            b'5' => EntryKind::Directory(meta),
+            b'\0' if directory_by_name => EntryKind::Directory(meta), // as tars before POSIX
+            b'0' | b'\0' | b'7' => EntryKind::File { meta, offset: self.position, length: size },
+            b'2' => {
+                let target = link.ok_or_else(|| wrong("a symbolic link without a target"))?;
+                self.check_length(&target, &shown)?;
+                if target.is_empty() || target.contains(&0) {
+                    return Err(wrong("a symbolic link whose target is no path"));
+                }
+                EntryKind::Symlink { meta, target }
+            }
+            b'1' => {
+                let target = link.ok_or_else(|| wrong("a hard link without a target"))?;
+                let target = clean(&target).map_err(|e| wrong(&e))?;
+                self.check_length(target.as_bytes(), &shown)?;
+                EntryKind::HardLink { target }
+            }
+            b'3' | b'4' | b'6' => {
+                let (special, rdev) = match kind {
+                    b'3' => (Special::CharDevice, device_number(header, offset)?),
+                    b'4' => (Special::BlockDevice, device_number(header, offset)?),
+                    _ => (Special::Fifo, 0),
+                };
+                EntryKind::Special { meta, special, rdev }
+            }
+            other => {
+                let shown = char::from(other).escape_default();
+                return Err(wrong(&format!("tar entry type '{shown}' is not supported")));
+            }
+        };
+        self.take(path, entry, follows)
+    }
+
+    fn take(&mut self, path: NodePath, kind: EntryKind, then: State) -> Result<State, ScanError> {
+        if self.entries.len() >= self.limits.entries {
+            let limit = self.limits.entries as u64;
+            return Err(ScanError::Limit { what: "the number of tar entries".into(), limit });
+        }
+        self.entries.push(Entry { path, kind });
+        Ok(then)
+    }
+
+    fn check_length(&self, path: &[u8], shown: &str) -> Result<(), ScanError> {
+        if path.len() <= self.limits.path_bytes {
+            return Ok(());
+        }
+        let what = format!("the length of a path or link target at {shown:?}");
+        Err(ScanError::Limit { what, limit: self.limits.path_bytes as u64 })
+    }
+}
+
+fn malformed(offset: u64, detail: &str) -> ScanError {
+    ScanError::Malformed { offset, detail: detail.to_owned() }
+}
+
+fn at_most(have: usize, want: u64) -> usize {
+    usize::try_from(want).map_or(have, |want| have.min(want))
+}
+
+fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    bytes.truncate(end);
+    bytes
+}
+
+/// A numeric field as Go reads it: octal digits between blanks and NULs (none at all is 0), or
+/// base 256 with the first bit set.
+fn number(field: &[u8], name: &str, offset: u64) -> Result<i64, ScanError> {
+    let wrong = || malformed(offset, &format!("the {name} field is not a number"));
+    if field[0] & 0x80 != 0 {
+        let negative = field[0] & 0x40 != 0;
+        let first = if negative { field[0] } else { field[0] & 0x7f };
+        let start = if negative { -1_i128 } else { 0 };
+        let bytes = std::iter::once(&first).chain(&field[1..]);
+        let value = bytes.fold(start, |value, byte| (value << 8) | i128::from(*byte));
+        return i64::try_from(value).map_err(|_| wrong());
+    }
+    let blank = |b: &u8| matches!(b, b' ' | 0);
+    let digits: Vec<u8> =
+        field.iter().copied().skip_while(blank).take_while(|b| !blank(b)).collect();
+    digits.iter().try_fold(0_i64, |value, digit| match digit {
+        b'0'..=b'7' => Ok((value << 3) | i64::from(digit - b'0')), // 12 digits fit
+        _ => Err(wrong()),
+    })
+}
+
+/// A numeric field that can't be negative.
+fn count(field: &[u8], name: &str, offset: u64) -> Result<u64, ScanError> {
+    let value = number(field, name, offset)?;
+    u64::try_from(value).map_err(|_| malformed(offset, &format!("the {name} is {value}")))
+}
+
+fn verify_checksum(header: &Header, offset: u64) -> Result<(), ScanError> {
+    let expected = number(&header.as_old().cksum, "checksum", offset)?;
+    let bytes = header.as_bytes();
+    let sum = |value: fn(u8) -> i64| -> i64 {
+        let spaces = 8 * value(b' ');
+        let rest = bytes[..148].iter().chain(&bytes[156..]);
+        rest.fold(spaces, |sum, byte| sum + value(*byte))
+    };
+    // Some old tars summed signed bytes.
+    let found = sum(i64::from);
+    if expected == found || expected == sum(|b| i64::from(b.cast_signed())) {
+        return Ok(());
+    }
+    let detail = format!("the checksum is {found}, the header says {expected}");
+    Err(malformed(offset, &detail))
+}
+
+fn meta(header: &Header, pax: Pax, offset: u64) -> Result<Meta, ScanError> {
+    let fields = header.as_old();
+    let id = |field: &[u8], name: &str| {
+        let value = count(field, name, offset)?;
+        u32::try_from(value)
+            .map_err(|_| malformed(offset, &format!("the {name} {value} is over 32 bits")))
+    };
+    let mtime = if let Some(mtime) = pax.mtime {
+        mtime
+    } else {
+        let seconds = number(&fields.mtime, "mtime", offset)?;
+        Time { seconds: u64::try_from(seconds).unwrap_or(0), nanos: 0 }
+    };
+    let mode = u32::try_from(count(&fields.mode, "mode", offset)? & 0o7777).unwrap_or(0);
+    Ok(Meta {
+        mode,
+        uid: pax.uid.map_or_else(|| id(&fields.uid, "uid"), Ok)?,
+        gid: pax.gid.map_or_else(|| id(&fields.gid, "gid"), Ok)?,
+        mtime,
+        atime: pax.atime.unwrap_or(mtime),
+        ctime: pax.ctime.unwrap_or(mtime),
+        xattrs: pax.xattrs,
+    })
+}
+
+/// Packs major and minor numbers as Linux does for 32-bit device numbers.
+fn device_number(header: &Header, offset: u64) -> Result<u32, ScanError> {
+    let [major, minor] = match (header.as_ustar(), header.as_gnu()) {
+        (Some(fields), _) => [fields.dev_major, fields.dev_minor],
+        (_, Some(fields)) => [fields.dev_major, fields.dev_minor],
+        _ => [[0; 8]; 2],
+    };
+    let major = count(&major, "devmajor", offset)?;
+    let minor = count(&minor, "devminor", offset)?;
+    let packed = u32::try_from(major).ok().zip(u32::try_from(minor).ok());
+    let Some((major, minor)) =
+        packed.filter(|(major, minor)| *major <= 0xfff && *minor <= 0xf_ffff)
+    else {
+        let detail = format!("device number {major}:{minor} is not one of Linux");
+        return Err(malformed(offset, &detail));
+    };
+    Ok((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+use std::io::Cursor;
+
+use proptest::prelude::*;
+use tar::{Builder, EntryType};
+
+use super::*;
+
+fn header(kind: EntryType, size: u64) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(0o104_755);
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_mtime(1_700_000_000);
+    header
+}
+
+fn build(fill: impl FnOnce(&mut Builder<Vec<u8>>)) -> Vec<u8> {
+    let mut builder = Builder::new(Vec::new());
+    fill(&mut builder);
+    builder.into_inner().unwrap()
+}
+
+fn file(builder: &mut Builder<Vec<u8>>, name: &str, content: &[u8]) {
+    let mut header = header(EntryType::Regular, content.len() as u64);
+    builder.append_data(&mut header, name, Cursor::new(content)).unwrap();
+}
+
+fn scan_in_pieces(tar: &[u8], piece: usize) -> Result<(Vec<Entry>, Vec<String>), ScanError> {
+    let mut scanner = TarScanner::new(Limits::default());
+    for bytes in tar.chunks(piece) {
+        scanner.push(bytes)?;
+    }
+    scanner.finish()
+}
+
+fn scan(tar: &[u8]) -> Result<Vec<Entry>, ScanError> {
+    scan_in_pieces(tar, 10_000).map(|(entries, _)| entries)
+}
+
+/// A raw header block with these fields, its checksum right.
+fn block(kind: u8, name: &[u8], size: &[u8]) -> [u8; BLOCK] {
+    let mut header = Header::new_old();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(5);
+    header.as_old_mut().size[..size.len()].copy_from_slice(size);
+    header.as_old_mut().linkflag = [kind];
+    header.set_cksum();
+    *header.as_bytes()
+}
+
+#[test]
+fn every_kind_is_read_with_its_offset_and_attributes() {
+    let tar = build(|b| {
+        let mut dir = header(EntryType::Directory, 0);
+        b.append_data(&mut dir, "d/", std::io::empty()).unwrap();
+        file(b, "d/f", b"hello");
+        file(b, "d/empty", b"");
+        b.append_link(&mut header(EntryType::Symlink, 0), "d/s", "../x").unwrap();
+        b.append_link(&mut header(EntryType::Link, 0), "d/h", "./d/f").unwrap();
+        let mut device = header(EntryType::Char, 0);
+        device.set_device_major(10).unwrap();
+        device.set_device_minor(0x1_02).unwrap();
+        b.append_data(&mut device, "d/c", std::io::empty()).unwrap();
+        b.append_data(&mut header(EntryType::Fifo, 0), "d/p", std::io::empty()).unwrap();
+        file(b, "d/.wh.gone", b"");
+        file(b, "e/.wh..wh..opq", b"");
+    });
+    let entries = scan(&tar).unwrap();
+    let at = |path: &str| {
+        entries.iter().find(|e| e.path.as_bytes() == path.as_bytes()).unwrap().kind.clone()
+    };
+    assert_eq!(entries.len(), 9);
+    let EntryKind::Directory(meta) = at("/d") else { panic!() };
+    assert_eq!((meta.mode, meta.uid, meta.gid), (0o4755, 7, 8));
+    assert_eq!((meta.mtime, meta.atime), (Time { seconds: 1_700_000_000, nanos: 0 }, meta.mtime));
+    let EntryKind::File { offset, length, .. } = at("/d/f") else { panic!() };
+    assert_eq!(&tar[usize::try_from(offset).unwrap()..][..5], b"hello");
+    assert_eq!(length, 5);
+    assert!(matches!(at("/d/empty"), EntryKind::File { length: 0, .. }));
+    assert!(matches!(at("/d/s"), EntryKind::Symlink { target, .. } if target == b"../x"));
+    assert!(matches!(at("/d/h"), EntryKind::HardLink { target } if target.as_bytes() == b"/d/f"));
+    let EntryKind::Special { special, rdev, .. } = at("/d/c") else { panic!() };
+    assert_eq!((special, rdev), (Special::CharDevice, 0x10_0a02));
+    assert!(matches!(at("/d/p"), EntryKind::Special { special: Special::Fifo, .. }));
+    assert_eq!(at("/d/gone"), EntryKind::Whiteout);
+    assert_eq!(at("/e"), EntryKind::Opaque);
+}
+
+#[test]
+fn long_names_and_pax_records_win_over_the_header() {
+    let long = format!("{}/{}", "a".repeat(150), "b".repeat(150));
+    let tar = build(|b| {
+        file(b, &long, b"gnu"); // the builder writes a GNU long name
+        b.append_link(&mut header(EntryType::Symlink, 0), "s", &long).unwrap();
+        b.append_pax_extensions([
+            ("path", &b"p/q"[..]),
+            ("mtime", b"12.5"),
+            ("uid", b"3000000"),
+            ("SCHILY.xattr.user.a", b"1\n2"),
+        ])
+        .unwrap();
+        file(b, "short", b"pax");
+        file(b, "after", b"");
+    });
+    let entries = scan(&tar).unwrap();
+    assert_eq!(entries[0].path.as_bytes(), format!("/{long}").as_bytes());
+    assert!(
+        matches!(&entries[1].kind, EntryKind::Symlink { target, .. } if *target == long.as_bytes())
+    );
+    assert_eq!(entries[2].path.as_bytes(), b"/p/q");
+    let EntryKind::File { meta, offset, length } = &entries[2].kind else { panic!() };
+    assert_eq!(&tar[usize::try_from(*offset).unwrap()..][..3], b"pax");
+    assert_eq!(
+        (*length, meta.uid, meta.mtime),
+        (3, 3_000_000, Time { seconds: 12, nanos: 500_000_000 })
+    );
+    assert_eq!(meta.xattrs[&b"user.a"[..]], b"1\n2");
+    let EntryKind::File { meta, .. } = &entries[3].kind else { panic!() };
+    assert!(meta.xattrs.is_empty(), "extensions act on one entry only");
+}
+
+#[test]
+fn names_need_not_be_utf8() {
+    let tar = [&block(b'0', b"\xff\xfe", b"0")[..], &[0; 1024]].concat();
+    assert_eq!(scan(&tar).unwrap()[0].path.as_bytes(), b"/\xff\xfe");
+}
+
+#[test]
+fn a_pax_size_frames_the_content() {
+    let mut tar = build(|b| {
+        b.append_pax_extensions([("size", &b"600"[..])]).unwrap();
+    });
+    tar.truncate(1024);
+    tar.extend(block(b'0', b"big", b"0"));
+    tar.extend([1; 600]);
+    tar.extend([0; 424]);
+    tar.extend(block(b'0', b"next", b"0"));
+    let entries = scan(&tar).unwrap();
+    assert_eq!(entries.len(), 2);
+    assert!(matches!(entries[0].kind, EntryKind::File { length: 600, .. }));
+}
+
+#[test]
+fn odd_but_valid_streams() {
+    assert_eq!(scan(b"").unwrap(), []);
+    assert_eq!(scan(&[0; 1024]).unwrap(), []);
+    let mut tar = build(|b| file(b, "f", b"x"));
+    tar.extend(b"anything at all after the end");
+    assert_eq!(scan(&tar).unwrap().len(), 1);
+    assert_eq!(scan(&tar[..1024]).unwrap().len(), 1, "no end marker");
+    assert_eq!(scan(&tar[..513]).unwrap().len(), 1, "no padding");
+    // Header-only kinds have no content, whatever their size says.
+    let tar = [block(b'5', b"d", b"10000"), block(b'0', b"f", b"0")].concat();
+    assert_eq!(scan(&tar).unwrap().len(), 2);
+    let tar = block(b'\0', b"old/", b"0");
+    assert!(matches!(scan(&tar).unwrap()[0].kind, EntryKind::Directory(_)));
+}
+
+#[test]
+fn numbers_are_read_as_go_reads_them() {
+    let read = |field: &[u8]| number(field, "n", 0).ok();
+    assert_eq!(read(b"0000644\0"), Some(0o644));
+    assert_eq!(read(b"  644 \0 "), Some(0o644));
+    assert_eq!(read(&[0; 8]), Some(0));
+    assert_eq!(read(b"777777777777"), Some(0o777_777_777_777));
+    assert_eq!(read(&[0x80, 0, 0, 0, 0, 0, 1, 0]), Some(256));
+    assert_eq!(read(&[0xff; 12]), Some(-1));
+    assert_eq!(read(&[0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]), None);
+    assert_eq!(read(b"0000648\0"), None);
+    assert_eq!(read(b"-1\0\0\0\0\0\0"), None);
+}
+
+#[test]
+fn what_is_left_out_is_noted() {
+    let tar = build(|b| {
+        b.append_pax_extensions([("comment", &b"git"[..])]).unwrap();
+        file(b, "a", b"");
+        file(b, ".wh..wh.plnk/1.2", b"");
+    });
+    let mut global = tar.clone();
+    global[156] = b'g';
+    let mut fixed = Header::from_byte_slice(&global[..512]).clone();
+    fixed.set_cksum();
+    global[..512].copy_from_slice(fixed.as_bytes());
+    let (entries, notes) = scan_in_pieces(&global, 512).unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains("plnk"), "{notes:?}");
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let mut flipped = block(b'0', b"f", b"0");
+    flipped[0] ^= 1;
+    let lone = [&[0; 512][..], &block(b'0', b"f", b"0")].concat();
+    let cut = build(|b| file(b, "f", &[7; 5000]));
+    for (tar, expected) in [
+        (flipped.to_vec(), "the checksum is"),
+        (lone, "content follows a lone zero block"),
+        (cut[..1000].to_vec(), "the stream ends inside an entry"),
+        (cut[..100].to_vec(), "the stream ends inside an entry"),
+        (block(b'0', b"f", b"zz").to_vec(), "the size field is not a number"),
+        (block(b'S', b"sparse", b"0").to_vec(), "a sparse file has no contiguous content"),
+        (block(b'M', b"multi", b"0").to_vec(), "tar entry type 'M' is not supported"),
+        (block(b'2', b"s", b"0").to_vec(), "a symbolic link without a target"),
+        (block(b'0', b"a/.wh.", b"0").to_vec(), "is a whiteout of nothing"),
+    ] {
+        let error = format!("{:?}", scan(&tar).unwrap_err());
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn limits_hold() {
+    let limits = Limits { entries: 2, path_bytes: 20, extension_bytes: 1000, ..Limits::default() };
+    let tar_of = |name: &str| build(|b| file(b, name, b""));
+    let three = build(|b| ["a", "b", "c"].iter().for_each(|name| file(b, name, b"")));
+    for (tar, expected) in [
+        (three, "the number of tar entries"),
+        (tar_of(&"n".repeat(30)), "the length of a path"),
+        (tar_of(&"n/".repeat(1000)), "the size of extension headers"),
+    ] {
+        let mut scanner = TarScanner::new(limits);
+        let ScanError::Limit { what, .. } = scanner.push(&tar).unwrap_err() else { panic!() };
+        assert!(what.contains(expected), "{what}");
+    }
+    // A header may claim any size; nothing is allocated for it.
+    let claim = block(b'x', b"x", b"77777777777");
+    assert!(matches!(scan(&claim), Err(ScanError::Limit { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn pieces_of_any_size_make_the_same_entries(piece in 1_usize..3000) {
+        let tar = build(|b| {
+            file(b, &"long/".repeat(60), &[1; 700]);
+            file(b, "f", &[2; 512]);
+            file(b, "g", b"");
+        });
+        prop_assert_eq!(scan_in_pieces(&tar, piece), scan_in_pieces(&tar, tar.len()));
+    }
+
+    #[test]
+    fn never_panics(at in 0_usize..2048, value: u8, cut in 0_usize..4096) {
+        let mut tar = build(|b| {
+            b.append_pax_extensions([("path", &b"x"[..])]).unwrap();
+            file(b, "f", &[2; 512]);
+        });
+        let at = at % tar.len();
+        tar[at] = value;
+        tar.truncate(cut.max(1));
+        let _ = scan(&tar);
+    }
+}

@@ -1,0 +1,282 @@
+//! Authorization at one registry for one repository: challenges, tokens, renewal.
+//!
+//! Implements the distribution project's token protocol ("Token Authentication Specification" and
+//! its OAuth 2 form for identity tokens) and HTTP Basic (RFC 7617). Secrets leave this file only
+//! as `Authorization` headers that are marked sensitive.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http_auth::{ChallengeRef, parser::ChallengeParser};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::{RequestBuilder, StatusCode, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use crate::oci::credentials::Credentials;
+use crate::oci::error::OciError;
+use crate::oci::http::{Endpoint, read_capped};
+
+const MAX_TOKEN_ANSWER: u64 = 1 << 20;
+
+/// Holds the authorization in force and renews it when the registry refuses it.
+#[derive(Debug)]
+pub(super) struct Authenticator {
+    credentials: Credentials,
+    current: Mutex<Authorization>,
+}
+
+/// An `Authorization` header, or the lack of one, with its place in the sequence of renewals.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Authorization {
+    generation: u64,
+    header: Option<HeaderValue>,
+}
+
+impl Authorization {
+    pub(super) fn apply(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.header {
+            Some(header) => request.header(AUTHORIZATION, header.clone()),
+            None => request,
+        }
+    }
+}
+
+/// What a registry asks for in `WWW-Authenticate`.
+#[derive(Debug, PartialEq, Eq)]
+enum Challenge {
+    Bearer { realm: String, service: Option<String> },
+    Basic,
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+impl Authenticator {
+    pub(super) fn new(credentials: Credentials) -> Self {
+        Self { credentials, current: Mutex::default() }
+    }
+
+    /// Who we say we are, for error texts.
+    pub(super) fn identity(&self) -> String {
+        match &self.credentials {
+            Credentials::Anonymous => "an anonymous client".to_owned(),
+            Credentials::Basic { username, .. } => format!("user {username:?}"),
+            Credentials::IdentityToken(_) => "the given identity token".to_owned(),
+            Credentials::RegistryToken(_) => "the given registry token".to_owned(),
+        }
+    }
+
+    /// The authorization in force. The first call presents the credentials, if there are any:
+    /// wrong ones must be refused even where anybody may read.
+    pub(super) async fn current(&self, endpoint: &Endpoint) -> Result<Authorization, OciError> {
+        let mut current = self.current.lock().await;
+        if current.generation == 0 {
+            let header = match &self.credentials {
+                Credentials::Anonymous => None,
+                Credentials::RegistryToken(token) => Some(bearer(endpoint, token)?),
+                Credentials::Basic { .. } | Credentials::IdentityToken(_) => {
+                    let what = "its API version";
+                    let request = endpoint.http.get(endpoint.url(""));
+                    let answer = endpoint.send(request, what).await?;
+                    if answer.status() == StatusCode::UNAUTHORIZED {
+                        self.answer(endpoint, answer.headers()).await?
+                    } else {
+                        endpoint.check_available(&answer, what)?;
+                        None
+                    }
+                }
+            };
+            *current = Authorization { generation: 1, header };
+        }
+        Ok(current.clone())
+    }
+
+    /// A new authorization after the registry answered `refused` with 401 and `headers`. Of
+    /// several callers one does the work.
+    pub(super) async fn renew(
+        &self,
+        endpoint: &Endpoint,
+        refused: &Authorization,
+        headers: &HeaderMap,
+    ) -> Result<Authorization, OciError> {
+        let mut current = self.current.lock().await;
+        if current.generation == refused.generation {
+            let header = self.answer(endpoint, headers).await?;
+            *current = Authorization { generation: refused.generation + 1, header };
+        }
+        Ok(current.clone())
+    }
+
+    /// Answers the challenges in `headers` with the credentials.
+    async fn answer(
+        &self,
+        endpoint: &Endpoint,
+        headers: &HeaderMap,
+    ) -> Result<Option<HeaderValue>, OciError> {
+        let refused = |reason: &str| self.refused(endpoint, reason);
+        match (challenge(headers), &self.credentials) {
+            (_, Credentials::RegistryToken(_)) => Err(refused("it is not accepted")),
+            (Some(Challenge::Bearer { realm, service }), _) => {
+                self.token(endpoint, &realm, service.as_deref()).await.map(Some)
+            }
+            (Some(Challenge::Basic), Credentials::Basic { username, password }) => {
+                basic(endpoint, username, password).map(Some)
+            }
+            (Some(Challenge::Basic), Credentials::Anonymous) => {
+                Err(refused("a user name and a password are required"))
+            }
+            (Some(Challenge::Basic), Credentials::IdentityToken(_)) => {
+                Err(refused("the registry takes user name and password only"))
+            }
+            (None, _) => Err(refused("it names no way of authorization that we know")),
+        }
+    }
+
+    /// Fetches a token for pulling from the repository.
+    async fn token(
+        &self,
+        endpoint: &Endpoint,
+        realm: &str,
+        service: Option<&str>,
+    ) -> Result<HeaderValue, OciError> {
+        let what = "an access token";
+        let mut url = Url::parse(realm).map_err(|_| {
+            endpoint.unexpected(what, "the address of its token service is not valid".to_owned())
+        })?;
+        let anonymous = matches!(self.credentials, Credentials::Anonymous);
+        if !anonymous && endpoint.is_https() && url.scheme() != "https" {
+            return Err(endpoint.unexpected(
+                what,
+                "its token service is not reached over https, so it gets no credentials".to_owned(),
+            ));
+        }
+        let scope = format!("repository:{}:pull", endpoint.repository);
+        let request = if let Credentials::IdentityToken(token) = &self.credentials {
+            endpoint.http.post(url).form(&[
+                ("grant_type", "refresh_token"),
+                ("client_id", "clipwright"),
+                ("service", service.unwrap_or_default()),
+                ("scope", &scope),
+                ("refresh_token", token.expose_secret()),
+            ])
+        } else {
+            {
+                let mut query = url.query_pairs_mut();
+                query.append_pair("scope", &scope);
+                if let Some(service) = service {
+                    query.append_pair("service", service);
+                }
+            }
+            let request = endpoint.http.get(url);
+            match &self.credentials {
+                Credentials::Basic { username, password } => {
+                    request.header(AUTHORIZATION, basic(endpoint, username, password)?)
+                }
+                _ => request,
+            }
+        };
+        let answer = endpoint.send(request, what).await?;
+        endpoint.check_available(&answer, what)?;
+        let status = answer.status();
+        let body = read_capped(answer, endpoint, what, MAX_TOKEN_ANSWER).await?;
+        if !status.is_success() {
+            let reason = format!("the token service answered {status}");
+            return Err(self.refused(endpoint, &reason));
+        }
+        let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
+        match answer.and_then(|answer| answer.token.or(answer.access_token)) {
+            Some(token) => bearer(endpoint, &SecretString::from(token)),
+            None => Err(endpoint.unexpected(what, "its token service sent no token".to_owned())),
+        }
+    }
+
+    pub(super) fn refused(&self, endpoint: &Endpoint, reason: &str) -> OciError {
+        OciError::Unauthorized {
+            repository: endpoint.name(),
+            identity: self.identity(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// The first Bearer challenge, or else a Basic one.
+fn challenge(headers: &HeaderMap) -> Option<Challenge> {
+    let mut basic = None;
+    for header in headers.get_all(WWW_AUTHENTICATE) {
+        let Ok(text) = header.to_str() else { continue };
+        for challenge in ChallengeParser::new(text).map_while(Result::ok) {
+            if challenge.scheme.eq_ignore_ascii_case("bearer") {
+                if let Some(realm) = parameter(&challenge, "realm") {
+                    let service = parameter(&challenge, "service");
+                    return Some(Challenge::Bearer { realm, service });
+                }
+            } else if challenge.scheme.eq_ignore_ascii_case("basic") {
+                basic = Some(Challenge::Basic);
+            }
+        }
+    }
+    basic
+}
+
+fn parameter(challenge: &ChallengeRef<'_>, name: &str) -> Option<String> {
+    let (_, value) = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+    Some(value.to_unescaped())
+}
+
+fn basic(
+    endpoint: &Endpoint,
+    username: &str,
+    password: &SecretString,
+) -> Result<HeaderValue, OciError> {
+    let pair = STANDARD.encode(format!("{username}:{}", password.expose_secret()));
+    sensitive(endpoint, format!("Basic {pair}"))
+}
+
+fn bearer(endpoint: &Endpoint, token: &SecretString) -> Result<HeaderValue, OciError> {
+    sensitive(endpoint, format!("Bearer {}", token.expose_secret()))
+}
+
+fn sensitive(endpoint: &Endpoint, text: String) -> Result<HeaderValue, OciError> {
+    let mut value = HeaderValue::try_from(text).map_err(|_| {
+        let reason = "it holds characters that no HTTP header may hold";
+        endpoint.unexpected("an access token", reason.to_owned())
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(values: &[&'static str]) -> Option<Challenge> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(value));
+        }
+        challenge(&headers)
+    }
+
+    #[test]
+    fn prefers_bearer() {
+        let bearer = |realm: &str, service: Option<&str>| {
+            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+        };
+        assert_eq!(
+            asked(&[r#"Bearer realm="https://a/t",service="s, x",scope="y""#]),
+            bearer("https://a/t", Some("s, x"))
+        );
+        assert_eq!(
+            asked(&[r#"Basic realm="r""#, r#"bearer realm="https://a""#]),
+            bearer("https://a", None)
+        );
+        assert_eq!(asked(&[r#"Basic realm="r""#]), Some(Challenge::Basic));
+        assert_eq!(asked(&["Negotiate abc=="]), None);
+        assert_eq!(asked(&[r#"Bearer service="s""#]), None);
+        assert_eq!(asked(&[]), None);
+    }
+}

@@ -1,0 +1,286 @@
+//! `BlobStream`: a blob's bytes, resumed where they break off and verified as they pass.
+//!
+//! Knows nothing of registries or directories: it is given a way to open the blob at an offset.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, Stream, StreamExt, TryStreamExt, try_unfold};
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use crate::digest::Digest;
+use crate::oci::error::OciError;
+use crate::oci::manifest::Blob;
+use crate::retry::{Backoff, RetrySettings};
+
+/// A connection that brought this many bytes before it broke has proved the source alive: the
+/// count of failures starts again.
+const PROGRESS: u64 = 8 << 20;
+
+/// Bytes as they arrive, not verified.
+pub(super) type Body = BoxStream<'static, Result<Bytes, OciError>>;
+
+/// A blob's bytes in order, in chunks of whatever size arrives.
+///
+/// The stream ends after the last byte only when length and SHA-256 are right; otherwise its last
+/// item is the error. Nothing may be built on the bytes before that.
+pub struct BlobStream(Body);
+
+impl BlobStream {
+    /// Opens the blob with `open`, which takes the offset to start at, and does its own retries.
+    /// `repository` is where the blob is, for people.
+    pub(super) async fn open<O>(
+        repository: String,
+        blob: Blob,
+        open: O,
+        retry: RetrySettings,
+        cancel: CancellationToken,
+    ) -> Result<Self, OciError>
+    where
+        O: Fn(u64) -> BoxFuture<'static, Result<Body, OciError>> + Send + 'static,
+    {
+        let reader = Reader {
+            body: open(0).await?,
+            open,
+            repository,
+            blob,
+            backoff: Backoff::new(retry),
+            cancel,
+            hasher: Sha256::new(),
+            received: 0,
+            received_at_break: 0,
+        };
+        Ok(Self(try_unfold(reader, Reader::next).boxed()))
+    }
+}
+
+impl Stream for BlobStream {
+    type Item = Result<Bytes, OciError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+impl std::fmt::Debug for BlobStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobStream").finish_non_exhaustive()
+    }
+}
+
+struct Reader<O> {
+    body: Body,
+    open: O,
+    repository: String,
+    blob: Blob,
+    backoff: Backoff,
+    cancel: CancellationToken,
+    hasher: Sha256,
+    received: u64,
+    received_at_break: u64,
+}
+
+impl<O> Reader<O>
+where
+    O: Fn(u64) -> BoxFuture<'static, Result<Body, OciError>> + Send + 'static,
+{
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, OciError> {
+        let Blob { digest, size } = self.blob;
+        while self.received < size {
+            let Some(item) = self.cancel.run_until_cancelled(self.body.next()).await else {
+                return Err(OciError::Cancelled);
+            };
+            let broken = match item {
+                Some(Ok(chunk)) => {
+                    self.received += chunk.len() as u64;
+                    if self.received > size {
+                        return Err(OciError::WrongSize {
+                            repository: self.repository,
+                            digest,
+                            expected: size,
+                            found: self.received,
+                        });
+                    }
+                    self.hasher.update(&chunk);
+                    return Ok(Some((chunk, self)));
+                }
+                Some(Err(error)) => error,
+                None => OciError::TruncatedBlob {
+                    repository: self.repository.clone(),
+                    digest,
+                    expected: size,
+                    found: self.received,
+                },
+            };
+            self.resume(broken).await?;
+        }
+        let found = Digest::from_hasher(self.hasher);
+        if found == digest {
+            Ok(None)
+        } else {
+            let what = format!("blob from {}", self.repository);
+            Err(OciError::DigestMismatch { what, expected: digest, found })
+        }
+    }
+
+    async fn resume(&mut self, broken: OciError) -> Result<(), OciError> {
+        if self.received - self.received_at_break >= PROGRESS {
+            self.backoff.reset();
+        }
+        self.received_at_break = self.received;
+        self.backoff.wait_after(broken, &self.cancel).await?;
+        tracing::debug!(
+            repository = self.repository,
+            digest = %self.blob.digest,
+            offset = self.received,
+            "resuming a blob that broke off"
+        );
+        self.body = (self.open)(self.received).await?;
+        Ok(())
+    }
+}
+
+/// `body` without its first `count` bytes.
+pub(super) fn skip(body: Body, mut count: u64) -> Body {
+    if count == 0 {
+        return body;
+    }
+    body.map_ok(move |mut chunk| {
+        let dropped = usize::try_from(count).unwrap_or(usize::MAX).min(chunk.len());
+        chunk.advance(dropped);
+        count -= dropped as u64;
+        chunk
+    })
+    .try_filter(|chunk| std::future::ready(!chunk.is_empty()))
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"the quick brown fox jumps over the lazy dog";
+
+    fn blob() -> Blob {
+        Blob { digest: Digest::of(CONTENT), size: CONTENT.len() as u64 }
+    }
+
+    fn retry() -> RetrySettings {
+        RetrySettings {
+            attempts: 3,
+            base_delay: Duration::from_micros(1),
+            max_delay: Duration::from_millis(1),
+        }
+    }
+
+    /// What one opening of the blob brings: bytes, then an error if any.
+    type Opening = (&'static [u8], Option<OciError>);
+
+    /// Reads all of `blob` from `openings`; also gives the offsets they were opened at.
+    async fn read(blob: Blob, openings: Vec<Opening>) -> (Vec<u8>, Option<OciError>, Vec<u64>) {
+        let openings = Mutex::new(openings.into_iter());
+        let offsets = Arc::new(Mutex::new(Vec::new()));
+        let log = offsets.clone();
+        let open = move |offset: u64| -> BoxFuture<'static, Result<Body, OciError>> {
+            log.lock().unwrap().push(offset);
+            let (bytes, error) = openings.lock().unwrap().next().unwrap();
+            let items = bytes.chunks(5).map(|chunk| Ok(Bytes::from_static(chunk)));
+            let items: Vec<_> = items.chain(error.map(Err)).collect();
+            Box::pin(async { Ok(stream::iter(items).boxed()) })
+        };
+        let cancel = CancellationToken::new();
+        let mut stream =
+            BlobStream::open("h/r".to_owned(), blob, open, retry(), cancel).await.unwrap();
+        let (mut bytes, mut error) = (Vec::new(), None);
+        while let Some(item) = stream.next().await {
+            assert!(error.is_none(), "an item after the error");
+            match item {
+                Ok(chunk) => bytes.extend_from_slice(&chunk),
+                Err(found) => error = Some(found),
+            }
+        }
+        let offsets = offsets.lock().unwrap().clone();
+        (bytes, error, offsets)
+    }
+
+    fn reset() -> OciError {
+        OciError::Unavailable {
+            repository: "h/r".to_owned(),
+            what: "it".to_owned(),
+            reason: "reset".to_owned(),
+            retry_after: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn whole() {
+        let (bytes, error, offsets) = read(blob(), vec![(CONTENT, None)]).await;
+        assert_eq!((bytes.as_slice(), offsets), (CONTENT, vec![0]));
+        assert!(error.is_none());
+    }
+
+    #[tokio::test]
+    async fn resumes_where_it_broke() {
+        let openings =
+            vec![(&CONTENT[..10], Some(reset())), (&CONTENT[10..25], None), (&CONTENT[25..], None)];
+        let (bytes, error, offsets) = read(blob(), openings).await;
+        assert_eq!((bytes.as_slice(), offsets), (CONTENT, vec![0, 10, 25]));
+        assert!(error.is_none(), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn gives_up_in_the_end() {
+        let openings = vec![(&CONTENT[..10], None), (b"", None), (b"", None)];
+        let (bytes, error, _) = read(blob(), openings).await;
+        assert_eq!(bytes, &CONTENT[..10]);
+        assert!(matches!(error, Some(OciError::TruncatedBlob { found: 10, .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn wrong_bytes_end_in_an_error() {
+        let wrong = Blob { digest: Digest::of(b"other"), ..blob() };
+        let (bytes, error, _) = read(wrong, vec![(CONTENT, None)]).await;
+        assert_eq!(bytes, CONTENT);
+        assert!(matches!(error, Some(OciError::DigestMismatch { .. })), "{error:?}");
+        let empty = Blob { digest: Digest::of(b"x"), size: 0 };
+        let (_, error, _) = read(empty, vec![(b"", None)]).await;
+        assert!(matches!(error, Some(OciError::DigestMismatch { .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn too_many_bytes_end_in_an_error() {
+        let (_, error, _) = read(Blob { size: 7, ..blob() }, vec![(CONTENT, None)]).await;
+        assert!(matches!(error, Some(OciError::WrongSize { expected: 7, .. })), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn cancellation_ends_a_silent_body() {
+        let cancel = CancellationToken::new();
+        let open = |_| -> BoxFuture<'static, Result<Body, OciError>> {
+            Box::pin(async { Ok(stream::pending().boxed()) })
+        };
+        let mut stream = BlobStream::open("h/r".to_owned(), blob(), open, retry(), cancel.clone())
+            .await
+            .unwrap();
+        cancel.cancel();
+        assert!(matches!(stream.next().await, Some(Err(OciError::Cancelled))));
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn skips_across_chunks() {
+        for count in [0u64, 3, 5, 12, CONTENT.len() as u64] {
+            let body = stream::iter(CONTENT.chunks(5).map(|c| Ok(Bytes::from_static(c)))).boxed();
+            let rest: Vec<Bytes> = skip(body, count).try_collect().await.unwrap();
+            assert_eq!(rest.concat(), CONTENT[usize::try_from(count).unwrap()..]);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! HTTP as far as a registry needs it: where to send requests, and what answers mean before
+//! anybody looks at their content. Knows nothing of images or tokens.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
+
+use crate::oci::error::OciError;
+use crate::oci::reference::DOCKER_HUB;
+
+/// Where Docker Hub's API is served, whatever its images are called.
+const DOCKER_HUB_API: &str = "registry-1.docker.io";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_REDIRECTS: usize = 5;
+const MAX_ERROR_BODY: u64 = 64 << 10;
+
+/// One repository in one registry, and the connections to it.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) http: Client,
+    scheme: &'static str,
+    registry: String,
+    pub(super) repository: String,
+}
+
+impl Endpoint {
+    /// Sets the connections up; opens none. `registry` is normalised; `idle` is the longest
+    /// silence within an answer that is borne.
+    pub(super) fn new(
+        registry: &str,
+        repository: &str,
+        insecure_hosts: &[String],
+        idle: Duration,
+    ) -> Result<Self, OciError> {
+        // Fails when a provider is installed already, which is just as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut http = Client::builder()
+            .user_agent(concat!("clipwright/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(idle)
+            .redirect(Policy::custom(follow));
+        if is_loopback(host_name(registry)) {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|error| OciError::Client { reason: describe(error) })?;
+        Ok(Self {
+            http,
+            scheme: scheme(registry, insecure_hosts),
+            registry: registry.to_owned(),
+            repository: repository.to_owned(),
+        })
+    }
+
+    /// `registry/repository`, for people.
+    pub(super) fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
+    pub(super) fn is_https(&self) -> bool {
+        self.scheme == "https"
+    }
+
+    /// The address of `path` below the API's root.
+    pub(super) fn url(&self, path: &str) -> String {
+        let host = if self.registry == DOCKER_HUB { DOCKER_HUB_API } else { &self.registry };
+        format!("{}://{host}/v2/{path}", self.scheme)
+    }
+
+    /// Whether the answer is the registry's own, not that of a server it redirected to.
+    pub(super) fn is_own(&self, answer: &Response) -> bool {
+        reqwest::Url::parse(&self.url("")).is_ok_and(|own| own.origin() == answer.url().origin())
+    }
+
+    /// Sends a request; the status of the answer is the caller's to judge.
+    pub(super) async fn send(
+        &self,
+        request: RequestBuilder,
+        what: &str,
+    ) -> Result<Response, OciError> {
+        request.send().await.map_err(|error| self.unavailable(what, describe(error), None))
+    }
+
+    /// Refuses answers after which trying again can help: 408, 429 and 5xx.
+    pub(super) fn check_available(&self, answer: &Response, what: &str) -> Result<(), OciError> {
+        let status = answer.status();
+        let after = retry_after(answer.headers());
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            Err(OciError::RateLimited {
+                repository: self.name(),
+                what: what.to_owned(),
+                retry_after: after,
+            })
+        } else if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
+            Err(self.unavailable(what, format!("it answered {status}"), after))
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn unavailable(
+        &self,
+        what: &str,
+        reason: String,
+        retry_after: Option<Duration>,
+    ) -> OciError {
+        OciError::Unavailable {
+            repository: self.name(),
+            what: what.to_owned(),
+            reason,
+            retry_after,
+        }
+    }
+
+    pub(super) fn unexpected(&self, what: &str, reason: String) -> OciError {
+        OciError::Unexpected { repository: self.name(), what: what.to_owned(), reason }
+    }
+}
+
+/// Follows redirects, to other hosts without the `Authorization` header (reqwest drops it), but
+/// never from https to http.
+fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let downgrade = attempt.url().scheme() != "https"
+        && attempt.previous().last().is_some_and(|previous| previous.scheme() == "https");
+    if downgrade {
+        attempt.error("a redirect from https to http is not followed")
+    } else if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error("too many redirects")
+    } else {
+        attempt.follow()
+    }
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read_capped(
+    mut answer: Response,
+    endpoint: &Endpoint,
+    what: &str,
+    limit: u64,
+) -> Result<Bytes, OciError> {
+    let too_large =
+        || OciError::TooLarge { what: format!("{what} from {}", endpoint.name()), limit };
+    if answer.content_length().is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let mut body = BytesMut::new();
+    loop {
+        let chunk = answer.chunk().await;
+        match chunk.map_err(|error| endpoint.unavailable(what, describe(error), None))? {
+            None => return Ok(body.freeze()),
+            Some(chunk) if (body.len() + chunk.len()) as u64 > limit => return Err(too_large()),
+            Some(chunk) => body.extend_from_slice(&chunk),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    errors: Vec<ErrorEntry>,
+}
+
+#[derive(Deserialize)]
+struct ErrorEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The status, and the registry's own words if it has any (distribution-spec, "Error Codes").
+pub(super) async fn refusal(answer: Response, endpoint: &Endpoint) -> String {
+    let status = answer.status();
+    let body = read_capped(answer, endpoint, "an error", MAX_ERROR_BODY).await.unwrap_or_default();
+    let words = serde_json::from_slice::<ErrorBody>(&body)
+        .ok()
+        .and_then(|body| body.errors.into_iter().next())
+        .map(|error| format!("{}: {}", error.code, error.message))
+        .unwrap_or_default();
+    let words: String = words.chars().filter(|c| !c.is_control()).take(300).collect();
+    if words.is_empty() { status.to_string() } else { format!("{status}, {words}") }
+}
+
+/// The error and its causes, without the address: that may be signed.
+pub(super) fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::parse_from_rfc2822(text).ok()?;
+    Some((date.with_timezone(&Utc) - Utc::now()).to_std().unwrap_or_default())
+}
+
+/// `http` or `https`, by the host's name alone as go-containerregistry does (CONTRACT B.2), and
+/// by the settings' list of `host` or `host:port`.
+fn scheme(registry: &str, insecure_hosts: &[String]) -> &'static str {
+    let host = host_name(registry);
+    let local = host == "localhost"
+        || [".localhost", ".local"].iter().any(|suffix| host.ends_with(suffix))
+        || is_loopback(host)
+        || host.parse().is_ok_and(|address: Ipv4Addr| address.is_private());
+    let listed = insecure_hosts
+        .iter()
+        .any(|entry| entry.eq_ignore_ascii_case(registry) || entry.eq_ignore_ascii_case(host));
+    if local || listed { "http" } else { "https" }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+        || host.parse().is_ok_and(|address: Ipv6Addr| address.is_loopback())
+}
+
+/// `host[:port]` without the port, `[v6]:port` without brackets and port.
+fn host_name(registry: &str) -> &str {
+    match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => registry.split(':').next().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scheme_by_name() {
+        for http in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:5000",
+            "127.1.2.3",
+            "[::1]:5000",
+            "registry.localhost:5000",
+            "nas.local",
+            "10.0.0.1",
+            "192.168.1.1:80",
+            "172.16.0.1",
+            "Listed.example:5000",
+            "bare.example:1",
+        ] {
+            let listed = ["listed.example:5000".to_owned(), "bare.example".to_owned()];
+            assert_eq!(scheme(http, &listed), "http", "{http}");
+        }
+        for https in
+            ["index.docker.io", "ghcr.io", "localhost.evil.com", "1.2.3.4", "172.32.0.1", "local"]
+        {
+            assert_eq!(scheme(https, &[]), "https", "{https}");
+        }
+    }
+
+    #[test]
+    fn docker_hub_has_its_own_api_host() {
+        let endpoint = Endpoint::new(DOCKER_HUB, "library/a", &[], Duration::from_secs(1)).unwrap();
+        assert_eq!(endpoint.url("x"), "https://registry-1.docker.io/v2/x");
+        assert_eq!(endpoint.name(), "index.docker.io/library/a");
+    }
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        let after = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert!(after("Mon, 21 Oct 2999 07:28:00 GMT").unwrap() > Duration::from_secs(1_000_000));
+        assert_eq!(after("soon"), None);
+        assert_eq!(after("-1"), None);
+    }
+}

@@ -1,0 +1,169 @@
+//! An OCI layout directory as a source (OCI image-spec 1.1, "Image Layout").
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use futures_util::stream::{StreamExt, TryStreamExt};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
+use tokio_util::io::ReaderStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::oci::blob::{BlobStream, Body};
+use crate::oci::error::OciError;
+use crate::oci::manifest::{Blob, Document, IndexEntry, MAX_MANIFEST, Manifest, ManifestError};
+use crate::retry::RetrySettings;
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const CHUNK: usize = 256 << 10;
+
+#[derive(Debug)]
+pub(super) struct Layout {
+    directory: PathBuf,
+    tag: Option<String>,
+}
+
+impl Layout {
+    pub(super) fn new(directory: PathBuf, tag: Option<String>) -> Self {
+        Self { directory, tag }
+    }
+
+    /// The directory, for people.
+    pub(super) fn name(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    /// The entries of `index.json` that are called by the tag. Without a tag, all entries, as
+    /// long as they can be told apart by platform.
+    pub(super) async fn entries(&self) -> Result<Vec<IndexEntry>, OciError> {
+        let path = self.directory.join("index.json");
+        let bytes = self.read(&path, MAX_MANIFEST).await?;
+        let mut entries = match Manifest::parse(&bytes, None) {
+            Ok(Manifest::Index(entries)) => entries,
+            Ok(Manifest::Image(_)) => {
+                return Err(self.failed("its index.json is a manifest, not an index".to_owned()));
+            }
+            Err(ManifestError::Broken(reason) | ManifestError::Unsupported(reason)) => {
+                return Err(self.failed(format!("index.json: {reason}")));
+            }
+        };
+        let names: Vec<String> =
+            entries.iter().filter_map(|entry| entry.annotations.get(REF_NAME)).cloned().collect();
+        let held = || {
+            if names.is_empty() { "no named image".to_owned() } else { names.join(", ") }
+        };
+        match &self.tag {
+            Some(tag) => {
+                entries.retain(|entry| entry.annotations.get(REF_NAME) == Some(tag));
+                if entries.is_empty() {
+                    return Err(self.failed(format!("it has no image {tag:?}, but {}", held())));
+                }
+            }
+            None if entries.is_empty() => {
+                return Err(self.failed("its index.json lists no image".to_owned()));
+            }
+            None if entries.len() > 1 && entries.iter().any(|entry| entry.platform.is_none()) => {
+                let held = held();
+                return Err(self.failed(format!("it has several images, name one of: {held}")));
+            }
+            None => {}
+        }
+        Ok(entries)
+    }
+
+    pub(super) async fn manifest(&self, blob: Blob) -> Result<Document, OciError> {
+        let bytes = self.read(&self.path(blob), MAX_MANIFEST).await?;
+        Document::verified(bytes, None, Some(blob.digest), || {
+            format!("manifest in {}", self.name())
+        })
+    }
+
+    pub(super) async fn blob(
+        self: &Arc<Self>,
+        blob: Blob,
+        cancel: &CancellationToken,
+    ) -> Result<BlobStream, OciError> {
+        let layout = self.clone();
+        let open = move |offset| {
+            let layout = layout.clone();
+            async move {
+                let file = layout.open(blob, offset).await?;
+                let chunks = ReaderStream::with_capacity(file, CHUNK);
+                let body: Body = chunks
+                    .map_err(move |error| layout.failed(format!("blob {}: {error}", blob.digest)))
+                    .boxed();
+                Ok(body)
+            }
+            .boxed()
+        };
+        // A file that fails once fails again.
+        let once = RetrySettings { attempts: 1, ..RetrySettings::default() };
+        BlobStream::open(self.name(), blob, open, once, cancel.clone()).await
+    }
+
+    /// `len` bytes of a blob from `offset`; the caller has checked that they are within it.
+    pub(super) async fn range(
+        &self,
+        blob: Blob,
+        offset: u64,
+        len: usize,
+    ) -> Result<Bytes, OciError> {
+        let mut file = self.open(blob, offset).await?.take(len as u64);
+        let mut bytes = BytesMut::with_capacity(len);
+        while bytes.len() < len {
+            match file.read_buf(&mut bytes).await {
+                Ok(0) => return Err(self.failed(format!("blob {} has shrunk", blob.digest))),
+                Ok(_) => {}
+                Err(error) => return Err(self.failed(format!("blob {}: {error}", blob.digest))),
+            }
+        }
+        Ok(bytes.freeze())
+    }
+
+    async fn open(&self, blob: Blob, offset: u64) -> Result<File, OciError> {
+        let Blob { digest, size } = blob;
+        let path = self.path(blob);
+        let failed = |error: std::io::Error| {
+            if error.kind() == std::io::ErrorKind::NotFound {
+                OciError::BlobNotFound { repository: self.name(), digest }
+            } else {
+                self.failed(format!("blob {digest}: {error}"))
+            }
+        };
+        let mut file = File::open(&path).await.map_err(failed)?;
+        let found = file.metadata().await.map_err(failed)?.len();
+        if found != size {
+            let repository = self.name();
+            return Err(OciError::WrongSize { repository, digest, expected: size, found });
+        }
+        if offset > 0 {
+            file.seek(SeekFrom::Start(offset)).await.map_err(failed)?;
+        }
+        Ok(file)
+    }
+
+    /// A whole file of at most `limit` bytes.
+    async fn read(&self, path: &Path, limit: u64) -> Result<Bytes, OciError> {
+        let failed = |error: std::io::Error| {
+            let inside = path.strip_prefix(&self.directory).unwrap_or(path);
+            self.failed(format!("{}: {error}", inside.display()))
+        };
+        let file = File::open(path).await.map_err(failed)?;
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).await.map_err(failed)?;
+        if bytes.len() as u64 > limit {
+            return Err(OciError::TooLarge { what: path.display().to_string(), limit });
+        }
+        Ok(bytes.into())
+    }
+
+    fn path(&self, blob: Blob) -> PathBuf {
+        self.directory.join("blobs/sha256").join(blob.digest.hex())
+    }
+
+    fn failed(&self, reason: String) -> OciError {
+        OciError::Layout { directory: self.directory.clone(), reason }
+    }
+}

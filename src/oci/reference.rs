@@ -1,0 +1,323 @@
+//! `Reference`: the name of an image in a registry, by the rules of the distribution project
+//! (reference grammar and Docker Hub normalisation; CONTRACT B.1).
+//!
+//! Parsed once, trusted afterwards: every part is safe to put into a URL path.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// The canonical name of Docker Hub (CONTRACT B.1).
+pub const DOCKER_HUB: &str = "index.docker.io";
+/// Every name Docker Hub goes by.
+const DOCKER_HUB_NAMES: [&str; 3] = [DOCKER_HUB, "docker.io", "registry-1.docker.io"];
+pub(super) const DEFAULT_TAG: &str = "latest";
+const MAX_TEXT: usize = 1024;
+const MAX_HOST: usize = 255;
+const MAX_REPOSITORY: usize = 255;
+const MAX_TAG: usize = 128;
+
+/// `registry/repository[:tag][@digest]`; at least one of tag and digest is there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+/// Why a text is not a [`Reference`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not an image reference: {reason}")]
+pub struct InvalidReference {
+    /// The text, cut to 300 characters.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl Reference {
+    /// `host[:port]`, lower case; Docker Hub is always [`DOCKER_HUB`].
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The path in the registry, such as `library/alpine`.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag; `latest` when the text had neither tag nor digest.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest
+    }
+
+    /// The image that an archive's storage info points to (CONTRACT A.9, B.1, K): `reference` is
+    /// a digest, a tag, or `tag@digest`.
+    pub fn from_stored(
+        registry: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<Self, InvalidReference> {
+        let separator = if reference.starts_with("sha256:") { '@' } else { ':' };
+        format!("{registry}/{repository}{separator}{reference}").parse()
+    }
+}
+
+/// One name for each registry: lower case, and one for Docker Hub's several.
+pub fn normalise_registry(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    if DOCKER_HUB_NAMES.contains(&host.as_str()) { DOCKER_HUB.to_owned() } else { host }
+}
+
+impl FromStr for Reference {
+    type Err = InvalidReference;
+
+    fn from_str(text: &str) -> Result<Self, InvalidReference> {
+        parse(text)
+            .map_err(|reason| InvalidReference { text: text.chars().take(300).collect(), reason })
+    }
+}
+
+fn parse(text: &str) -> Result<Reference, &'static str> {
+    if text.len() > MAX_TEXT {
+        return Err("it is longer than 1024 bytes");
+    }
+    let (name, digest) = match text.split_once('@') {
+        None => (text, None),
+        Some((name, digest)) => {
+            (name, Some(digest.parse().map_err(|_| "its digest is not sha256: and 64 hex digits")?))
+        }
+    };
+    // A colon before the last slash belongs to a port.
+    let path_start = name.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match name[path_start..].split_once(':') {
+        None => (name, None),
+        Some((last, tag)) => (&name[..path_start + last.len()], Some(tag)),
+    };
+    if tag.is_some_and(|tag| !is_tag(tag)) {
+        return Err("its tag is not 1 to 128 letters, digits, dots, dashes and underscores");
+    }
+    let (registry, repository) = match name.split_once('/') {
+        Some((host, rest)) if looks_like_host(host) => {
+            if !is_host(host) {
+                return Err("its registry is not a host name with an optional port");
+            }
+            (normalise_registry(host), rest)
+        }
+        _ => (DOCKER_HUB.to_owned(), name),
+    };
+    let repository = if registry == DOCKER_HUB && !repository.contains('/') {
+        format!("library/{repository}")
+    } else {
+        repository.to_owned()
+    };
+    if !is_repository(&repository) {
+        return Err("its repository is not made of lower-case letters, digits and separators");
+    }
+    let tag = match (tag, &digest) {
+        (Some(tag), _) => Some(tag.to_owned()),
+        (None, None) => Some(DEFAULT_TAG.to_owned()),
+        (None, Some(_)) => None,
+    };
+    Ok(Reference { registry, repository, tag, digest })
+}
+
+/// A first component is a host, not a Docker Hub user, when it has a dot or a port.
+fn looks_like_host(component: &str) -> bool {
+    component.contains(['.', ':']) || component == "localhost"
+}
+
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => {
+            if address.parse::<Ipv6Addr>().is_err() {
+                return false;
+            }
+            match rest.strip_prefix(':') {
+                Some(port) => (None, Some(port)),
+                None if rest.is_empty() => (None, None),
+                None => return false,
+            }
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (Some(host), Some(port)),
+            None => (Some(text), None),
+        },
+    };
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_port = |port: &str| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    text.len() <= MAX_HOST
+        && host.is_none_or(|host| host.split('.').all(is_label))
+        && port.is_none_or(is_port)
+}
+
+/// Components of letters and digits, separated inside by `.`, `_`, `__` or dashes.
+fn is_repository(text: &str) -> bool {
+    let is_alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_component = |component: &str| {
+        component.bytes().next().is_some_and(is_alphanumeric)
+            && component.bytes().next_back().is_some_and(is_alphanumeric)
+            && component
+                .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                .all(|gap| matches!(gap, "" | "." | "_" | "__") || gap.bytes().all(|b| b == b'-'))
+    };
+    text.len() <= MAX_REPOSITORY && text.split('/').all(is_component)
+}
+
+fn is_tag(text: &str) -> bool {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.len() <= MAX_TAG
+        && text.bytes().next().is_some_and(is_word)
+        && text.bytes().all(|b| is_word(b) || b == b'.' || b == b'-')
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl TryFrom<String> for Reference {
+    type Error = InvalidReference;
+
+    fn try_from(text: String) -> Result<Self, InvalidReference> {
+        text.parse()
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEX: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+    #[test]
+    fn normalises() {
+        for (text, normal) in [
+            ("alpine", "index.docker.io/library/alpine:latest"),
+            ("alpine:3.20", "index.docker.io/library/alpine:3.20"),
+            ("bitnami/redis", "index.docker.io/bitnami/redis:latest"),
+            ("docker.io/alpine", "index.docker.io/library/alpine:latest"),
+            ("docker.io/library/alpine", "index.docker.io/library/alpine:latest"),
+            ("registry-1.docker.io/a/b/c", "index.docker.io/a/b/c:latest"),
+            ("INDEX.docker.io/alpine", "index.docker.io/library/alpine:latest"),
+            ("test.com:5000", "index.docker.io/library/test.com:5000"),
+            ("test:5000/repo", "test:5000/repo:latest"),
+            ("localhost/repo", "localhost/repo:latest"),
+            ("localhost:5000/a/b:c", "localhost:5000/a/b:c"),
+            ("Registry:80/repo", "registry:80/repo:latest"),
+            ("[::1]:5000/repo", "[::1]:5000/repo:latest"),
+            ("[2001:db8::7]/repo:t", "[2001:db8::7]/repo:t"),
+            ("ghcr.io/o/r__x/y-z.a:T_1.2-3", "ghcr.io/o/r__x/y-z.a:T_1.2-3"),
+            ("a--b/c---d", "index.docker.io/a--b/c---d:latest"),
+        ] {
+            assert_eq!(text.parse::<Reference>().unwrap().to_string(), normal, "{text}");
+        }
+        let pinned: Reference = format!("host:1/r:t@sha256:{HEX}").parse().unwrap();
+        assert_eq!((pinned.tag(), pinned.digest().unwrap().hex()), (Some("t"), HEX.to_owned()));
+        let bare: Reference = format!("r@sha256:{HEX}").parse().unwrap();
+        assert_eq!(bare.tag(), None);
+    }
+
+    #[test]
+    fn refuses() {
+        let long = "a".repeat(256);
+        for text in [
+            "",
+            ":",
+            "@",
+            "/",
+            "a//b",
+            "/a",
+            "a/",
+            "A",
+            "user/Name",
+            "Registry/repo",
+            "a:",
+            "a:-x",
+            "a: ",
+            "a b",
+            "a/b:c/d",
+            "host:0/a",
+            "host:65536/a",
+            "host:+1/a",
+            "host:/a",
+            "ho_st.com/a",
+            "-host.com/a",
+            "[::1/a",
+            "[::g]/a",
+            "[::1]x/a",
+            "http://host/a",
+            "a@sha256:1234",
+            "a@sha512:00",
+            "a___b",
+            "a._b",
+            "-a",
+            "a/../b",
+            "host.com/a?b",
+            "é",
+            long.as_str(),
+            &format!("a:{}", "t".repeat(129)),
+            &format!("a@sha256:{HEX}@sha256:{HEX}"),
+        ] {
+            assert!(text.parse::<Reference>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn valid_references_round_trip(
+            text in "([a-z0-9]{1,5}(\\.[a-zA-Z0-9]{1,4}){1,2}(:[1-9][0-9]{0,3})?/)?[a-z0-9]{1,6}([._-][a-z0-9]{1,3})?(/[a-z0-9]{1,4}){0,2}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,9})?(@sha256:[0-9a-f]{64})?"
+        ) {
+            let reference: Reference = text.parse().unwrap();
+            prop_assert_eq!(reference.to_string().parse(), Ok(reference));
+        }
+
+        #[test]
+        fn whatever_parses_round_trips(text in "[a-zA-Z0-9./:@_\\[\\]-]{0,40}") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(reference.to_string().parse(), Ok(reference));
+            }
+        }
+
+        #[test]
+        fn never_panics(text in any::<String>()) {
+            let _ = text.parse::<Reference>();
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! `Source`: an image, wherever it is, from its name to its blobs.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::TryStreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::digest::Digest;
+use crate::oci::OciSettings;
+use crate::oci::auth::Authenticator;
+use crate::oci::blob::BlobStream;
+use crate::oci::config::ImageConfig;
+use crate::oci::credentials::Credentials;
+use crate::oci::docker_config;
+use crate::oci::error::OciError;
+use crate::oci::http::Endpoint;
+use crate::oci::image_source::ImageSource;
+use crate::oci::layout::Layout;
+use crate::oci::manifest::{
+    Blob, Document, ImageManifest, IndexEntry, LayerDescriptor, MAX_CONFIG, Manifest, ManifestError,
+};
+use crate::oci::pinned::PinnedReference;
+use crate::oci::platform::{Platform, choose};
+use crate::oci::reference::{DOCKER_HUB, Reference};
+use crate::oci::registry::Registry;
+
+/// How deep indexes may be nested.
+const MAX_DEPTH: usize = 4;
+/// The longest range held in memory, in bytes.
+const MAX_RANGE: u64 = 256 << 20;
+
+/// One platform's image.
+#[derive(Debug, Clone)]
+pub struct ResolvedImage {
+    /// The image by its manifest's digest. For a layout it is the one given as `published_as`,
+    /// or else `localhost/oci-layout`, which no reader can reach.
+    pub reference: PinnedReference,
+    /// Digest of the platform manifest.
+    pub manifest_digest: Digest,
+    /// What the image is made for, as its config says.
+    pub platform: Platform,
+    /// What the image says of itself.
+    pub config: ImageConfig,
+    /// Digests of the uncompressed layers, bottom to top; as many as `layers`.
+    pub diff_ids: Vec<Digest>,
+    /// Bottom to top; one digest may stand there twice.
+    pub layers: Vec<LayerDescriptor>,
+}
+
+/// An opened [`ImageSource`]; keeps connections and authorization. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The image, for people.
+    image: String,
+    origin: Origin,
+}
+
+#[derive(Debug, Clone)]
+enum Origin {
+    Registry { registry: Arc<Registry>, reference: Reference },
+    Layout { layout: Arc<Layout>, published_as: Option<Reference>, tag: Option<String> },
+}
+
+impl Source {
+    /// Prepares access; nothing is asked of the registry yet.
+    ///
+    /// `credentials` of `None` means those of the surroundings: for Docker Hub the settings' own,
+    /// then Docker's configuration file, then none.
+    pub async fn open(
+        image: &ImageSource,
+        settings: &OciSettings,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, OciError> {
+        let origin = match image {
+            ImageSource::Layout { dir, tag, published_as } => Origin::Layout {
+                layout: Arc::new(Layout::new(dir.clone(), tag.clone())),
+                published_as: published_as.clone(),
+                tag: tag.clone(),
+            },
+            ImageSource::Registry(reference) => {
+                let registry = reference.registry();
+                let hub = settings.default_hub_credentials.clone();
+                let credentials = match credentials.or(hub.filter(|_| registry == DOCKER_HUB)) {
+                    Some(credentials) => credentials,
+                    None => docker_config::look_up(settings.docker_config.as_deref(), registry)
+                        .await?
+                        .unwrap_or(Credentials::Anonymous),
+                };
+                let endpoint = Endpoint::new(
+                    registry,
+                    reference.repository(),
+                    &settings.insecure_hosts,
+                    settings.idle_timeout,
+                )?;
+                let auth = Authenticator::new(credentials);
+                let registry = Registry::new(endpoint, auth, settings.retry.clone());
+                Origin::Registry { registry: Arc::new(registry), reference: reference.clone() }
+            }
+        };
+        Ok(Self { image: image.to_string(), origin })
+    }
+
+    /// Finds the image for `platform` and reads its manifest and config.
+    pub async fn resolve(
+        &self,
+        platform: &Platform,
+        cancel: &CancellationToken,
+    ) -> Result<ResolvedImage, OciError> {
+        let mut document = match &self.origin {
+            Origin::Registry { registry, reference } => {
+                let digest = reference.digest();
+                let name = digest.map(|digest| digest.to_string());
+                let name = name.as_deref().or(reference.tag()).unwrap_or_default();
+                registry.manifest(name, digest, cancel).await?
+            }
+            Origin::Layout { layout, .. } => {
+                let entries = layout.entries().await?;
+                self.manifest(self.choose(&entries, platform)?, cancel).await?
+            }
+        };
+        for _ in 0..MAX_DEPTH {
+            let content_type = document.content_type.as_deref();
+            match Manifest::parse(&document.bytes, content_type) {
+                Ok(Manifest::Image(manifest)) => {
+                    return self.image(document.digest, manifest, platform, cancel).await;
+                }
+                Ok(Manifest::Index(entries)) => {
+                    document = self.manifest(self.choose(&entries, platform)?, cancel).await?;
+                }
+                Err(ManifestError::Unsupported(reason)) => {
+                    let image = self.image.clone();
+                    return Err(OciError::UnsupportedManifest { image, reason });
+                }
+                Err(ManifestError::Broken(reason)) => return Err(self.broken(reason)),
+            }
+        }
+        Err(self.broken(format!("its indexes are nested more than {MAX_DEPTH} deep")))
+    }
+
+    /// Streams a blob, verified (see [`BlobStream`]).
+    pub async fn blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        cancel: &CancellationToken,
+    ) -> Result<BlobStream, OciError> {
+        let blob = Blob { digest: *digest, size };
+        match &self.origin {
+            Origin::Registry { registry, .. } => registry.blob(blob, cancel).await,
+            Origin::Layout { layout, .. } => layout.blob(blob, cancel).await,
+        }
+    }
+
+    /// Exactly `len` bytes from `offset` of a blob of `size` bytes.
+    ///
+    /// That they are the right bytes of the right blob only a digest of theirs can tell: that is
+    /// the caller's to check, unless the range is the whole blob.
+    pub async fn blob_range(
+        &self,
+        digest: &Digest,
+        size: u64,
+        offset: u64,
+        len: u64,
+        cancel: &CancellationToken,
+    ) -> Result<Bytes, OciError> {
+        let blob = Blob { digest: *digest, size };
+        let invalid =
+            |reason: String| OciError::InvalidRange { digest: *digest, offset, len, reason };
+        if offset.checked_add(len).is_none_or(|end| end > size) {
+            return Err(invalid(format!("the blob has {size} bytes")));
+        }
+        let short = usize::try_from(len).ok().filter(|_| len <= MAX_RANGE);
+        let count = short.ok_or_else(|| invalid(format!("the limit is {MAX_RANGE} bytes")))?;
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let bytes = match &self.origin {
+            Origin::Registry { registry, .. } => {
+                registry.range(blob, offset, count, cancel).await?
+            }
+            Origin::Layout { layout, .. } => layout.range(blob, offset, count).await?,
+        };
+        if len == size {
+            let what = || format!("blob from {}", self.image);
+            Document::verified(bytes, None, Some(*digest), what).map(|document| document.bytes)
+        } else {
+            Ok(bytes)
+        }
+    }
+
+    async fn manifest(&self, blob: Blob, cancel: &CancellationToken) -> Result<Document, OciError> {
+        match &self.origin {
+            Origin::Registry { registry, .. } => {
+                registry.manifest(&blob.digest.to_string(), Some(blob.digest), cancel).await
+            }
+            Origin::Layout { layout, .. } => layout.manifest(blob).await,
+        }
+    }
+
+    /// The entry for `wanted`. One that doesn't say what it is for is taken when it is the only
+    /// one: its config will tell.
+    fn choose(&self, entries: &[IndexEntry], wanted: &Platform) -> Result<Blob, OciError> {
+        let known = entries.iter().filter_map(|entry| Some((entry.platform.as_ref()?, entry.blob)));
+        let sole = match entries {
+            [entry] if entry.platform.is_none() => Some(entry.blob),
+            _ => None,
+        };
+        choose(wanted, known.clone()).or(sole).ok_or_else(|| OciError::NoSuchPlatform {
+            image: self.image.clone(),
+            wanted: wanted.to_string(),
+            available: known.map(|(platform, _)| platform.to_string()).collect(),
+        })
+    }
+
+    async fn image(
+        &self,
+        manifest_digest: Digest,
+        manifest: ImageManifest,
+        wanted: &Platform,
+        cancel: &CancellationToken,
+    ) -> Result<ResolvedImage, OciError> {
+        let bytes = self.config(manifest.config, cancel).await?;
+        let (config, diff_ids) =
+            ImageConfig::parse(&bytes).map_err(|reason| self.broken(reason))?;
+        if diff_ids.len() != manifest.layers.len() {
+            return Err(self.broken(format!(
+                "it has {} layers, but its config has {} diff ids",
+                manifest.layers.len(),
+                diff_ids.len()
+            )));
+        }
+        let platform = if config.os.is_empty() || config.architecture.is_empty() {
+            wanted.clone()
+        } else {
+            Platform::new(&config.os, &config.architecture, Some(&config.variant))
+        };
+        // Configs are often wrong about the variant, which the index has decided already.
+        if (&platform.os, &platform.architecture) != (&wanted.os, &wanted.architecture) {
+            return Err(OciError::NoSuchPlatform {
+                image: self.image.clone(),
+                wanted: wanted.to_string(),
+                available: vec![platform.to_string()],
+            });
+        }
+        Ok(ResolvedImage {
+            reference: self.pinned(manifest_digest),
+            manifest_digest,
+            platform,
+            config,
+            diff_ids,
+            layers: manifest.layers,
+        })
+    }
+
+    async fn config(&self, blob: Blob, cancel: &CancellationToken) -> Result<Bytes, OciError> {
+        if blob.size > MAX_CONFIG {
+            let what = format!("the config of image {}", self.image);
+            return Err(OciError::TooLarge { what, limit: MAX_CONFIG });
+        }
+        let chunks = self.blob(&blob.digest, blob.size, cancel).await?;
+        let bytes = chunks.try_fold(BytesMut::new(), async |mut bytes, chunk| {
+            bytes.extend_from_slice(&chunk);
+            Ok(bytes)
+        });
+        bytes.await.map(BytesMut::freeze)
+    }
+
+    fn pinned(&self, digest: Digest) -> PinnedReference {
+        match &self.origin {
+            Origin::Registry { reference, .. }
+            | Origin::Layout { published_as: Some(reference), .. } => {
+                PinnedReference::new(reference, digest)
+            }
+            Origin::Layout { published_as: None, tag, .. } => PinnedReference {
+                registry: "localhost".to_owned(),
+                repository: "oci-layout".to_owned(),
+                tag: tag.clone(),
+                digest,
+            },
+        }
+    }
+
+    fn broken(&self, reason: String) -> OciError {
+        OciError::BrokenImage { image: self.image.clone(), reason }
+    }
+}

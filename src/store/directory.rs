@@ -1,0 +1,284 @@
+//! The store that is a directory: one file per object (beta9's `local`, CONTRACT section C).
+//!
+//! A file is written under a temporary name, synced, and then renamed to its key. Temporary names
+//! start with `.tmp-`, which no key does; those that a crash left behind are removed once they are
+//! a day old, since a younger one may belong to another process that is still writing.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use super::{ArchiveStore, Key, Overwrite, Put, StoreError, supervise};
+use crate::digest::Digest;
+
+const TEMPORARY_PREFIX: &str = ".tmp-";
+const LEFTOVER_AGE: Duration = Duration::from_hours(24);
+const CHUNK: usize = 256 * 1024;
+
+/// Objects as files in one directory.
+#[derive(Debug, Clone)]
+pub struct DirectoryStore {
+    root: PathBuf,
+}
+
+impl DirectoryStore {
+    /// Opens the directory, making it when it is missing, and removes old temporary files.
+    pub async fn open(root: &Path) -> Result<Self, StoreError> {
+        let store = Self { root: root.to_owned() };
+        store
+            .blocking("open the store", |store| {
+                fs::create_dir_all(&store.root)
+                    .and_then(|()| store.remove_leftovers())
+                    .map_err(|e| StoreError::io("open the store", &store.root, e))
+            })
+            .await?;
+        Ok(store)
+    }
+
+    fn remove_leftovers(&self) -> io::Result<()> {
+        let now = SystemTime::now();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
+                continue;
+            }
+            let modified = entry.metadata().and_then(|m| m.modified());
+            let age = modified.ok().and_then(|at| now.duration_since(at).ok());
+            if age.is_some_and(|age| age > LEFTOVER_AGE) {
+                // Another replica may have been faster.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    fn temporary(&self) -> io::Result<NamedTempFile> {
+        tempfile::Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            // Workers that run as other users read the archives; the umask still applies.
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(&self.root)
+    }
+
+    /// Runs file work off the async threads.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        action: &str,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        match spawn_blocking(move || work(&store)).await {
+            Ok(result) => result,
+            Err(error) => Err(StoreError::io(action, &self.root, io::Error::other(error))),
+        }
+    }
+
+    fn put_blocking(
+        &self,
+        key: &Key,
+        file: &Path,
+        digest: Digest,
+        overwrite: Overwrite,
+        cancel: &CancellationToken,
+    ) -> Result<Put, StoreError> {
+        let target = self.path(key);
+        let failed = |e| StoreError::io(format!("write {key}"), &target, e);
+        if overwrite == Overwrite::Never && target.try_exists().map_err(failed)? {
+            return self.compare(key, digest, cancel);
+        }
+
+        let mut source =
+            File::open(file).map_err(|e| StoreError::io("read the finished archive", file, e))?;
+        let mut temporary = self.temporary().map_err(failed)?;
+        let found = copy(key, &mut source, temporary.as_file_mut(), cancel)?.map_err(failed)?;
+        if found != digest {
+            let (key, file) = (key.clone(), file.to_owned());
+            return Err(StoreError::Mismatch { key, file, expected: digest, found });
+        }
+        temporary.as_file().sync_all().map_err(failed)?;
+        let parent = target.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent).map_err(failed)?;
+        if cancel.is_cancelled() {
+            return Err(StoreError::Cancelled { key: key.clone() });
+        }
+
+        match overwrite {
+            Overwrite::Replace => {
+                temporary.persist(&target).map_err(|e| failed(e.error))?;
+            }
+            Overwrite::Never => match temporary.persist_noclobber(&target) {
+                Ok(_) => {}
+                Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
+                    return self.compare(key, digest, cancel);
+                }
+                Err(e) => return Err(failed(e.error)),
+            },
+        }
+        // The rename is lasting only once the directory that holds the name is synced.
+        File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        Ok(Put::Written)
+    }
+
+    /// Decides between [`Put::Unchanged`] and a conflict when the key is taken.
+    fn compare(
+        &self,
+        key: &Key,
+        expected: Digest,
+        cancel: &CancellationToken,
+    ) -> Result<Put, StoreError> {
+        let path = self.path(key);
+        let failed = |e| StoreError::io(format!("read {key}"), &path, e);
+        let mut file = File::open(&path).map_err(failed)?;
+        let found = copy(key, &mut file, &mut io::sink(), cancel)?.map_err(failed)?;
+        if found == expected {
+            return Ok(Put::Unchanged);
+        }
+        Err(StoreError::Conflict { key: key.clone(), store: self.describe(), expected, found })
+    }
+
+    fn read_blocking(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError> {
+        let path = self.path(key);
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => {
+                StoreError::NotFound { key: key.clone(), store: self.describe() }
+            }
+            _ => StoreError::io(format!("read {key}"), &path, e),
+        };
+        let mut file = File::open(&path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        file.seek(SeekFrom::Start(offset.min(size))).map_err(failed)?;
+        let mut bytes = Vec::new();
+        file.take(len).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes.into())
+    }
+}
+
+#[async_trait]
+impl ArchiveStore for DirectoryStore {
+    fn extension(&self) -> &'static str {
+        "clip"
+    }
+
+    fn describe(&self) -> String {
+        format!("directory {}", self.root.display())
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        file: &Path,
+        digest: Digest,
+        overwrite: Overwrite,
+        cancel: &CancellationToken,
+    ) -> Result<Put, StoreError> {
+        let token = cancel.child_token();
+        let task = spawn_blocking({
+            let (store, key, file, token) =
+                (self.clone(), key.clone(), file.to_owned(), token.clone());
+            move || store.put_blocking(&key, &file, digest, overwrite, &token)
+        });
+        supervise(key, token, task).await
+    }
+
+    async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        let path = self.path(key);
+        match tokio::fs::metadata(&path).await {
+            Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io(format!("look up {key}"), &path, e)),
+        }
+    }
+
+    async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError> {
+        let key = key.clone();
+        self.blocking("read", move |store| store.read_blocking(&key, offset, len)).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        let path = self.path(key);
+        match tokio::fs::remove_file(&path).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io(format!("delete {key}"), &path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.blocking("write", |store| match store.temporary() {
+            Ok(_) => Ok(()),
+            Err(e) => Err(StoreError::io("write", &store.root, e)),
+        })
+        .await
+    }
+}
+
+/// Copies to the end and returns the digest of what was copied. The outer error is cancellation.
+fn copy(
+    key: &Key,
+    from: &mut impl Read,
+    to: &mut impl Write,
+    cancel: &CancellationToken,
+) -> Result<io::Result<Digest>, StoreError> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        if cancel.is_cancelled() {
+            return Err(StoreError::Cancelled { key: key.clone() });
+        }
+        let read = match from.read(&mut buffer) {
+            Ok(0) => return Ok(Ok(Digest::from_hasher(hasher))),
+            Ok(read) => read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Ok(Err(e)),
+        };
+        hasher.update(&buffer[..read]);
+        if let Err(e) = to.write_all(&buffer[..read]) {
+            return Ok(Err(e));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn removes_old_leftovers_of_a_crash_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let [old, young, archive] =
+            [".tmp-old", ".tmp-young", "a.clip"].map(|name| directory.path().join(name));
+        for path in [&old, &young, &archive] {
+            fs::write(path, b"x").unwrap();
+        }
+        let two_days_ago = SystemTime::now() - LEFTOVER_AGE * 2;
+        for path in [&old, &archive] {
+            File::options().write(true).open(path).unwrap().set_modified(two_days_ago).unwrap();
+        }
+        DirectoryStore::open(directory.path()).await.unwrap();
+        assert!(!old.exists());
+        assert!(young.exists() && archive.exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_where_the_directory_should_be_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("occupied");
+        fs::write(&path, b"x").unwrap();
+        let error = DirectoryStore::open(&path).await.unwrap_err().to_string();
+        assert!(error.contains("open the store") && error.contains("occupied"), "{error}");
+    }
+}

@@ -1,0 +1,103 @@
+//! `Key`: the name of an object in a store, and which key an image's archive has (CONTRACT
+//! section C).
+//!
+//! A key is a relative path that is safe both as a file name and as an S3 key, so that no backend
+//! needs to escape or to check anything.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::image_id::ImageId;
+
+/// An object's name: 1 to 255 characters of `[0-9a-zA-Z._/-]`; no part between slashes is empty
+/// or starts with a dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(String);
+
+/// Why a text is not a [`Key`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is not a store key: expected 1 to 255 characters of 0-9 a-z A-Z . _ / - without \
+     empty parts or parts that start with a dot"
+)]
+pub struct InvalidKey {
+    /// The text, cut to 100 characters.
+    pub text: String,
+}
+
+impl Key {
+    const MAX_LEN: usize = 255;
+
+    /// The archive of `image` in a store whose archives end in `extension`: `<image_id>.<ext>`.
+    pub fn archive(image: &ImageId, extension: &'static str) -> Self {
+        Self(format!("{image}.{extension}"))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Key {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'-');
+        if (1..=Self::MAX_LEN).contains(&text.len())
+            && text.bytes().all(legal)
+            && text.split('/').all(|part| !part.is_empty() && !part.starts_with('.'))
+        {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidKey { text: text.chars().take(100).collect() })
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Component, Path};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_archive_is_named_by_its_image_and_the_store_alone() {
+        let image: ImageId = "961eaef6668e480f".parse().unwrap();
+        assert_eq!(Key::archive(&image, "rclip").as_str(), "961eaef6668e480f.rclip");
+        assert_eq!(Key::archive(&image, "clip").as_str(), "961eaef6668e480f.clip");
+    }
+
+    #[test]
+    fn refuses_what_could_leave_the_store() {
+        for text in ["a", "a.clip", "layer-index/sha256/ab_c.1", "a..b"] {
+            assert!(text.parse::<Key>().is_ok(), "{text:?}");
+        }
+        let long = "a".repeat(256);
+        for text in [
+            "", "/a", "a/", "a//b", ".", "..", "../a", "a/..", "a/../b", "a/./b", ".tmp-x", "a b",
+            "a\0", "a\\b", "a%2e", "ä", &long,
+        ] {
+            assert!(text.parse::<Key>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_stays_inside(text in "[a./_-]{0,12}|\\PC{0,12}") {
+            if let Ok(key) = text.parse::<Key>() {
+                let normal = |c| matches!(c, Component::Normal(_));
+                prop_assert!(Path::new(key.as_str()).components().all(normal));
+                prop_assert_eq!(key.to_string(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The store that is an S3 bucket, AWS's or a compatible server's (CONTRACT section C).
+//!
+//! Requests are retried by the SDK; what it gives up on is the caller's to retry. Checksums beyond
+//! the signed payload are sent only where S3 requires them, since many compatible servers know
+//! none. `upload` holds the way of a put.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+};
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use bytes::{Bytes, BytesMut};
+use secrecy::{ExposeSecret, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use super::{ArchiveStore, Key, Overwrite, Put, StoreError, supervise};
+use crate::digest::Digest;
+
+/// What the SDK's errors mean to us.
+mod failure;
+/// Which content is there now.
+mod published;
+/// The way of a put.
+mod upload;
+
+use failure::Failure;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for one try of a request; reading an answer's body is watched by the SDK for stalls.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_mins(5);
+/// Servers read offsets as signed numbers.
+const MAX_OFFSET: u64 = i64::MAX as u64 - 1;
+
+/// How to reach a bucket (beta9's `imageService.registries.s3`).
+#[derive(Debug, Clone)]
+pub struct S3Settings {
+    /// Bucket name.
+    pub bucket: String,
+    /// Region; S3-likes mostly ignore it.
+    pub region: String,
+    /// Base address of an S3-like; `None` is AWS itself.
+    pub endpoint: Option<String>,
+    /// Put the bucket into the path rather than into the host name.
+    pub force_path_style: bool,
+    /// Access key and secret key; `None` asks the ambient AWS chain.
+    pub keys: Option<(SecretString, SecretString)>,
+    /// Bytes in a part of a multipart upload; files up to this size go up in one request. A few
+    /// parts are in memory at a time.
+    pub part_size: u64,
+}
+
+impl S3Settings {
+    /// The part size when none is configured, in bytes.
+    pub const DEFAULT_PART_SIZE: u64 = 16 << 20;
+    /// The smallest part that S3 accepts, in bytes.
+    pub const MIN_PART_SIZE: u64 = 5 << 20;
+    /// The largest part that we hold in memory, in bytes.
+    pub const MAX_PART_SIZE: u64 = 256 << 20;
+}
+
+/// Objects in one bucket.
+#[derive(Debug, Clone)]
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    part_size: u64,
+}
+
+impl S3Store {
+    /// Makes a client for the bucket; without explicit keys the ambient AWS chain (environment,
+    /// profile, web identity, container and instance roles) gives the credentials.
+    pub async fn open(settings: &S3Settings) -> Self {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let version = BehaviorVersion::v2026_01_12();
+        let region = Region::new(settings.region.clone());
+        let builder = if let Some((access, secret)) = &settings.keys {
+            let (access, secret) = (access.expose_secret(), secret.expose_secret());
+            aws_sdk_s3::Config::builder()
+                .behavior_version(version)
+                .region(region)
+                .http_client(http)
+                .credentials_provider(Credentials::new(access, secret, None, None, "settings"))
+        } else {
+            let ambient =
+                aws_config::defaults(version).region(region).http_client(http).load().await;
+            aws_sdk_s3::config::Builder::from(&ambient)
+        };
+        let mut builder = builder
+            .force_path_style(settings.force_path_style)
+            .retry_config(RetryConfig::standard())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .build(),
+            )
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        // The ambient configuration may name an endpoint, which ours replaces only when it is set.
+        if let Some(endpoint) = &settings.endpoint {
+            builder = builder.endpoint_url(endpoint);
+        }
+        let part_size =
+            settings.part_size.clamp(S3Settings::MIN_PART_SIZE, S3Settings::MAX_PART_SIZE);
+        Self {
+            client: Client::from_conf(builder.build()),
+            bucket: settings.bucket.clone(),
+            part_size,
+        }
+    }
+
+    fn not_found(&self, key: &Key) -> StoreError {
+        StoreError::NotFound { key: key.clone(), store: self.describe() }
+    }
+
+    /// Collects the body of a ranged answer, after checking that it is the range asked for.
+    async fn collect(
+        &self,
+        key: &Key,
+        offset: u64,
+        len: u64,
+        answer: GetObjectOutput,
+    ) -> Result<Bytes, StoreError> {
+        let failed = |reason: String| StoreError::Unavailable {
+            store: self.describe(),
+            action: format!("read {len} bytes of {key} from {offset}"),
+            reason,
+        };
+        let range = answer.content_range().unwrap_or("no range").to_owned();
+        let expected = parse_content_range(&range)
+            .filter(|(first, _, size)| *first == offset && offset < *size)
+            .map(|(_, last, size)| (last, len.min(size - offset)))
+            .filter(|(last, expected)| last.checked_sub(offset) == Some(expected - 1))
+            .map(|(_, expected)| expected)
+            .ok_or_else(|| failed(format!("it answered with {range}")))?;
+
+        let mut body = answer.body;
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = body.next().await {
+            bytes.extend_from_slice(&chunk.map_err(|e| failed(failure::chain(&e)))?);
+            if bytes.len() as u64 > expected {
+                break;
+            }
+        }
+        if bytes.len() as u64 != expected {
+            return Err(failed(format!("expected {expected} bytes, found {}", bytes.len())));
+        }
+        Ok(bytes.freeze())
+    }
+}
+
+#[async_trait]
+impl ArchiveStore for S3Store {
+    fn extension(&self) -> &'static str {
+        "rclip"
+    }
+
+    fn describe(&self) -> String {
+        format!("S3 bucket {}", self.bucket)
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        file: &Path,
+        digest: Digest,
+        overwrite: Overwrite,
+        cancel: &CancellationToken,
+    ) -> Result<Put, StoreError> {
+        let token = cancel.child_token();
+        let task = tokio::spawn({
+            let (store, key, file, token) =
+                (self.clone(), key.clone(), file.to_owned(), token.clone());
+            async move { Box::pin(upload::put(&store, &key, &file, digest, overwrite, &token)).await }
+        });
+        supervise(key, token, task).await
+    }
+
+    async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        let request = self.client.head_object().bucket(&self.bucket).key(key.as_str());
+        match request.send().await.map_err(Failure::from) {
+            Ok(head) => {
+                Ok(Some(head.content_length().and_then(|n| u64::try_from(n).ok()).unwrap_or(0)))
+            }
+            Err(failure) if failure.is_missing_object() => Ok(None),
+            Err(failure) => Err(failure.into_error(self, format!("look up {key}"))),
+        }
+    }
+
+    async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError> {
+        if len == 0 || offset > MAX_OFFSET {
+            return match self.size(key).await? {
+                Some(_) => Ok(Bytes::new()),
+                None => Err(self.not_found(key)),
+            };
+        }
+        let last = offset.saturating_add(len - 1).min(MAX_OFFSET);
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            .range(format!("bytes={offset}-{last}"));
+        match request.send().await.map_err(Failure::from) {
+            Ok(answer) => self.collect(key, offset, len, answer).await,
+            Err(failure) if failure.status == Some(416) => Ok(Bytes::new()),
+            Err(failure) if failure.is_missing_object() => Err(self.not_found(key)),
+            Err(failure) => Err(failure.into_error(self, format!("read {key}"))),
+        }
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(key.as_str());
+        match request.send().await.map_err(Failure::from) {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is_missing_object() => Ok(()),
+            Err(failure) => Err(failure.into_error(self, format!("delete {key}"))),
+        }
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        match self.client.head_bucket().bucket(&self.bucket).send().await.map_err(Failure::from) {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(failure.into_error(self, "find the bucket".to_owned())),
+        }
+    }
+}
+
+/// Reads `bytes FIRST-LAST/SIZE` (RFC 9110, section 14.4).
+fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
+    let (range, size) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?, size.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        assert_eq!(parse_content_range("bytes 5-9/10"), Some((5, 9, 10)));
+        for text in ["", "no range", "bytes */10", "bytes 5-9/*", "bytes 5/10", "5-9/10"] {
+            assert_eq!(parse_content_range(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn keys_never_print() {
+        let settings = S3Settings {
+            bucket: "b".into(),
+            region: "r".into(),
+            endpoint: None,
+            force_path_style: false,
+            keys: Some(("AKIA-visible".into(), "secret-visible".into())),
+            part_size: S3Settings::DEFAULT_PART_SIZE,
+        };
+        assert!(!format!("{settings:?}").contains("visible"));
+    }
+}

@@ -1,0 +1,301 @@
+//! The way of a put: one request for a small file, a multipart upload for a larger one.
+//!
+//! Creation is conditional (`If-None-Match: *`) on the request that makes the object visible, so
+//! that the server decides between concurrent writers. A multipart upload that fails or is
+//! cancelled is aborted, since its parts would be stored and paid for otherwise.
+
+use std::path::Path;
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::{Bytes, BytesMut};
+use sha2::{Digest as _, Sha256};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use super::published::{DIGEST_METADATA, published};
+use super::{ArchiveStore, S3Store};
+use crate::digest::Digest;
+use crate::store::{Key, Overwrite, Put, StoreError};
+
+/// Parts on their way at a time.
+const CONCURRENCY: usize = 4;
+/// S3's limit for one upload.
+const MAX_PARTS: u64 = 10_000;
+
+/// Publishes `file` as `key` (see [`ArchiveStore::put`]).
+pub(super) async fn put(
+    store: &S3Store,
+    key: &Key,
+    file: &Path,
+    digest: Digest,
+    overwrite: Overwrite,
+    cancel: &CancellationToken,
+) -> Result<Put, StoreError> {
+    let put = PutRequest { store, key, file, digest, overwrite };
+    if overwrite == Overwrite::Never
+        && let Some(found) = or_cancelled(cancel, key, Box::pin(published(store, key))).await?
+    {
+        return put.judge(found);
+    }
+    let mut source = File::open(file).await.map_err(|e| put.unreadable(e))?;
+    let size = source.metadata().await.map_err(|e| put.unreadable(e))?.len();
+    if size <= store.part_size {
+        put.in_one_request(&mut source, size, cancel).await
+    } else {
+        put.in_parts(&mut source, size, cancel).await
+    }
+}
+
+struct PutRequest<'a> {
+    store: &'a S3Store,
+    key: &'a Key,
+    file: &'a Path,
+    digest: Digest,
+    overwrite: Overwrite,
+}
+
+impl PutRequest<'_> {
+    async fn in_one_request(
+        &self,
+        source: &mut File,
+        size: u64,
+        cancel: &CancellationToken,
+    ) -> Result<Put, StoreError> {
+        let mut hasher = Sha256::new();
+        let content = self.read_part(source, size, &mut hasher).await?;
+        self.expect_end(source, hasher).await?;
+        if cancel.is_cancelled() {
+            return Err(StoreError::Cancelled { key: self.key.clone() });
+        }
+        // Not cancelled from here on: whether it took effect could not be told.
+        let sent = self
+            .store
+            .client
+            .put_object()
+            .bucket(&self.store.bucket)
+            .key(self.key.as_str())
+            .metadata(DIGEST_METADATA, self.digest.hex())
+            .set_if_none_match(self.condition())
+            .body(ByteStream::from(content))
+            .send()
+            .await;
+        match sent.map_err(Failure::from) {
+            Ok(_) => Ok(Put::Written),
+            Err(failure) => self.refused(failure).await,
+        }
+    }
+
+    async fn in_parts(
+        &self,
+        source: &mut File,
+        size: u64,
+        cancel: &CancellationToken,
+    ) -> Result<Put, StoreError> {
+        let created = self
+            .store
+            .client
+            .create_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(self.key.as_str())
+            .metadata(DIGEST_METADATA, self.digest.hex())
+            .send()
+            .await
+            .map_err(|e| self.failed(e.into()))?;
+        let id = created.upload_id().unwrap_or_default();
+
+        let parts = or_cancelled(cancel, self.key, self.send_parts(id, source, size)).await;
+        let result = match parts {
+            // Not cancelled from here on: whether it took effect could not be told.
+            Ok(parts) if !cancel.is_cancelled() => self.complete(id, parts).await,
+            Ok(_) => Err(StoreError::Cancelled { key: self.key.clone() }),
+            Err(error) => Err(error),
+        };
+        if !matches!(result, Ok(Put::Written)) {
+            self.abort(id).await;
+        }
+        result
+    }
+
+    /// Reads the file once, in order, while the last few parts are on their way.
+    async fn send_parts(
+        &self,
+        id: &str,
+        source: &mut File,
+        size: u64,
+    ) -> Result<Vec<CompletedPart>, StoreError> {
+        let part_size = self.store.part_size.max(size.div_ceil(MAX_PARTS));
+        let mut hasher = Sha256::new();
+        let mut sending = JoinSet::new();
+        let mut sent = Vec::new();
+        let mut offset = 0;
+        let mut number = 0;
+        while offset < size {
+            if sending.len() == CONCURRENCY {
+                sent.extend(self.next_part(&mut sending).await?);
+            }
+            let len = part_size.min(size - offset);
+            let content = self.read_part(source, len, &mut hasher).await?;
+            offset += len;
+            number += 1;
+            let request = self
+                .store
+                .client
+                .upload_part()
+                .bucket(&self.store.bucket)
+                .key(self.key.as_str())
+                .upload_id(id)
+                .part_number(number)
+                .body(ByteStream::from(content));
+            sending.spawn(async move {
+                let part = request.send().await.map_err(Failure::from)?;
+                Ok(CompletedPart::builder()
+                    .part_number(number)
+                    .set_e_tag(part.e_tag().map(str::to_owned))
+                    .build())
+            });
+        }
+        self.expect_end(source, hasher).await?;
+        while let Some(part) = self.next_part(&mut sending).await? {
+            sent.push(part);
+        }
+        sent.sort_by_key(CompletedPart::part_number);
+        Ok(sent)
+    }
+
+    async fn next_part(
+        &self,
+        sending: &mut JoinSet<Result<CompletedPart, Failure>>,
+    ) -> Result<Option<CompletedPart>, StoreError> {
+        match sending.join_next().await {
+            None => Ok(None),
+            Some(Ok(Ok(part))) => Ok(Some(part)),
+            Some(Ok(Err(failure))) => Err(self.failed(failure)),
+            Some(Err(error)) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(StoreError::Cancelled { key: self.key.clone() }),
+            },
+        }
+    }
+
+    async fn complete(&self, id: &str, parts: Vec<CompletedPart>) -> Result<Put, StoreError> {
+        let completed = self
+            .store
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(self.key.as_str())
+            .upload_id(id)
+            .set_if_none_match(self.condition())
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
+            .send()
+            .await;
+        match completed.map_err(Failure::from) {
+            Ok(_) => Ok(Put::Written),
+            // The answer to a first try was lost and a retry found the upload gone.
+            Err(failure) if failure.code.as_deref() == Some("NoSuchUpload") => {
+                match published(self.store, self.key).await? {
+                    Some(found) if found == self.digest => Ok(Put::Written),
+                    _ => Err(self.failed(failure)),
+                }
+            }
+            Err(failure) => self.refused(failure).await,
+        }
+    }
+
+    async fn abort(&self, id: &str) {
+        let aborted = self
+            .store
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.store.bucket)
+            .key(self.key.as_str())
+            .upload_id(id)
+            .send()
+            .await
+            .map_err(Failure::from);
+        if let Err(failure) = aborted
+            && failure.code.as_deref() != Some("NoSuchUpload")
+        {
+            let error = self.failed(failure);
+            tracing::warn!(key = %self.key, %error, "a multipart upload could not be aborted");
+        }
+    }
+
+    /// What a failed write means: when the key is taken, the content there decides.
+    async fn refused(&self, failure: Failure) -> Result<Put, StoreError> {
+        if failure.is_taken()
+            && let Some(found) = published(self.store, self.key).await?
+        {
+            return self.judge(found);
+        }
+        Err(self.failed(failure))
+    }
+
+    fn judge(&self, found: Digest) -> Result<Put, StoreError> {
+        if found == self.digest {
+            return Ok(Put::Unchanged);
+        }
+        Err(StoreError::Conflict {
+            key: self.key.clone(),
+            store: self.store.describe(),
+            expected: self.digest,
+            found,
+        })
+    }
+
+    /// Reads exactly `len` bytes, at most one part's worth.
+    async fn read_part(
+        &self,
+        source: &mut File,
+        len: u64,
+        hasher: &mut Sha256,
+    ) -> Result<Bytes, StoreError> {
+        let mut content = BytesMut::with_capacity(usize::try_from(len).unwrap_or(0));
+        let mut part = source.take(len);
+        while part.read_buf(&mut content).await.map_err(|e| self.unreadable(e))? > 0 {}
+        if content.len() as u64 != len {
+            return Err(self.unreadable(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        hasher.update(&content);
+        Ok(content.freeze())
+    }
+
+    /// The file must end here and have been the one that was announced.
+    async fn expect_end(&self, source: &mut File, hasher: Sha256) -> Result<(), StoreError> {
+        let more = source.read(&mut [0]).await.map_err(|e| self.unreadable(e))?;
+        let found = Digest::from_hasher(hasher);
+        if more == 0 && found == self.digest {
+            return Ok(());
+        }
+        let (key, file) = (self.key.clone(), self.file.to_owned());
+        Err(StoreError::Mismatch { key, file, expected: self.digest, found })
+    }
+
+    fn condition(&self) -> Option<String> {
+        (self.overwrite == Overwrite::Never).then(|| "*".to_owned())
+    }
+
+    fn failed(&self, failure: Failure) -> StoreError {
+        failure.into_error(self.store, format!("write {}", self.key))
+    }
+
+    fn unreadable(&self, source: std::io::Error) -> StoreError {
+        StoreError::io("read the finished archive", self.file, source)
+    }
+}
+
+/// Runs to the end or until `cancel` fires; dropped work leaves nothing visible.
+async fn or_cancelled<T>(
+    cancel: &CancellationToken,
+    key: &Key,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match cancel.run_until_cancelled(work).await {
+        Some(result) => result,
+        None => Err(StoreError::Cancelled { key: key.clone() }),
+    }
+}

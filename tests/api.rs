@@ -1,0 +1,8 @@
+//! The HTTP face: the real router over the real queue and a real Postgres.
+
+mod access;
+mod events;
+mod harness;
+mod jobs;
+mod problems;
+mod server;

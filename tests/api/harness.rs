@@ -1,0 +1,207 @@
+//! A router over a database of its own, and what the tests say to it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
+use axum::response::Response;
+use clipwright::api::{AppState, SpecValidator, router};
+use clipwright::digest::Digest;
+use clipwright::store::{ArchiveStore, Overwrite, Put, StoreError};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::support::postgres::TestDatabase;
+
+/// The service as the tests see it.
+pub(crate) struct App {
+    pub(crate) state: AppState,
+    pub(crate) store: Arc<Probe>,
+    pub(crate) database: TestDatabase,
+}
+
+impl App {
+    /// Without a token, taking any reference.
+    pub(crate) async fn start() -> Self {
+        Self::with(None, Arc::new(|_| Ok(()))).await
+    }
+
+    pub(crate) async fn with(token: Option<&str>, validate: SpecValidator) -> Self {
+        let database = TestDatabase::create().await;
+        let store = Arc::new(Probe::default());
+        let token = token.map(SecretString::from);
+        let state = AppState::new(database.queue(), store.clone(), validate, token.as_ref());
+        Self { state, store, database }
+    }
+
+    pub(crate) fn router(&self) -> Router {
+        router(self.state.clone())
+    }
+
+    /// The answer with its body still open.
+    pub(crate) async fn open(&self, request: Request<Body>) -> Response {
+        self.router().oneshot(request).await.unwrap()
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let (parts, body) = self.open(request).await.into_parts();
+        let body = to_bytes(body, 8 << 20).await.unwrap();
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(request(Method::GET, path, &[], Body::empty())).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_with(path, &[], body).await
+    }
+
+    pub(crate) async fn post_with(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Answer {
+        let headers = [&[("content-type", "application/json")], headers].concat();
+        self.send(request(Method::POST, path, &headers, Body::from(body.to_string()))).await
+    }
+
+    /// Submits a good job and returns its id.
+    pub(crate) async fn submit(&self) -> String {
+        let answer = self.post("/v1/jobs", &pull()).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+        answer.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Submits a job and cancels it, which makes it final.
+    pub(crate) async fn submit_cancelled(&self) -> String {
+        let id = self.submit().await;
+        let answer = self.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await;
+        assert_eq!(answer.json()["state"], "cancelled");
+        id
+    }
+}
+
+/// A request to localhost.
+pub(crate) fn request(
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Body,
+) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "localhost:8080");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(body).unwrap()
+}
+
+/// The body of a good job.
+pub(crate) fn pull() -> Value {
+    json!({
+        "kind": "pull",
+        "image_id": "961eaef6668e480f",
+        "source": "registry.example/app:1",
+    })
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Checks that this is a whole problem document of that status and code; returns it.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let problem = self.json();
+        assert_eq!((self.status.as_u16(), &problem["code"]), (status, &json!(code)), "{problem}");
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], "about:blank");
+        assert_eq!(problem["title"], self.status.canonical_reason().unwrap());
+        assert_eq!(problem["request_id"], self.header("x-request-id"));
+        assert!(!problem["request_id"].as_str().unwrap().is_empty());
+        assert!(problem["instance"].as_str().unwrap().starts_with('/'));
+        assert!(!problem["detail"].as_str().unwrap().is_empty());
+        problem
+    }
+
+    /// The fields that a problem names.
+    #[track_caller]
+    pub(crate) fn wrong_fields(&self) -> Vec<String> {
+        let errors = self.json()["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// A store of which only `check` is ever asked here, and which can stop answering.
+#[derive(Debug, Default)]
+pub(crate) struct Probe {
+    pub(crate) hangs: AtomicBool,
+}
+
+#[async_trait]
+impl ArchiveStore for Probe {
+    fn extension(&self) -> &'static str {
+        "clip"
+    }
+
+    fn describe(&self) -> String {
+        "probe".to_owned()
+    }
+
+    async fn put(
+        &self,
+        _: &str,
+        _: &Path,
+        _: Digest,
+        _: Overwrite,
+        _: &CancellationToken,
+    ) -> Result<Put, StoreError> {
+        unreachable!("the API writes no archive")
+    }
+
+    async fn size(&self, _: &str) -> Result<Option<u64>, StoreError> {
+        unreachable!("the API reads no archive")
+    }
+
+    async fn read(&self, _: &str, _: u64, _: u64) -> Result<Bytes, StoreError> {
+        unreachable!("the API reads no archive")
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), StoreError> {
+        unreachable!("the API deletes no archive")
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}

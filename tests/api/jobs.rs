@@ -1,0 +1,191 @@
+//! Submitting, listing, showing and cancelling jobs; showing images.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::Method;
+use clipwright::api::FieldError;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::harness::{App, pull, request};
+
+#[tokio::test]
+async fn a_job_is_queued_shown_and_listed() {
+    let app = App::start().await;
+    let mut body = pull();
+    body["platform"] = json!("linux/arm64/v8");
+    body["clip_version"] = json!(2);
+    let answer = app.post("/v1/jobs", &body).await;
+    assert_eq!(answer.status.as_u16(), 202, "{answer:?}");
+    let job = answer.json();
+    assert_eq!(job["state"], "queued");
+    assert_eq!(job["spec"]["kind"], "pull");
+    assert_eq!(job["spec"]["platform"], "linux/arm64/v8");
+    assert_eq!(job["spec"]["force"], false);
+    let location = answer.header("location");
+    assert_eq!(location, format!("/v1/jobs/{}", job["id"].as_str().unwrap()));
+
+    assert_eq!(app.get(location).await.json(), job);
+    assert_eq!(app.get("/v1/jobs").await.json(), json!({"jobs": [job]}));
+}
+
+#[tokio::test]
+async fn credentials_are_never_shown() {
+    let app = App::start().await;
+    for credentials in [json!("user:hunter2"), json!({"USERNAME": "u", "PASSWORD": "hunter2"})] {
+        let mut body = pull();
+        body["credentials"] = credentials;
+        let answer = app.post("/v1/jobs", &body).await;
+        assert_eq!(answer.status.as_u16(), 202, "{answer:?}");
+        let shown = app.get(answer.header("location")).await;
+        for text in [answer.text(), shown.text()] {
+            assert!(!text.contains("hunter2") && !text.contains("credentials"), "{text}");
+        }
+    }
+    let mut body = pull();
+    body["credentials"] = json!(["hunter2"]);
+    let answer = app.post("/v1/jobs", &body).await;
+    answer.problem(422, "invalid_job");
+    assert_eq!(answer.wrong_fields(), ["credentials"]);
+    assert!(!answer.text().contains("hunter2"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_idempotency_key_makes_one_job() {
+    let app = App::start().await;
+    let key = [("idempotency-key", "build-42")];
+    let first = app.post_with("/v1/jobs", &key, &pull()).await;
+    let again = app.post_with("/v1/jobs", &key, &pull()).await;
+    assert_eq!((first.status.as_u16(), again.status.as_u16()), (202, 200));
+    assert_eq!(first.json()["id"], again.json()["id"]);
+    assert_eq!(first.header("location"), again.header("location"));
+
+    let mut other = pull();
+    other["source"] = json!("registry.example/app:2");
+    let mismatch = app.post_with("/v1/jobs", &key, &other).await;
+    assert_eq!(mismatch.status.as_u16(), 422, "{mismatch:?}");
+
+    let long = "k".repeat(201);
+    for bad in ["", "two words", long.as_str()] {
+        let answer = app.post_with("/v1/jobs", &[("idempotency-key", bad)], &pull()).await;
+        answer.problem(400, "invalid_parameter");
+        assert_eq!(answer.wrong_fields(), ["idempotency-key"]);
+    }
+    assert_eq!(app.get("/v1/jobs").await.json()["jobs"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_wrong_body_is_refused_and_every_wrong_field_is_named() {
+    let app = App::start().await;
+    let with = |field: &str, value: Value| {
+        let mut body = pull();
+        body[field] = value;
+        body
+    };
+    let cases = [
+        (json!({}), vec!["kind", "image_id", "source"]),
+        (with("image_id", json!("961EAEF6668E480F")), vec!["image_id"]),
+        (with("image_id", Value::Null), vec!["image_id"]),
+        (with("image_id", json!(7)), vec!["image_id"]),
+        (with("source", json!("")), vec!["source"]),
+        (with("source", json!("a b")), vec!["source"]),
+        (with("source", json!("a".repeat(1025))), vec!["source"]),
+        (with("platform", json!("linux")), vec!["platform"]),
+        (with("platform", json!("linux/amd64/v1/x")), vec!["platform"]),
+        (with("platform", json!("Linux/amd64")), vec!["platform"]),
+        (with("clip_version", json!(3)), vec!["clip_version"]),
+        (with("clip_version", json!(300)), vec!["clip_version"]),
+        (with("kind", json!("bake")), vec!["kind"]),
+        (with("force", json!("yes")), vec!["force"]),
+        (with("colour", json!("red")), vec!["colour"]),
+        (with("max_attempts", json!(9)), vec!["max_attempts"]),
+        (json!({"kind": "pull", "image_id": "x", "source": ""}), vec!["image_id", "source"]),
+        (json!([]), vec!["body"]),
+    ];
+    for (body, fields) in cases {
+        let answer = app.post("/v1/jobs", &body).await;
+        answer.problem(422, "invalid_job");
+        assert_eq!(answer.wrong_fields(), fields, "{body}");
+    }
+    assert_eq!(app.get("/v1/jobs").await.json()["jobs"], json!([]));
+}
+
+#[tokio::test]
+async fn malformed_json_is_refused_with_line_and_column() {
+    let app = App::start().await;
+    let cases = [
+        ("{\n \"kind\": pull}", "line 2 column 10"),
+        ("", "line 1 column 0"),
+        ("{} {}", "line 1 column"),
+    ];
+    for (body, place) in cases {
+        let headers = [("content-type", "application/json")];
+        let request = request(Method::POST, "/v1/jobs", &headers, Body::from(body));
+        let problem = app.send(request).await.problem(400, "malformed_json");
+        assert!(problem["detail"].as_str().unwrap().contains(place), "{problem}");
+    }
+}
+
+#[tokio::test]
+async fn the_validator_has_the_last_word() {
+    let refuse = |_: &_| Err(vec![FieldError::new("source", "names no repository")]);
+    let app = App::with(None, Arc::new(refuse)).await;
+    let problem = app.post("/v1/jobs", &pull()).await.problem(422, "invalid_job");
+    assert_eq!(problem["errors"], json!([{"field": "source", "detail": "names no repository"}]));
+    assert_eq!(problem["detail"], "the job can't be accepted: source: names no repository");
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_paged() {
+    let app = App::start().await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        let mut body = pull();
+        body["image_id"] = json!(format!("{n:016x}"));
+        ids.push(app.post("/v1/jobs", &body).await.json()["id"].as_str().unwrap().to_owned());
+    }
+    app.post(&format!("/v1/jobs/{}/cancel", ids[3]), &json!({})).await;
+    ids.reverse();
+
+    let listed = async |query: &str| {
+        let page = app.get(&format!("/v1/jobs{query}")).await.json();
+        let jobs = page["jobs"].as_array().unwrap().iter();
+        let ids: Vec<_> = jobs.map(|job| job["id"].as_str().unwrap().to_owned()).collect();
+        (ids, page["next"].as_str().map(str::to_owned))
+    };
+    let (first, next) = listed("?limit=2").await;
+    assert_eq!(first, ids[..2]);
+    let (second, next) = listed(&format!("?limit=2&before={}", next.unwrap())).await;
+    assert_eq!(second, ids[2..4]);
+    let (third, next) = listed(&format!("?limit=2&before={}", next.unwrap())).await;
+    assert_eq!((third, next), (vec![ids[4].clone()], None));
+    assert_eq!(listed("?state=cancelled").await.0, [ids[1].clone()]);
+    assert_eq!(listed("?image_id=0000000000000004").await.0, [ids[0].clone()]);
+
+    let bad = ["limit=0", "limit=201", "limit=x", "state=odd", "image_id=1", "before=1", "odd=1"];
+    for query in bad {
+        app.get(&format!("/v1/jobs?{query}")).await.problem(400, "invalid_parameter");
+    }
+}
+
+#[tokio::test]
+async fn cancelling_twice_does_no_harm() {
+    let app = App::start().await;
+    let id = app.submit_cancelled().await;
+    let again = app.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await;
+    assert_eq!((again.status.as_u16(), &again.json()["state"]), (200, &json!("cancelled")));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_404() {
+    let app = App::start().await;
+    let id = Uuid::now_v7();
+    app.get(&format!("/v1/jobs/{id}")).await.problem(404, "job_not_found");
+    app.get(&format!("/v1/jobs/{id}/events")).await.problem(404, "job_not_found");
+    let cancel = app.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await;
+    cancel.problem(404, "job_not_found");
+    app.get("/v1/images/961eaef6668e480f").await.problem(404, "image_not_found");
+    app.get("/v1/jobs/12").await.problem(400, "invalid_parameter");
+    app.get("/v1/images/nope").await.problem(400, "invalid_parameter");
+}

@@ -1,0 +1,82 @@
+//! The bound server: documents, and its end.
+
+use clipwright::api::{openapi_json, serve};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::harness::App;
+
+struct Server {
+    address: std::net::SocketAddr,
+    shutdown: CancellationToken,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    async fn start(app: &App) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(serve(listener, app.state.clone(), shutdown.clone()));
+        Self { address, shutdown, task }
+    }
+
+    async fn connect(&self, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!("{request} HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains(end) {
+        let n = stream.read(&mut buffer).await.unwrap();
+        assert_ne!(n, 0, "closed before {end:?}: {text}");
+        text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
+    }
+    text
+}
+
+#[tokio::test]
+async fn shutdown_ends_event_streams_in_good_order() {
+    let app = App::start().await;
+    let id = app.submit().await;
+    let server = Server::start(&app).await;
+    let mut stream = server.connect(&format!("GET /v1/jobs/{id}/events")).await;
+    read_until(&mut stream, "event: queued").await;
+    let mut idle = server.connect("GET /healthz").await;
+    read_until(&mut idle, "{\"status\":\"ok\"}").await;
+
+    server.shutdown.cancel();
+    // The last chunk, not a broken connection.
+    read_until(&mut stream, "0\r\n\r\n").await;
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    server.task.await.unwrap().unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn the_document_and_its_page_come_from_the_binary() {
+    let app = App::start().await;
+    let answer = app.get("/openapi.json").await;
+    assert_eq!(answer.header("content-type"), "application/json");
+    assert_eq!(answer.text(), openapi_json());
+    assert_eq!(app.get("/").await.header("location"), "/docs/");
+    let page = app.get("/docs/").await;
+    assert_eq!(page.status.as_u16(), 200);
+    for file in ["swagger-ui-bundle.js", "swagger-ui.css", "swagger-initializer.js"] {
+        let answer = app.get(&format!("/docs/{file}")).await;
+        assert_eq!(answer.status.as_u16(), 200, "{file}");
+    }
+    let script = app.get("/docs/swagger-initializer.js").await;
+    assert!(script.text().contains("/openapi.json"), "{}", script.text());
+    for text in [page.text(), script.text()] {
+        assert!(!text.contains("http://") && !text.contains("https://"), "{text}");
+    }
+}

@@ -1,0 +1,11 @@
+//! Every capability against real servers. One crate, so that it links once; one file a capability.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on should panic")]
+#![allow(clippy::panic, clippy::missing_panics_doc, reason = "it is a test")]
+
+mod support;
+
+mod api;
+mod merge;
+mod openapi;
+mod store;

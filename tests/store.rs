@@ -1,0 +1,296 @@
+//! The store contract: one suite over every backend, and the faults that only a server can have.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use clipwright::digest::Digest;
+use clipwright::error::{Classify, Fault};
+use clipwright::store::{
+    self, ArchiveStore, Key, Overwrite, Put, S3Settings, StoreError, StoreSettings,
+};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::s3::S3Server;
+
+const MIB: usize = 1 << 20;
+
+/// A store, and local files to publish in it.
+struct Bench {
+    store: Arc<dyn ArchiveStore>,
+    files: TempDir,
+}
+
+impl Bench {
+    async fn open(settings: StoreSettings) -> Self {
+        let store = store::open(&settings).await.unwrap();
+        Self { store, files: tempfile::tempdir().unwrap() }
+    }
+
+    fn file(&self, content: &[u8]) -> (PathBuf, Digest) {
+        let digest = Digest::of(content);
+        let path = self.files.path().join(digest.hex());
+        std::fs::write(&path, content).unwrap();
+        (path, digest)
+    }
+
+    async fn put(&self, name: &str, content: &[u8], way: Overwrite) -> Result<Put, StoreError> {
+        let (file, digest) = self.file(content);
+        self.store.put(&key(name), &file, digest, way, &CancellationToken::new()).await
+    }
+
+    async fn content(&self, name: &str) -> Option<Vec<u8>> {
+        let size = self.store.size(&key(name)).await.unwrap()?;
+        Some(self.store.read(&key(name), 0, size).await.unwrap().to_vec())
+    }
+}
+
+fn key(name: &str) -> Key {
+    name.parse().unwrap()
+}
+
+fn s3_settings(server: &S3Server) -> S3Settings {
+    S3Settings {
+        bucket: server.bucket.clone(),
+        region: server.region.clone(),
+        endpoint: Some(server.endpoint.clone()),
+        force_path_style: true,
+        keys: Some((server.access_key.clone().into(), server.secret_key.clone().into())),
+        part_size: S3Settings::MIN_PART_SIZE,
+    }
+}
+
+async fn s3(server: &S3Server) -> Bench {
+    Bench::open(StoreSettings::S3(s3_settings(server))).await
+}
+
+/// Not compressible into a pattern by chance: every 8 bytes differ.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&x.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// What every backend must do.
+async fn contract(bench: &Bench, extension: &str) {
+    let store = &bench.store;
+    assert_eq!(store.extension(), extension);
+    store.check().await.unwrap();
+
+    // Nothing is there at first, and deleting that is success.
+    assert_eq!(store.size(&key("a.clip")).await.unwrap(), None);
+    for len in [0, 1] {
+        let error = store.read(&key("a.clip"), 0, len).await.unwrap_err();
+        assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+    }
+    store.delete(&key("a.clip")).await.unwrap();
+
+    // Write, look up, read at the ends and past them.
+    assert_eq!(bench.put("a.clip", b"0123456789", Overwrite::Never).await.unwrap(), Put::Written);
+    assert_eq!(store.size(&key("a.clip")).await.unwrap(), Some(10));
+    for (offset, len, expected) in [
+        (0, 10, &b"0123456789"[..]),
+        (0, 1, b"0"),
+        (9, 1, b"9"),
+        (4, 3, b"456"),
+        (8, 100, b"89"),
+        (0, u64::MAX, b"0123456789"),
+        (3, 0, b""),
+        (10, 1, b""),
+        (1 << 40, 5, b""),
+        (u64::MAX, u64::MAX, b""),
+    ] {
+        let bytes = store.read(&key("a.clip"), offset, len).await.unwrap();
+        assert_eq!(bytes, expected, "{len} bytes from {offset}");
+    }
+
+    // A taken key: the same content is success, other content a conflict that changes nothing.
+    assert_eq!(bench.put("a.clip", b"0123456789", Overwrite::Never).await.unwrap(), Put::Unchanged);
+    let error = bench.put("a.clip", b"other", Overwrite::Never).await.unwrap_err();
+    match &error {
+        StoreError::Conflict { expected, found, .. } => {
+            assert_eq!((*expected, *found), (Digest::of(b"other"), Digest::of(b"0123456789")));
+        }
+        _ => panic!("{error}"),
+    }
+    assert!(!error.is_transient());
+    assert_eq!(bench.content("a.clip").await.unwrap(), b"0123456789");
+    assert_eq!(bench.put("a.clip", b"other", Overwrite::Replace).await.unwrap(), Put::Written);
+    assert_eq!(bench.content("a.clip").await.unwrap(), b"other");
+
+    // Empty objects, and keys with directories in them.
+    assert_eq!(bench.put("dir/sub/e.clip", b"", Overwrite::Never).await.unwrap(), Put::Written);
+    assert_eq!(bench.put("dir/sub/e.clip", b"", Overwrite::Never).await.unwrap(), Put::Unchanged);
+    assert_eq!(bench.content("dir/sub/e.clip").await.unwrap(), b"");
+
+    // A file that isn't what was announced, or isn't there, is not published.
+    let (file, _) = bench.file(b"truth");
+    let never = CancellationToken::new();
+    let lie = Digest::of(b"lie");
+    let put = store.put(&key("lie.clip"), &file, lie, Overwrite::Never, &never).await;
+    assert!(matches!(put.unwrap_err(), StoreError::Mismatch { .. }));
+    let gone = bench.files.path().join("gone");
+    let error =
+        store.put(&key("lie.clip"), &gone, lie, Overwrite::Never, &never).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Io { .. }) && error.to_string().contains("gone"),
+        "{error}"
+    );
+    assert_eq!(bench.content("lie.clip").await, None);
+
+    // A cancelled put leaves nothing.
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    let (file, digest) = bench.file(&noise(12 * MIB, 7));
+    let put = store.put(&key("c.clip"), &file, digest, Overwrite::Never, &cancelled).await;
+    assert!(matches!(put.unwrap_err(), StoreError::Cancelled { .. }));
+    assert_eq!(bench.content("c.clip").await, None);
+
+    // Objects of several parts, whose length is no multiple of the part size, and of exactly two.
+    for (name, len) in [("big.clip", 12 * MIB + 1), ("two.clip", 10 * MIB)] {
+        let content = noise(len, 3);
+        assert_eq!(bench.put(name, &content, Overwrite::Never).await.unwrap(), Put::Written);
+        assert!(bench.content(name).await.unwrap() == content);
+        assert_eq!(bench.put(name, &content, Overwrite::Never).await.unwrap(), Put::Unchanged);
+        let other = bench.put(name, &noise(len, 4), Overwrite::Never).await;
+        assert!(matches!(other.unwrap_err(), StoreError::Conflict { .. }));
+        assert!(bench.content(name).await.unwrap() == content);
+    }
+
+    // Of concurrent writers exactly one wins, small or large.
+    for (name, len) in [("race.clip", 1000), ("big-race.clip", 6 * MIB)] {
+        one_wins(bench, name, len).await;
+    }
+
+    store.delete(&key("a.clip")).await.unwrap();
+    assert_eq!(store.size(&key("a.clip")).await.unwrap(), None);
+}
+
+async fn one_wins(bench: &Bench, name: &str, len: usize) {
+    let contents: Vec<_> = (0..4).map(|seed| noise(len, 2 * seed + 11)).collect();
+    let puts = contents.iter().map(|content| bench.put(name, content, Overwrite::Never));
+    let results = futures_util::future::join_all(puts).await;
+    let winners: Vec<_> =
+        (0..4).filter(|i| matches!(results[*i], Ok(Put::Written))).collect::<Vec<usize>>();
+    assert_eq!(winners.len(), 1, "{results:?}");
+    assert!(bench.content(name).await.unwrap() == contents[winners[0]]);
+    for result in results.iter().filter_map(|result| result.as_ref().err()) {
+        assert!(matches!(result, StoreError::Conflict { .. }), "{result}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn directory_keeps_the_contract() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("made/by/open");
+    let bench = Bench::open(StoreSettings::Directory(path.clone())).await;
+    contract(&bench, "clip").await;
+
+    let mut names: Vec<_> = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["big-race.clip", "big.clip", "dir", "race.clip", "two.clip"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_keeps_the_contract() {
+    let server = S3Server::start().await;
+    contract(&s3(&server).await, "rclip").await;
+    assert_eq!(server.pending_uploads(), 0);
+    assert_eq!(server.objects(), ["big-race.clip", "big.clip", "dir", "race.clip", "two.clip"]);
+}
+
+#[tokio::test]
+async fn a_failing_server_leaves_no_object_and_no_pending_upload() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    server.faults.fail_parts_from.store(2, Ordering::SeqCst);
+    let error = bench.put("a.rclip", &noise(12 * MIB, 5), Overwrite::Never).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(error.is_transient() && error.fault() == Fault::Upstream);
+    assert!(error.to_string().contains("InternalError"), "{error}");
+    assert_eq!((server.objects().len(), server.pending_uploads()), (0, 0));
+
+    server.faults.fail_parts_from.store(0, Ordering::SeqCst);
+    let put = bench.put("a.rclip", &noise(12 * MIB, 5), Overwrite::Never).await;
+    assert_eq!(put.unwrap(), Put::Written);
+}
+
+#[tokio::test]
+async fn cancelling_mid_upload_aborts_it() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    server.faults.hold_parts_from.store(2, Ordering::SeqCst);
+    let (file, digest) = bench.file(&noise(12 * MIB, 6));
+    let cancel = CancellationToken::new();
+    let key = key("a.rclip");
+    let put = bench.store.put(&key, &file, digest, Overwrite::Never, &cancel);
+    let (result, ()) = tokio::join!(put, async {
+        server.faults.held.notified().await;
+        cancel.cancel();
+    });
+    assert!(matches!(result.unwrap_err(), StoreError::Cancelled { .. }));
+    assert_eq!((server.objects().len(), server.pending_uploads()), (0, 0));
+}
+
+#[tokio::test]
+async fn dropping_a_put_aborts_its_upload() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    server.faults.hold_parts_from.store(1, Ordering::SeqCst);
+    let content = noise(12 * MIB, 8);
+    tokio::select! {
+        result = bench.put("a.rclip", &content, Overwrite::Never) => panic!("{result:?}"),
+        () = server.faults.held.notified() => {}
+    }
+    server.faults.aborted.notified().await;
+    assert_eq!((server.objects().len(), server.pending_uploads()), (0, 0));
+}
+
+#[tokio::test]
+async fn content_that_others_wrote_is_compared_by_reading_it() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    std::fs::write(server.object_path("a.rclip"), b"theirs").unwrap();
+    assert_eq!(bench.put("a.rclip", b"theirs", Overwrite::Never).await.unwrap(), Put::Unchanged);
+    let error = bench.put("a.rclip", b"ours", Overwrite::Never).await.unwrap_err();
+    assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn s3_errors_name_the_cause_and_no_secret() {
+    let server = S3Server::start().await;
+    let open = async |change: fn(&mut S3Settings)| {
+        let mut settings = s3_settings(&server);
+        change(&mut settings);
+        Bench::open(StoreSettings::S3(settings)).await
+    };
+
+    let bench = open(|s| s.keys = Some(("test-access".into(), "hunter2-secret".into()))).await;
+    let error = bench.put("a.rclip", b"x", Overwrite::Never).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+    assert!(!format!("{error} {error:?} {:?}", bench.store).contains("hunter2"));
+    assert!(bench.store.check().await.is_err());
+
+    let bench = open(|s| s.bucket = "no-such-bucket".into()).await;
+    let error = bench.store.check().await.unwrap_err();
+    assert!(matches!(error, StoreError::Rejected { .. }), "{error}");
+    assert!(error.to_string().contains("no-such-bucket"), "{error}");
+
+    server.faults.down.store(true, Ordering::SeqCst);
+    let bench = open(|_| ()).await;
+    let error = bench.store.size(&key("a.rclip")).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+
+    let bench = open(|s| s.endpoint = Some("http://127.0.0.1:1".into())).await;
+    let error = bench.store.check().await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+}

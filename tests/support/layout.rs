@@ -1,0 +1,119 @@
+//! OCI image layouts made of layers that a test wrote itself.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clipwright::digest::Digest;
+use serde_json::json;
+
+/// An OCI image layout in a temporary directory, removed when dropped.
+pub(crate) struct Layout {
+    dir: tempfile::TempDir,
+}
+
+/// One layer as it stands in a layout.
+#[derive(Clone)]
+pub(crate) struct Blob {
+    pub(crate) digest: Digest,
+    pub(crate) diff_id: Digest,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) media_type: &'static str,
+}
+
+pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+impl Blob {
+    /// A gzip layer of this tar.
+    pub(crate) fn gzip(tar: &[u8]) -> Self {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(tar).unwrap();
+        let bytes = encoder.finish().unwrap();
+        Self { digest: Digest::of(&bytes), diff_id: Digest::of(tar), bytes, media_type: GZIP }
+    }
+
+    /// The tar itself, or anything else, under this media type.
+    pub(crate) fn plain(bytes: &[u8], media_type: &'static str) -> Self {
+        let digest = Digest::of(bytes);
+        Self { digest, diff_id: digest, bytes: bytes.to_vec(), media_type }
+    }
+}
+
+impl Layout {
+    /// An image of these layers under the tag `latest`, for linux on this machine's architecture.
+    pub(crate) fn of(layers: &[Blob]) -> Self {
+        let layout = Self { dir: tempfile::tempdir().unwrap() };
+        for layer in layers {
+            layout.write_blob(layer.digest, &layer.bytes);
+        }
+        let config = layout.put(&json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": { "Env": ["A=b"], "Cmd": ["/bin/sh"] },
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>(),
+            },
+        }));
+        let descriptors: Vec<_> = layers
+            .iter()
+            .map(|layer| {
+                let (media_type, size) = (layer.media_type, layer.bytes.len());
+                json!({ "mediaType": media_type, "digest": layer.digest, "size": size })
+            })
+            .collect();
+        let manifest = layout.put(&json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": config.0,
+                "size": config.1,
+            },
+            "layers": descriptors,
+        }));
+        let index = json!({
+            "schemaVersion": 2,
+            "manifests": [{
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": manifest.0,
+                "size": manifest.1,
+                "annotations": { "org.opencontainers.image.ref.name": "latest" },
+            }],
+        });
+        std::fs::write(layout.path().join("index.json"), index.to_string()).unwrap();
+        let version = json!({ "imageLayoutVersion": "1.0.0" }).to_string();
+        std::fs::write(layout.path().join("oci-layout"), version).unwrap();
+        layout
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where a blob lies.
+    pub(crate) fn blob(&self, digest: Digest) -> PathBuf {
+        self.path().join("blobs/sha256").join(digest.hex())
+    }
+
+    fn put(&self, value: &serde_json::Value) -> (Digest, usize) {
+        let bytes = value.to_string().into_bytes();
+        let digest = Digest::of(&bytes);
+        self.write_blob(digest, &bytes);
+        (digest, bytes.len())
+    }
+
+    fn write_blob(&self, digest: Digest, bytes: &[u8]) {
+        let path = self.blob(digest);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+/// This machine's architecture in OCI's words.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,4 @@
+//! What several tests need: real servers, and images made by hand.
+
+pub(crate) mod layout;
+pub(crate) mod s3;
