@@ -80,8 +80,8 @@ impl Index {
 
     fn source(&self) -> ImageSource {
         match (self.source.clone(), self.published_as.clone()) {
-            (ImageSource::Layout { directory, tag, .. }, published_as) => {
-                ImageSource::Layout { directory, tag, published_as }
+            (ImageSource::Layout { dir, tag, .. }, published_as) => {
+                ImageSource::Layout { dir, tag, published_as }
             }
             (source, _) => source,
         }
