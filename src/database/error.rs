@@ -142,10 +142,10 @@ impl Classify for DatabaseError {
     fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { source, .. } => is_transient(source),
-            Self::Migration { source, .. } => match source {
-                MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => is_transient(e),
-                _ => false,
-            },
+            Self::Migration {
+                source: MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _),
+                ..
+            } => is_transient(e),
             Self::Busy { .. } | Self::Stale { .. } | Self::NotReady { .. } => true,
             _ => false,
         }

@@ -18,7 +18,7 @@ use super::{DatabaseError, Site, socket};
 use crate::error::Classify;
 
 /// Recovery after a crash reads at most `max_wal_size`.
-const READY: Duration = Duration::from_secs(120);
+const READY: Duration = Duration::from_mins(2);
 /// Fast shutdown writes a checkpoint; immediate shutdown does nothing.
 const FAST: Duration = Duration::from_secs(30);
 const IMMEDIATE: Duration = Duration::from_secs(5);
@@ -167,7 +167,7 @@ fn described(status: std::io::Result<std::process::ExitStatus>) -> String {
     status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
-/// The line that tells most in what a PostgreSQL program said: the last fatal one, else the last.
+/// The line that tells most in what a Postgres program said: the last fatal one, else the last.
 pub(super) fn last_words(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let mut lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
