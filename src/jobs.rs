@@ -4,3 +4,5 @@
 
 /// The types.
 pub mod job;
+/// The queue in Postgres.
+pub mod queue;
