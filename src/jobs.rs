@@ -6,3 +6,5 @@
 pub mod job;
 /// The queue in Postgres.
 pub mod queue;
+/// The worker pool.
+pub mod worker;
