@@ -142,10 +142,14 @@ fn our_listing(archive: &Path) -> Vec<Value> {
     json(&run(clipwright().args(["ls", "--json", "--recursive"]).arg(archive)))
 }
 
-/// Nodes by path. Paths that are no UTF-8 are told apart by their bytes.
-fn nodes(lines: &[Value]) -> BTreeMap<(&str, Option<&str>), &Value> {
-    let path = |node: &'_ Value| (node["path"].as_str().unwrap(), node["path_base64"].as_str());
-    lines.iter().map(|node| (path(node), node)).collect()
+/// A path, and its bytes in base64 when they are no UTF-8.
+type PathKey<'a> = (&'a str, Option<&'a str>);
+
+fn nodes(lines: &[Value]) -> BTreeMap<PathKey<'_>, &Value> {
+    lines
+        .iter()
+        .map(|node| ((node["path"].as_str().unwrap(), node["path_base64"].as_str()), node))
+        .collect()
 }
 
 /// Asserts that we say whatever upstream says; we may say more. Absent, null and empty are one:
