@@ -16,13 +16,15 @@ use crate::digest::Digest;
 
 const WRAPPER: [&str; 2] = ["Type", "Data"];
 const S3: [&str; 5] = ["Bucket", "Region", "Key", "Endpoint", "ForcePathStyle"];
-const OCI: [&str; 9] = [
+/// Without `ZstdIdxByLayer`: upstream never fills it nor reads it. A Go decoder holds the type of
+/// every *defined* field against its own, sent or not, so it is left out rather than defined as
+/// something else.
+const OCI: [&str; 8] = [
     "RegistryURL",
     "Repository",
     "Reference",
     "Layers",
     "GzipIdxByLayer",
-    "ZstdIdxByLayer",
     "DecompressedHashByLayer",
     "ImageMetadata",
     // An extra field: nodes that upstream's index can't show.
@@ -123,8 +125,7 @@ fn encode_oci(image: &OciStorageInfo, special: &[&Node]) -> Vec<u8> {
     );
     let node = define_node(&mut types);
     let nodes = types.slice("[]*common.ClipNode", node);
-    // Upstream never fills the zstd index, and a field that is never sent may have any type.
-    let ids = [string, string, string, strings, gzip_indexes, text_map, text_map, metadata, nodes];
+    let ids = [string, string, string, strings, gzip_indexes, text_map, metadata, nodes];
     let id = types.structure("OCIStorageInfo", &zip(OCI, ids));
     types.finish(id, true, |e| {
         e.structure(|f| {
@@ -150,15 +151,15 @@ fn encode_oci(image: &OciStorageInfo, special: &[&Node]) -> Vec<u8> {
                     });
                 });
             }
-            f.field(6).slice(image.plain_digests.iter(), |e, (layer, plain)| {
+            f.field(5).slice(image.plain_digests.iter(), |e, (layer, plain)| {
                 e.bytes(layer.to_string().as_bytes());
                 e.bytes(plain.hex().as_bytes());
             });
             if let Some(metadata) = &image.image_metadata {
-                encode_metadata(f.field(7), metadata);
+                encode_metadata(f.field(6), metadata);
             }
             if !special.is_empty() {
-                f.field(8).slice(special.iter(), |e, node| encode_node(e, node));
+                f.field(7).slice(special.iter(), |e, node| encode_node(e, node));
             }
         });
     })
@@ -281,7 +282,7 @@ fn decode_oci(bytes: &[u8]) -> Result<(OciStorageInfo, Vec<Node>), ClipError> {
                 image.gzip_checkpoints.insert(layer, decode_gzip_index(d, value)?);
                 Ok(())
             })?,
-            6 => d.map(id, |d, key, value| {
+            5 => d.map(id, |d, key, value| {
                 let layer = digest(d, key)?;
                 let text = d.text(value)?;
                 let plain = Digest::from_hex(&text).map_err(|_| {
@@ -290,15 +291,14 @@ fn decode_oci(bytes: &[u8]) -> Result<(OciStorageInfo, Vec<Node>), ClipError> {
                 image.plain_digests.insert(layer, plain);
                 Ok(())
             })?,
-            7 => image.image_metadata = Some(decode_metadata(d, id)?),
-            8 => {
+            6 => image.image_metadata = Some(decode_metadata(d, id)?),
+            _ => {
                 special = NodeDecoder::default().nodes(d, id);
                 // The stream can't be read on from inside a node; the cause is told below.
                 if special.is_err() {
                     return Err(d.wrong("a special node is malformed"));
                 }
             }
-            _ => d.skip(id)?,
         }
         Ok(())
     })
