@@ -14,12 +14,12 @@ use super::storage_info::{
 };
 use crate::digest::Digest;
 
-const WRAPPER: [&str; 2] = ["Type", "Data"];
-const S3: [&str; 5] = ["Bucket", "Region", "Key", "Endpoint", "ForcePathStyle"];
+static WRAPPER: [&str; 2] = ["Type", "Data"];
+static S3: [&str; 5] = ["Bucket", "Region", "Key", "Endpoint", "ForcePathStyle"];
 /// Without `ZstdIdxByLayer`: upstream never fills it nor reads it. A Go decoder holds the type of
 /// every *defined* field against its own, sent or not, so it is left out rather than defined as
 /// something else.
-const OCI: [&str; 8] = [
+static OCI: [&str; 8] = [
     "RegistryURL",
     "Repository",
     "Reference",
@@ -30,9 +30,9 @@ const OCI: [&str; 8] = [
     // An extra field: nodes that upstream's index can't show.
     "SpecialNodes",
 ];
-const GZIP_INDEX: [&str; 2] = ["LayerDigest", "Checkpoints"];
-const CHECKPOINT: [&str; 2] = ["COff", "UOff"];
-const METADATA: [&str; 20] = [
+static GZIP_INDEX: [&str; 2] = ["LayerDigest", "Checkpoints"];
+static CHECKPOINT: [&str; 2] = ["COff", "UOff"];
+static METADATA: [&str; 20] = [
     "Name",
     "Digest",
     "RepoTags",
@@ -54,7 +54,7 @@ const METADATA: [&str; 20] = [
     "Layers",
     "LayersData",
 ];
-const LAYER: [&str; 4] = ["MIMEType", "Digest", "Size", "Annotations"];
+static LAYER: [&str; 4] = ["MIMEType", "Digest", "Size", "Annotations"];
 
 /// The wrapper's type name, which the header repeats; nothing for local archives.
 pub(super) fn type_name(storage: &StorageInfo) -> &'static str {
@@ -438,7 +438,10 @@ fn encode_time(time: &DateTime<FixedOffset>) -> Vec<u8> {
 /// `None` is Go's zero time.
 fn decode_time(d: &mut Decoder<'_>, id: TypeId) -> Result<Option<DateTime<FixedOffset>>, GobError> {
     let bytes = d.opaque(id)?;
-    let wrong = |d: &Decoder<'_>| d.wrong(format!("{bytes:?} is not a time as Go marshals it"));
+    let wrong = |d: &Decoder<'_>| {
+        let (length, start) = (bytes.len(), &bytes[..bytes.len().min(16)]);
+        d.wrong(format!("expected a time as Go marshals it, found {length} bytes: {start:?}"))
+    };
     let (length, seconds_of_offset) = match bytes.first() {
         Some(1) => (15, 0),
         Some(2) => (16, bytes.get(15).map_or(0, |b| i32::from(b.cast_signed()))),
