@@ -34,7 +34,7 @@ database=$(mktemp -d)
 trap 'stop_postgres; rm -rf "$database"' EXIT
 start_postgres "$database"
 cargo sqlx migrate run > /dev/null
-SQLX_OFFLINE=false cargo sqlx prepare --check -- --quiet --all-targets
+cargo sqlx prepare --check -- --quiet --all-targets
 
 check "dependencies: licences, bans, sources (deny.toml)"
 tool cargo-deny cargo-deny

@@ -1,1 +1,118 @@
-//! Module.
+//! Use cases: an image becomes an archive; a file is read out of one.
+//!
+//! Nothing here knows of jobs, the database or a terminal: progress leaves through
+//! [`crate::progress::Progress`], and the finished archive is a local file that the caller
+//! publishes.
+
+/// A layer on its way from a source to a thread that takes it apart.
+mod download;
+/// An image becomes a v2 archive.
+pub mod index;
+/// What the image's config and manifest say, as the archive keeps it.
+mod metadata;
+/// A file's content, wherever the archive says it lives.
+pub mod read;
+/// What an archive holds and cost.
+pub mod summary;
+/// What the user should know of a tree.
+mod warnings;
+
+use crate::clip::ClipError;
+use crate::digest::Digest;
+use crate::error::{Classify, Fault};
+use crate::layer::LayerError;
+use crate::oci::OciError;
+use crate::store::StoreError;
+
+pub use index::{IndexOptions, IndexedImage, Written, index_image};
+pub use read::{ReadSettings, image_source, open_file};
+pub use summary::Summary;
+
+/// Why an archive could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The image, or a part of it, could not be had.
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    /// A layer could not be used.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The archive is broken, or can't be written.
+    #[error(transparent)]
+    Clip(#[from] ClipError),
+    /// The store that holds a v1 archive's data failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A layer of a kind that can't be indexed yet.
+    #[error("layer {layer} is {kind} ({media_type}): only gzip layers can be indexed yet")]
+    UnsupportedLayer {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// What it is.
+        kind: &'static str,
+        /// As the manifest says.
+        media_type: String,
+    },
+    /// beta9's workers refuse archives without layers (CONTRACT B.3).
+    #[error("image {reference} has no layers, and beta9's workers refuse archives without any")]
+    NoLayers {
+        /// The pinned reference.
+        reference: String,
+    },
+    /// What was asked for is not a regular file in the archive.
+    #[error("{path}: {detail}")]
+    NotAFile {
+        /// As asked for.
+        path: String,
+        /// What it is instead.
+        detail: String,
+    },
+    /// A local file could not be read or written.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Classify for ArchiveError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Oci(error) => error.is_transient(),
+            Self::Layer(error) => error.is_transient(),
+            Self::Clip(error) => error.is_transient(),
+            Self::Store(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Oci(error) => error.fault(),
+            Self::Layer(error) => error.fault(),
+            Self::Clip(error) => error.fault(),
+            Self::Store(error) => error.fault(),
+            Self::Io { .. } => Fault::Ours,
+            _ => Fault::User,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Oci(error) => error.code(),
+            Self::Layer(error) => error.code(),
+            Self::Clip(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::UnsupportedLayer { .. } => "layer_unsupported",
+            Self::NoLayers { .. } => "no_layers",
+            Self::NotAFile { .. } => "not_a_file",
+            Self::Io { .. } => "io",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::oci::ReferenceForm;
 use crate::store::{S3Settings, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
@@ -25,6 +26,7 @@ mod setting;
 /// What single values may look like.
 mod value;
 
+pub use crate::database::DatabaseSettings;
 pub use error::ConfigError;
 pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
 pub use setting::SettingsArgs;
@@ -71,27 +73,6 @@ pub struct Config {
     pub log: LogSettings,
 }
 
-/// Which database.
-#[derive(Debug, Clone)]
-pub enum DatabaseSettings {
-    /// A Postgres server that somebody else runs.
-    Url(SecretString),
-    /// A private server that we run.
-    Private {
-        /// [`Config::data_dir`], under which it lives.
-        data_dir: PathBuf,
-    },
-}
-
-/// How an archive's storage info names the image (CONTRACT section K).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReferenceForm {
-    /// `sha256:...`.
-    Digest,
-    /// `tag@sha256:...`, which workers older than May 2026 can read too.
-    TagAndDigest,
-}
-
 impl Config {
     /// Reads the settings of this process.
     pub fn load(args: &SettingsArgs) -> Result<Self, ConfigError> {
@@ -132,11 +113,7 @@ impl Config {
             clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
             insecure_hosts: insecure_hosts(layers)?,
             docker_hub: docker_hub(layers)?,
-            reference_form: layers.require(&setting::REFERENCE_FORM, |text| match text {
-                "digest" => Some(ReferenceForm::Digest),
-                "tag-and-digest" => Some(ReferenceForm::TagAndDigest),
-                _ => None,
-            })?,
+            reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
             secret_key,
             log: LogSettings {
                 format: layers.require(&setting::LOG_FORMAT, |text| match text {

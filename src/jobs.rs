@@ -4,3 +4,7 @@
 
 /// The types.
 pub mod job;
+/// The queue in Postgres.
+pub mod queue;
+/// The worker pool.
+pub mod worker;

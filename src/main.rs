@@ -1,3 +1,7 @@
 //! The clipwright binary: reads the command line and calls the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    clipwright::cli::main()
+}

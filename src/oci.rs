@@ -1,9 +1,9 @@
 //! Images where they are: in a registry or in an OCI layout directory.
 //!
-//! A [`Reference`] or a directory is opened as a [`Source`]; the source resolves to one platform's
-//! image and gives its blobs as streams or ranges. Everything that comes from outside is bounded
-//! and verified here. Layers are bytes to this module: what is in them, and what becomes of them,
-//! it must not know.
+//! A reference or a directory is opened as a [source](crate::oci::Source); the source resolves to
+//! one platform's image and gives its blobs as streams or ranges. Everything that comes from
+//! outside is bounded and verified here. Layers are bytes to this module: what is in them, and
+//! what becomes of them, it must not know.
 
 mod auth;
 mod blob;
@@ -15,10 +15,13 @@ mod http;
 mod image_source;
 mod layout;
 mod manifest;
+mod pinned;
 mod platform;
 mod reference;
 mod registry;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,10 +32,9 @@ pub use credentials::{Credentials, InvalidCredentials};
 pub use error::OciError;
 pub use image_source::ImageSource;
 pub use manifest::{Compression, LayerDescriptor};
+pub use pinned::{InvalidReferenceForm, PinnedReference, ReferenceForm};
 pub use platform::{InvalidPlatform, Platform};
-pub use reference::{
-    DOCKER_HUB, InvalidReference, PinnedReference, Reference, ReferenceForm, normalise_registry,
-};
+pub use reference::{DOCKER_HUB, InvalidReference, Reference, normalise_registry};
 pub use source::{ResolvedImage, Source};
 
 use crate::retry::RetrySettings;

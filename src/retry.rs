@@ -1,7 +1,8 @@
 //! The one retry helper: capped exponential backoff with jitter, under a cancellation token.
 //!
-//! It knows nothing of what is retried: errors say through [`Classify`] whether trying again can
-//! help, and through [`Retryable`] how long the other side asked to be left alone.
+//! It knows nothing of what is retried: errors say through [`crate::error::Classify`] whether
+//! trying again can help, and through [`crate::retry::Retryable`] how long the other side asked to
+//! be left alone.
 
 use std::future::Future;
 use std::time::Duration;
@@ -169,7 +170,10 @@ mod tests {
         }
     }
 
-    async fn run(results: &[Result<u8, fn() -> Failure>]) -> (Result<u8, Failure>, usize) {
+    /// What one call brings; errors are made anew each time.
+    type Outcome = Result<u8, fn() -> Failure>;
+
+    async fn run(results: &[Outcome]) -> (Result<u8, Failure>, usize) {
         let calls = Cell::new(0);
         let result = retry(&fast(), &CancellationToken::new(), || {
             let call = calls.replace(calls.get() + 1);
@@ -181,13 +185,13 @@ mod tests {
 
     #[tokio::test]
     async fn transient_errors_are_retried_until_success() {
-        let busy: Result<u8, fn() -> Failure> = Err(|| Failure::Busy(None));
+        let busy: Outcome = Err(|| Failure::Busy(None));
         assert_eq!(run(&[busy, busy, Ok(7)]).await, (Ok(7), 3));
     }
 
     #[tokio::test]
     async fn attempts_are_counted_and_the_last_error_returned() {
-        let busy: Result<u8, fn() -> Failure> = Err(|| Failure::Busy(None));
+        let busy: Outcome = Err(|| Failure::Busy(None));
         assert_eq!(run(&[busy; 5]).await, (Err(Failure::Busy(None)), 4));
     }
 
@@ -199,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn too_long_a_wait_is_not_waited_for() {
         let (result, calls) =
-            run(&[Err(|| Failure::Busy(Some(Duration::from_secs(3600)))), Ok(1)]).await;
+            run(&[Err(|| Failure::Busy(Some(Duration::from_hours(1)))), Ok(1)]).await;
         assert!(result.is_err());
         assert_eq!(calls, 1);
     }

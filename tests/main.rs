@@ -6,6 +6,7 @@
 mod support;
 
 mod api;
+mod interop;
 mod merge;
 mod openapi;
 mod store;

@@ -14,7 +14,7 @@ use super::{ArchiveError, warnings};
 use crate::clip::atomic;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
-use crate::clip::writer::write_index_archive;
+use crate::clip::writer::index_archive;
 use crate::digest::Digest;
 use crate::layer::{LayerError, LayerIndex, Limits, merge, read_gzip_layer};
 use crate::oci::{Compression, LayerDescriptor, ReferenceForm, ResolvedImage, Source};
@@ -67,18 +67,12 @@ impl IndexedImage {
     /// Writes the archive to `file`, which appears whole or not at all. The same image gives the
     /// same bytes.
     pub fn write(&self, file: &Path) -> Result<Written, ArchiveError> {
-        let bytes = self.encode()?;
+        let bytes = index_archive(&self.tree, &self.storage)?;
         atomic::write(file, &bytes).map_err(|source| ArchiveError::Io {
             what: format!("can't write {}", file.display()),
             source,
         })?;
         Ok(Written { size: bytes.len() as u64, digest: Digest::of(&bytes) })
-    }
-
-    fn encode(&self) -> Result<Vec<u8>, ArchiveError> {
-        let mut bytes = Vec::new();
-        write_index_archive(&self.tree, &self.storage, &mut bytes)?;
-        Ok(bytes)
     }
 }
 
@@ -137,9 +131,9 @@ pub async fn index_image(
         progress.step(Step::Warning(warning.clone()));
     }
     let storage = StorageInfo::Oci(Box::new(OciStorageInfo {
-        registry_url: image.reference.registry().to_owned(),
-        repository: image.reference.repository().to_owned(),
-        reference: image.reference.storage_form(options.reference_form),
+        registry_url: image.reference.registry.clone(),
+        repository: image.reference.repository.clone(),
+        reference: image.reference.stored(options.reference_form),
         layers: image.layers.iter().map(|layer| layer.digest).collect(),
         gzip_checkpoints: BTreeMap::new(),
         plain_digests: read.iter().map(|(digest, index)| (*digest, index.diff_id)).collect(),

@@ -16,9 +16,9 @@ use super::download::with_layer;
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
 use crate::clip::storage_info::{OciStorageInfo, S3StorageInfo, StorageInfo};
 use crate::layer::copy_range;
-use crate::oci::{Credentials, ImageSource, OciSettings, PinnedReference, Source};
+use crate::oci::{Credentials, ImageSource, OciError, OciSettings, Reference, Source};
 use crate::progress::Silent;
-use crate::store::{self, S3Settings, StoreSettings};
+use crate::store::{self, Key, S3Settings, StoreSettings};
 
 /// Content held in memory while it is verified; more goes to a temporary file.
 const SPOOL: usize = 8 << 20;
@@ -30,7 +30,7 @@ const S3_PART: u64 = 8 << 20;
 pub struct ReadSettings {
     /// How to reach registries.
     pub oci: OciSettings,
-    /// Credentials for the archive's registry; the ambient ones when absent.
+    /// Credentials for the registry; the ambient ones when absent.
     pub credentials: Option<Credentials>,
     /// Read layers from here rather than from where the archive points.
     pub source: Option<ImageSource>,
@@ -72,6 +72,12 @@ pub async fn open_file(
     }
 }
 
+/// The image that a v2 archive points to.
+pub fn image_source(image: &OciStorageInfo) -> Result<ImageSource, OciError> {
+    let OciStorageInfo { registry_url, repository, reference, .. } = image;
+    Ok(ImageSource::Registry(Reference::from_stored(registry_url, repository, reference)?))
+}
+
 fn not_a_file(node: &Node, detail: &str) -> ArchiveError {
     ArchiveError::NotAFile { path: node.path.to_string(), detail: detail.to_owned() }
 }
@@ -100,12 +106,17 @@ async fn from_s3(
         endpoint: (!object.endpoint.is_empty()).then(|| object.endpoint.clone()),
         force_path_style: object.force_path_style,
         keys: settings.s3_keys,
+        part_size: S3Settings::DEFAULT_PART_SIZE,
     }))
     .await?;
+    let key: Key = object.key.parse().map_err(|e| ArchiveError::NotAFile {
+        path: object.key.clone(),
+        detail: format!("the archive's storage info: {e}"),
+    })?;
     let mut spool = spooled_tempfile(SPOOL);
     let mut done = 0;
     while done < length {
-        let part = bucket.read(&object.key, offset + done, S3_PART.min(length - done)).await?;
+        let part = bucket.read(&key, offset + done, S3_PART.min(length - done)).await?;
         if part.is_empty() {
             let what = format!("{} of {} ends at {}", object.key, bucket.describe(), offset + done);
             return Err(io_error(what)(std::io::ErrorKind::UnexpectedEof.into()));
@@ -136,9 +147,9 @@ async fn from_layer(
         .ok_or_else(|| missing("size"))?;
     let source = match settings.source {
         Some(source) => source,
-        None => ImageSource::Registry(PinnedReference::from_storage(image)?.into()),
+        None => image_source(image)?,
     };
-    let source = Source::open(&source, &settings.oci, settings.credentials)?;
+    let source = Source::open(&source, &settings.oci, settings.credentials).await?;
     with_layer(&source, layer, size, Arc::new(Silent), cancel, move |compressed| {
         let mut spool = spooled_tempfile(SPOOL);
         copy_range(layer, compressed, plain_digest, remote.offset, remote.length, &mut spool)?;

@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::registry::RegistryArgs;
 use super::run_async;
-use crate::archive::{ReadSettings, open_file};
+use crate::archive::{ReadSettings, image_source, open_file};
 use crate::clip::reader::Archive;
+use crate::clip::storage_info::StorageInfo;
 use crate::oci::ImageSource;
 
 /// Write a file's content to standard output, read through the archive.
@@ -29,12 +30,17 @@ impl Cat {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let archive = Archive::open(&self.archive)?;
         let node = archive.tree.resolve(self.path.as_bytes())?;
-        let settings = ReadSettings {
-            oci: self.registry.settings(),
-            credentials: self.registry.credentials()?,
-            source: self.source.clone(),
-            s3_keys: None,
+        let source = match (&self.source, &archive.storage) {
+            (Some(source), _) => Some(source.clone()),
+            (None, StorageInfo::Oci(image)) => Some(image_source(image)?),
+            (None, _) => None,
         };
+        let credentials = match &source {
+            Some(source) => self.registry.credentials(source)?,
+            None => None,
+        };
+        let oci = self.registry.settings();
+        let settings = ReadSettings { oci, credentials, source, s3_keys: None };
         let mut content = run_async(async |cancel| {
             Ok(open_file(&self.archive, &archive.storage, node, settings, &cancel).await?)
         })?;

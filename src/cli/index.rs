@@ -26,7 +26,7 @@ pub(super) struct Index {
     #[arg(long)]
     platform: Option<Platform>,
     /// How the archive names the image: tag-and-digest is for workers older than May 2026
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_name = "digest|tag-and-digest", default_value_t)]
     reference_form: ReferenceForm,
     /// For oci:DIR: the reference under which readers will find the image
     #[arg(long, value_name = "REFERENCE")]
@@ -59,23 +59,32 @@ struct File {
 impl Index {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let started = Instant::now();
-        let source = self.source.published_as(self.published_as.clone());
-        let credentials = self.registry.credentials()?;
+        let source = self.source();
+        let credentials = self.registry.credentials(&source)?;
         let mut options =
             IndexOptions { reference_form: self.reference_form, ..IndexOptions::default() };
         if let Some(concurrency) = self.concurrency {
             options.concurrency = concurrency;
         }
-        let platform = self.platform.clone().unwrap_or_default();
+        let platform = self.platform.clone().unwrap_or_else(Platform::host);
         let settings = self.registry.settings();
         let (summary, written) = run_async(async |cancel| {
-            let source = Source::open(&source, &settings, credentials)?;
+            let source = Source::open(&source, &settings, credentials).await?;
             let image = source.resolve(&platform, &cancel).await?;
             let indexed = index_image(&source, &image, &options, on_stderr(), &cancel).await?;
             let written = indexed.write(&self.output)?;
             Ok((Summary::of(&image, &indexed), written))
         })?;
         self.report(&summary, written, started.elapsed().as_secs_f64())
+    }
+
+    fn source(&self) -> ImageSource {
+        match (self.source.clone(), self.published_as.clone()) {
+            (ImageSource::Layout { dir, tag, .. }, published_as) => {
+                ImageSource::Layout { dir, tag, published_as }
+            }
+            (source, _) => source,
+        }
     }
 
     fn report(&self, summary: &Summary, written: Written, seconds: f64) -> anyhow::Result<()> {
@@ -87,7 +96,8 @@ impl Index {
         }
         println!("image     {}", summary.reference);
         println!("platform  {}", summary.platform);
-        let (packed, plain) = (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
+        let (packed, plain) =
+            (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
         println!("layers    {}: {packed} compressed, {plain} plain", summary.layers.len());
         println!("files     {} of {} nodes", summary.files, summary.nodes);
         println!("archive   {}: {}", self.output.display(), HumanBytes(size));

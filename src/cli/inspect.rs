@@ -101,7 +101,7 @@ impl Report {
         Self {
             clip_version: if matches!(archive.storage, StorageInfo::Oci(_)) { 2 } else { 1 },
             archive_bytes,
-            index_bytes: archive.header.index.length,
+            index_bytes: archive.header.index.end - archive.header.index.start,
             nodes: archive.tree.len(),
             directories: count(|kind| matches!(kind, NodeKind::Directory)),
             files: count(|kind| matches!(kind, NodeKind::File(_))),

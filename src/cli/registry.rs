@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use secrecy::SecretString;
 
-use crate::oci::{Credentials, OciSettings};
+use crate::oci::{Credentials, ImageSource, OciSettings};
 
 /// How to reach registries and as whom. Credentials come from the environment or a file: what
 /// stands on a command line can be read by every user of the machine.
@@ -28,22 +27,28 @@ impl RegistryArgs {
         OciSettings { insecure_hosts: self.insecure_hosts.clone(), ..OciSettings::default() }
     }
 
-    pub(super) fn credentials(&self) -> anyhow::Result<Option<Credentials>> {
+    /// The credentials given for `source`; `None` leaves it to docker's config file.
+    pub(super) fn credentials(&self, source: &ImageSource) -> anyhow::Result<Option<Credentials>> {
         if self.anonymous {
             return Ok(Some(Credentials::Anonymous));
         }
         let (text, place) = match &self.credentials_file {
             Some(file) => {
                 let place = file.display().to_string();
-                (std::fs::read_to_string(file).with_context(|| format!("can't read {place}"))?, place)
+                (
+                    std::fs::read_to_string(file).with_context(|| format!("can't read {place}"))?,
+                    place,
+                )
             }
             None => match std::env::var("CLIPWRIGHT_CREDENTIALS") {
                 Ok(text) => (text, "CLIPWRIGHT_CREDENTIALS".to_owned()),
                 Err(_) => return Ok(None),
             },
         };
-        let text = SecretString::from(text.trim().to_owned());
-        let parsed = Credentials::parse(&text).with_context(|| format!("in {place}"))?;
-        Ok(Some(parsed))
+        let registry = match source {
+            ImageSource::Registry(reference) => reference.registry(),
+            ImageSource::Layout { .. } => return Ok(None),
+        };
+        Credentials::parse(&text, registry).with_context(|| format!("credentials in {place}"))
     }
 }

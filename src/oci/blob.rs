@@ -211,13 +211,13 @@ mod tests {
         (bytes, error, offsets)
     }
 
-    fn reset() -> Option<OciError> {
-        Some(OciError::Unavailable {
+    fn reset() -> OciError {
+        OciError::Unavailable {
             repository: "h/r".to_owned(),
             what: "it".to_owned(),
             reason: "reset".to_owned(),
             retry_after: None,
-        })
+        }
     }
 
     #[tokio::test]
@@ -230,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn resumes_where_it_broke() {
         let openings =
-            vec![(&CONTENT[..10], reset()), (&CONTENT[10..25], None), (&CONTENT[25..], None)];
+            vec![(&CONTENT[..10], Some(reset())), (&CONTENT[10..25], None), (&CONTENT[25..], None)];
         let (bytes, error, offsets) = read(blob(), openings).await;
         assert_eq!((bytes.as_slice(), offsets), (CONTENT, vec![0, 10, 25]));
         assert!(error.is_none(), "{error:?}");

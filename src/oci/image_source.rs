@@ -14,7 +14,7 @@ pub enum ImageSource {
     /// In an OCI layout directory.
     Layout {
         /// The directory.
-        directory: PathBuf,
+        dir: PathBuf,
         /// The image's name in `index.json`; not needed when there is but one.
         tag: Option<String>,
         /// Where readers of the archive will find the image.
@@ -39,8 +39,8 @@ impl FromStr for ImageSource {
         } else if tag.is_some_and(str::is_empty) {
             "its tag is empty"
         } else {
-            let (directory, tag) = (directory.into(), tag.map(str::to_owned));
-            return Ok(Self::Layout { directory, tag, published_as: None });
+            let (dir, tag) = (directory.into(), tag.map(str::to_owned));
+            return Ok(Self::Layout { dir, tag, published_as: None });
         };
         Err(InvalidReference { text: text.chars().take(300).collect(), reason })
     }
@@ -50,8 +50,8 @@ impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registry(reference) => reference.fmt(f),
-            Self::Layout { directory, tag, .. } => {
-                write!(f, "oci:{}", directory.display())?;
+            Self::Layout { dir, tag, .. } => {
+                write!(f, "oci:{}", dir.display())?;
                 tag.as_ref().map_or(Ok(()), |tag| write!(f, ":{tag}"))
             }
         }

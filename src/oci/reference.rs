@@ -15,7 +15,7 @@ use crate::digest::Digest;
 pub const DOCKER_HUB: &str = "index.docker.io";
 /// Every name Docker Hub goes by.
 const DOCKER_HUB_NAMES: [&str; 3] = [DOCKER_HUB, "docker.io", "registry-1.docker.io"];
-const DEFAULT_TAG: &str = "latest";
+pub(super) const DEFAULT_TAG: &str = "latest";
 const MAX_TEXT: usize = 1024;
 const MAX_HOST: usize = 255;
 const MAX_REPOSITORY: usize = 255;
@@ -216,62 +216,6 @@ impl From<Reference> for String {
     }
 }
 
-/// How a pinned image is written into an archive (CONTRACT K).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReferenceForm {
-    /// `sha256:...`; readers from May 2026 on.
-    #[default]
-    Digest,
-    /// `tag@sha256:...`; older readers too.
-    TagAndDigest,
-}
-
-/// An image named by the digest of its platform manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PinnedReference {
-    /// `host[:port]`; Docker Hub is [`DOCKER_HUB`].
-    pub registry: String,
-    /// The path in the registry.
-    pub repository: String,
-    /// The tag it was asked for by.
-    pub tag: Option<String>,
-    /// Digest of the platform manifest.
-    pub digest: Digest,
-}
-
-impl PinnedReference {
-    /// Pins `reference` to a platform manifest.
-    pub fn new(reference: &Reference, digest: Digest) -> Self {
-        Self {
-            registry: reference.registry.clone(),
-            repository: reference.repository.clone(),
-            tag: reference.tag.clone(),
-            digest,
-        }
-    }
-
-    /// The value of the storage info's `Reference` field.
-    ///
-    /// An image that was asked for by digest alone has no tag; [`ReferenceForm::TagAndDigest`]
-    /// then says `latest`, which readers ignore in favour of the digest.
-    pub fn stored(&self, form: ReferenceForm) -> String {
-        match form {
-            ReferenceForm::Digest => self.digest.to_string(),
-            ReferenceForm::TagAndDigest => {
-                format!("{}@{}", self.tag.as_deref().unwrap_or(DEFAULT_TAG), self.digest)
-            }
-        }
-    }
-}
-
-/// `registry/repository@digest`, without the tag: that may point elsewhere tomorrow.
-impl fmt::Display for PinnedReference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}@{}", self.registry, self.repository, self.digest)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -351,22 +295,6 @@ mod tests {
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn stored_forms() {
-        let digest: Digest = format!("sha256:{HEX}").parse().unwrap();
-        let pinned = PinnedReference::new(&"host/r:t".parse().unwrap(), digest);
-        assert_eq!(pinned.stored(ReferenceForm::Digest), format!("sha256:{HEX}"));
-        assert_eq!(pinned.stored(ReferenceForm::TagAndDigest), format!("t@sha256:{HEX}"));
-        for form in [ReferenceForm::Digest, ReferenceForm::TagAndDigest] {
-            let stored = pinned.stored(form);
-            let again = Reference::from_stored("docker.io", "library/r", &stored).unwrap();
-            assert_eq!(again.digest(), Some(digest));
-            assert_eq!(again.registry(), DOCKER_HUB);
-        }
-        let tagged = Reference::from_stored("h:5000", "r", "v1").unwrap();
-        assert_eq!(tagged.to_string(), "h:5000/r:v1");
     }
 
     proptest! {

@@ -58,7 +58,8 @@ impl Registry {
             })?;
             let content_type = text(answer.headers(), &CONTENT_TYPE).map(str::to_owned);
             // The digest of a schema 1 manifest leaves its signature out: not ours to verify.
-            let signed = content_type.as_deref().is_some_and(|t| t.contains(".manifest.v1+"));
+            let signed =
+                content_type.as_deref().is_some_and(|t| t.contains("distribution.manifest.v1+"));
             let stated = text(answer.headers(), &CONTENT_DIGEST).filter(|_| !signed);
             let expected = expected.or_else(|| stated.and_then(|digest| digest.parse().ok()));
             let bytes = read_capped(answer, &self.endpoint, &what, MAX_MANIFEST).await?;

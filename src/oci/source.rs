@@ -20,8 +20,9 @@ use crate::oci::layout::Layout;
 use crate::oci::manifest::{
     Blob, Document, ImageManifest, IndexEntry, LayerDescriptor, MAX_CONFIG, Manifest, ManifestError,
 };
+use crate::oci::pinned::PinnedReference;
 use crate::oci::platform::{Platform, choose};
-use crate::oci::reference::{DOCKER_HUB, PinnedReference, Reference};
+use crate::oci::reference::{DOCKER_HUB, Reference};
 use crate::oci::registry::Registry;
 
 /// How deep indexes may be nested.
@@ -72,8 +73,8 @@ impl Source {
         credentials: Option<Credentials>,
     ) -> Result<Self, OciError> {
         let origin = match image {
-            ImageSource::Layout { directory, tag, published_as } => Origin::Layout {
-                layout: Arc::new(Layout::new(directory.clone(), tag.clone())),
+            ImageSource::Layout { dir, tag, published_as } => Origin::Layout {
+                layout: Arc::new(Layout::new(dir.clone(), tag.clone())),
                 published_as: published_as.clone(),
                 tag: tag.clone(),
             },

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
-	"encoding/hex"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
+	"sort"
+	"time"
 	"unicode/utf8"
 
 	"github.com/beam-cloud/clip/pkg/clip"
@@ -13,51 +15,9 @@ import (
 	"github.com/tidwall/btree"
 )
 
-// The shapes below are what `clipwright inspect --json` and `clipwright ls --json` print too, as far
-// as upstream has the field.
-
-type storageLine struct {
-	Type string `json:"type"` // local, s3 or oci
-
-	Bucket         string `json:"bucket,omitempty"`
-	Region         string `json:"region,omitempty"`
-	Key            string `json:"key,omitempty"`
-	Endpoint       string `json:"endpoint,omitempty"`
-	ForcePathStyle bool   `json:"force_path_style,omitempty"`
-
-	RegistryURL   string                `json:"registry_url,omitempty"`
-	Repository    string                `json:"repository,omitempty"`
-	Reference     string                `json:"reference,omitempty"`
-	Layers        []string              `json:"layers,omitempty"`
-	PlainDigests  map[string]string     `json:"plain_digests,omitempty"` // diff id by layer
-	Checkpoints   map[string]int        `json:"checkpoints,omitempty"`   // how many, by layer
-	ImageMetadata *common.ImageMetadata `json:"image_metadata,omitempty"`
-}
-
-type nodeLine struct {
-	Path      string `json:"path"`
-	PathHex   string `json:"path_hex,omitempty"` // the bytes, when they aren't UTF-8
-	Type      string `json:"type"`               // dir, file or symlink
-	Target    string `json:"target,omitempty"`
-	Mode      uint32 `json:"mode"`
-	UID       uint32 `json:"uid"`
-	GID       uint32 `json:"gid"`
-	Size      uint64 `json:"size"`
-	Blocks    uint64 `json:"blocks"`
-	Ino       uint64 `json:"ino"`
-	Nlink     uint32 `json:"nlink"`
-	Mtime     uint64 `json:"mtime"`
-	MtimeNsec uint32 `json:"mtime_nsec"`
-
-	// Where the bytes of a file are: a range of a layer (v2) or of the local archive (v1).
-	Layer  string `json:"layer,omitempty"`
-	Digest string `json:"digest,omitempty"`
-	Offset *int64 `json:"offset,omitempty"`
-	Length *int64 `json:"length,omitempty"`
-}
-
 // dump prints what upstream's reader makes of an archive: one line of storage info, then one line a
-// node in the order of the index.
+// node in the order of the index. The shapes are those of `clipwright inspect --json` (its storage)
+// and `clipwright ls --json`, as far as upstream has the fields.
 func dump(args []string) error {
 	if err := positional(args, "ARCHIVE"); err != nil {
 		return err
@@ -95,52 +55,108 @@ func ascend(index *btree.BTree, visit func(*common.ClipNode)) {
 	})
 }
 
-func describeStorage(info common.ClipStorageInfo) (*storageLine, error) {
+type fields map[string]any // encoded with sorted keys
+
+func describeStorage(info common.ClipStorageInfo) (fields, error) {
 	switch info := info.(type) {
 	case nil:
-		return &storageLine{Type: "local"}, nil
+		return fields{"type": "local"}, nil
 	case common.S3StorageInfo:
-		return &storageLine{
-			Type: info.Type(), Bucket: info.Bucket, Region: info.Region, Key: info.Key,
-			Endpoint: info.Endpoint, ForcePathStyle: info.ForcePathStyle,
+		return fields{
+			"type": info.Type(), "bucket": info.Bucket, "region": info.Region, "key": info.Key,
+			"endpoint": info.Endpoint, "force_path_style": info.ForcePathStyle,
 		}, nil
 	case common.OCIStorageInfo:
-		diffIDs := map[string]string{}
-		for layer, hash := range info.DecompressedHashByLayer {
-			diffIDs[layer] = "sha256:" + hash
+		described := fields{
+			"type": info.Type(), "registry": info.RegistryURL, "repository": info.Repository,
+			"reference": info.Reference, "layers": describeLayers(info),
 		}
-		checkpoints := map[string]int{}
-		for layer, index := range info.GzipIdxByLayer {
-			checkpoints[layer] = len(index.Checkpoints)
+		if info.ImageMetadata != nil {
+			described["image"] = describeImage(info.ImageMetadata)
 		}
-		return &storageLine{
-			Type: info.Type(), RegistryURL: info.RegistryURL, Repository: info.Repository,
-			Reference: info.Reference, Layers: info.Layers, PlainDigests: diffIDs,
-			Checkpoints: checkpoints, ImageMetadata: info.ImageMetadata,
-		}, nil
+		return described, nil
 	default:
 		return nil, fmt.Errorf("upstream returned storage info of type %T", info)
 	}
 }
 
-func describeNode(node *common.ClipNode) *nodeLine {
-	line := &nodeLine{
-		Path: node.Path, Type: string(node.NodeType), Target: node.Target,
-		Mode: node.Attr.Mode, UID: node.Attr.Uid, GID: node.Attr.Gid,
-		Size: node.Attr.Size, Blocks: node.Attr.Blocks, Ino: node.Attr.Ino, Nlink: node.Attr.Nlink,
-		Mtime: node.Attr.Mtime, MtimeNsec: node.Attr.Mtimensec,
+func describeLayers(info common.OCIStorageInfo) []fields {
+	var layers []fields
+	for _, digest := range info.Layers {
+		layer := fields{"digest": digest, "diff_id": "sha256:" + info.DecompressedHashByLayer[digest]}
+		if index := info.GzipIdxByLayer[digest]; index != nil {
+			layer["checkpoints"] = len(index.Checkpoints)
+		}
+		if info.ImageMetadata != nil {
+			for _, data := range info.ImageMetadata.LayersData {
+				if data.Digest == digest {
+					layer["compressed_bytes"], layer["media_type"] = data.Size, data.MIMEType
+				}
+			}
+		}
+		layers = append(layers, layer)
 	}
-	if !utf8.ValidString(node.Path) {
-		line.PathHex = hex.EncodeToString([]byte(node.Path))
+	return layers
+}
+
+func describeImage(image *common.ImageMetadata) fields {
+	return fields{
+		"name": image.Name, "manifest_digest": image.Digest, "created": timeText(image.Created),
+		"os": image.Os, "architecture": image.Architecture, "variant": image.Variant,
+		"env": image.Env, "entrypoint": image.Entrypoint, "cmd": image.Cmd, "user": image.User,
+		"working_dir": image.WorkingDir, "labels": image.Labels, "stop_signal": image.StopSignal,
+		"exposed_ports": sortedKeys(image.ExposedPorts), "volumes": sortedKeys(image.Volumes),
 	}
-	if node.ContentHash != "" {
-		line.Digest = "sha256:" + node.ContentHash
+}
+
+// timeText is RFC 3339 with a numeric zone and 0, 3, 6 or 9 digits after the point; "" for no time.
+func timeText(at time.Time) string {
+	layout := "2006-01-02T15:04:05.000000000-07:00"
+	switch ns := at.Nanosecond(); {
+	case at.IsZero():
+		return ""
+	case ns == 0:
+		layout = "2006-01-02T15:04:05-07:00"
+	case ns%1_000_000 == 0:
+		layout = "2006-01-02T15:04:05.000-07:00"
+	case ns%1_000 == 0:
+		layout = "2006-01-02T15:04:05.000000-07:00"
 	}
+	return at.Format(layout)
+}
+
+func sortedKeys(set map[string]struct{}) []string {
+	keys := make([]string, 0, len(set))
+	for key := range set {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func describeNode(node *common.ClipNode) fields {
+	line := fields{
+		"type": node.NodeType, "mode": fmt.Sprintf("%04o", node.Attr.Mode&0o7777),
+		"uid": node.Attr.Uid, "gid": node.Attr.Gid, "size": node.Attr.Size,
+		"ino": node.Attr.Ino, "nlink": node.Attr.Nlink,
+		"mtime": node.Attr.Mtime, "mtime_nsec": node.Attr.Mtimensec,
+	}
+	line.text("path", node.Path)
 	switch {
+	case node.NodeType == common.SymLinkNode:
+		line.text("target", node.Target)
 	case node.Remote != nil:
-		line.Layer, line.Offset, line.Length = node.Remote.LayerDigest, &node.Remote.UOffset, &node.Remote.ULength
+		line["layer"], line["offset"], line["length"] = node.Remote.LayerDigest, node.Remote.UOffset, node.Remote.ULength
 	case node.NodeType == common.FileNode:
-		line.Offset, line.Length = &node.DataPos, &node.DataLen
+		line["data_offset"], line["data_length"], line["sha256"] = node.DataPos, node.DataLen, node.ContentHash
 	}
 	return line
+}
+
+// text adds a name: readable, and in base64 too where it is no UTF-8.
+func (line fields) text(key, value string) {
+	line[key] = value
+	if !utf8.ValidString(value) {
+		line[key+"_base64"] = base64.StdEncoding.EncodeToString([]byte(value))
+	}
 }

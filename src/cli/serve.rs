@@ -1,0 +1,133 @@
+//! `clipwright serve`: API, queue and workers in one process.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::api::{self, AppState, FieldError};
+use crate::archive::IndexOptions;
+use crate::config::{Config, SettingsArgs};
+use crate::database::Database;
+use crate::jobs::pull::Puller;
+use crate::jobs::queue::Queue;
+use crate::jobs::vault::Vault;
+use crate::jobs::worker::{WorkerPool, WorkerSettings};
+use crate::oci::{Credentials, OciSettings};
+use crate::{store, telemetry};
+
+/// Run the service: API, queue and workers.
+///
+/// With no settings at all everything is kept under one data directory: a private PostgreSQL, a
+/// directory store, and workers in the same process.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let config = Config::load(&self.settings)?;
+        telemetry::init(&config.log);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(serve(config))
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    stop_on_signals(shutdown.clone())?;
+    // The port first: a second service on it should fail before it touches anything.
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("can't listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
+    let scratch = config.data_dir.join("tmp");
+    std::fs::create_dir_all(&scratch)
+        .with_context(|| format!("can't make {}", scratch.display()))?;
+
+    let database = Database::start(&config.database).await?;
+    let outcome = run(&config, listener, address, scratch, &database, &shutdown).await;
+    shutdown.cancel();
+    database.stop().await;
+    outcome
+}
+
+async fn run(
+    config: &Config,
+    listener: TcpListener,
+    address: std::net::SocketAddr,
+    scratch: std::path::PathBuf,
+    database: &Database,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let store = store::open(&config.store).await?;
+    let key = config.secret_key.load()?;
+    let queue = Queue::new(database.pool().clone(), Vault::new(key.as_ref()));
+    let puller = Arc::new(Puller {
+        store: store.clone(),
+        oci: OciSettings {
+            insecure_hosts: config.insecure_hosts.clone(),
+            default_hub_credentials: config.docker_hub.as_ref().map(|(username, password)| {
+                Credentials::Basic { username: username.clone(), password: password.clone() }
+            }),
+            ..OciSettings::default()
+        },
+        index: IndexOptions { reference_form: config.reference_form, ..IndexOptions::default() },
+        clip_version: config.clip_version,
+        scratch,
+    });
+    let checker = puller.clone();
+    let validate = Arc::new(move |spec: &_| {
+        checker.check(spec).map_err(|(field, error)| vec![FieldError::new(field, error)])
+    });
+    let workers = WorkerPool::start(
+        queue.clone(),
+        puller,
+        WorkerSettings {
+            workers: config.workers,
+            lease: config.lease,
+            poll: config.poll_interval,
+            worker_id: format!("{}:{}", hostname(), std::process::id()),
+        },
+        shutdown.clone(),
+    );
+    info!(%address, store = store.describe(), workers = config.workers, "ready");
+    let mut out = std::io::stdout();
+    writeln!(out, "clipwright is ready at http://{address} (docs: http://{address}/docs)")?;
+    out.flush()?;
+
+    let state = AppState::new(queue, store, validate, config.token.as_ref());
+    let served = api::serve(listener, state, shutdown.clone()).await;
+    shutdown.cancel();
+    workers.join().await;
+    served.context("the API stopped")
+}
+
+/// SIGINT and SIGTERM end the service in good order.
+fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        info!("stopping");
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".into())
+}

@@ -1,0 +1,270 @@
+//! The way of one pull: reference, manifest, layers, tree, archive, store. The archive goes into
+//! the store last: its presence there is the commit.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use super::job::{ArchiveObject, EventKind, Job, JobError, JobResult, JobSpec, PullSpec};
+use super::worker::{EventSink, Handler};
+use crate::archive::{ArchiveError, IndexOptions, Summary, index_image};
+use crate::clip::WARN_INDEX_BYTES;
+use crate::error::{Classify, Fault};
+use crate::oci::{
+    Credentials, ImageSource, InvalidCredentials, InvalidPlatform, InvalidReference, OciError,
+    OciSettings, Platform, Reference, Source,
+};
+use crate::progress::{Progress, Step};
+use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
+
+/// Everything that pulls have in common.
+#[derive(Debug)]
+pub struct Puller {
+    /// Where archives go.
+    pub store: Arc<dyn ArchiveStore>,
+    /// How registries are reached.
+    pub oci: OciSettings,
+    /// How images are indexed.
+    pub index: IndexOptions,
+    /// Archive version of jobs that don't ask for one.
+    pub clip_version: u8,
+    /// Where archives are written before they are published.
+    pub scratch: PathBuf,
+}
+
+/// Why a pull failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The source is not a reference.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    /// The platform is not one.
+    #[error(transparent)]
+    Platform(#[from] InvalidPlatform),
+    /// The credentials can't be used.
+    #[error(transparent)]
+    Credentials(#[from] InvalidCredentials),
+    /// The job wants an archive that can't be made yet.
+    #[error("clip_version {0} can't be made yet: expected 2")]
+    ClipVersion(u8),
+    /// The image could not be had.
+    #[error(transparent)]
+    Oci(#[from] OciError),
+    /// The archive could not be made.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The archive could not be published.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Local disk trouble.
+    #[error("can't make a file in {}: {source}", directory.display())]
+    Scratch {
+        /// Where.
+        directory: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl PullError {
+    fn cause(&self) -> Option<&dyn Classify> {
+        match self {
+            Self::Oci(error) => Some(error),
+            Self::Archive(error) => Some(error),
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Classify for PullError {
+    fn is_transient(&self) -> bool {
+        self.cause().map_or(matches!(self, Self::Scratch { .. }), Classify::is_transient)
+    }
+
+    fn fault(&self) -> Fault {
+        let own = if matches!(self, Self::Scratch { .. }) { Fault::Ours } else { Fault::User };
+        self.cause().map_or(own, Classify::fault)
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Reference(_) => "invalid_reference",
+            Self::Platform(_) => "invalid_platform",
+            Self::Credentials(_) => "invalid_credentials",
+            Self::ClipVersion(_) => "clip_version_unsupported",
+            Self::Scratch { .. } => "io",
+            _ => self.cause().map_or("internal", Classify::code),
+        }
+    }
+}
+
+impl From<PullError> for JobError {
+    fn from(error: PullError) -> Self {
+        Self {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            fault: error.fault(),
+            transient: error.is_transient(),
+        }
+    }
+}
+
+/// What a pull asks for, parsed.
+#[derive(Debug)]
+struct Request {
+    reference: Reference,
+    platform: Platform,
+}
+
+impl Puller {
+    fn parse(&self, spec: &PullSpec) -> Result<Request, PullError> {
+        match spec.clip_version.unwrap_or(self.clip_version) {
+            2 => {}
+            other => return Err(PullError::ClipVersion(other)),
+        }
+        let reference = spec.source.parse()?;
+        let platform = match &spec.platform {
+            Some(platform) => platform.parse()?,
+            None => Platform::host(),
+        };
+        Ok(Request { reference, platform })
+    }
+
+    async fn pull(
+        &self,
+        spec: &PullSpec,
+        credentials: Option<SecretString>,
+        events: &EventSink,
+        cancel: &CancellationToken,
+    ) -> Result<JobResult, PullError> {
+        let started = Instant::now();
+        let Request { reference, platform } = self.parse(spec)?;
+        let credentials = match credentials {
+            Some(text) => Credentials::parse(text.expose_secret(), reference.registry())?,
+            None => None,
+        };
+        let source =
+            Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
+        let image = source.resolve(&platform, cancel).await?;
+        let progress = Arc::new(JobProgress { events: events.clone(), counts: Mutex::default() });
+        let indexed = index_image(&source, &image, &self.index, progress, cancel).await?;
+
+        let no_scratch =
+            |source| PullError::Scratch { directory: self.scratch.clone(), source };
+        let scratch = tempfile::tempdir_in(&self.scratch).map_err(no_scratch)?;
+        let file = scratch.path().join("archive");
+        let mut summary = Summary::of(&image, &indexed);
+        let (indexed, written) = {
+            let file = file.clone();
+            let writing = tokio::task::spawn_blocking(move || {
+                let written = indexed.write(&file);
+                (indexed, written)
+            });
+            let (indexed, written) =
+                writing.await.map_err(|died| no_scratch(std::io::Error::other(died)))?;
+            (indexed, written?)
+        };
+        drop(indexed);
+        if written.size > WARN_INDEX_BYTES {
+            let warning = format!(
+                "the archive is {} bytes; beta9's workers refuse more than 134217728",
+                written.size
+            );
+            events.send(EventKind::Warning { message: warning.clone() });
+            summary.warnings.push(warning);
+        }
+        let key = Key::archive(&spec.image_id, self.store.extension());
+        let overwrite = if spec.force { Overwrite::Replace } else { Overwrite::Never };
+        self.store.put(&key, &file, written.digest, overwrite, cancel).await?;
+        Ok(JobResult {
+            image_id: spec.image_id.clone(),
+            summary,
+            archive: ArchiveObject {
+                key: key.to_string(),
+                size: written.size,
+                digest: written.digest,
+            },
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// What can be said of a job before it is accepted; names the field that is wrong.
+    pub fn check(&self, spec: &JobSpec) -> Result<(), (&'static str, PullError)> {
+        let JobSpec::Pull(spec) = spec;
+        self.parse(spec).map(|_| ()).map_err(|error| {
+            let field = match error {
+                PullError::Platform(_) => "platform",
+                PullError::ClipVersion(_) => "clip_version",
+                _ => "source",
+            };
+            (field, error)
+        })
+    }
+}
+
+#[async_trait]
+impl Handler for Puller {
+    async fn run(
+        &self,
+        job: &Job,
+        credentials: Option<SecretString>,
+        events: &EventSink,
+        cancel: CancellationToken,
+    ) -> Result<JobResult, JobError> {
+        let JobSpec::Pull(spec) = &job.spec;
+        Ok(self.pull(spec, credentials, events, &cancel).await?)
+    }
+}
+
+/// Progress of a job, as events.
+struct JobProgress {
+    events: EventSink,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    layers_done: u64,
+    layers_total: u64,
+    bytes_done: u64,
+    bytes_total: u64,
+}
+
+impl Progress for JobProgress {
+    fn step(&self, step: Step) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = match step {
+            Step::Resolved { manifest, layers, compressed_bytes } => {
+                let layers = layers as u64;
+                (counts.layers_total, counts.bytes_total) = (layers, compressed_bytes);
+                EventKind::Resolved { manifest_digest: manifest, layers, compressed_bytes }
+            }
+            Step::Warning(message) => EventKind::Warning { message },
+            Step::LayerBytes { bytes, .. } => {
+                counts.bytes_done += bytes;
+                counts.progress()
+            }
+            Step::LayerDone { .. } => {
+                counts.layers_done += 1;
+                counts.progress()
+            }
+        };
+        self.events.send(event);
+    }
+}
+
+impl Counts {
+    fn progress(&self) -> EventKind {
+        EventKind::Progress {
+            layers_done: self.layers_done,
+            layers_total: self.layers_total,
+            bytes_done: self.bytes_done,
+            bytes_total: self.bytes_total,
+        }
+    }
+}

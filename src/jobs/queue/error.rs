@@ -1,0 +1,129 @@
+//! Why the queue could not do what was asked.
+
+use uuid::Uuid;
+
+use crate::error::{Classify, Fault};
+
+/// Why the queue could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The database can't be reached, restarts or is overloaded.
+    #[error("the database could not {action}: {reason}")]
+    Unavailable {
+        /// What was to be done, such as `submit a job`.
+        action: &'static str,
+        /// What the network or the database said.
+        reason: String,
+    },
+    /// Our own connections are closed: the service stops.
+    #[error("the connections to the database are closed: the service is stopping")]
+    Closed,
+    /// The database refused a statement: a defect of ours or of the schema.
+    #[error("the database refused to {action}: {reason}")]
+    Refused {
+        /// What was to be done.
+        action: &'static str,
+        /// What the database said.
+        reason: String,
+    },
+    /// The idempotency key belongs to a job of other content.
+    #[error("the idempotency key was used for job {job}, which asks for something else")]
+    IdempotencyMismatch {
+        /// The job of that key.
+        job: Uuid,
+    },
+    /// Credentials came, but there is no key to keep them with.
+    #[error("credentials can't be accepted: the service has no secret key to encrypt them with")]
+    NoSecretKey,
+    /// Credentials stand in the source, where everybody could read them.
+    #[error("the source holds credentials: expected a reference without user and password")]
+    CredentialsInSource,
+    /// The credentials can't be read with the service's secret key.
+    #[error("the credentials of job {job} can't be decrypted: {reason}")]
+    Undecipherable {
+        /// The job.
+        job: Uuid,
+        /// What doesn't fit.
+        reason: &'static str,
+    },
+    /// A row holds what this version of the service doesn't understand.
+    #[error("{what} of {of} can't be understood: {reason}")]
+    Corrupt {
+        /// Which part of the row.
+        what: &'static str,
+        /// Whose row it is.
+        of: String,
+        /// What doesn't fit.
+        reason: String,
+    },
+    /// The worker doesn't hold the job any more; nothing was written.
+    #[error("the lease of job {job} is lost: the job was taken from this worker")]
+    LeaseLost {
+        /// The job.
+        job: Uuid,
+    },
+}
+
+impl QueueError {
+    /// Names the action to what sqlx says.
+    pub(super) fn from_sqlx(action: &'static str, error: &sqlx::Error) -> Self {
+        if matches!(error, sqlx::Error::PoolClosed) {
+            return Self::Closed;
+        }
+        let reason = error.to_string();
+        if is_transient(error) {
+            Self::Unavailable { action, reason }
+        } else {
+            Self::Refused { action, reason }
+        }
+    }
+}
+
+/// Whether the database may take the same statement a moment later. SQLSTATE classes: 08 connection,
+/// 40 rollback, 53 resources, 57 operator intervention (shutdown, restart).
+fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed
+        // What a connection says that broke in the middle of a message.
+        | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))),
+        _ => false,
+    }
+}
+
+impl Classify for QueueError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Closed)
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Unavailable { .. } | Self::Closed => Fault::Upstream,
+            Self::IdempotencyMismatch { .. } | Self::NoSecretKey | Self::CredentialsInSource => {
+                Fault::User
+            }
+            Self::Refused { .. }
+            | Self::Undecipherable { .. }
+            | Self::Corrupt { .. }
+            | Self::LeaseLost { .. } => Fault::Ours,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } | Self::Closed => "database_unavailable",
+            Self::Refused { .. } => "database_refused",
+            Self::IdempotencyMismatch { .. } => "idempotency_mismatch",
+            Self::NoSecretKey => "no_secret_key",
+            Self::CredentialsInSource => "credentials_in_source",
+            Self::Undecipherable { .. } => "credentials_undecipherable",
+            Self::Corrupt { .. } => "row_corrupt",
+            Self::LeaseLost { .. } => "lease_lost",
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Being told that something may have happened. One connection listens for the whole process and
+//! fans out; it only hurries: whoever waits looks by itself after a while too, so that a lost
+//! connection loses nothing.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::sync::broadcast;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+/// The channels that the triggers of `migrations/0001_jobs.sql` notify.
+const EVENT: &str = "job_event";
+const CLAIMABLE: &str = "job_claimable";
+
+/// Whoever is this far behind is woken once for all it missed.
+const BACKLOG: usize = 256;
+const LOOK_ANYWAY: Duration = Duration::from_secs(2);
+const RECONNECT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    Event(Uuid),
+    Claimable,
+    /// The connection was lost: anything may have happened meanwhile.
+    Unknown,
+}
+
+/// The process's one listener, started when somebody first wants to be woken.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pool: PgPool,
+    sender: broadcast::Sender<Wake>,
+    task: OnceLock<AbortOnDropHandle<()>>,
+}
+
+impl Hub {
+    pub(super) fn new(pool: PgPool) -> Arc<Self> {
+        Arc::new(Self { pool, sender: broadcast::Sender::new(BACKLOG), task: OnceLock::new() })
+    }
+
+    /// Wakes for new events of `job`, or for work to be claimed.
+    pub(super) fn subscribe(&self, job: Option<Uuid>) -> EventWakes {
+        let wakes = EventWakes { receiver: self.sender.subscribe(), job };
+        self.task.get_or_init(|| {
+            let listening = listen(self.pool.clone(), self.sender.clone());
+            AbortOnDropHandle::new(tokio::spawn(listening))
+        });
+        wakes
+    }
+}
+
+async fn listen(pool: PgPool, sender: broadcast::Sender<Wake>) {
+    while !pool.is_closed() {
+        if let Err(error) = listen_once(&pool, &sender).await {
+            tracing::debug!(%error, "listening for notifications broke off; polling goes on");
+        }
+        tokio::select! {
+            () = sleep(RECONNECT) => {}
+            () = pool.close_event() => {}
+        }
+    }
+}
+
+/// Passes notifications on until the connection is lost.
+async fn listen_once(pool: &PgPool, sender: &broadcast::Sender<Wake>) -> Result<(), sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.eager_reconnect(false);
+    listener.listen_all([EVENT, CLAIMABLE]).await?;
+    // Nobody listened until now. An error to send only says that nobody waits.
+    let _ = sender.send(Wake::Unknown);
+    while let Some(notification) = listener.try_recv().await? {
+        let wake = match notification.channel() {
+            EVENT => notification.payload().parse().map_or(Wake::Unknown, Wake::Event),
+            _ => Wake::Claimable,
+        };
+        let _ = sender.send(wake);
+    }
+    Ok(())
+}
+
+/// Resolves whenever a job may have new events. Take it first, then query, then wait.
+#[derive(Debug)]
+pub struct EventWakes {
+    receiver: broadcast::Receiver<Wake>,
+    job: Option<Uuid>,
+}
+
+impl EventWakes {
+    /// Waits for a notification, or for two seconds. May resolve without reason; never misses one.
+    /// Cancel-safe.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            () = self.notified() => {}
+            () = sleep(LOOK_ANYWAY) => {}
+        }
+    }
+
+    /// Waits for a notification alone.
+    pub(in crate::jobs) async fn notified(&mut self) {
+        loop {
+            match (self.receiver.recv().await, self.job) {
+                (Ok(Wake::Unknown) | Err(broadcast::error::RecvError::Lagged(_)), _)
+                | (Ok(Wake::Claimable), None) => return,
+                (Ok(Wake::Event(id)), Some(job)) if id == job => return,
+                (Ok(_), _) => {}
+                (Err(broadcast::error::RecvError::Closed), _) => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wakes(sender: &broadcast::Sender<Wake>, job: Option<Uuid>) -> EventWakes {
+        EventWakes { receiver: sender.subscribe(), job }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_is_woken_for_its_own_job() {
+        let sender = broadcast::Sender::new(BACKLOG);
+        let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
+        let (mut first, mut worker) = (wakes(&sender, Some(one)), wakes(&sender, None));
+        sender.send(Wake::Event(two)).unwrap();
+        sender.send(Wake::Claimable).unwrap();
+        worker.notified().await;
+        assert!(futures_util::poll!(std::pin::pin!(first.notified())).is_pending());
+        sender.send(Wake::Event(one)).unwrap();
+        first.notified().await;
+        sender.send(Wake::Unknown).unwrap();
+        first.notified().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_fell_behind_or_hears_nothing_looks_anyway() {
+        let sender = broadcast::Sender::new(2);
+        let mut late = wakes(&sender, Some(Uuid::now_v7()));
+        for _ in 0..4 {
+            sender.send(Wake::Claimable).unwrap();
+        }
+        late.notified().await;
+        drop(sender);
+        late.next().await;
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole module against servers that misbehave, and against layout directories.
+
+mod auth;
+mod faults;
+mod layout;
+mod ranges;
+mod support;

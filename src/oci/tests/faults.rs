@@ -1,0 +1,213 @@
+//! Registries that are slow, full, broken or lying.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use wiremock::{MockServer, ResponseTemplate};
+
+use super::support::*;
+use crate::digest::Digest;
+use crate::error::{Classify, Fault};
+use crate::oci::{OciError, Platform};
+use crate::retry::Retryable;
+
+#[tokio::test]
+async fn resolves_and_reads() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    image.serve(&server).await;
+    let source = open(server.address()).await;
+    let found = resolve(&source).await.unwrap();
+    assert_eq!(found.manifest_digest, Digest::of(&image.manifest));
+    assert_eq!(found.reference.tag.as_deref(), Some("t"));
+    assert_eq!(found.platform, amd64());
+    assert_eq!((found.layers.len(), found.diff_ids.len()), (1, 1));
+    assert_eq!(found.layers[0].digest, image.layer_digest());
+    assert_eq!(layer(&source, &image).await.unwrap(), image.layer);
+}
+
+#[tokio::test]
+async fn works_in_a_task_of_its_own() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    image.serve(&server).await;
+    let source = open(server.address()).await;
+    let task = tokio::spawn(async move {
+        let cancel = CancellationToken::new();
+        let image = source.resolve(&amd64(), &cancel).await?;
+        let (digest, size) = (image.layers[0].digest, image.layers[0].size);
+        source.blob_range(&digest, size, 1, 2, &cancel).await?;
+        read(source.blob(&digest, size, &cancel).await?).await
+    });
+    assert_eq!(task.await.unwrap().unwrap(), image.layer);
+}
+
+#[tokio::test]
+async fn chooses_the_platform_from_an_index() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    image.serve(&server).await;
+    let platform = |os, architecture| json!({"os": os, "architecture": architecture});
+    let entry = |digest, platform| json!({"mediaType": MANIFEST, "digest": digest, "size": image.manifest.len(), "platform": platform});
+    let index = json!({"schemaVersion": 2, "manifests": [
+        entry(Digest::of(b"arm"), platform("linux", "arm64")),
+        entry(Digest::of(&image.manifest), platform("linux", "amd64")),
+        entry(Digest::of(b"attestation"), platform("unknown", "unknown")),
+    ]});
+    let answer = ResponseTemplate::new(200).set_body_raw(index.to_string(), INDEX);
+    get("manifests/multi").respond_with(answer).mount(&server).await;
+    let source = format!("{}/r:multi", server.address()).parse().unwrap();
+    let source =
+        crate::oci::Source::open(&source, &settings(), Some(crate::oci::Credentials::Anonymous))
+            .await
+            .unwrap();
+    assert_eq!(resolve(&source).await.unwrap().manifest_digest, Digest::of(&image.manifest));
+
+    let wanted: Platform = "linux/s390x".parse().unwrap();
+    let error = source.resolve(&wanted, &CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::User);
+    let text = error.to_string();
+    assert!(text.ends_with("it has: linux/arm64, linux/amd64"), "{text}");
+}
+
+#[tokio::test]
+async fn refuses_a_single_image_of_another_platform() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    image.serve(&server).await;
+    let source = open(server.address()).await;
+    let wanted: Platform = "linux/arm64".parse().unwrap();
+    let error = source.resolve(&wanted, &CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(error, OciError::NoSuchPlatform { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn waits_out_429_and_503() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    for answer in
+        [ResponseTemplate::new(429).insert_header("Retry-After", "0"), ResponseTemplate::new(503)]
+    {
+        get("manifests/t").respond_with(answer).up_to_n_times(1).mount(&server).await;
+    }
+    image.serve(&server).await;
+    resolve(&open(server.address()).await).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_long_429_is_reported_at_once() {
+    let server = MockServer::start().await;
+    let answer = ResponseTemplate::new(429).insert_header("Retry-After", "3600");
+    get("manifests/t").respond_with(answer).expect(1).mount(&server).await;
+    let error = resolve(&open(server.address()).await).await.unwrap_err();
+    assert!(matches!(error, OciError::RateLimited { .. }), "{error}");
+    assert!(error.is_transient() && error.to_string().contains("3600 s"), "{error}");
+    assert_eq!(error.retry_after(), Some(Duration::from_hours(1)));
+}
+
+#[tokio::test]
+async fn gives_up_on_a_registry_that_stays_down() {
+    let server = MockServer::start().await;
+    get("manifests/t").respond_with(ResponseTemplate::new(500)).expect(3).mount(&server).await;
+    let error = resolve(&open(server.address()).await).await.unwrap_err();
+    assert!(matches!(error, OciError::Unavailable { .. }), "{error}");
+    assert_eq!((error.is_transient(), error.fault()), (true, Fault::Upstream));
+
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let error = resolve(&open(address).await).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn an_unknown_image_is_the_users_fault() {
+    let server = MockServer::start().await;
+    let error = resolve(&open(server.address()).await).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("image {}/r:t was not found", server.address()));
+    assert_eq!((error.is_transient(), error.fault()), (false, Fault::User));
+    let digest = Digest::of(b"x");
+    let error =
+        open(server.address()).await.blob(&digest, 1, &CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(error, OciError::BlobNotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn refuses_an_oversized_manifest() {
+    let server = MockServer::start().await;
+    let body = vec![b' '; (4 << 20) + 1];
+    let answer = ResponseTemplate::new(200).set_body_raw(body, MANIFEST);
+    get("manifests/t").respond_with(answer).mount(&server).await;
+    let error = resolve(&open(server.address()).await).await.unwrap_err();
+    assert!(matches!(error, OciError::TooLarge { .. }), "{error}");
+
+    // Without a Content-Length the limit must hold as well.
+    let body = vec![b' '; (4 << 20) + 1];
+    let server = ScriptedServer::start(vec![answer_until_close(&body)]).await;
+    let error = resolve(&open(&server.address).await).await.unwrap_err();
+    assert!(matches!(error, OciError::TooLarge { .. }), "{error}");
+}
+
+fn answer_until_close(body: &[u8]) -> Vec<u8> {
+    answer(200, "", body)
+}
+
+#[tokio::test]
+async fn refuses_a_manifest_of_another_digest() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    let other = Digest::of(b"other");
+    let answer = ResponseTemplate::new(200)
+        .set_body_raw(image.manifest.clone(), MANIFEST)
+        .insert_header("Docker-Content-Digest", other.to_string());
+    get("manifests/t").respond_with(answer.clone()).mount(&server).await;
+    get(&format!("manifests/{other}")).respond_with(answer).mount(&server).await;
+    for name in [":t".to_owned(), format!("@{other}"), format!(":t@{other}")] {
+        let source = format!("{}/r{name}", server.address()).parse().unwrap();
+        let credentials = Some(crate::oci::Credentials::Anonymous);
+        let source = crate::oci::Source::open(&source, &settings(), credentials).await.unwrap();
+        let error = resolve(&source).await.unwrap_err();
+        assert!(matches!(error, OciError::DigestMismatch { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn refuses_a_config_that_contradicts_the_manifest() {
+    let (server, image) = (MockServer::start().await, TestImage::with_diff_ids(2));
+    image.serve(&server).await;
+    let error = resolve(&open(server.address()).await).await.unwrap_err();
+    assert!(matches!(error, OciError::BrokenImage { .. }), "{error}");
+    assert!(error.to_string().contains("1 layers, but its config has 2 diff ids"), "{error}");
+}
+
+#[tokio::test]
+async fn refuses_the_wrong_blob() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    let mut wrong = image.layer.clone();
+    wrong[7] ^= 1;
+    let what = format!("blobs/{}", image.layer_digest());
+    get(&what)
+        .respond_with(ResponseTemplate::new(200).set_body_bytes(wrong))
+        .up_to_n_times(1)
+        .mount(&server)
+        .await;
+    get(&what)
+        .respond_with(ResponseTemplate::new(200).set_body_bytes("short"))
+        .mount(&server)
+        .await;
+    let source = open(server.address()).await;
+    let error = layer(&source, &image).await.unwrap_err();
+    assert!(matches!(error, OciError::DigestMismatch { .. }), "{error}");
+    let error = layer(&source, &image).await.unwrap_err();
+    assert!(matches!(error, OciError::WrongSize { found: 5, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn cancellation_ends_the_wait_for_an_answer() {
+    let server = MockServer::start().await;
+    let slow = ResponseTemplate::new(200).set_delay(Duration::from_hours(1));
+    get("manifests/t").respond_with(slow).mount(&server).await;
+    let source = open(server.address()).await;
+    let cancel = CancellationToken::new();
+    let platform = amd64();
+    let (result, ()) = tokio::join!(source.resolve(&platform, &cancel), async {
+        tokio::task::yield_now().await;
+        cancel.cancel();
+    });
+    assert!(matches!(result, Err(OciError::Cancelled)));
+}

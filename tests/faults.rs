@@ -1,0 +1,284 @@
+//! Bad input and broken neighbours: the job fails with one true sentence, or is tried again and
+//! succeeds where that is right; nothing half-written stays in the store; the queue goes on.
+
+use serde_json::{Value, json};
+
+use crate::support::layout::{Blob, Layout};
+use crate::support::proxy::Proxy;
+use crate::support::registry::Registry;
+use crate::support::s3::S3Server;
+use crate::support::service::{Service, Settings};
+
+/// A tar of one file a line: `name content`.
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append(&header, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// Bytes that don't compress.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    })
+    .take(length)
+    .collect()
+}
+
+fn good_layer() -> Blob {
+    Blob::gzip(&tar(&[("etc/hello", b"hello\n")]))
+}
+
+/// A registry, a service, and nothing in the way.
+struct Bench {
+    dir: tempfile::TempDir,
+    registry: Registry,
+    service: Service,
+}
+
+impl Bench {
+    async fn new(settings: Settings) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::start(dir.path());
+        Self { registry, service: Service::start(settings).await, dir }
+    }
+
+    /// Where the registry keeps a blob.
+    fn blob(&self, blob: &Blob) -> std::path::PathBuf {
+        let hex = blob.digest.hex();
+        let blobs = self.dir.path().join("registry/docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data")
+    }
+
+    /// The error of a pull that must fail; the service must be able to do the next one.
+    async fn refused(&self, body: Value) -> Value {
+        let job = self.service.submit(body).await;
+        let job = self.service.finished(&job).await;
+        assert_eq!(job["state"], "failed", "{job:#}");
+        assert!(self.service.stored().is_empty(), "{:?}", self.service.stored());
+        let next = self.registry.push(Layout::of(&[good_layer()]).path(), "good");
+        let next = self.service.pull("00000000000000aa", &next).await;
+        assert_eq!(self.service.finished(&next).await["state"], "succeeded");
+        std::fs::remove_file(self.service.archive("00000000000000aa")).unwrap();
+        job["error"].clone()
+    }
+
+    async fn refused_layers(&self, layers: &[Blob]) -> Value {
+        let source = self.registry.push(Layout::of(layers).path(), "bad");
+        self.refused(pull(&source)).await
+    }
+}
+
+fn pull(source: &str) -> Value {
+    json!({ "kind": "pull", "image_id": "0123456789abcdef", "source": source })
+}
+
+fn says(error: &Value, code: &str, words: &str) {
+    assert_eq!(error["code"], code, "{error:#}");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(words), "{message:?} does not say {words:?}");
+    assert!(!message.contains('\n'), "{message:?} is more than one sentence");
+}
+
+#[tokio::test]
+async fn images_that_cannot_be_had() {
+    let bench = Bench::new(Settings::default()).await;
+    let address = &bench.registry.address;
+    let error = bench.refused(pull(&format!("{address}/no/such:tag"))).await;
+    says(&error, "image_not_found", "no/such:tag was not found");
+    assert_eq!(error["fault"], "user");
+
+    let source = bench.registry.push(Layout::of(&[good_layer()]).path(), "one");
+    let mut body = pull(&source);
+    body["platform"] = json!("linux/s390x");
+    says(&bench.refused(body).await, "no_such_platform", "linux/s390x");
+
+    let mut body = pull(&source);
+    body["source"] = json!("not a reference");
+    let (status, problem) = bench.service.post("/v1/jobs", &body).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("source")), "{problem:#}");
+    let mut body = pull(&source);
+    body["clip_version"] = json!(1);
+    let (status, problem) = bench.service.post("/v1/jobs", &body).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("clip_version")));
+}
+
+#[tokio::test]
+async fn credentials_that_are_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::with_password(dir.path(), "clipper", "correct horse");
+    let source =
+        registry.push_as(Layout::of(&[good_layer()]).path(), "private", "clipper:correct horse");
+    let service = Service::start(Settings::default()).await;
+    for (credentials, expected) in [
+        (json!("clipper:wrong"), "failed"),
+        (Value::Null, "failed"),
+        (json!("clipper:correct horse"), "succeeded"),
+        (json!({ "USERNAME": "clipper", "PASSWORD": "correct horse" }), "succeeded"),
+    ] {
+        let mut body = pull(&source);
+        if !credentials.is_null() {
+            body["credentials"] = credentials.clone();
+        }
+        let job = service.submit(body).await;
+        let job = service.finished(&job).await;
+        assert_eq!(job["state"], expected, "{credentials}: {job:#}");
+        if expected == "failed" {
+            says(&job["error"], "unauthorized", "was refused");
+            assert_eq!(job["attempt"], 1, "trying again can't help");
+        }
+        assert!(!job.to_string().contains("correct horse"), "{job}");
+    }
+}
+
+#[tokio::test]
+async fn layers_that_are_not_what_they_should_be() {
+    let bench = Bench::new(Settings::default()).await;
+    let name = |blob: &Blob| blob.digest.to_string();
+
+    let plain = tar(&[("a", b"a")]);
+    for (media_type, kind) in [
+        ("application/vnd.oci.image.layer.v1.tar", "is not compressed"),
+        ("application/vnd.oci.image.layer.v1.tar+zstd", "is compressed with zstd"),
+    ] {
+        let error = bench.refused_layers(&[Blob::plain(&plain, media_type)]).await;
+        says(&error, "layer_unsupported", kind);
+        says(&error, "layer_unsupported", "only gzip layers can be indexed yet");
+    }
+
+    let mut lying = good_layer();
+    lying.diff_id = clipwright::digest::Digest::of(b"another");
+    let error = bench.refused_layers(&[lying.clone()]).await;
+    says(&error, "diff_id_mismatch", &name(&lying));
+
+    let tampered = Blob::gzip(&tar(&[("tampered", b"t")]));
+    let source = bench.registry.push(Layout::of(&[tampered.clone()]).path(), "tampered");
+    let mut bytes = std::fs::read(bench.blob(&tampered)).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(bench.blob(&tampered), bytes).unwrap();
+    let error = bench.refused(pull(&source)).await;
+    says(&error, "digest_mismatch", &name(&tampered));
+
+    let whole = Blob::gzip(&tar(&[("truncated", &noise(100_000))]));
+    let cut = Blob { diff_id: whole.diff_id, ..Blob::plain(&whole.bytes[..50_000], whole.media_type) };
+    let error = bench.refused_layers(&[cut.clone()]).await;
+    says(&error, "layer_corrupt", &name(&cut));
+
+    let no_tar = Blob::gzip(b"this is not a tar, though it is gzip");
+    let error = bench.refused_layers(&[no_tar.clone()]).await;
+    says(&error, "layer_not_tar", &name(&no_tar));
+
+    let link_to_nothing = {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Link);
+        header.set_size(0);
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append_link(&mut header, "a", "nothing").unwrap();
+        Blob::gzip(&builder.into_inner().unwrap())
+    };
+    let error = bench.refused_layers(&[link_to_nothing]).await;
+    says(&error, "layer_inconsistent", "/a: hard link to /nothing, which is not there");
+}
+
+#[tokio::test]
+async fn names_that_try_to_leave_stay_inside() {
+    let bench = Bench::new(Settings::default()).await;
+    let layer = Blob::gzip(&tar(&[("/absolute", b"1"), ("../../up", b"22"), ("a/../b", b"333")]));
+    let source = bench.registry.push(Layout::of(&[layer]).path(), "names");
+    let job = bench.service.pull("0123456789abcdef", &source).await;
+    assert_eq!(bench.service.finished(&job).await["state"], "succeeded");
+    let archive =
+        clipwright::clip::reader::Archive::open(&bench.service.archive("0123456789abcdef"));
+    let paths: Vec<_> = archive.unwrap().tree.iter().map(|node| node.path.to_string()).collect();
+    assert_eq!(paths, ["/", "/absolute", "/b", "/up"]);
+}
+
+#[tokio::test]
+async fn a_registry_that_breaks_off_is_asked_for_the_rest() {
+    let bench = Bench::new(Settings::default()).await;
+    let proxy = Proxy::start(&bench.registry.address).await;
+    let layer = Blob::gzip(&tar(&[("noise", &noise(3 << 20))]));
+    bench.registry.push(Layout::of(&[layer]).path(), "noise");
+    proxy.cut_after(1 << 20);
+    let source = format!("{}/noise:latest", proxy.address);
+    let job = bench.service.pull("0123456789abcdef", &source).await;
+    let job = bench.service.finished(&job).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    assert_eq!(job["attempt"], 1, "within one attempt");
+    proxy.broke_something().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_down_fails_the_job_at_last() {
+    let bench = Bench::new(Settings::default().argument("max-attempts", 1)).await;
+    let proxy = Proxy::start(&bench.registry.address).await;
+    proxy.go_down();
+    let error = bench.refused(pull(&format!("{}/noise:latest", proxy.address))).await;
+    assert_eq!((&error["transient"], &error["fault"]), (&json!(true), &json!("upstream")));
+    says(&error, error["code"].as_str().unwrap(), &proxy.address.to_string());
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_at_publish_is_tried_again() {
+    use std::sync::atomic::Ordering;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let s3 = S3Server::start().await;
+    let service = Service::start(
+        Settings::default()
+            .argument("store", "s3")
+            .argument("s3-bucket", &s3.bucket)
+            .argument("s3-endpoint", &s3.endpoint)
+            .argument("s3-force-path-style", "true")
+            .env("CLIPWRIGHT_S3_ACCESS_KEY", &s3.access_key)
+            .env("CLIPWRIGHT_S3_SECRET_KEY", &s3.secret_key),
+    )
+    .await;
+    let source = registry.push(Layout::of(&[good_layer()]).path(), "good");
+    s3.faults.down.store(true, Ordering::SeqCst);
+    let job = service.pull("0123456789abcdef", &source).await;
+    let retrying = service.wait_for_event(&job, "retrying").await;
+    assert_eq!(retrying["data"]["error"]["fault"], "upstream", "{retrying:#}");
+    assert!(s3.objects().is_empty() && s3.pending_uploads() == 0);
+    s3.faults.down.store(false, Ordering::SeqCst);
+    let job = service.finished(&job).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    assert_eq!(s3.objects(), ["0123456789abcdef.rclip"]);
+    assert_eq!(job["result"]["archive"]["key"], "0123456789abcdef.rclip");
+}
+
+#[tokio::test]
+async fn other_content_under_one_image_id_needs_force() {
+    let bench = Bench::new(Settings::default()).await;
+    let id = "0123456789abcdef";
+    let first = bench.registry.push(Layout::of(&[good_layer()]).path(), "first");
+    let other = Blob::gzip(&tar(&[("other", b"other")]));
+    let second = bench.registry.push(Layout::of(&[other]).path(), "second");
+    let run = async |source: &str, force: bool| {
+        let mut body = pull(source);
+        body["force"] = json!(force);
+        let job = bench.service.submit(body).await;
+        bench.service.finished(&job).await
+    };
+    assert_eq!(run(&first, false).await["state"], "succeeded");
+    let before = std::fs::read(bench.service.archive(id)).unwrap();
+    assert_eq!(run(&first, false).await["state"], "succeeded", "the same again is no conflict");
+    let conflict = run(&second, false).await;
+    assert_eq!(conflict["state"], "failed", "{conflict:#}");
+    assert_eq!(std::fs::read(bench.service.archive(id)).unwrap(), before);
+    assert_eq!(run(&second, true).await["state"], "succeeded");
+    assert_ne!(std::fs::read(bench.service.archive(id)).unwrap(), before);
+    let (_, image) = bench.service.get(&format!("/v1/images/{id}")).await;
+    assert!(image["reference"].as_str().unwrap().contains("/second@sha256:"), "{image:#}");
+}

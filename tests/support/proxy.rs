@@ -1,0 +1,109 @@
+//! A TCP proxy that breaks what goes through it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// Runs until dropped.
+pub(crate) struct Proxy {
+    /// `127.0.0.1:PORT`.
+    pub(crate) address: SocketAddr,
+    faults: Arc<Faults>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Faults {
+    /// Bytes of answers that may still pass before one connection is cut; negative: all may.
+    budget: AtomicI64,
+    /// New connections are dropped at once.
+    down: AtomicBool,
+    /// Cuts open connections.
+    cut: Notify,
+    /// Something was broken.
+    broken: Notify,
+}
+
+impl Proxy {
+    pub(crate) async fn start(upstream: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let faults = Arc::new(Faults::default());
+        faults.budget.store(-1, Ordering::SeqCst);
+        let (upstream, shared) = (upstream.to_owned(), faults.clone());
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if shared.down.load(Ordering::SeqCst) {
+                    shared.broken.notify_one();
+                    continue;
+                }
+                if let Ok(server) = TcpStream::connect(&upstream).await {
+                    tokio::spawn(connection(client, server, shared.clone()));
+                }
+            }
+        });
+        Self { address, faults, task }
+    }
+
+    /// Cuts one connection after so many bytes of answers, in the middle of whatever it says.
+    pub(crate) fn cut_after(&self, bytes: i64) {
+        self.faults.budget.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Cuts everything, and refuses what comes.
+    pub(crate) fn go_down(&self) {
+        self.faults.down.store(true, Ordering::SeqCst);
+        self.faults.cut.notify_waiters();
+    }
+
+    pub(crate) fn come_up(&self) {
+        self.faults.down.store(false, Ordering::SeqCst);
+    }
+
+    /// Waits until somebody felt a fault.
+    pub(crate) async fn broke_something(&self) {
+        self.faults.broken.notified().await;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connection(client: TcpStream, server: TcpStream, faults: Arc<Faults>) {
+    let (mut client_in, mut client_out) = client.into_split();
+    let (mut server_in, mut server_out) = server.into_split();
+    let requests = async { tokio::io::copy(&mut client_in, &mut server_out).await };
+    let answers = async {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let Ok(read @ 1..) = server_in.read(&mut buffer).await else { return };
+            let allowed = faults.budget.load(Ordering::SeqCst);
+            if allowed >= 0 {
+                let left = allowed - i64::try_from(read).unwrap();
+                if left < 0 {
+                    faults.budget.store(-1, Ordering::SeqCst);
+                    faults.broken.notify_one();
+                    let part = usize::try_from(allowed).unwrap();
+                    let _ = client_out.write_all(&buffer[..part]).await;
+                    return;
+                }
+                faults.budget.store(left, Ordering::SeqCst);
+            }
+            if client_out.write_all(&buffer[..read]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = requests => {}
+        () = answers => {}
+        () = faults.cut.notified() => faults.broken.notify_one(),
+    }
+}

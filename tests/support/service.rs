@@ -1,0 +1,203 @@
+//! The real binary, `clipwright serve`, in a data directory of its own.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Settings of one service; everything else is the default.
+#[derive(Default)]
+pub(crate) struct Settings {
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(&'static str, String)>,
+}
+
+impl Settings {
+    pub(crate) fn argument(mut self, name: &str, value: impl ToString) -> Self {
+        self.arguments.extend([format!("--{name}"), value.to_string()]);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.environment.push((name, value.to_string()));
+        self
+    }
+}
+
+/// A running service; stopped in good order when dropped.
+pub(crate) struct Service {
+    process: Child,
+    /// `http://127.0.0.1:PORT`.
+    pub(crate) url: String,
+    data: TempDir,
+    settings: Settings,
+    http: reqwest::Client,
+}
+
+impl Service {
+    pub(crate) async fn start(settings: Settings) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        // The private Postgres runs as another user, who must get here.
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(data.path(), permissions).unwrap();
+        let (process, url) = spawn(data.path(), &settings).await;
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { process, url, data, settings, http }
+    }
+
+    /// Ends the process as a crash would, and starts another on the same data.
+    pub(crate) async fn crash_and_restart(&mut self) {
+        self.process.kill().unwrap(); // SIGKILL
+        self.process.wait().unwrap();
+        (self.process, self.url) = spawn(self.data.path(), &self.settings).await;
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Where the directory store keeps the archive of an image.
+    pub(crate) fn archive(&self, image_id: &str) -> PathBuf {
+        self.data.path().join("images").join(format!("{image_id}.clip"))
+    }
+
+    /// What the directory store holds, leftovers included.
+    pub(crate) fn stored(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.data.path().join("images")) else {
+            return Vec::new();
+        };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let body = answer.bytes().await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
+    }
+
+    /// Submits a pull and gives its id.
+    pub(crate) async fn pull(&self, image_id: &str, source: &str) -> String {
+        self.submit(json!({ "kind": "pull", "image_id": image_id, "source": source })).await
+    }
+
+    pub(crate) async fn submit(&self, body: Value) -> String {
+        let (status, job) = self.post("/v1/jobs", &body).await;
+        assert_eq!(status, 202, "{job}");
+        job["id"].as_str().unwrap().to_owned()
+    }
+
+    /// All events of a job, once it is final: the stream ends by itself then.
+    pub(crate) async fn events(&self, job: &str) -> Vec<Value> {
+        let answer = self
+            .http
+            .get(format!("{}/v1/jobs/{job}/events", self.url))
+            .header("accept", "application/x-ndjson")
+            .send()
+            .await
+            .unwrap();
+        let body = answer.text().await.unwrap();
+        body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The job, once it is final; its events are checked on the way.
+    pub(crate) async fn finished(&self, job: &str) -> Value {
+        let events = self.events(job).await;
+        let finals = ["succeeded", "failed", "cancelled"];
+        let is_final = |event: &&Value| finals.iter().any(|name| event["event"] == **name);
+        assert_eq!(events.iter().filter(is_final).count(), 1, "one final event: {events:#?}");
+        assert!(is_final(&events.last().unwrap()), "the final event is the last: {events:#?}");
+        for (number, event) in (1..).zip(&events) {
+            assert_eq!(event["seq"], number, "no gaps: {events:#?}");
+        }
+        let (status, job) = self.get(&format!("/v1/jobs/{job}")).await;
+        assert_eq!(status, 200);
+        job
+    }
+
+    /// The first event of this name, as soon as it is there.
+    pub(crate) async fn wait_for_event(&self, job: &str, name: &str) -> Value {
+        use futures_util::StreamExt as _;
+        let answer = self
+            .http
+            .get(format!("{}/v1/jobs/{job}/events", self.url))
+            .header("accept", "application/x-ndjson")
+            .send()
+            .await
+            .unwrap();
+        let (mut stream, mut text) = (answer.bytes_stream(), String::new());
+        while let Some(bytes) = stream.next().await {
+            text.push_str(std::str::from_utf8(&bytes.unwrap()).unwrap());
+            while let Some((line, rest)) = text.split_once('\n') {
+                let event: Value = serde_json::from_str(line).unwrap();
+                if event["event"] == name {
+                    return event;
+                }
+                text = rest.to_owned();
+            }
+        }
+        panic!("the job ended without {name}");
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.process.wait();
+    }
+}
+
+async fn spawn(data: &Path, settings: &Settings) -> (Child, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clipwright"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("CLIPWRIGHT_") || name == "DATABASE_URL" {
+            command.env_remove(name);
+        }
+    }
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "info", "--data-dir"])
+        .arg(data)
+        .args(&settings.arguments)
+        .envs(settings.environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    let mut out = BufReader::new(process.stdout.take().unwrap());
+    let mut log = process.stderr.take().unwrap();
+    // Read on, or the service blocks when the pipe is full; what a test prints is shown if it fails.
+    let logged = std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = log.read_to_string(&mut text);
+        text
+    });
+    let line = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        let _ = out.read_line(&mut line);
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        line
+    })
+    .await
+    .unwrap();
+    let Some(url) = line.split_whitespace().find(|word| word.starts_with("http://")) else {
+        let _ = process.kill();
+        let _ = process.wait();
+        panic!("the service did not start: {}", logged.join().unwrap());
+    };
+    (process, url.to_owned())
+}
