@@ -455,6 +455,8 @@ fn decode_time(d: &mut Decoder<'_>, id: TypeId) -> Result<Option<DateTime<FixedO
     let minutes = i16::from_be_bytes([bytes[13], bytes[14]]);
     let offset = if minutes == -1 { 0 } else { i32::from(minutes) * 60 + seconds_of_offset };
     let unix = seconds.checked_add(YEAR_1);
+    // chrono takes a second and more of nanoseconds as a leap second, which Go does not know.
+    let unix = unix.filter(|_| nanos < 1_000_000_000);
     let utc = unix.and_then(|unix| Utc.timestamp_opt(unix, nanos).single());
     let offset = FixedOffset::east_opt(offset);
     let (Some(utc), Some(offset)) = (utc, offset) else { return Err(wrong(d)) };

@@ -38,14 +38,15 @@ fn stream(id: i64, value: impl FnOnce(&mut Encoder)) -> Vec<u8> {
     types.finish(structure, true, |e| e.structure(|f| value(f.field(1))))
 }
 
+static FIELD: [&str; 1] = ["F"];
+
 fn field<T>(
     stream: &[u8],
     read: impl Fn(&mut Decoder<'_>, TypeId) -> Result<T, GobError>,
 ) -> Result<T, GobError> {
     let mut decoder = Decoder::new(stream);
     let id = decoder.begin()?;
-    static NAMES: [&str; 1] = ["F"];
-    let plan = decoder.plan(id, &NAMES)?;
+    let plan = decoder.plan(id, &FIELD)?;
     let mut found = None;
     decoder.structure(&plan, |d, _, id| {
         found = Some(read(d, id)?);
@@ -102,7 +103,7 @@ fn what_swells_in_memory_is_counted() {
     let mut types = Definitions::new();
     let empty = types.structure("", &[]);
     let slice = types.slice("", empty);
-    let elements = vec![(); (3 << 20) + 1];
+    let elements = [(); (3 << 20) + 1];
     let bytes =
         types.finish(slice, false, |e| e.slice(elements.iter(), |e, ()| e.structure(|_| {})));
     let mut decoder = Decoder::new(&bytes);

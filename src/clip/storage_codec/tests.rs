@@ -124,6 +124,18 @@ fn a_long_time_makes_a_short_error() {
     assert!(error.detail.starts_with(expected) && error.detail.len() < 200, "{error}");
 }
 
+/// A nanosecond count that chrono would take for a leap second, and Go's encoder never makes.
+#[test]
+fn a_time_has_less_than_a_second_of_nanoseconds() {
+    let storage = StorageInfo::Oci(Box::new(golden_image()));
+    let mut bytes = encode(&storage, &[]);
+    let time = hex::decode("010000000edd25742500000006ffff").unwrap();
+    let at = bytes.windows(15).position(|w| w == time).unwrap();
+    bytes[at + 9..at + 13].copy_from_slice(&1_000_000_000_u32.to_be_bytes());
+    let error = decode(&bytes).unwrap_err().to_string();
+    assert!(error.contains("ImageMetadata: Created: expected a time"), "{error}");
+}
+
 #[test]
 fn times_survive_with_their_offsets() {
     for text in [
