@@ -25,6 +25,7 @@ mod setting;
 /// What single values may look like.
 mod value;
 
+pub use crate::database::DatabaseSettings;
 pub use error::ConfigError;
 pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
 pub use setting::SettingsArgs;
@@ -69,18 +70,6 @@ pub struct Config {
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
     pub log: LogSettings,
-}
-
-/// Which database.
-#[derive(Debug, Clone)]
-pub enum DatabaseSettings {
-    /// A Postgres server that somebody else runs.
-    Url(SecretString),
-    /// A private server that we run.
-    Private {
-        /// [`Config::data_dir`], under which it lives.
-        data_dir: PathBuf,
-    },
 }
 
 /// How an archive's storage info names the image (CONTRACT section K).
