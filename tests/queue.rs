@@ -1,6 +1,6 @@
 //! The queue and the worker pool over a real Postgres, one database a test.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should panic")]
 
 mod support;
 
