@@ -14,9 +14,9 @@ use uuid::Uuid;
 use crate::support::postgres::TestDatabase;
 
 /// Long enough that nothing expires by itself; tests move the clock of a lease by SQL.
-pub(crate) const LEASE: Duration = Duration::from_secs(600);
+pub(crate) const LEASE: Duration = Duration::from_mins(10);
 /// Whatever should happen has happened by then, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Fixture {
     pub(crate) queue: Queue,
