@@ -135,7 +135,7 @@ async fn credentials_that_are_wrong() {
         let job = service.finished(&job).await;
         assert_eq!(job["state"], expected, "{credentials}: {job:#}");
         if expected == "failed" {
-            says(&job["error"], "unauthorized", "was refused");
+            says(&job["error"], "registry_unauthorized", "was refused");
             assert_eq!(job["attempt"], 1, "trying again can't help");
         }
         assert!(!job.to_string().contains("correct horse"), "{job}");

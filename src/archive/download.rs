@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::ArchiveError;
 use crate::digest::Digest;
 use crate::layer::LayerError;
-use crate::oci::{OciError, Source};
+use crate::oci::Source;
 use crate::progress::{Progress, Step};
 
 /// Chunks of compressed bytes between the network and the thread that inflates them.
 const CHUNKS_IN_FLIGHT: usize = 16;
 
-/// Downloads a layer in this task while `work` reads it on a thread of its own. The reader that
-/// `work` gets ends only after the layer's size and digest were found right.
+/// Downloads a layer in this task while `work` reads it on a thread of its own. What `work` gives
+/// is passed on only if the layer's size and digest were found right.
 pub(super) async fn with_layer<T: Send + 'static>(
     source: &Source,
     layer: Digest,
@@ -31,35 +31,45 @@ pub(super) async fn with_layer<T: Send + 'static>(
     let (chunks, received) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let working =
         tokio::task::spawn_blocking(|| work(LayerBytes { received, current: Bytes::new() }));
+    let mut failure = None;
     while let Some(chunk) = stream.next().await {
-        if let Ok(bytes) = &chunk {
-            progress.step(Step::LayerBytes { layer, bytes: bytes.len() as u64 });
-        }
-        if chunks.send(chunk).await.is_err() {
-            break; // the work has given up and says why
+        match chunk {
+            Ok(bytes) => {
+                progress.step(Step::LayerBytes { layer, bytes: bytes.len() as u64 });
+                if chunks.send(bytes).await.is_err() {
+                    break; // the work has given up and says why
+                }
+            }
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
         }
     }
     drop(chunks);
-    match working.await {
-        Ok(done) => done.map_err(own_cause),
-        Err(died) => Err(LayerError::Thread { layer, detail: died.to_string() }.into()),
+    let done = match working.await {
+        Ok(done) => done,
+        Err(died) => Err(LayerError::Thread { layer, detail: died.to_string() }),
+    };
+    if let Err(LayerError::Gzip { .. } | LayerError::Tar { .. }) = done
+        && failure.is_none()
+    {
+        // Bytes that make no sense may not be the ones that were asked for: then that is the cause.
+        while failure.is_none()
+            && let Some(chunk) = stream.next().await
+        {
+            failure = chunk.err();
+        }
     }
-}
-
-/// Gives a download's own error back, which went through the work as an `io::Error`.
-fn own_cause(error: LayerError) -> ArchiveError {
-    match error {
-        LayerError::Source { layer, source } => match source.downcast::<OciError>() {
-            Ok(error) => error.into(),
-            Err(source) => LayerError::Source { layer, source }.into(),
-        },
-        error => error.into(),
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(done?),
     }
 }
 
 /// The blocking end of a download.
 pub(super) struct LayerBytes {
-    received: mpsc::Receiver<Result<Bytes, OciError>>,
+    received: mpsc::Receiver<Bytes>,
     current: Bytes,
 }
 
@@ -67,8 +77,7 @@ impl Read for LayerBytes {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         while self.current.is_empty() {
             match self.received.blocking_recv() {
-                Some(Ok(chunk)) => self.current = chunk,
-                Some(Err(error)) => return Err(std::io::Error::other(error)),
+                Some(chunk) => self.current = chunk,
                 None => return Ok(0),
             }
         }

@@ -15,7 +15,7 @@ use super::ArchiveError;
 use super::download::with_layer;
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
 use crate::clip::storage_info::{OciStorageInfo, S3StorageInfo, StorageInfo};
-use crate::layer::copy_range;
+use crate::layer::{LayerError, copy_range};
 use crate::oci::{Credentials, ImageSource, OciError, OciSettings, Reference, Source};
 use crate::progress::Silent;
 use crate::store::{self, Key, S3Settings, StoreSettings};
@@ -153,6 +153,7 @@ async fn from_layer(
     with_layer(&source, layer, size, Arc::new(Silent), cancel, move |compressed| {
         let mut spool = spooled_tempfile(SPOOL);
         copy_range(layer, compressed, plain_digest, remote.offset, remote.length, &mut spool)?;
+        spool.rewind().map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;
         Ok(spool)
     })
     .await

@@ -23,10 +23,11 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
         // PostgreSQL appendix A: class 08 is connection exceptions, 40 transaction rollbacks,
-        // 53 insufficient resources; 57P01 to 57P03 are shutdowns, a crash and a start.
+        // 53 insufficient resources; 57P01 to 57P03 are shutdowns, a crash and a start;
+        // 25006 is what a primary that became a standby answers to writes.
         sqlx::Error::Database(e) => e.code().is_some_and(|code| {
             ["08", "40", "53"].iter().any(|class| code.starts_with(class))
-                || matches!(&*code, "57P01" | "57P02" | "57P03")
+                || matches!(&*code, "25006" | "57P01" | "57P02" | "57P03")
         }),
         _ => false,
     }

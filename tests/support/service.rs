@@ -43,6 +43,8 @@ impl Service {
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(data.path(), permissions).unwrap();
         let (process, url) = spawn(data.path(), &settings).await;
+        // reqwest is built without one; nothing here speaks TLS, but it asks all the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { process, url, data, settings, http }
     }
@@ -52,10 +54,6 @@ impl Service {
         self.process.kill().unwrap(); // SIGKILL
         self.process.wait().unwrap();
         (self.process, self.url) = spawn(self.data.path(), &self.settings).await;
-    }
-
-    pub(crate) fn data_dir(&self) -> &Path {
-        self.data.path()
     }
 
     /// Where the directory store keeps the archive of an image.

@@ -60,7 +60,9 @@ impl Queue {
         lasts: Duration,
     ) -> Result<Option<Lease>, QueueError> {
         loop {
-            match patiently(CLAIM, || self.try_claim(worker_id, lasts)).await? {
+            // Once: a claim whose answer was lost holds its job until the lease expires, and a
+            // second one would take another job as well. Workers look again by themselves.
+            match self.try_claim(worker_id, lasts).await? {
                 Claimed::Job(lease) => return Ok(Some(*lease)),
                 Claimed::Nothing => return Ok(None),
                 Claimed::Again => {}

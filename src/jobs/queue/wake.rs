@@ -104,12 +104,14 @@ impl EventWakes {
         loop {
             match (self.receiver.recv().await, self.job) {
                 (Ok(Wake::Unknown) | Err(broadcast::error::RecvError::Lagged(_)), _)
-                | (Ok(Wake::Claimable), None) => return,
-                (Ok(Wake::Event(id)), Some(job)) if id == job => return,
+                | (Ok(Wake::Claimable), None) => break,
+                (Ok(Wake::Event(id)), Some(job)) if id == job => break,
                 (Ok(_), _) => {}
                 (Err(broadcast::error::RecvError::Closed), _) => std::future::pending().await,
             }
         }
+        // What else has come by now is answered by the same query.
+        self.receiver = self.receiver.resubscribe();
     }
 }
 
