@@ -50,8 +50,9 @@ impl Registry {
     ) -> Result<Document, OciError> {
         let path = format!("{}/manifests/{name}", self.endpoint.repository);
         let what = format!("manifest {name}");
+        let accept = manifest::accept();
         retry(&self.retry, cancel, || async {
-            let answer = self.get(&path, &[(ACCEPT, manifest::ACCEPT)], &what).await?;
+            let answer = self.get(&path, &[(ACCEPT, &accept)], &what).await?;
             let separator = if expected.is_some() { '@' } else { ':' };
             let answer = answer.ok_or_else(|| OciError::ImageNotFound {
                 image: format!("{}{separator}{name}", self.name()),
