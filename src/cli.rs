@@ -10,13 +10,13 @@ mod inspect;
 /// `clipwright ls`.
 mod ls;
 /// `clipwright openapi`.
-// mod openapi;
+mod openapi;
 /// Progress bars and lines.
 mod progress;
 /// Options for commands that reach registries.
 mod registry;
 /// `clipwright serve`.
-// mod serve;
+mod serve;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +31,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the service: API, queue and workers
+    Serve(serve::Serve),
     /// Index an image into a v2 archive, without a service
     Index(index::Index),
     /// Show what an archive is and where its content lives
@@ -39,15 +41,19 @@ enum Command {
     Ls(ls::Ls),
     /// Write a file's content to standard output, read through the archive
     Cat(cat::Cat),
+    /// Print the OpenAPI document
+    Openapi(openapi::Openapi),
 }
 
 /// Runs the command line; errors go to standard error, one line for each cause.
 pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Serve(command) => command.run(),
         Command::Index(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
+        Command::Openapi(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

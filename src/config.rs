@@ -143,7 +143,11 @@ fn data_dir(layers: &Layers<'_>) -> Result<PathBuf, ConfigError> {
     };
     let base = match base("XDG_DATA_HOME")? {
         Some(path) => Some(path),
-        None => base("HOME")?.map(|home| home.join(".local/share")),
+        // The private Postgres runs as another user, who can't enter root's home.
+        None => base("HOME")?.map(|home| match home.to_str() {
+            Some("/root") => PathBuf::from("/var/lib"),
+            _ => home.join(".local/share"),
+        }),
     };
     base.map(|base| base.join("clipwright")).ok_or(ConfigError::Missing {
         key: setting::DATA_DIR.file,

@@ -1,9 +1,11 @@
 //! Jobs: what is asked for, how it waits, who works on it, what came of it.
 //!
-//! `job` holds the types, `queue` the SQL, `worker` the pool, `pipeline` the way of one job.
+//! `job` holds the types, `queue` the SQL, `worker` the pool, `pull` the way of one job.
 
 /// The types.
 pub mod job;
+/// The way of a pull.
+pub mod pull;
 /// The queue in Postgres.
 pub mod queue;
 /// The worker pool.

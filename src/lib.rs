@@ -9,7 +9,7 @@
 //! ```
 
 /// HTTP: the router, one file per resource, problem+json, the docs page.
-// pub mod api;
+pub mod api;
 /// Use cases: an image becomes an archive; a file is read out of one.
 pub mod archive;
 /// The command line, one file per subcommand.

@@ -1,7 +1,5 @@
 //! The private Postgres server and databases given by URL.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on should panic")]
-
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -16,9 +14,7 @@ use secrecy::SecretString;
 use sqlx::PgPool;
 use tempfile::TempDir;
 
-mod support;
-
-use support::postgres::TestDatabase;
+use crate::support::postgres::TestDatabase;
 
 /// A data directory that is removed afterwards.
 struct Home {

@@ -117,7 +117,7 @@ async fn images_that_cannot_be_had() {
 #[tokio::test]
 async fn credentials_that_are_wrong() {
     let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::with_password(dir.path(), "clipper", "correct horse");
+    let registry = Registry::with_password(dir.path());
     let source =
         registry.push_as(Layout::of(&[good_layer()]).path(), "private", "clipper:correct horse");
     let service = Service::start(Settings::default()).await;

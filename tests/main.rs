@@ -6,7 +6,10 @@
 mod support;
 
 mod api;
+mod database;
+mod faults;
 mod interop;
 mod merge;
 mod openapi;
+mod service;
 mod store;

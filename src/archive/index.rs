@@ -104,15 +104,15 @@ pub async fn index_image(
         .zip(&image.diff_ids)
         .map(|(layer, diff_id)| (layer.digest, (layer, *diff_id)))
         .collect();
-    let read: BTreeMap<Digest, Arc<LayerIndex>> = stream::iter(distinct)
-        .map(|(digest, (layer, diff_id))| {
-            let (progress, stop) = (progress.clone(), &stop);
-            async move {
-                let index = read_layer(source, layer, options.limits, progress, stop).await?;
-                verify_diff_id(&index, diff_id)?;
-                Ok::<_, ArchiveError>((digest, Arc::new(index)))
-            }
-        })
+    let reads = distinct.into_iter().map(|(digest, (layer, diff_id))| {
+        let (progress, stop) = (progress.clone(), &stop);
+        async move {
+            let index = read_layer(source, layer, options.limits, progress, stop).await?;
+            verify_diff_id(&index, diff_id)?;
+            Ok::<_, ArchiveError>((digest, Arc::new(index)))
+        }
+    });
+    let read: BTreeMap<Digest, Arc<LayerIndex>> = stream::iter(reads.collect::<Vec<_>>())
         .buffer_unordered(options.concurrency.max(1))
         .try_collect()
         .await?;

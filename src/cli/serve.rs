@@ -14,8 +14,7 @@ use crate::archive::IndexOptions;
 use crate::config::{Config, SettingsArgs};
 use crate::database::Database;
 use crate::jobs::pull::Puller;
-use crate::jobs::queue::Queue;
-use crate::jobs::vault::Vault;
+use crate::jobs::queue::{Queue, Vault};
 use crate::jobs::worker::{WorkerPool, WorkerSettings};
 use crate::oci::{Credentials, OciSettings};
 use crate::{store, telemetry};
@@ -68,7 +67,8 @@ async fn run(
 ) -> anyhow::Result<()> {
     let store = store::open(&config.store).await?;
     let key = config.secret_key.load()?;
-    let queue = Queue::new(database.pool().clone(), Vault::new(key.as_ref()));
+    let queue = Queue::new(database.pool().clone(), Vault::new(key))
+        .with_max_attempts(config.max_attempts);
     let puller = Arc::new(Puller {
         store: store.clone(),
         oci: OciSettings {
@@ -105,7 +105,7 @@ async fn run(
     let state = AppState::new(queue, store, validate, config.token.as_ref());
     let served = api::serve(listener, state, shutdown.clone()).await;
     shutdown.cancel();
-    workers.join().await;
+    workers.await.context("the workers stopped")?;
     served.context("the API stopped")
 }
 

@@ -75,8 +75,17 @@ pub enum ClipError {
 
 impl ClipError {
     pub(super) fn tree(path: &NodePath, detail: impl Into<String>) -> Self {
-        Self::Tree { path: path.to_string(), detail: detail.into() }
+        Self::Tree { path: shown(path.as_bytes()), detail: detail.into() }
     }
+
+    pub(super) fn node(path: &NodePath, detail: impl Into<String>) -> Self {
+        Self::Node { path: shown(path.as_bytes()), detail: detail.into() }
+    }
+}
+
+/// The start of a path, lossily: a path may be as long as an index.
+pub(super) fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned()
 }
 
 impl Classify for ClipError {

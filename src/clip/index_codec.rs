@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::error::ClipError;
-use super::gob::decode::Plan;
 use super::gob::{Decoder, Definitions, Encoder, GobError, TypeId, builtin};
 use super::node::{Attr, FileContent, Node, NodeKind, NodePath, RemoteRef, Special};
 use crate::digest::Digest;
 
-const NODE: [&str; 9] = [
+static NODE: [&str; 9] = [
     "NodeType",
     "Path",
     "Attr",
@@ -20,7 +19,7 @@ const NODE: [&str; 9] = [
     // An extra field: upstream's decoder passes over it.
     "Xattrs",
 ];
-const ATTR: [&str; 15] = [
+static ATTR: [&str; 15] = [
     "Ino",
     "Size",
     "Blocks",
@@ -37,8 +36,8 @@ const ATTR: [&str; 15] = [
     "Blksize",
     "Padding",
 ];
-const OWNER: [&str; 2] = ["Uid", "Gid"];
-const REMOTE: [&str; 3] = ["LayerDigest", "UOffset", "ULength"];
+static OWNER: [&str; 2] = ["Uid", "Gid"];
+static REMOTE: [&str; 3] = ["LayerDigest", "UOffset", "ULength"];
 
 /// Defines `ClipNode`; gives its id.
 pub(super) fn define_node(types: &mut Definitions) -> i64 {
@@ -139,8 +138,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Node>, ClipError> {
 /// Decodes nodes; what repeats from node to node is worked out once.
 #[derive(Default)]
 pub(super) struct NodeDecoder {
-    /// By type, and by what it was taken for.
-    plans: BTreeMap<(TypeId, &'static str), Plan>,
     layer: Option<(Vec<u8>, Digest)>,
 }
 
@@ -172,35 +169,20 @@ impl NodeDecoder {
         Ok(nodes)
     }
 
-    fn plan(
-        &mut self,
-        decoder: &Decoder<'_>,
-        id: TypeId,
-        names: &[&'static str],
-    ) -> Result<Plan, GobError> {
-        let key = (id, names[0]);
-        if let Some(plan) = self.plans.get(&key) {
-            return Ok(plan.clone());
-        }
-        let plan = decoder.plan(id, names)?;
-        self.plans.insert(key, plan.clone());
-        Ok(plan)
-    }
-
     fn node(&mut self, decoder: &mut Decoder<'_>, id: TypeId) -> Result<Node, ClipError> {
-        let plan = self.plan(decoder, id, &NODE)?;
+        let plan = decoder.plan(id, &NODE)?;
         let mut raw = Raw::default();
         decoder.structure(&plan, |d, field, id| {
             match field {
                 0 => raw.kind = d.string(id)?,
                 1 => raw.path = d.string(id)?,
-                2 => raw.attr = self.attr(d, id)?,
+                2 => raw.attr = decode_attr(d, id)?,
                 3 => raw.target = d.string(id)?,
                 4 => raw.content_hash = d.string(id)?,
                 5 => raw.data_pos = d.int(id)?,
                 6 => raw.data_len = d.int(id)?,
                 7 => {
-                    let plan = self.plan(d, id, &REMOTE)?;
+                    let plan = d.plan(id, &REMOTE)?;
                     let (mut layer, mut offset, mut length) = (&b""[..], 0, 0);
                     d.structure(&plan, |d, field, id| {
                         match field {
@@ -222,45 +204,10 @@ impl NodeDecoder {
         self.finish(raw)
     }
 
-    fn attr(&mut self, decoder: &mut Decoder<'_>, id: TypeId) -> Result<Attr, GobError> {
-        let plan = self.plan(decoder, id, &ATTR)?;
-        let mut attr = Attr::default();
-        decoder.structure(&plan, |d, field, id| {
-            match field {
-                0 => attr.ino = d.uint(id)?,
-                1 => attr.size = d.uint(id)?,
-                2 => attr.blocks = d.uint(id)?,
-                3 => attr.atime = d.uint(id)?,
-                4 => attr.mtime = d.uint(id)?,
-                5 => attr.ctime = d.uint(id)?,
-                6 => attr.atime_nsec = d.uint32(id)?,
-                7 => attr.mtime_nsec = d.uint32(id)?,
-                8 => attr.ctime_nsec = d.uint32(id)?,
-                9 => attr.mode = d.uint32(id)?,
-                10 => attr.nlink = d.uint32(id)?,
-                11 => {
-                    let plan = self.plan(d, id, &OWNER)?;
-                    d.structure(&plan, |d, field, id| {
-                        let value = d.uint32(id)?;
-                        match field {
-                            0 => attr.uid = value,
-                            _ => attr.gid = value,
-                        }
-                        Ok(())
-                    })?;
-                }
-                12 => attr.rdev = d.uint32(id)?,
-                _ => d.skip(id)?, // Blksize and Padding: clip never sets them
-            }
-            Ok(())
-        })?;
-        Ok(attr)
-    }
-
     /// Makes a node of its raw fields, or says what is wrong with them.
     fn finish(&mut self, raw: Raw<'_>) -> Result<Node, ClipError> {
         let path = NodePath::new(raw.path).map_err(ClipError::Path)?;
-        let wrong = |detail: String| ClipError::Node { path: path.to_string(), detail };
+        let wrong = |detail: String| ClipError::node(&path, detail);
         let kind = match raw.kind {
             b"dir" => NodeKind::Directory,
             b"symlink" => NodeKind::Symlink { target: raw.target.to_vec() },
@@ -316,4 +263,44 @@ impl NodeDecoder {
         self.layer = Some((text.to_vec(), digest));
         Ok(digest)
     }
+}
+
+fn decode_attr(decoder: &mut Decoder<'_>, id: TypeId) -> Result<Attr, GobError> {
+    let plan = decoder.plan(id, &ATTR)?;
+    let mut attr = Attr::default();
+    decoder.structure(&plan, |d, field, id| {
+        match field {
+            0 => attr.ino = d.uint(id)?,
+            1 => attr.size = d.uint(id)?,
+            2 => attr.blocks = d.uint(id)?,
+            3 => attr.atime = seconds(d.uint(id)?),
+            4 => attr.mtime = seconds(d.uint(id)?),
+            5 => attr.ctime = seconds(d.uint(id)?),
+            6 => attr.atime_nsec = d.uint32(id)?,
+            7 => attr.mtime_nsec = d.uint32(id)?,
+            8 => attr.ctime_nsec = d.uint32(id)?,
+            9 => attr.mode = d.uint32(id)?,
+            10 => attr.nlink = d.uint32(id)?,
+            11 => {
+                let plan = d.plan(id, &OWNER)?;
+                d.structure(&plan, |d, field, id| {
+                    let value = d.uint32(id)?;
+                    match field {
+                        0 => attr.uid = value,
+                        _ => attr.gid = value,
+                    }
+                    Ok(())
+                })?;
+            }
+            12 => attr.rdev = d.uint32(id)?,
+            _ => d.skip(id)?, // Blksize and Padding: clip never sets them
+        }
+        Ok(())
+    })?;
+    Ok(attr)
+}
+
+/// Upstream wraps times before 1970 around (CONTRACT A.5); they become 1970.
+fn seconds(time: u64) -> u64 {
+    if i64::try_from(time).is_ok() { time } else { 0 }
 }

@@ -45,7 +45,8 @@ impl Archive {
             if length > MAX_INDEX_BYTES {
                 return Err(ClipError::TooLarge { size: length, limit: MAX_INDEX_BYTES });
             }
-            let mut bytes = Vec::new();
+            // The header keeps `length` within the file's size.
+            let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
             archive.seek(SeekFrom::Start(range.start)).map_err(io)?;
             archive.take(length).read_to_end(&mut bytes).map_err(io)?;
             if bytes.len() as u64 == length {

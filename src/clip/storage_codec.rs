@@ -14,23 +14,25 @@ use super::storage_info::{
 };
 use crate::digest::Digest;
 
-const WRAPPER: [&str; 2] = ["Type", "Data"];
-const S3: [&str; 5] = ["Bucket", "Region", "Key", "Endpoint", "ForcePathStyle"];
-const OCI: [&str; 9] = [
+static WRAPPER: [&str; 2] = ["Type", "Data"];
+static S3: [&str; 5] = ["Bucket", "Region", "Key", "Endpoint", "ForcePathStyle"];
+/// Without `ZstdIdxByLayer`: upstream never fills it nor reads it. A Go decoder holds the type of
+/// every *defined* field against its own, sent or not, so it is left out rather than defined as
+/// something else.
+static OCI: [&str; 8] = [
     "RegistryURL",
     "Repository",
     "Reference",
     "Layers",
     "GzipIdxByLayer",
-    "ZstdIdxByLayer",
     "DecompressedHashByLayer",
     "ImageMetadata",
     // An extra field: nodes that upstream's index can't show.
     "SpecialNodes",
 ];
-const GZIP_INDEX: [&str; 2] = ["LayerDigest", "Checkpoints"];
-const CHECKPOINT: [&str; 2] = ["COff", "UOff"];
-const METADATA: [&str; 20] = [
+static GZIP_INDEX: [&str; 2] = ["LayerDigest", "Checkpoints"];
+static CHECKPOINT: [&str; 2] = ["COff", "UOff"];
+static METADATA: [&str; 20] = [
     "Name",
     "Digest",
     "RepoTags",
@@ -52,7 +54,7 @@ const METADATA: [&str; 20] = [
     "Layers",
     "LayersData",
 ];
-const LAYER: [&str; 4] = ["MIMEType", "Digest", "Size", "Annotations"];
+static LAYER: [&str; 4] = ["MIMEType", "Digest", "Size", "Annotations"];
 
 /// The wrapper's type name, which the header repeats; nothing for local archives.
 pub(super) fn type_name(storage: &StorageInfo) -> &'static str {
@@ -123,8 +125,7 @@ fn encode_oci(image: &OciStorageInfo, special: &[&Node]) -> Vec<u8> {
     );
     let node = define_node(&mut types);
     let nodes = types.slice("[]*common.ClipNode", node);
-    // Upstream never fills the zstd index, and a field that is never sent may have any type.
-    let ids = [string, string, string, strings, gzip_indexes, text_map, text_map, metadata, nodes];
+    let ids = [string, string, string, strings, gzip_indexes, text_map, metadata, nodes];
     let id = types.structure("OCIStorageInfo", &zip(OCI, ids));
     types.finish(id, true, |e| {
         e.structure(|f| {
@@ -150,15 +151,15 @@ fn encode_oci(image: &OciStorageInfo, special: &[&Node]) -> Vec<u8> {
                     });
                 });
             }
-            f.field(6).slice(image.plain_digests.iter(), |e, (layer, plain)| {
+            f.field(5).slice(image.plain_digests.iter(), |e, (layer, plain)| {
                 e.bytes(layer.to_string().as_bytes());
                 e.bytes(plain.hex().as_bytes());
             });
             if let Some(metadata) = &image.image_metadata {
-                encode_metadata(f.field(7), metadata);
+                encode_metadata(f.field(6), metadata);
             }
             if !special.is_empty() {
-                f.field(8).slice(special.iter(), |e, node| encode_node(e, node));
+                f.field(7).slice(special.iter(), |e, node| encode_node(e, node));
             }
         });
     })
@@ -281,7 +282,7 @@ fn decode_oci(bytes: &[u8]) -> Result<(OciStorageInfo, Vec<Node>), ClipError> {
                 image.gzip_checkpoints.insert(layer, decode_gzip_index(d, value)?);
                 Ok(())
             })?,
-            6 => d.map(id, |d, key, value| {
+            5 => d.map(id, |d, key, value| {
                 let layer = digest(d, key)?;
                 let text = d.text(value)?;
                 let plain = Digest::from_hex(&text).map_err(|_| {
@@ -290,15 +291,14 @@ fn decode_oci(bytes: &[u8]) -> Result<(OciStorageInfo, Vec<Node>), ClipError> {
                 image.plain_digests.insert(layer, plain);
                 Ok(())
             })?,
-            7 => image.image_metadata = Some(decode_metadata(d, id)?),
-            8 => {
+            6 => image.image_metadata = Some(decode_metadata(d, id)?),
+            _ => {
                 special = NodeDecoder::default().nodes(d, id);
                 // The stream can't be read on from inside a node; the cause is told below.
                 if special.is_err() {
                     return Err(d.wrong("a special node is malformed"));
                 }
             }
-            _ => d.skip(id)?,
         }
         Ok(())
     })
@@ -438,7 +438,10 @@ fn encode_time(time: &DateTime<FixedOffset>) -> Vec<u8> {
 /// `None` is Go's zero time.
 fn decode_time(d: &mut Decoder<'_>, id: TypeId) -> Result<Option<DateTime<FixedOffset>>, GobError> {
     let bytes = d.opaque(id)?;
-    let wrong = |d: &Decoder<'_>| d.wrong(format!("{bytes:?} is not a time as Go marshals it"));
+    let wrong = |d: &Decoder<'_>| {
+        let (length, start) = (bytes.len(), &bytes[..bytes.len().min(16)]);
+        d.wrong(format!("expected a time as Go marshals it, found {length} bytes: {start:?}"))
+    };
     let (length, seconds_of_offset) = match bytes.first() {
         Some(1) => (15, 0),
         Some(2) => (16, bytes.get(15).map_or(0, |b| i32::from(b.cast_signed()))),
@@ -452,6 +455,8 @@ fn decode_time(d: &mut Decoder<'_>, id: TypeId) -> Result<Option<DateTime<FixedO
     let minutes = i16::from_be_bytes([bytes[13], bytes[14]]);
     let offset = if minutes == -1 { 0 } else { i32::from(minutes) * 60 + seconds_of_offset };
     let unix = seconds.checked_add(YEAR_1);
+    // chrono takes a second and more of nanoseconds as a leap second, which Go does not know.
+    let unix = unix.filter(|_| nanos < 1_000_000_000);
     let utc = unix.and_then(|unix| Utc.timestamp_opt(unix, nanos).single());
     let offset = FixedOffset::east_opt(offset);
     let (Some(utc), Some(offset)) = (utc, offset) else { return Err(wrong(d)) };

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::error::ClipError;
+use super::error::{ClipError, shown};
 use super::node::{Node, NodeKind, NodePath};
 
 /// Symlinks followed in one lookup, as in Linux.
 const MAX_HOPS: usize = 40;
+/// Bytes of a symlink's target that is followed, as in Linux.
+const MAX_TARGET: usize = 4096;
 
 /// Nodes sorted by path, unique, with a root directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,10 +121,8 @@ impl Tree {
     /// The node that a path leads to, symbolic links followed inside the root, the last one too.
     /// The path may be relative to the root, and need not be clean.
     pub fn resolve(&self, path: &[u8]) -> Result<&Node, ClipError> {
-        let lost = |detail: &str| ClipError::Lookup {
-            path: String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned(),
-            detail: detail.to_owned(),
-        };
+        let lost =
+            |detail: &str| ClipError::Lookup { path: shown(path), detail: detail.to_owned() };
         let missing = || lost("no such file or directory in the archive");
         let mut todo: Vec<&[u8]> = path.rsplit(|b| *b == b'/').collect();
         let root = self.nodes.first().ok_or_else(missing)?;
@@ -134,7 +134,8 @@ impl Tree {
                 continue;
             }
             if here.kind != NodeKind::Directory {
-                return Err(lost(&format!("{} is not a directory", here.path)));
+                let here = shown(here.path.as_bytes());
+                return Err(lost(&format!("{here} is not a directory")));
             }
             if component == b".." {
                 if trail.len() > 1 {
@@ -148,6 +149,9 @@ impl Tree {
                 hops += 1;
                 if hops > MAX_HOPS {
                     return Err(lost("too many symbolic links"));
+                }
+                if target.len() > MAX_TARGET {
+                    return Err(lost("the target of a symbolic link is too long"));
                 }
                 if target.first() == Some(&b'/') {
                     trail.truncate(1);
@@ -277,5 +281,8 @@ mod tests {
         ] {
             assert_eq!(tree.resolve(from.as_bytes()).unwrap_err().to_string(), expected);
         }
+        let endless = Tree::new(nodes(&format!("/, /l -> {}", "a/".repeat(2049)))).unwrap();
+        let error = endless.resolve(b"/l").unwrap_err().to_string();
+        assert_eq!(error, "/l: the target of a symbolic link is too long");
     }
 }

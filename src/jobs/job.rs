@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::archive::Summary;
 use crate::digest::Digest;
 use crate::error::Fault;
 pub use crate::image_id::{ImageId, InvalidImageId};
@@ -99,29 +100,11 @@ pub struct Job {
 pub struct JobResult {
     /// Names the archive in the store.
     pub image_id: ImageId,
-    /// The source, normalised and pinned: `host/repository@sha256:...`.
-    pub reference: String,
-    /// Digest of the platform manifest.
-    #[schema(value_type = String)]
-    pub manifest_digest: Digest,
-    /// `os/architecture[/variant]` of the image.
-    pub platform: String,
-    /// The archive's version.
-    pub clip_version: u8,
+    /// What the archive was made from and holds.
+    #[serde(flatten)]
+    pub summary: Summary,
     /// The archive object.
     pub archive: ArchiveObject,
-    /// Bottom to top.
-    pub layers: Vec<LayerSummary>,
-    /// Sum of the compressed layers, in bytes.
-    pub compressed_bytes: u64,
-    /// Sum of the uncompressed layers, in bytes.
-    pub plain_bytes: u64,
-    /// Regular files in the tree (hard links counted each).
-    pub files: u64,
-    /// All nodes in the tree.
-    pub nodes: u64,
-    /// What the user should know, one sentence each.
-    pub warnings: Vec<String>,
     /// Wall time of the successful attempt, in seconds.
     pub seconds: f64,
 }
@@ -136,21 +119,6 @@ pub struct ArchiveObject {
     /// Its SHA-256.
     #[schema(value_type = String)]
     pub digest: Digest,
-}
-
-/// One layer of the image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct LayerSummary {
-    /// Digest of the compressed bytes.
-    #[schema(value_type = String)]
-    pub digest: Digest,
-    /// Digest of the uncompressed stream.
-    #[schema(value_type = String)]
-    pub diff_id: Digest,
-    /// Compressed bytes.
-    pub size: u64,
-    /// Uncompressed bytes.
-    pub plain_size: u64,
 }
 
 /// Why an attempt failed.

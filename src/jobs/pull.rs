@@ -154,8 +154,7 @@ impl Puller {
         let progress = Arc::new(JobProgress { events: events.clone(), counts: Mutex::default() });
         let indexed = index_image(&source, &image, &self.index, progress, cancel).await?;
 
-        let no_scratch =
-            |source| PullError::Scratch { directory: self.scratch.clone(), source };
+        let no_scratch = |source| PullError::Scratch { directory: self.scratch.clone(), source };
         let scratch = tempfile::tempdir_in(&self.scratch).map_err(no_scratch)?;
         let file = scratch.path().join("archive");
         let mut summary = Summary::of(&image, &indexed);

@@ -31,8 +31,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 #[async_trait]
 pub trait Handler: Send + Sync {
     /// Does what the job asks for. When `cancel` fires it should return soon, with any error, and
-    /// have left nothing half done; ten seconds later it is dropped at its next `await`. Work that blocks belongs on
-    /// blocking threads. A panic fails the job.
+    /// have left nothing half done; ten seconds later it is dropped at its next `await`. Work that
+    /// blocks belongs on blocking threads. A panic fails the job.
     async fn run(
         &self,
         job: &Job,
@@ -70,7 +70,6 @@ impl WorkerPool {
         shutdown: CancellationToken,
     ) -> JoinHandle<()> {
         tokio::spawn(async move {
-            // Both end at the shutdown, and a panic in either must not pass in silence.
             tokio::join!(
                 reap(&queue, &settings, &shutdown),
                 work(&queue, handler, &settings, &shutdown)
@@ -89,30 +88,32 @@ async fn work(
     let beat = (settings.lease / 3).min(settings.poll).max(Duration::from_millis(1));
     let mut attempts = JoinSet::new();
     let mut wakes = queue.work_wakes();
-    let claiming = async {
-        while let Ok(slot) = slots.clone().acquire_owned().await {
-            while attempts.try_join_next().is_some() {}
-            let lease = loop {
-                match queue.claim(&settings.worker_id, settings.lease).await {
-                    Ok(Some(lease)) => break lease,
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!(%error, "no job can be claimed; trying on"),
+    loop {
+        let slot = tokio::select! {
+            slot = slots.clone().acquire_owned() => slot,
+            () = shutdown.cancelled() => break,
+        };
+        while attempts.try_join_next().is_some() {}
+        // Never dropped half way, or the job would wait for its lease to expire.
+        let lease = match queue.claim(&settings.worker_id, settings.lease).await {
+            Ok(Some(lease)) => lease,
+            nothing => {
+                if let Err(error) = nothing {
+                    tracing::warn!(%error, "no job can be claimed; trying on");
                 }
                 tokio::select! {
                     () = wakes.notified() => {}
                     () = sleep(settings.poll) => {}
+                    () = shutdown.cancelled() => break,
                 }
-            };
-            let attempt = attempt(queue.clone(), handler.clone(), lease, beat, shutdown.clone());
-            attempts.spawn(async move {
-                attempt.await;
-                drop(slot);
-            });
-        }
-    };
-    tokio::select! {
-        () = claiming => {}
-        () = shutdown.cancelled() => {}
+                continue;
+            }
+        };
+        let attempt = attempt(queue.clone(), handler.clone(), lease, beat, shutdown.clone());
+        attempts.spawn(async move {
+            attempt.await;
+            drop(slot);
+        });
     }
     let drained =
         tokio::time::timeout(DRAIN, async { while attempts.join_next().await.is_some() {} });

@@ -1,8 +1,5 @@
 //! Databases for tests: one private server a test process, one fresh migrated database a test.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on should panic")]
-
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -18,14 +15,14 @@ use sqlx::{ConnectOptions, PgPool};
 use tokio::runtime::{Builder, Handle};
 
 /// A migrated database of its own. Dropping removes it.
-pub struct TestDatabase {
+pub(crate) struct TestDatabase {
     database: Database,
     url: String,
     name: String,
 }
 
 impl TestDatabase {
-    pub async fn create() -> Self {
+    pub(crate) async fn create() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let server = Server::get();
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -36,12 +33,12 @@ impl TestDatabase {
         Self { database, url, name }
     }
 
-    pub fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &PgPool {
         self.database.pool()
     }
 
     /// For the binary's `DATABASE_URL`.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 }

@@ -14,6 +14,19 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts one over `directory`, which may hold the blobs of an earlier one.
     pub(crate) fn start(directory: &Path) -> Self {
+        Self::configured(directory, "")
+    }
+
+    /// Starts one that lets only `clipper` with the password `correct horse` in.
+    pub(crate) fn with_password(directory: &Path) -> Self {
+        let users = directory.join("htpasswd");
+        let hash = "$2b$04$9uRdXP/d1k6RZBsdqkRS8eyx6t5hasTpEv0m7KIPn0sDZLBC/aTMa";
+        std::fs::write(&users, format!("clipper:{hash}\n")).unwrap();
+        let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display());
+        Self::configured(directory, &auth)
+    }
+
+    fn configured(directory: &Path, more: &str) -> Self {
         let config = directory.join("registry.yml");
         let storage = directory.join("registry");
         std::fs::create_dir_all(&storage).unwrap();
@@ -21,7 +34,7 @@ impl Registry {
             "version: 0.1\n\
              log: {{level: info}}\n\
              storage:\n  filesystem: {{rootdirectory: \"{}\"}}\n  delete: {{enabled: true}}\n\
-             http: {{addr: \"127.0.0.1:0\"}}\n",
+             http: {{addr: \"127.0.0.1:0\"}}\n{more}",
             storage.display()
         );
         std::fs::write(&config, text).unwrap();
@@ -44,9 +57,19 @@ impl Registry {
 
     /// Copies the tag `latest` of an OCI layout, bytes unchanged; returns its reference here.
     pub(crate) fn push(&self, layout: &Path, repository: &str) -> String {
+        self.push_with(layout, repository, &[])
+    }
+
+    /// As [`Self::push`], to a registry [`Self::with_password`].
+    pub(crate) fn push_as(&self, layout: &Path, repository: &str, login: &str) -> String {
+        self.push_with(layout, repository, &["--dest-creds", login])
+    }
+
+    fn push_with(&self, layout: &Path, repository: &str, options: &[&str]) -> String {
         let reference = format!("{}/{repository}:latest", self.address);
         let status = Command::new("skopeo")
             .args(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"])
+            .args(options)
             .arg(format!("oci:{}:latest", layout.display()))
             .arg(format!("docker://{reference}"))
             .status()

@@ -6,10 +6,14 @@ use std::rc::Rc;
 
 use super::builtin;
 
-/// Nesting of values that are passed over, and of type definitions.
+/// Nesting of values that are passed over.
 const MAX_DEPTH: usize = 64;
-/// Type definitions in one stream; upstream's have about 20.
-const MAX_TYPES: usize = 1000;
+/// Bytes of type definitions in one stream; upstream's take about one KiB.
+const MAX_DEFINITIONS: usize = 64 << 10;
+/// Elements of all slices and maps in one stream. An element may take one byte here and two hundred
+/// in memory, so that the input's size alone is no bound. The largest index that upstream's
+/// readers accept has about a million nodes.
+const MAX_ELEMENTS: usize = 3 << 20;
 
 /// A type id as the stream uses it.
 pub(crate) type TypeId = i64;
@@ -50,9 +54,13 @@ struct Field {
     id: TypeId,
 }
 
-/// What to do with each field of a struct type: the place of its name in the caller's list, or
-/// `None` to pass over it.
-pub(crate) type Plan = Rc<[(Option<usize>, TypeId)]>;
+/// How to read one struct type for a caller who knows some field names.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    names: &'static [&'static str],
+    /// For each field of the type the place of its name in `names`, or `None` to pass over it.
+    fields: Rc<[(Option<usize>, TypeId)]>,
+}
 
 /// A cursor over one stream.
 #[derive(Debug)]
@@ -60,17 +68,28 @@ pub(crate) struct Decoder<'a> {
     input: &'a [u8],
     offset: usize,
     types: HashMap<TypeId, WireType>,
+    /// Made once a type, however many values there are.
+    plans: Vec<(TypeId, Plan)>,
+    /// How many more elements there may be.
+    elements_left: usize,
 }
 
 type Result<T> = std::result::Result<T, GobError>;
 
 impl<'a> Decoder<'a> {
     pub(crate) fn new(input: &'a [u8]) -> Self {
-        Self { input, offset: 0, types: HashMap::new() }
+        Self {
+            input,
+            offset: 0,
+            types: HashMap::new(),
+            plans: Vec::new(),
+            elements_left: MAX_ELEMENTS,
+        }
     }
 
     /// Reads definitions up to the first value, and gives that value's type.
     pub(crate) fn begin(&mut self) -> Result<TypeId> {
+        let mut definitions = 0;
         loop {
             let length = self.length("message")?;
             // Nothing is read beyond the message's end.
@@ -90,8 +109,10 @@ impl<'a> Decoder<'a> {
             let Some(id) = id.checked_neg() else {
                 return Err(self.wrong("type id out of range"));
             };
-            if self.types.len() >= MAX_TYPES {
-                return Err(self.wrong(format!("more than {MAX_TYPES} type definitions")));
+            definitions += length;
+            if definitions > MAX_DEFINITIONS {
+                let detail = format!("more than {MAX_DEFINITIONS} bytes of type definitions");
+                return Err(self.wrong(detail));
             }
             let definition = self.definition()?;
             if self.left() > 0 {
@@ -102,41 +123,55 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Reads a struct's fields by `plan`, calling `each` with the place of a field in the list
-    /// that the plan was made with, and the field's type.
+    /// Reads a struct's fields as `plan` says, calling `each` with the place of a field in the list
+    /// that the plan was made with, and the field's type. An error in `each` names the field.
     pub(crate) fn structure(
         &mut self,
         plan: &Plan,
         mut each: impl FnMut(&mut Self, usize, TypeId) -> Result<()>,
     ) -> Result<()> {
-        let mut number = 0_usize;
-        loop {
-            let delta = self.read_uint()?;
-            if delta == 0 {
-                return Ok(());
+        let mut number = 0;
+        while let Some(next) = self.next_field(number, plan.fields.len())? {
+            match plan.fields[next - 1] {
+                (Some(place), id) => each(self, place, id).map_err(|e| GobError {
+                    detail: format!("{}: {}", plan.names[place], e.detail),
+                    ..e
+                })?,
+                (None, id) => self.skip(id)?,
             }
-            let next = usize::try_from(delta).ok().and_then(|delta| number.checked_add(delta));
-            let field = next.and_then(|next| plan.get(next - 1));
-            let (Some(next), Some((place, id))) = (next, field) else {
-                return Err(self.wrong(format!("a struct has no field {delta} after {number}")));
-            };
             number = next;
-            match place {
-                Some(place) => each(self, *place, *id)?,
-                None => self.skip(*id)?,
-            }
+        }
+        Ok(())
+    }
+
+    /// The number of the next field sent after field `last` of a struct with `fields` fields, both
+    /// counted from 1; `None` at the struct's end.
+    fn next_field(&mut self, last: usize, fields: usize) -> Result<Option<usize>> {
+        let delta = self.read_uint()?;
+        if delta == 0 {
+            return Ok(None);
+        }
+        let next = usize::try_from(delta).ok().and_then(|delta| last.checked_add(delta));
+        match next.filter(|next| *next <= fields) {
+            None => Err(self.wrong(format!("a struct has no field {delta} after {last}"))),
+            next => Ok(next),
         }
     }
 
     /// Matches a struct type's fields with `names`.
-    pub(crate) fn plan(&self, id: TypeId, names: &[&str]) -> Result<Plan> {
-        match self.types.get(&id) {
-            Some(WireType::Struct { fields }) => {
-                let place = |field: &Field| names.iter().position(|name| **name == *field.name);
-                Ok(fields.iter().map(|field| (place(field), field.id)).collect())
-            }
-            _ => Err(self.mismatch("a struct", id)),
+    pub(crate) fn plan(&mut self, id: TypeId, names: &'static [&'static str]) -> Result<Plan> {
+        let known = |(of, plan): &&(TypeId, Plan)| *of == id && std::ptr::eq(plan.names, names);
+        if let Some((_, plan)) = self.plans.iter().find(known) {
+            return Ok(plan.clone());
         }
+        let Some(WireType::Struct { fields }) = self.types.get(&id) else {
+            return Err(self.mismatch("a struct", id));
+        };
+        let place = |field: &Field| names.iter().position(|name| **name == *field.name);
+        let fields = fields.iter().map(|field| (place(field), field.id)).collect();
+        let plan = Plan { names, fields };
+        self.plans.push((id, plan.clone()));
+        Ok(plan)
     }
 
     /// The element type of a slice or array.
@@ -147,8 +182,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// How many elements follow. Each takes at least a byte, so that the count is bounded by the
-    /// input.
+    /// How many elements follow. Each takes at least a byte, so that the input bounds the count;
+    /// [`MAX_ELEMENTS`] bounds it too.
     pub(crate) fn count(&mut self, id: TypeId) -> Result<usize> {
         let fixed = match self.types.get(&id) {
             Some(WireType::Array { length, .. }) => Some(*length),
@@ -156,14 +191,20 @@ impl<'a> Decoder<'a> {
         };
         let at = self.offset;
         let count = self.read_uint()?;
-        let bounded = usize::try_from(count).ok().filter(|c| *c <= self.input.len() - self.offset);
+        let bounded = usize::try_from(count).ok().filter(|count| *count <= self.left());
         if fixed.is_some_and(|fixed| fixed != count) {
             return Err(GobError { offset: at, detail: "an array of another length".into() });
         }
-        bounded.ok_or_else(|| {
+        let Some(bounded) = bounded else {
             let detail = format!("{count} elements, but {} bytes are left", self.left());
-            GobError { offset: at, detail }
-        })
+            return Err(GobError { offset: at, detail });
+        };
+        let Some(left) = self.elements_left.checked_sub(bounded) else {
+            let detail = format!("more than {MAX_ELEMENTS} elements in one stream");
+            return Err(GobError { offset: at, detail });
+        };
+        self.elements_left = left;
+        Ok(bounded)
     }
 
     /// Reads a slice, calling `each` once an element.
@@ -290,8 +331,11 @@ impl<'a> Decoder<'a> {
                     }
                 }
                 Some(WireType::Struct { fields }) => {
-                    let plan: Plan = fields.iter().map(|field| (Some(0), field.id)).collect();
-                    self.structure(&plan, |d, _, id| d.skip_nested(id, depth + 1))?;
+                    let mut number = 0;
+                    while let Some(next) = self.next_field(number, fields.len())? {
+                        self.skip_nested(fields[next - 1].id, depth + 1)?;
+                        number = next;
+                    }
                 }
             },
         }
@@ -415,6 +459,26 @@ impl<'a> Decoder<'a> {
             offset: at,
             detail: format!("a {of} of {length} bytes, but {} are left", self.left()),
         })
+    }
+
+    /// A type in full, as text: for a struct its fields by name, else one nameless entry. Type
+    /// names are left out, since no decoder looks at them.
+    #[cfg(test)]
+    pub(crate) fn shape(&self, id: TypeId) -> std::collections::BTreeMap<String, String> {
+        let text = |id| format!("{:?}", self.shape(id));
+        match self.types.get(&id) {
+            None => [(String::new(), id.to_string())].into(),
+            Some(WireType::Opaque) => [(String::new(), "opaque".to_owned())].into(),
+            Some(WireType::Slice { element } | WireType::Array { element, .. }) => {
+                [("[]".to_owned(), text(*element))].into()
+            }
+            Some(WireType::Map { key, element }) => {
+                [(format!("map {}", text(*key)), text(*element))].into()
+            }
+            Some(WireType::Struct { fields }) => {
+                fields.iter().map(|f| (f.name.to_string(), text(f.id))).collect()
+            }
+        }
     }
 
     /// The next message, whole.

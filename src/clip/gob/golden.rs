@@ -57,6 +57,24 @@ pub(crate) const G5: &str = "\
     6e010c0001034b6579010c000108456e64706f696e74010c00010e466f726365506174685374796c65010200\
     000010ffb001016202066b2e636c6970020100";
 
+/// Every field that a stream of ours defines and Go's type has too, must have Go's type: its
+/// decoder refuses the whole stream otherwise, even where the field is never sent.
+#[track_caller]
+pub(crate) fn assert_go_takes(ours: &[u8], go: &str, added: &[&str], left_out: &[&str]) {
+    let shape = |stream: &[u8]| {
+        let mut decoder = Decoder::new(stream);
+        let mut id = decoder.begin().unwrap();
+        if let Ok(element) = decoder.element(id) {
+            id = element;
+        }
+        decoder.shape(id)
+    };
+    let (mut ours, mut go) = (shape(ours), shape(&bytes(go)));
+    ours.retain(|name, _| !added.contains(&&**name));
+    go.retain(|name, _| !left_out.contains(&&**name));
+    assert_eq!(ours, go);
+}
+
 /// Stands for "sha256:aa".
 pub(crate) fn layer() -> Digest {
     Digest::of(b"aa")

@@ -38,13 +38,15 @@ fn stream(id: i64, value: impl FnOnce(&mut Encoder)) -> Vec<u8> {
     types.finish(structure, true, |e| e.structure(|f| value(f.field(1))))
 }
 
+static FIELD: [&str; 1] = ["F"];
+
 fn field<T>(
     stream: &[u8],
     read: impl Fn(&mut Decoder<'_>, TypeId) -> Result<T, GobError>,
 ) -> Result<T, GobError> {
     let mut decoder = Decoder::new(stream);
     let id = decoder.begin()?;
-    let plan = decoder.plan(id, &["F"])?;
+    let plan = decoder.plan(id, &FIELD)?;
     let mut found = None;
     decoder.structure(&plan, |d, _, id| {
         found = Some(read(d, id)?);
@@ -58,10 +60,10 @@ fn signed_and_unsigned_are_different_types() {
     let bytes = stream(builtin::INT, |e| e.int(4));
     assert_eq!(field(&bytes, |d, id| d.int(id)).unwrap(), 4);
     let error = field(&bytes, |d, id| d.uint(id)).unwrap_err();
-    assert_eq!(error.detail, "expected an unsigned integer, found a signed integer");
+    assert_eq!(error.detail, "F: expected an unsigned integer, found a signed integer");
     let bytes = stream(builtin::UINT, |e| e.uint(1 << 32));
     let error = field(&bytes, |d, id| d.uint32(id)).unwrap_err();
-    assert_eq!(error.detail, "expected a 32-bit number, found 4294967296");
+    assert_eq!(error.detail, "F: expected a 32-bit number, found 4294967296");
 }
 
 #[test]
@@ -78,7 +80,7 @@ fn absurd_lengths_are_refused_before_anything_is_allocated() {
     }
     let bytes = stream(builtin::STRING, |e| e.uint(1 << 40));
     let error = field(&bytes, |d, id| d.string(id).map(<[u8]>::to_vec)).unwrap_err();
-    assert!(error.detail.starts_with("a value of 1099511627776 bytes"), "{error}");
+    assert!(error.detail.starts_with("F: a value of 1099511627776 bytes"), "{error}");
     let mut types = Definitions::new();
     let slice = types.slice("", builtin::INT);
     let bytes = types.finish(slice, false, |e| e.uint(1 << 40));
@@ -86,6 +88,27 @@ fn absurd_lengths_are_refused_before_anything_is_allocated() {
     let id = decoder.begin().unwrap();
     let error = decoder.slice(id, |d, id| d.skip(id)).unwrap_err();
     assert!(error.detail.starts_with("1099511627776 elements, but 0 bytes are left"), "{error}");
+}
+
+/// Each of these takes a byte in the stream and far more in memory.
+#[test]
+fn what_swells_in_memory_is_counted() {
+    let mut types = Definitions::new();
+    let fields = vec![("", 0); 70_000];
+    types.structure("T", &fields);
+    let bytes = types.finish(builtin::INT, false, |e| e.int(0));
+    let error = Decoder::new(&bytes).begin().unwrap_err();
+    assert_eq!(error.detail, "more than 65536 bytes of type definitions");
+
+    let mut types = Definitions::new();
+    let empty = types.structure("", &[]);
+    let slice = types.slice("", empty);
+    let elements = [(); (3 << 20) + 1];
+    let bytes =
+        types.finish(slice, false, |e| e.slice(elements.iter(), |e, ()| e.structure(|_| {})));
+    let mut decoder = Decoder::new(&bytes);
+    let id = decoder.begin().unwrap();
+    assert_eq!(decoder.skip(id).unwrap_err().detail, "more than 3145728 elements in one stream");
 }
 
 #[test]

@@ -104,6 +104,39 @@ fn what_we_write_we_read() {
 }
 
 #[test]
+fn our_types_are_those_of_go() {
+    let oci = encode_oci(&golden_image(), &[]);
+    golden::assert_go_takes(&oci, golden::G2, &["SpecialNodes"], &["ZstdIdxByLayer"]);
+    golden::assert_go_takes(&encode_s3(&S3StorageInfo::default()), golden::G5, &[], &[]);
+}
+
+#[test]
+fn a_long_time_makes_a_short_error() {
+    let mut types = Definitions::new();
+    let time = types.gob_encoder("Time");
+    let id = types.structure("T", &[("Created", time)]);
+    let bytes = types.finish(id, true, |e| e.structure(|f| f.bytes(0, &[1; 10_000])));
+    let mut d = Decoder::new(&bytes);
+    let id = d.begin().unwrap();
+    let plan = d.plan(id, &METADATA).unwrap();
+    let error = d.structure(&plan, |d, _, id| decode_time(d, id).map(|_| ())).unwrap_err();
+    let expected = "Created: expected a time as Go marshals it, found 10000 bytes: [1, 1, ";
+    assert!(error.detail.starts_with(expected) && error.detail.len() < 200, "{error}");
+}
+
+/// A nanosecond count that chrono would take for a leap second, and Go's encoder never makes.
+#[test]
+fn a_time_has_less_than_a_second_of_nanoseconds() {
+    let storage = StorageInfo::Oci(Box::new(golden_image()));
+    let mut bytes = encode(&storage, &[]);
+    let time = hex::decode("010000000edd25742500000006ffff").unwrap();
+    let at = bytes.windows(15).position(|w| w == time).unwrap();
+    bytes[at + 9..at + 13].copy_from_slice(&1_000_000_000_u32.to_be_bytes());
+    let error = decode(&bytes).unwrap_err().to_string();
+    assert!(error.contains("ImageMetadata: Created: expected a time"), "{error}");
+}
+
+#[test]
 fn times_survive_with_their_offsets() {
     for text in [
         "2024-01-02T03:04:05.000000006Z",

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use crate::database;
 use crate::error::{Classify, Fault};
 
 /// Why the queue could not do what was asked.
@@ -71,28 +72,11 @@ impl QueueError {
             return Self::Closed;
         }
         let reason = error.to_string();
-        if is_transient(error) {
+        if database::is_transient(error) {
             Self::Unavailable { action, reason }
         } else {
             Self::Refused { action, reason }
         }
-    }
-}
-
-/// Whether the database may take the same statement a moment later. SQLSTATE classes: 08 connection,
-/// 40 rollback, 53 resources, 57 operator intervention (shutdown, restart).
-fn is_transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::WorkerCrashed
-        | sqlx::Error::BeginFailed
-        // What a connection says that broke in the middle of a message.
-        | sqlx::Error::Protocol(_) => true,
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))),
-        _ => false,
     }
 }
 

@@ -16,7 +16,7 @@ const RELEASE: &str = "release a job";
 const REAP: &str = "take back expired leases";
 
 const FIRST_BACKOFF: Duration = Duration::from_secs(2);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 /// So many leases are taken back at a time, each in its own transaction.
 const REAP_BATCH: usize = 1000;
 

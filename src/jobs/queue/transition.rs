@@ -117,13 +117,13 @@ pub(super) async fn settle_failure(
     error: JobError,
     delay: Duration,
 ) -> Result<(), QueueError> {
+    const ACTION: &str = "queue a job again";
     if job.cancel_requested {
         return finish(db, job.id, Outcome::Cancelled).await;
     }
     if !error.transient || job.attempt >= job.max_attempts {
         return finish(db, job.id, Outcome::Failed(error)).await;
     }
-    const ACTION: &str = "queue a job again";
     let json = to_json(ACTION, &error)?;
     let not_before: DateTime<Utc> = sqlx::query_scalar!(
         "UPDATE job
@@ -140,10 +140,34 @@ pub(super) async fn settle_failure(
     push(db, job.id, &EventKind::Retrying { error, not_before }).await
 }
 
+/// JSON as Postgres takes it: `jsonb` can't hold NUL, which names in a hostile image may.
 pub(super) fn to_json(
     action: &'static str,
     value: &impl serde::Serialize,
 ) -> Result<Value, QueueError> {
-    serde_json::to_value(value)
-        .map_err(|error| QueueError::Refused { action, reason: error.to_string() })
+    let mut json = serde_json::to_value(value)
+        .map_err(|error| QueueError::Refused { action, reason: error.to_string() })?;
+    replace_nul(&mut json);
+    Ok(json)
+}
+
+fn replace_nul(json: &mut Value) {
+    match json {
+        Value::String(text) if text.contains('\0') => *text = text.replace('\0', "\u{fffd}"),
+        Value::Array(items) => items.iter_mut().for_each(replace_nul),
+        Value::Object(fields) => fields.values_mut().for_each(replace_nul),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nul_never_reaches_the_database() {
+        let json = to_json("test", &serde_json::json!({"a": ["x\0y", 1], "b": {"c": "\0"}}));
+        let expected = serde_json::json!({"a": ["x\u{fffd}y", 1], "b": {"c": "\u{fffd}"}});
+        assert_eq!(json.unwrap(), expected);
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::time::{Instant, interval_at, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -53,17 +53,15 @@ pub(super) async fn attempt(
     let lease = Arc::new(lease);
     let job = lease.job.id;
     let (sink, brake) = (EventSink::default(), Brake::default());
-    let spawn = |task| AbortOnDropHandle::new(tokio::spawn(task));
     let heart = spawn(keep_alive(queue.clone(), lease.clone(), beat, brake.clone()));
-    let writer =
-        AbortOnDropHandle::new(tokio::spawn(write(sink.clone(), queue.clone(), lease.clone())));
-    let stopper = {
+    let writer = spawn(write(sink.clone(), queue.clone(), lease.clone()));
+    let stopper = spawn({
         let brake = brake.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move {
+        async move {
             shutdown.cancelled().await;
             brake.pull(Stop::Shutdown);
-        }))
-    };
+        }
+    });
 
     let run = handler.run(&lease.job, credentials, &sink, brake.token.clone());
     let run = AssertUnwindSafe(run).catch_unwind();
@@ -107,6 +105,13 @@ async fn record(
     }
 }
 
+/// A task that ends with the attempt at the latest.
+fn spawn<T: Send + 'static>(
+    task: impl Future<Output = T> + Send + 'static,
+) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(task))
+}
+
 /// The text of the panic went to the log by the panic hook; it may hold anything.
 fn panicked() -> JobError {
     JobError {
@@ -123,7 +128,7 @@ async fn keep_alive(queue: Queue, lease: Arc<Lease>, beat: Duration, brake: Brak
     // Counted from before the question was sent, so that it ends here no later than there.
     let mut ends = Instant::now() + lease.lasts;
     let mut ticks = interval_at(Instant::now() + beat, beat);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let asked = Instant::now();

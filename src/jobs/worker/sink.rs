@@ -2,7 +2,7 @@
 //! is sent lies in a bounded place until the writer takes it. Of progress only the newest counts.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -62,7 +62,7 @@ impl EventSink {
         self.0.arrived.notify_one();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing panics while it holds the lock, and what is inside is whole at any time.
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -97,15 +97,19 @@ pub(super) async fn write(
                 if matches!(event, EventKind::Progress { .. }) {
                     progress_at = Instant::now() + PROGRESS_EVERY;
                 }
-                insist(|| queue.append(&lease, &event)).await?;
+                match insist(|| queue.append(&lease, &event)).await {
+                    // One event that the database doesn't take must not cost the others.
+                    Err(error @ QueueError::Refused { .. }) => {
+                        tracing::error!(job = %lease.job.id, %error, "an event was left out");
+                    }
+                    written => written?,
+                }
             }
             None if closed => return Ok(()),
             None => {
-                // Without progress in waiting this looks once more than needed, a second later.
-                let due = progress_at.max(Instant::now() + Duration::from_millis(1));
                 tokio::select! {
                     () = sink.0.arrived.notified() => {}
-                    () = tokio::time::sleep_until(due), if sink.lock().progress.is_some() => {}
+                    () = tokio::time::sleep_until(progress_at), if sink.lock().progress.is_some() => {}
                 }
             }
         }

@@ -1,0 +1,148 @@
+//! A queue over a database of its own, and what the tests say to it.
+
+use std::time::Duration;
+
+use clipwright::digest::Digest;
+use clipwright::error::Fault;
+use clipwright::jobs::job::{
+    ArchiveObject, EventKind, Job, JobError, JobEvent, JobResult, JobSpec, PullSpec,
+};
+use clipwright::jobs::queue::{Lease, NewJob, Queue, Vault};
+use uuid::Uuid;
+
+use crate::support::postgres::TestDatabase;
+
+/// Long enough that nothing expires by itself; tests move the clock of a lease by SQL.
+pub(crate) const LEASE: Duration = Duration::from_secs(600);
+/// Whatever should happen has happened by then, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Fixture {
+    pub(crate) queue: Queue,
+    pub(crate) database: TestDatabase,
+}
+
+impl Fixture {
+    pub(crate) async fn new() -> Self {
+        let database = TestDatabase::create().await;
+        let vault = Vault::new(Some("ab".repeat(32).parse().unwrap()));
+        let queue = Queue::new(database.pool().clone(), vault);
+        Self { queue, database }
+    }
+
+    /// Submits a job about image number `n`.
+    pub(crate) async fn submit(&self, n: u64) -> Uuid {
+        self.queue.submit(new_job(n)).await.unwrap().job.id
+    }
+
+    pub(crate) async fn claim(&self, worker: &str) -> Option<Lease> {
+        self.queue.claim(worker, LEASE).await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, id: Uuid) -> Job {
+        self.queue.get(id).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn events(&self, id: Uuid) -> Vec<JobEvent> {
+        self.queue.events(id, 0, 10_000).await.unwrap()
+    }
+
+    /// Names of a job's events, having checked that seqs have no gap and that exactly the last
+    /// one is final if the job is.
+    pub(crate) async fn story(&self, id: Uuid) -> Vec<String> {
+        let job = self.get(id).await;
+        let events = self.events(id).await;
+        for (n, event) in (1..).zip(&events) {
+            assert_eq!(event.seq, n, "{events:?}");
+        }
+        let finals = events.iter().filter(|event| event.kind.is_final()).count();
+        assert_eq!(finals, usize::from(job.state.is_final()), "{events:?}");
+        assert_eq!(events.last().unwrap().kind.is_final(), job.state.is_final(), "{events:?}");
+        events.iter().map(|event| name(&event.kind)).collect()
+    }
+
+    pub(crate) async fn sql(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(self.database.pool()).await.unwrap();
+    }
+
+    /// Ends all leases and backoffs.
+    pub(crate) async fn let_time_pass(&self) {
+        self.sql(
+            "UPDATE job SET not_before = now();
+             UPDATE job SET lease_expires_at = now() WHERE state = 'running'",
+        )
+        .await;
+    }
+
+    /// Waits until the job is as `wanted`.
+    pub(crate) async fn until(&self, id: Uuid, wanted: impl Fn(&Job) -> bool) -> Job {
+        let mut wakes = self.queue.wakes(id);
+        within(async {
+            loop {
+                let job = self.get(id).await;
+                if wanted(&job) {
+                    return job;
+                }
+                wakes.next().await;
+            }
+        })
+        .await
+    }
+}
+
+/// The value of a future that must come.
+#[track_caller]
+pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let done = tokio::time::timeout(PATIENCE, future).await;
+        done.unwrap_or_else(|_| panic!("nothing happened: {caller}"))
+    }
+}
+
+pub(crate) fn name(kind: &EventKind) -> String {
+    serde_json::to_value(kind).unwrap()["event"].as_str().unwrap().to_owned()
+}
+
+pub(crate) fn new_job(n: u64) -> NewJob {
+    let spec = JobSpec::Pull(PullSpec {
+        image_id: format!("{n:016x}").parse().unwrap(),
+        source: "registry.example/app:1".to_owned(),
+        platform: None,
+        clip_version: None,
+        force: false,
+    });
+    NewJob { spec, credentials: None, idempotency_key: None, max_attempts: None }
+}
+
+pub(crate) fn result_for(job: &Job) -> JobResult {
+    let digest = Digest::of(b"x");
+    JobResult {
+        image_id: job.spec.image_id().clone(),
+        reference: format!("registry.example/app@{digest}"),
+        manifest_digest: digest,
+        platform: "linux/amd64".to_owned(),
+        clip_version: 2,
+        archive: ArchiveObject { key: "x.rclip".to_owned(), size: 1, digest },
+        layers: Vec::new(),
+        compressed_bytes: 1,
+        plain_bytes: 2,
+        files: 3,
+        nodes: 4,
+        warnings: Vec::new(),
+        seconds: 0.5,
+    }
+}
+
+pub(crate) fn error(code: &str, transient: bool) -> JobError {
+    JobError {
+        code: code.to_owned(),
+        message: format!("{code} happened"),
+        fault: Fault::Upstream,
+        transient,
+    }
+}
+
+pub(crate) fn warning(text: &str) -> EventKind {
+    EventKind::Warning { message: text.to_owned() }
+}

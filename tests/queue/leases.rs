@@ -1,0 +1,242 @@
+//! What workers may write, when, and what happens when they die.
+
+use std::collections::HashSet;
+
+use clipwright::jobs::job::{EventKind, JobState};
+use clipwright::jobs::queue::{Heartbeat, JobFilter, Lease, NewJob, QueueError};
+use futures_util::future::{join_all, try_join_all};
+
+use crate::harness::{Fixture, error, new_job, result_for, warning};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_claimers_never_get_one_job_twice() {
+    let f = Fixture::new().await;
+    for n in 0..30 {
+        f.submit(n).await;
+    }
+    let claimers = (0..10).map(|n| {
+        let queue = f.queue.clone();
+        tokio::spawn(async move {
+            let mut claimed = Vec::new();
+            let worker = format!("w{n}");
+            while let Some(lease) = queue.claim(&worker, crate::harness::LEASE).await.unwrap() {
+                claimed.push(lease.job.id);
+            }
+            claimed
+        })
+    });
+    let claimed: Vec<_> = try_join_all(claimers).await.unwrap().into_iter().flatten().collect();
+    assert_eq!(claimed.len(), 30);
+    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_job_of_an_image_runs_at_a_time() {
+    let f = Fixture::new().await;
+    let ids = [f.submit(7).await, f.submit(7).await, f.submit(7).await];
+    for id in ids {
+        let claims = join_all((0..6).map(async |_| f.claim("w").await)).await;
+        let [lease] = &claims.into_iter().flatten().collect::<Vec<_>>()[..] else {
+            panic!("two at a time, or none");
+        };
+        assert_eq!(lease.job.id, id, "the oldest first");
+        f.queue.succeed(lease, &result_for(&lease.job)).await.unwrap();
+    }
+    assert!(f.claim("w").await.is_none());
+}
+
+#[tokio::test]
+async fn a_lost_lease_writes_nothing() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let first = f.claim("w").await.unwrap();
+    f.let_time_pass().await;
+    assert_eq!(f.queue.reap().await.unwrap(), 1);
+    refuse_all(&f, &first).await;
+
+    // The same worker's new claim doesn't revive the old one.
+    let second = f.claim("w").await.unwrap();
+    assert_eq!((second.job.id, second.job.attempt), (id, 2));
+    refuse_all(&f, &first).await;
+    assert_eq!(f.queue.heartbeat(&second).await.unwrap(), Heartbeat::Held);
+    f.queue.succeed(&second, &result_for(&second.job)).await.unwrap();
+    refuse_all(&f, &first).await;
+    refuse_all(&f, &second).await;
+    assert_eq!(f.story(id).await, ["queued", "started", "retrying", "started", "succeeded"]);
+}
+
+async fn refuse_all(f: &Fixture, lease: &Lease) {
+    let before = f.events(lease.job.id).await;
+    let refusals = [
+        f.queue.append(lease, &warning("late")).await,
+        f.queue.succeed(lease, &result_for(&lease.job)).await,
+        f.queue.fail(lease, &error("late", true)).await,
+        f.queue.cancelled(lease).await,
+        f.queue.release(lease).await,
+    ];
+    for refusal in refusals {
+        assert!(matches!(refusal, Err(QueueError::LeaseLost { .. })), "{refusal:?}");
+    }
+    assert_eq!(f.queue.heartbeat(lease).await.unwrap(), Heartbeat::Lost);
+    assert_eq!(f.events(lease.job.id).await, before);
+}
+
+#[tokio::test]
+async fn a_released_attempt_is_not_counted_and_its_lease_is_over() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let first = f.claim("w").await.unwrap();
+    f.queue.release(&first).await.unwrap();
+    let second = f.claim("w").await.unwrap();
+    assert_eq!((second.job.attempt, first.job.attempt), (1, 1));
+    refuse_all(&f, &first).await;
+    f.queue.cancel(id).await.unwrap();
+    f.queue.release(&second).await.unwrap();
+    assert_eq!(f.get(id).await.state, JobState::Cancelled);
+}
+
+#[tokio::test]
+async fn heartbeats_keep_the_reaper_away() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    assert_eq!(f.queue.reap().await.unwrap(), 0);
+    f.let_time_pass().await;
+    // Expired, but nobody took it: it may be extended.
+    assert_eq!(f.queue.heartbeat(&lease).await.unwrap(), Heartbeat::Held);
+    assert_eq!(f.queue.reap().await.unwrap(), 0);
+    f.queue.cancel(id).await.unwrap();
+    assert_eq!(f.queue.heartbeat(&lease).await.unwrap(), Heartbeat::CancelRequested);
+}
+
+#[tokio::test]
+async fn the_reaper_queues_fails_and_cancels() {
+    let f = Fixture::new().await;
+    let once = |n| NewJob { max_attempts: Some(1), ..new_job(n) };
+    let used_up = f.queue.submit(once(1)).await.unwrap().job.id;
+    let (again, cancelled) = (f.submit(2).await, f.submit(3).await);
+    for _ in 0..3 {
+        f.claim("w").await.unwrap();
+    }
+    f.queue.cancel(cancelled).await.unwrap();
+    f.let_time_pass().await;
+    let reaped = join_all((0..4).map(|_| f.queue.reap())).await;
+    assert_eq!(reaped.into_iter().map(Result::unwrap).sum::<usize>(), 3);
+
+    assert_eq!(f.story(used_up).await, ["queued", "started", "failed"]);
+    assert_eq!(f.get(used_up).await.error.unwrap().code, "worker_lost");
+    assert_eq!(f.story(again).await, ["queued", "started", "retrying"]);
+    assert_eq!(f.get(again).await.state, JobState::Queued);
+    assert_eq!(f.story(cancelled).await, ["queued", "started", "cancel_requested", "cancelled"]);
+    assert_eq!(f.claim("w").await.unwrap().job.id, again);
+}
+
+#[tokio::test]
+async fn transient_failures_are_tried_again_until_attempts_are_used_up() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    for attempt in 1..=3 {
+        let lease = f.claim("w").await.unwrap();
+        assert_eq!(lease.job.attempt, attempt);
+        f.queue.fail(&lease, &error("registry_away", true)).await.unwrap();
+        assert!(f.claim("w").await.is_none(), "not before its time");
+        f.let_time_pass().await;
+    }
+    let job = f.get(id).await;
+    assert_eq!((job.state, job.error), (JobState::Failed, Some(error("registry_away", true))));
+    let expected = ["queued", "started", "retrying", "started", "retrying", "started", "failed"];
+    assert_eq!(f.story(id).await, expected);
+    let events = f.events(id).await;
+    let attempts: Vec<_> = events.iter().map(|event| event.attempt).collect();
+    assert_eq!(attempts, [0, 1, 1, 2, 2, 3, 3]);
+    let EventKind::Retrying { not_before, .. } = &events[2].kind else { panic!("{events:?}") };
+    assert!(*not_before > events[2].at);
+}
+
+#[tokio::test]
+async fn other_failures_are_final_and_a_wanted_end_is_no_failure() {
+    let f = Fixture::new().await;
+    let (id, unwanted) = (f.submit(1).await, f.submit(2).await);
+    let lease = f.claim("w").await.unwrap();
+    f.queue.fail(&lease, &error("image_not_found", false)).await.unwrap();
+    assert_eq!(f.story(id).await, ["queued", "started", "failed"]);
+
+    let lease = f.claim("w").await.unwrap();
+    f.queue.cancel(unwanted).await.unwrap();
+    f.queue.fail(&lease, &error("registry_away", true)).await.unwrap();
+    assert_eq!(f.get(unwanted).await.state, JobState::Cancelled);
+    f.story(unwanted).await;
+}
+
+#[tokio::test]
+async fn success_leaves_no_error_behind() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    f.queue.fail(&lease, &error("registry_away", true)).await.unwrap();
+    assert!(f.get(id).await.error.is_some());
+    f.let_time_pass().await;
+    let lease = f.claim("w").await.unwrap();
+    f.queue.succeed(&lease, &result_for(&lease.job)).await.unwrap();
+    assert_eq!(f.get(id).await.error, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seqs_have_no_gaps_when_all_write_at_once() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    let texts: Vec<_> = (0..40).map(|n| warning(&n.to_string())).collect();
+    let (appended, cancelled) = tokio::join!(
+        join_all(texts.iter().map(|event| f.queue.append(&lease, event))),
+        f.queue.cancel(id),
+    );
+    assert!(appended.into_iter().all(|done| done.is_ok()) && cancelled.is_ok());
+    assert_eq!(f.story(id).await.len(), 43);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_all_who_end_a_job_one_does() {
+    let f = Fixture::new().await;
+    for n in 0..8 {
+        let id = f.submit(n).await;
+        let lease = f.claim("w").await.unwrap();
+        let (result, failure) = (result_for(&lease.job), error("x", false));
+        let ends = tokio::join!(
+            f.queue.succeed(&lease, &result),
+            f.queue.fail(&lease, &failure),
+            f.queue.cancelled(&lease),
+            f.queue.release(&lease),
+        );
+        let ends = [ends.0, ends.1, ends.2, ends.3];
+        assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 1, "{ends:?}");
+        f.queue.cancel(id).await.unwrap();
+        f.story(id).await;
+    }
+}
+
+#[tokio::test]
+async fn the_schema_refuses_a_second_final_event() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    let refused = f.queue.append(&lease, &EventKind::Cancelled).await;
+    assert!(matches!(refused, Err(QueueError::Refused { .. })), "{refused:?}");
+    f.queue.cancelled(&lease).await.unwrap();
+    let second = sqlx::query(
+        "INSERT INTO job_event (job_id, seq, attempt, body) VALUES ($1, 9, 1, '{\"event\": \"failed\"}')",
+    );
+    let refused = second.bind(id).execute(f.database.pool()).await.unwrap_err();
+    assert!(refused.as_database_error().unwrap().is_unique_violation());
+}
+
+#[tokio::test]
+async fn names_in_a_hostile_image_are_recorded_all_the_same() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    f.queue.append(&lease, &warning("a\0b 'quoted' \u{7f} \\u0000")).await.unwrap();
+    let events = f.events(id).await;
+    assert_eq!(events[2].kind, warning("a\u{fffd}b 'quoted' \u{7f} \\u0000"));
+    assert!(f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.is_ok());
+}
