@@ -3,6 +3,10 @@
 //! Implements the distribution project's token protocol ("Token Authentication Specification" and
 //! its OAuth 2 form for identity tokens) and HTTP Basic (RFC 7617). Secrets leave this file only
 //! as `Authorization` headers that are marked sensitive.
+//!
+//! The exchange is our own: oci-client's `Client::auth` drops the token service's status, so that
+//! one which is down looks like refused credentials, reads answers of any length, and has no
+//! identity tokens. Answers are read with its `RegistryToken`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
