@@ -32,10 +32,10 @@ CREATE TABLE job (
     CONSTRAINT job_error_when_failed CHECK (state <> 'failed' OR error IS NOT NULL)
 );
 
--- Two jobs about one image would race for its archive.
+-- Two jobs about one image would race for its archive. The reaper finds running jobs here too: an
+-- index on `lease_expires_at` would be written with every heartbeat.
 CREATE UNIQUE INDEX job_one_running_per_image ON job (image_id) WHERE state = 'running';
 CREATE INDEX job_queued ON job (id) WHERE state = 'queued';
-CREATE INDEX job_leased ON job (lease_expires_at) WHERE state = 'running';
 CREATE INDEX job_by_image ON job (image_id, id);
 
 CREATE TABLE job_event (

@@ -26,7 +26,7 @@ use crate::store::StoreError;
 
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
 pub use read::{ReadSettings, image_source, open_file};
-pub use summary::Summary;
+pub use summary::{LayerSummary, Summary};
 
 /// Why an archive could not be made or read.
 #[derive(Debug, thiserror::Error)]

@@ -171,7 +171,8 @@ async fn layers_that_are_not_what_they_should_be() {
     says(&error, "digest_mismatch", &name(&tampered));
 
     let whole = Blob::gzip(&tar(&[("truncated", &noise(100_000))]));
-    let cut = Blob { diff_id: whole.diff_id, ..Blob::plain(&whole.bytes[..50_000], whole.media_type) };
+    let cut =
+        Blob { diff_id: whole.diff_id, ..Blob::plain(&whole.bytes[..50_000], whole.media_type) };
     let error = bench.refused_layers(&[cut.clone()]).await;
     says(&error, "layer_corrupt", &name(&cut));
 

@@ -11,5 +11,6 @@ mod faults;
 mod interop;
 mod merge;
 mod openapi;
+mod queue;
 mod service;
 mod store;

@@ -43,7 +43,10 @@ async fn a_pull_becomes_an_archive_that_files_are_read_from() {
     assert_eq!(service.stored(), ["961eaef6668e480f.clip"]);
 
     let (status, image) = service.get("/v1/images/961eaef6668e480f").await;
-    assert_eq!((status, &image["job_id"], &image["archive"]), (200, &job["id"], &result["archive"]));
+    assert_eq!(
+        (status, &image["job_id"], &image["archive"]),
+        (200, &job["id"], &result["archive"])
+    );
     assert_eq!(service.get("/v1/images/0000000000000000").await.0, 404);
 
     let archive = service.archive("961eaef6668e480f");

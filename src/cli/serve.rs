@@ -67,8 +67,8 @@ async fn run(
 ) -> anyhow::Result<()> {
     let store = store::open(&config.store).await?;
     let key = config.secret_key.load()?;
-    let queue = Queue::new(database.pool().clone(), Vault::new(key))
-        .with_max_attempts(config.max_attempts);
+    let queue =
+        Queue::new(database.pool().clone(), Vault::new(key)).with_max_attempts(config.max_attempts);
     let puller = Arc::new(Puller {
         store: store.clone(),
         oci: OciSettings {

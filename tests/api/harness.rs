@@ -11,7 +11,8 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
 use clipwright::api::{AppState, SpecValidator, router};
 use clipwright::digest::Digest;
-use clipwright::store::{ArchiveStore, Overwrite, Put, StoreError};
+use clipwright::jobs::queue::{Queue, Vault};
+use clipwright::store::{ArchiveStore, Key, Overwrite, Put, StoreError};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -34,9 +35,11 @@ impl App {
 
     pub(crate) async fn with(token: Option<&str>, validate: SpecValidator) -> Self {
         let database = TestDatabase::create().await;
+        let vault = Vault::new(Some("ab".repeat(32).parse().unwrap()));
+        let queue = Queue::new(database.pool().clone(), vault);
         let store = Arc::new(Probe::default());
         let token = token.map(SecretString::from);
-        let state = AppState::new(database.queue(), store.clone(), validate, token.as_ref());
+        let state = AppState::new(queue, store.clone(), validate, token.as_ref());
         Self { state, store, database }
     }
 
@@ -177,7 +180,7 @@ impl ArchiveStore for Probe {
 
     async fn put(
         &self,
-        _: &str,
+        _: &Key,
         _: &Path,
         _: Digest,
         _: Overwrite,
@@ -186,15 +189,15 @@ impl ArchiveStore for Probe {
         unreachable!("the API writes no archive")
     }
 
-    async fn size(&self, _: &str) -> Result<Option<u64>, StoreError> {
+    async fn size(&self, _: &Key) -> Result<Option<u64>, StoreError> {
         unreachable!("the API reads no archive")
     }
 
-    async fn read(&self, _: &str, _: u64, _: u64) -> Result<Bytes, StoreError> {
+    async fn read(&self, _: &Key, _: u64, _: u64) -> Result<Bytes, StoreError> {
         unreachable!("the API reads no archive")
     }
 
-    async fn delete(&self, _: &str) -> Result<(), StoreError> {
+    async fn delete(&self, _: &Key) -> Result<(), StoreError> {
         unreachable!("the API deletes no archive")
     }
 

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use crate::harness::{Fixture, new_job, result_for, within};
+use super::harness::{Fixture, new_job, result_for, within};
 
 #[tokio::test]
 async fn a_job_is_submitted_claimed_and_completed() {
@@ -179,7 +179,7 @@ async fn a_job_that_cannot_be_read_fails_and_does_not_block_the_queue() {
     let good = f.submit(3).await;
     f.sql("UPDATE job SET spec = '{\"kind\": \"odd\"}' WHERE image_id LIKE '%2'").await;
     let keyless = Queue::new(f.database.pool().clone(), Vault::new(None));
-    let lease = keyless.claim("w", crate::harness::LEASE).await.unwrap().unwrap();
+    let lease = keyless.claim("w", super::harness::LEASE).await.unwrap().unwrap();
     assert_eq!(lease.job.id, good);
     let failed = f.get(undecipherable).await;
     assert_eq!(failed.error.unwrap().code, "credentials_undecipherable");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clipwright::archive::Summary;
 use clipwright::digest::Digest;
 use clipwright::error::Fault;
 use clipwright::jobs::job::{
@@ -13,9 +14,9 @@ use uuid::Uuid;
 use crate::support::postgres::TestDatabase;
 
 /// Long enough that nothing expires by itself; tests move the clock of a lease by SQL.
-pub(crate) const LEASE: Duration = Duration::from_secs(600);
+pub(crate) const LEASE: Duration = Duration::from_mins(10);
 /// Whatever should happen has happened by then, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Fixture {
     pub(crate) queue: Queue,
@@ -119,17 +120,19 @@ pub(crate) fn result_for(job: &Job) -> JobResult {
     let digest = Digest::of(b"x");
     JobResult {
         image_id: job.spec.image_id().clone(),
-        reference: format!("registry.example/app@{digest}"),
-        manifest_digest: digest,
-        platform: "linux/amd64".to_owned(),
-        clip_version: 2,
+        summary: Summary {
+            reference: format!("registry.example/app@{digest}"),
+            manifest_digest: digest,
+            platform: "linux/amd64".to_owned(),
+            clip_version: 2,
+            layers: Vec::new(),
+            compressed_bytes: 1,
+            plain_bytes: 2,
+            files: 3,
+            nodes: 4,
+            warnings: Vec::new(),
+        },
         archive: ArchiveObject { key: "x.rclip".to_owned(), size: 1, digest },
-        layers: Vec::new(),
-        compressed_bytes: 1,
-        plain_bytes: 2,
-        files: 3,
-        nodes: 4,
-        warnings: Vec::new(),
         seconds: 0.5,
     }
 }

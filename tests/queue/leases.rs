@@ -6,7 +6,7 @@ use clipwright::jobs::job::{EventKind, JobState};
 use clipwright::jobs::queue::{Heartbeat, JobFilter, Lease, NewJob, QueueError};
 use futures_util::future::{join_all, try_join_all};
 
-use crate::harness::{Fixture, error, new_job, result_for, warning};
+use super::harness::{Fixture, error, new_job, result_for, warning};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_claimers_never_get_one_job_twice() {
@@ -19,7 +19,7 @@ async fn concurrent_claimers_never_get_one_job_twice() {
         tokio::spawn(async move {
             let mut claimed = Vec::new();
             let worker = format!("w{n}");
-            while let Some(lease) = queue.claim(&worker, crate::harness::LEASE).await.unwrap() {
+            while let Some(lease) = queue.claim(&worker, super::harness::LEASE).await.unwrap() {
                 claimed.push(lease.job.id);
             }
             claimed

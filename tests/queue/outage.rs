@@ -5,8 +5,8 @@ use clipwright::jobs::job::JobState;
 use clipwright::jobs::queue::{Queue, Vault};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
-use crate::harness::{Fixture, new_job, within};
-use crate::workers::{Deed, Fake, Pool};
+use super::harness::{Fixture, new_job, within};
+use super::workers::{Deed, Fake, Pool};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_break_are_replaced_unnoticed() {

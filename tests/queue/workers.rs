@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Fixture, LEASE, error, name, new_job, result_for, warning, within};
+use super::harness::{Fixture, LEASE, error, name, new_job, result_for, warning, within};
 
 /// What the handler does with every job.
 #[derive(Clone, Copy)]

@@ -7,13 +7,25 @@ use tokio::time::{sleep, timeout};
 use super::QueueError;
 
 /// A call that finds no database in this time gives up: a restart passes unnoticed, an outage shows.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes the call until it succeeds, fails for good, or [`PATIENCE`] ends.
 pub(super) async fn patiently<T, Call, Attempt>(
+    action: &'static str,
+    call: Call,
+) -> Result<T, QueueError>
+where
+    Call: Fn() -> Attempt,
+    Attempt: Future<Output = Result<T, QueueError>>,
+{
+    patiently_for(PATIENCE, action, call).await
+}
+
+async fn patiently_for<T, Call, Attempt>(
+    patience: Duration,
     action: &'static str,
     call: Call,
 ) -> Result<T, QueueError>
@@ -33,9 +45,9 @@ where
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     };
-    match timeout(PATIENCE, attempts).await {
+    match timeout(patience, attempts).await {
         Ok(done) => done,
-        Err(_) => Err(last.unwrap_or_else(|| silent(action, PATIENCE))),
+        Err(_) => Err(last.unwrap_or_else(|| silent(action, patience))),
     }
 }
 
@@ -49,7 +61,7 @@ pub(super) async fn once<T>(
 }
 
 fn silent(action: &'static str, limit: Duration) -> QueueError {
-    QueueError::Unavailable { action, reason: format!("no answer within {} s", limit.as_secs()) }
+    QueueError::Unavailable { action, reason: format!("no answer within {limit:?}") }
 }
 
 #[cfg(test)]
@@ -62,7 +74,7 @@ mod tests {
         QueueError::Unavailable { action: "test", reason: "away".to_owned() }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_short_outage_passes_unnoticed() {
         let calls = AtomicU32::new(0);
         let done = patiently("test", async || match calls.fetch_add(1, Ordering::SeqCst) {
@@ -72,12 +84,14 @@ mod tests {
         assert_eq!(done.await.unwrap(), 3);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_long_outage_shows_as_what_it_was() {
-        let error = patiently("test", async || Err::<(), _>(away())).await.unwrap_err();
-        assert_eq!(error.to_string(), "the database could not test: away");
-        let error = patiently("test", std::future::pending::<Result<(), _>>).await.unwrap_err();
-        assert_eq!(error.to_string(), "the database could not test: no answer within 5 s");
+        let short = Duration::from_millis(20);
+        let refused = patiently_for(short, "test", async || Err::<(), _>(away())).await;
+        assert_eq!(refused.unwrap_err().to_string(), "the database could not test: away");
+        let silent = patiently_for(short, "test", std::future::pending::<Result<(), _>>).await;
+        let expected = "the database could not test: no answer within 20ms";
+        assert_eq!(silent.unwrap_err().to_string(), expected);
     }
 
     #[tokio::test]

@@ -96,12 +96,11 @@ async fn record(
         // Done is done, even if somebody wanted it to stop: the archive is in the store.
         (Some(Ok(result)), _) => insist(|| queue.succeed(lease, &result)).await,
         (_, Some(Stop::Cancelled)) => insist(|| queue.cancelled(lease)).await,
-        (_, Some(Stop::Shutdown)) => insist(|| queue.release(lease)).await,
-        // Whoever took it goes on; if nobody did, the reaper will see to it.
-        (_, Some(Stop::Lost)) => Err(QueueError::LeaseLost { job: lease.job.id }),
         (Some(Err(error)), None) => insist(|| queue.fail(lease, &error)).await,
-        // A handler is dropped only after it was told to stop.
-        (None, None) => insist(|| queue.release(lease)).await,
+        // What seemed lost may still be ours, if nobody could take it while the database was away.
+        (_, Some(Stop::Shutdown | Stop::Lost)) | (None, None) => {
+            insist(|| queue.release(lease)).await
+        }
     }
 }
 
