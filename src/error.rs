@@ -2,9 +2,9 @@
 //!
 //! Below [`crate::api`] every module has its own error type made with `thiserror`. An error names
 //! the thing, the place, what was expected and what was found, in one sentence that a user may
-//! read: it never holds a credential. Through [`Classify`] it says whether trying again can help
-//! and whose fault it is; retries, job states and HTTP answers follow from those two alone.
-//! `anyhow` appears only in `main` and `cli`.
+//! read: it never holds a credential. Through [`Classify`](crate::error::Classify) it says whether
+//! trying again can help and whose fault it is; retries, job states and HTTP answers follow from
+//! those two alone. `anyhow` appears only in `main` and `cli`.
 
 use serde::{Deserialize, Serialize};
 

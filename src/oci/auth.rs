@@ -3,14 +3,18 @@
 //! Implements the distribution project's token protocol ("Token Authentication Specification" and
 //! its OAuth 2 form for identity tokens) and HTTP Basic (RFC 7617). Secrets leave this file only
 //! as `Authorization` headers that are marked sensitive.
+//!
+//! The exchange is our own: oci-client's `Client::auth` drops the token service's status, so that
+//! one which is down looks like refused credentials, reads answers of any length, and has no
+//! identity tokens. Answers are read with its `RegistryToken`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_auth::{ChallengeRef, parser::ChallengeParser};
+use oci_client::token_cache::RegistryToken;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::oci::credentials::Credentials;
@@ -47,12 +51,6 @@ impl Authorization {
 enum Challenge {
     Bearer { realm: String, service: Option<String> },
     Basic,
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
 }
 
 impl Authenticator {
@@ -187,10 +185,12 @@ impl Authenticator {
             let reason = format!("the token service answered {status}");
             return Err(self.refused(endpoint, &reason));
         }
-        let answer: Option<TokenAnswer> = serde_json::from_slice(&body).ok();
-        match answer.and_then(|answer| answer.token.or(answer.access_token)) {
-            Some(token) => bearer(endpoint, &SecretString::from(token)),
-            None => Err(endpoint.unexpected(what, "its token service sent no token".to_owned())),
+        match serde_json::from_slice(&body) {
+            Ok(
+                RegistryToken::Token { token } | RegistryToken::AccessToken { access_token: token },
+            ) => bearer(endpoint, &SecretString::from(token)),
+            // The error may quote the answer, and with it a secret.
+            Err(_) => Err(endpoint.unexpected(what, "its token service sent no token".to_owned())),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The image config (OCI image-spec "Image Configuration", and Docker's older form of it).
 //!
 //! Tolerant, as the variety of builders requires: nulls are absences, unknown fields are skipped.
+//! oci-client's `ConfigFile` is not: it has no variant, turns times to UTC, and for a null label,
+//! a command in one string or an odd date it refuses the whole config.
 
 use std::collections::BTreeMap;
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
+use oci_client::errors::OciEnvelope;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
-use serde::Deserialize;
 
 use crate::oci::error::OciError;
 use crate::oci::reference::DOCKER_HUB;
@@ -159,27 +159,17 @@ pub(super) async fn read_capped(
     }
 }
 
-#[derive(Deserialize)]
-struct ErrorBody {
-    errors: Vec<ErrorEntry>,
-}
-
-#[derive(Deserialize)]
-struct ErrorEntry {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
 /// The status, and the registry's own words if it has any (distribution-spec, "Error Codes").
 pub(super) async fn refusal(answer: Response, endpoint: &Endpoint) -> String {
     let status = answer.status();
     let body = read_capped(answer, endpoint, "an error", MAX_ERROR_BODY).await.unwrap_or_default();
-    let words = serde_json::from_slice::<ErrorBody>(&body)
+    let words = serde_json::from_slice::<OciEnvelope>(&body)
         .ok()
         .and_then(|body| body.errors.into_iter().next())
-        .map(|error| format!("{}: {}", error.code, error.message))
+        .and_then(|error| {
+            let code = serde_json::to_value(error.code).ok()?;
+            Some(format!("{}: {}", code.as_str()?, error.message))
+        })
         .unwrap_or_default();
     let words: String = words.chars().filter(|c| !c.is_control()).take(300).collect();
     if words.is_empty() { status.to_string() } else { format!("{status}, {words}") }

@@ -1,12 +1,20 @@
 //! Manifests and indexes: OCI image-spec 1.1 and Docker image manifest version 2 schema 2.
 //!
 //! Parsing only. Documents come from outside: the readers of bytes bound their size, this bounds
-//! their counts and checks every number.
+//! their counts and checks every number. Images are read with oci-client's types. Indexes are not:
+//! its `ImageIndexEntry` demands a media type, and its `Platform` both parts, so that one odd entry
+//! would cost the whole index.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor,
+    OciImageManifest,
+};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::digest::Digest;
 use crate::oci::error::OciError;
@@ -19,26 +27,19 @@ pub(super) const MAX_CONFIG: u64 = 8 << 20;
 const MAX_LAYERS: usize = 1024;
 const MAX_INDEX: usize = 4096;
 
-/// What is sent as `Accept` when a manifest is asked for.
-pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
-     application/vnd.oci.image.manifest.v1+json, \
-     application/vnd.docker.distribution.manifest.list.v2+json, \
-     application/vnd.docker.distribution.manifest.v2+json";
-
-const INDEXES: [&str; 2] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
-const IMAGES: [&str; 2] = [
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
+const INDEXES: [&str; 2] = [OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE];
+const IMAGES: [&str; 2] = [OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE];
 const CONFIGS: [&str; 3] = [
-    "application/vnd.oci.image.config.v1+json",
-    "application/vnd.docker.container.image.v1+json",
+    IMAGE_CONFIG_MEDIA_TYPE,
+    IMAGE_DOCKER_CONFIG_MEDIA_TYPE,
     // What registries made of Docker 1.9's uploads.
     "application/octet-stream",
 ];
+
+/// What is sent as `Accept` when a manifest is asked for.
+pub(super) fn accept() -> String {
+    [INDEXES, IMAGES].concat().join(", ")
+}
 
 /// A manifest or index as it was read.
 #[derive(Debug)]
@@ -134,30 +135,32 @@ pub(super) enum ManifestError {
     Broken(String),
 }
 
+/// As much of a document as tells what it is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Fields {
+struct Outline {
     schema_version: Option<i64>,
     media_type: Option<String>,
-    manifests: Option<Vec<Descriptor>>,
-    config: Option<Descriptor>,
-    layers: Option<Vec<Descriptor>>,
-    fs_layers: Option<serde::de::IgnoredAny>,
+    manifests: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+    fs_layers: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: Option<String>,
+struct Index {
+    manifests: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
     digest: String,
     size: i64,
     annotations: Option<BTreeMap<String, String>>,
-    urls: Option<Vec<String>>,
-    platform: Option<DescriptorPlatform>,
+    platform: Option<EntryPlatform>,
 }
 
 #[derive(Deserialize)]
-struct DescriptorPlatform {
+struct EntryPlatform {
     #[serde(default)]
     os: String,
     #[serde(default)]
@@ -170,8 +173,7 @@ impl Manifest {
     pub(super) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Self, ManifestError> {
         use ManifestError::{Broken, Unsupported};
 
-        let document: Fields = serde_json::from_slice(bytes)
-            .map_err(|error| Broken(format!("its manifest is not valid: {error}")))?;
+        let document: Outline = read(bytes)?;
         let content_type =
             content_type.and_then(|value| value.split(';').next()).map_or("", str::trim);
         let media_type = document.media_type.as_deref().unwrap_or(content_type);
@@ -185,16 +187,15 @@ impl Manifest {
                     .to_owned(),
             ));
         }
-        // A document that is both could mean one image to us and another to a reader.
-        let (is_index, is_image) = (document.manifests.is_some(), document.layers.is_some());
-        match (document.manifests, document.config, document.layers) {
-            (Some(entries), _, None) if !IMAGES.contains(&media_type) => index(entries),
-            (None, Some(config), Some(layers)) if !INDEXES.contains(&media_type) => {
-                image(&config, layers)
-            }
-            _ if is_index && is_image => {
+        match (document.manifests, document.layers) {
+            // It could mean one image to us and another to a reader.
+            (Some(_), Some(_)) => {
                 Err(Broken("its manifest is an index and an image at once".to_owned()))
             }
+            (Some(_), None) if !IMAGES.contains(&media_type) => {
+                index(read::<Index>(bytes)?.manifests)
+            }
+            (None, Some(_)) if !INDEXES.contains(&media_type) => image(read(bytes)?),
             _ => Err(Unsupported(format!(
                 "its manifest of media type {:?} is neither an image nor an index",
                 shorten(media_type)
@@ -203,7 +204,12 @@ impl Manifest {
     }
 }
 
-fn index(entries: Vec<Descriptor>) -> Result<Manifest, ManifestError> {
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| ManifestError::Broken(format!("its manifest is not valid: {error}")))
+}
+
+fn index(entries: Vec<Entry>) -> Result<Manifest, ManifestError> {
     if entries.len() > MAX_INDEX {
         return Err(ManifestError::Broken(format!(
             "its index has {} entries, more than {MAX_INDEX}",
@@ -212,7 +218,7 @@ fn index(entries: Vec<Descriptor>) -> Result<Manifest, ManifestError> {
     }
     let mut kept = Vec::with_capacity(entries.len());
     for entry in entries {
-        let annotations = entry.annotations.clone().unwrap_or_default();
+        let annotations = entry.annotations.unwrap_or_default();
         let stated = entry.platform.as_ref().filter(|platform| !platform.os.is_empty());
         let platform = stated.map(|platform| {
             Platform::new(&platform.os, &platform.architecture, platform.variant.as_deref())
@@ -221,18 +227,19 @@ fn index(entries: Vec<Descriptor>) -> Result<Manifest, ManifestError> {
         let attestation = annotations.contains_key("vnd.docker.reference.type")
             || platform.as_ref().is_some_and(|platform| platform.os == "unknown");
         if !attestation {
-            kept.push(IndexEntry { blob: blob(&entry)?, platform, annotations });
+            let blob = blob(&entry.digest, entry.size)?;
+            kept.push(IndexEntry { blob, platform, annotations });
         }
     }
     Ok(Manifest::Index(kept))
 }
 
-fn image(config: &Descriptor, layers: Vec<Descriptor>) -> Result<Manifest, ManifestError> {
-    let config_type = config.media_type.as_deref().unwrap_or(CONFIGS[0]);
-    if !CONFIGS.contains(&config_type) {
+fn image(manifest: OciImageManifest) -> Result<Manifest, ManifestError> {
+    let OciImageManifest { config, layers, .. } = manifest;
+    if !CONFIGS.contains(&config.media_type.as_str()) {
         return Err(ManifestError::Unsupported(format!(
             "it is an artifact of type {:?}, not a container image",
-            shorten(config_type)
+            shorten(&config.media_type)
         )));
     }
     if layers.len() > MAX_LAYERS {
@@ -242,12 +249,12 @@ fn image(config: &Descriptor, layers: Vec<Descriptor>) -> Result<Manifest, Manif
         )));
     }
     let layers = layers.into_iter().map(layer).collect::<Result<_, _>>()?;
-    Ok(Manifest::Image(ImageManifest { config: blob(config)?, layers }))
+    Ok(Manifest::Image(ImageManifest { config: blob(&config.digest, config.size)?, layers }))
 }
 
-fn layer(descriptor: Descriptor) -> Result<LayerDescriptor, ManifestError> {
-    let Blob { digest, size } = blob(&descriptor)?;
-    let media_type = descriptor.media_type.unwrap_or_default();
+fn layer(descriptor: OciDescriptor) -> Result<LayerDescriptor, ManifestError> {
+    let Blob { digest, size } = blob(&descriptor.digest, descriptor.size)?;
+    let media_type = descriptor.media_type;
     let foreign = media_type.contains(".foreign.")
         || media_type.contains(".nondistributable.")
         || descriptor.urls.is_some_and(|urls| !urls.is_empty());
@@ -271,12 +278,12 @@ fn compression(media_type: &str) -> Compression {
     }
 }
 
-fn blob(descriptor: &Descriptor) -> Result<Blob, ManifestError> {
-    let digest = descriptor.digest.parse().map_err(|error| {
+fn blob(digest: &str, size: i64) -> Result<Blob, ManifestError> {
+    let digest = digest.parse().map_err(|error| {
         ManifestError::Broken(format!("a descriptor in its manifest is not valid: {error}"))
     })?;
-    let size = u64::try_from(descriptor.size).map_err(|_| {
-        ManifestError::Broken(format!("its manifest gives {digest} the size {}", descriptor.size))
+    let size = u64::try_from(size).map_err(|_| {
+        ManifestError::Broken(format!("its manifest gives {digest} the size {size}"))
     })?;
     Ok(Blob { digest, size })
 }

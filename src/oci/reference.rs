@@ -1,12 +1,16 @@
 //! `Reference`: the name of an image in a registry, by the rules of the distribution project
 //! (reference grammar and Docker Hub normalisation; CONTRACT B.1).
 //!
-//! Parsed once, trusted afterwards: every part is safe to put into a URL path.
+//! The grammar is oci-client's; on top are limits, IPv6 hosts, all of Docker Hub's names, and what
+//! that grammar takes too much of. Parsed once, trusted afterwards: every part is safe to put into
+//! a URL path.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
+use oci_client::ParseError;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -19,7 +23,9 @@ pub(super) const DEFAULT_TAG: &str = "latest";
 const MAX_TEXT: usize = 1024;
 const MAX_HOST: usize = 255;
 const MAX_REPOSITORY: usize = 255;
-const MAX_TAG: usize = 128;
+/// Stands for an IPv6 address while the library parses the rest.
+const STAND_IN: &str = "localhost";
+const BAD_DIGEST: &str = "its digest is not sha256: and 64 hex digits";
 
 /// `registry/repository[:tag][@digest]`; at least one of tag and digest is there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -90,103 +96,81 @@ impl FromStr for Reference {
 }
 
 fn parse(text: &str) -> Result<Reference, &'static str> {
-    if text.len() > MAX_TEXT {
-        return Err("it is longer than 1024 bytes");
+    // The library's grammar takes letters of every script in tags.
+    if text.len() > MAX_TEXT || !text.is_ascii() {
+        return Err("it is longer than 1024 bytes or not in ASCII");
     }
-    let (name, digest) = match text.split_once('@') {
-        None => (text, None),
-        Some((name, digest)) => {
-            (name, Some(digest.parse().map_err(|_| "its digest is not sha256: and 64 hex digits")?))
-        }
-    };
-    // A colon before the last slash belongs to a port.
-    let path_start = name.rfind('/').map_or(0, |slash| slash + 1);
-    let (name, tag) = match name[path_start..].split_once(':') {
-        None => (name, None),
-        Some((last, tag)) => (&name[..path_start + last.len()], Some(tag)),
-    };
-    if tag.is_some_and(|tag| !is_tag(tag)) {
-        return Err("its tag is not 1 to 128 letters, digits, dots, dashes and underscores");
-    }
-    let (registry, repository) = match name.split_once('/') {
-        Some((host, rest)) if looks_like_host(host) => {
-            if !is_host(host) {
-                return Err("its registry is not a host name with an optional port");
-            }
-            (normalise_registry(host), rest)
-        }
-        _ => (DOCKER_HUB.to_owned(), name),
-    };
-    let repository = if registry == DOCKER_HUB && !repository.contains('/') {
-        format!("library/{repository}")
-    } else {
-        repository.to_owned()
-    };
-    if !is_repository(&repository) {
-        return Err("its repository is not made of lower-case letters, digits and separators");
-    }
-    let tag = match (tag, &digest) {
-        (Some(tag), _) => Some(tag.to_owned()),
-        (None, None) => Some(DEFAULT_TAG.to_owned()),
-        (None, Some(_)) => None,
-    };
-    Ok(Reference { registry, repository, tag, digest })
-}
-
-/// A first component is a host, not a Docker Hub user, when it has a dot or a port.
-fn looks_like_host(component: &str) -> bool {
-    component.contains(['.', ':']) || component == "localhost"
-}
-
-fn is_host(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, rest)) => {
-            if address.parse::<Ipv6Addr>().is_err() {
-                return false;
-            }
-            match rest.strip_prefix(':') {
-                Some(port) => (None, Some(port)),
-                None if rest.is_empty() => (None, None),
-                None => return false,
-            }
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (Some(host), Some(port)),
-            None => (Some(text), None),
+    let (address, named) = ipv6(text)?;
+    let parsed: oci_client::Reference = named.parse().map_err(|error| reason(&error))?;
+    let registry = match address {
+        None => normalise_registry(parsed.registry()),
+        Some(address) => match parsed.registry().strip_prefix(STAND_IN) {
+            Some(port) => format!("{}{port}", address.to_ascii_lowercase()),
+            None => return Err("it has a registry, but no repository"),
         },
     };
-    let is_label = |label: &str| {
-        !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
+    if !is_host(&registry) {
+        return Err("its registry is not a host name with an optional port");
+    }
+    // The library knows two of Docker Hub's names, in lower case.
+    let repository = if registry == DOCKER_HUB && !parsed.repository().contains('/') {
+        format!("library/{}", parsed.repository())
+    } else {
+        parsed.repository().to_owned()
     };
-    let is_port = |port: &str| {
-        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    };
-    text.len() <= MAX_HOST
-        && host.is_none_or(|host| host.split('.').all(is_label))
-        && port.is_none_or(is_port)
+    // A host may have capitals, and the library takes what turns out to be none for a path.
+    if repository.len() > MAX_REPOSITORY || repository.contains(|c: char| c.is_ascii_uppercase()) {
+        return Err("its repository is longer than 255 bytes or has capitals");
+    }
+    let digest = parsed.digest().map(str::parse).transpose();
+    Ok(Reference {
+        registry,
+        repository,
+        tag: parsed.tag().map(str::to_owned),
+        digest: digest.map_err(|_| BAD_DIGEST)?,
+    })
 }
 
-/// Components of letters and digits, separated inside by `.`, `_`, `__` or dashes.
-fn is_repository(text: &str) -> bool {
-    let is_alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let is_component = |component: &str| {
-        component.bytes().next().is_some_and(is_alphanumeric)
-            && component.bytes().next_back().is_some_and(is_alphanumeric)
-            && component
-                .split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                .all(|gap| matches!(gap, "" | "." | "_" | "__") || gap.bytes().all(|b| b == b'-'))
-    };
-    text.len() <= MAX_REPOSITORY && text.split('/').all(is_component)
+/// Takes an IPv6 address, which the library's grammar lacks, from the front and puts
+/// [`STAND_IN`] in its place.
+fn ipv6(text: &str) -> Result<(Option<&str>, Cow<'_, str>), &'static str> {
+    let Some(inner) = text.strip_prefix('[') else { return Ok((None, text.into())) };
+    match inner.split_once(']') {
+        Some((address, rest))
+            if address.parse::<Ipv6Addr>().is_ok() && rest.starts_with([':', '/']) =>
+        {
+            let bracketed = &text[..text.len() - rest.len()];
+            Ok((Some(bracketed), format!("{STAND_IN}{rest}").into()))
+        }
+        _ => Err("its registry is not an IPv6 address in brackets with an optional port"),
+    }
 }
 
-fn is_tag(text: &str) -> bool {
-    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    text.len() <= MAX_TAG
-        && text.bytes().next().is_some_and(is_word)
-        && text.bytes().all(|b| is_word(b) || b == b'.' || b == b'-')
+/// What the grammar leaves open: ports have 16 bits, and a path component with a dot and an
+/// underscore is no host.
+fn is_host(registry: &str) -> bool {
+    let port = match registry.rsplit_once(']') {
+        Some((_, rest)) => rest.strip_prefix(':'),
+        None => registry.split_once(':').map(|(_, port)| port),
+    };
+    registry.len() <= MAX_HOST
+        && !registry.contains('_')
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+fn reason(error: &ParseError) -> &'static str {
+    match error {
+        ParseError::DigestInvalidFormat
+        | ParseError::DigestInvalidLength
+        | ParseError::DigestUnsupported => BAD_DIGEST,
+        ParseError::NameEmpty => "it is empty",
+        ParseError::NameTooLong => "its repository is longer than 255 bytes",
+        ParseError::NameContainsUppercase
+        | ParseError::ReferenceInvalidFormat
+        | ParseError::TagInvalidFormat => {
+            "expected [host[:port]/]repository[:tag][@digest] with the repository in lower case"
+        }
+    }
 }
 
 impl fmt::Display for Reference {
@@ -241,6 +225,7 @@ mod tests {
             ("Registry:80/repo", "registry:80/repo:latest"),
             ("[::1]:5000/repo", "[::1]:5000/repo:latest"),
             ("[2001:db8::7]/repo:t", "[2001:db8::7]/repo:t"),
+            ("[2001:DB8::7]:80/a/b", "[2001:db8::7]:80/a/b:latest"),
             ("ghcr.io/o/r__x/y-z.a:T_1.2-3", "ghcr.io/o/r__x/y-z.a:T_1.2-3"),
             ("a--b/c---d", "index.docker.io/a--b/c---d:latest"),
         ] {
@@ -289,6 +274,13 @@ mod tests {
             "a/../b",
             "host.com/a?b",
             "é",
+            "a:é",
+            "a:b\n",
+            "a.b_c/d",
+            "[::1]",
+            "[::1]:5000",
+            "[::1]x.y/a",
+            "[::1]:0/a",
             long.as_str(),
             &format!("a:{}", "t".repeat(129)),
             &format!("a@sha256:{HEX}@sha256:{HEX}"),

@@ -1,8 +1,9 @@
 //! One repository in a registry: manifests, blobs and ranges of blobs (OCI distribution-spec 1.1,
 //! "Pull").
 //!
-//! The client is our own: what there is to be had hides status, `Retry-After` and `Content-Range`,
-//! takes a failing token service for refused credentials and reads manifests of any length.
+//! The transport is our own, over reqwest: oci-client's `Client` drops the answer's headers, and
+//! with them `Retry-After`, `Content-Range` and `Content-Type`, and often its status; it reads
+//! manifests and errors of any length, and asks anonymously when authorization fails.
 
 use std::sync::Arc;
 
@@ -50,8 +51,9 @@ impl Registry {
     ) -> Result<Document, OciError> {
         let path = format!("{}/manifests/{name}", self.endpoint.repository);
         let what = format!("manifest {name}");
+        let accept = manifest::accept();
         retry(&self.retry, cancel, || async {
-            let answer = self.get(&path, &[(ACCEPT, manifest::ACCEPT)], &what).await?;
+            let answer = self.get(&path, &[(ACCEPT, &accept)], &what).await?;
             let separator = if expected.is_some() { '@' } else { ':' };
             let answer = answer.ok_or_else(|| OciError::ImageNotFound {
                 image: format!("{}{separator}{name}", self.name()),
