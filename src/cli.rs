@@ -42,7 +42,7 @@ enum Command {
     /// Write a file's content to standard output, read through the archive
     Cat(cat::Cat),
     /// Print the OpenAPI document
-    Openapi(openapi::Openapi),
+    Openapi,
 }
 
 /// Runs the command line; errors go to standard error, one line for each cause.
@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
-        Command::Openapi(command) => command.run(),
+        Command::Openapi => openapi::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

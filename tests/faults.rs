@@ -159,11 +159,12 @@ async fn layers_that_are_not_what_they_should_be() {
 
     let mut lying = good_layer();
     lying.diff_id = clipwright::digest::Digest::of(b"another");
-    let error = bench.refused_layers(&[lying.clone()]).await;
+    let error = bench.refused_layers(std::slice::from_ref(&lying)).await;
     says(&error, "diff_id_mismatch", &name(&lying));
 
     let tampered = Blob::gzip(&tar(&[("tampered", b"t")]));
-    let source = bench.registry.push(Layout::of(&[tampered.clone()]).path(), "tampered");
+    let source =
+        bench.registry.push(Layout::of(std::slice::from_ref(&tampered)).path(), "tampered");
     let mut bytes = std::fs::read(bench.blob(&tampered)).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(bench.blob(&tampered), bytes).unwrap();
@@ -173,11 +174,11 @@ async fn layers_that_are_not_what_they_should_be() {
     let whole = Blob::gzip(&tar(&[("truncated", &noise(100_000))]));
     let cut =
         Blob { diff_id: whole.diff_id, ..Blob::plain(&whole.bytes[..50_000], whole.media_type) };
-    let error = bench.refused_layers(&[cut.clone()]).await;
+    let error = bench.refused_layers(std::slice::from_ref(&cut)).await;
     says(&error, "layer_corrupt", &name(&cut));
 
     let no_tar = Blob::gzip(b"this is not a tar, though it is gzip");
-    let error = bench.refused_layers(&[no_tar.clone()]).await;
+    let error = bench.refused_layers(std::slice::from_ref(&no_tar)).await;
     says(&error, "layer_not_tar", &name(&no_tar));
 
     let link_to_nothing = {
@@ -222,7 +223,7 @@ async fn a_registry_that_breaks_off_is_asked_for_the_rest() {
 
 #[tokio::test]
 async fn a_registry_that_is_down_fails_the_job_at_last() {
-    let bench = Bench::new(Settings::default().argument("max-attempts", 1)).await;
+    let bench = Bench::new(Settings::default().argument("max-attempts", "1")).await;
     let proxy = Proxy::start(&bench.registry.address).await;
     proxy.go_down();
     let error = bench.refused(pull(&format!("{}/noise:latest", proxy.address))).await;

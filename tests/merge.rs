@@ -182,7 +182,7 @@ fn unpacked(layout: &Layout) -> Result<BTreeMap<String, Seen>, String> {
     walk(&target.join("rootfs"), "/", &mut paths);
     let mut first = BTreeMap::new();
     for (path, (inode, seen)) in &mut paths {
-        seen.links = first.entry(*inode).or_insert_with(|| path.clone()).clone();
+        seen.links.clone_from(first.entry(*inode).or_insert_with(|| path.clone()));
     }
     Ok(paths.into_iter().map(|(path, (_, seen))| (path, seen)).collect())
 }

@@ -75,7 +75,7 @@ async fn after_a_kill_the_job_completes_once() {
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
     registry.push(Layout::of(&[layer("f", &[7; 1000])]).path(), "image");
-    let mut service = Service::start(Settings::default().argument("lease-seconds", 1)).await;
+    let mut service = Service::start(Settings::default().argument("lease-seconds", "1")).await;
 
     proxy.go_down(); // so that the job is under way for as long as it takes
     let job = service.pull("0123456789abcdef", &format!("{}/image:latest", proxy.address)).await;

@@ -1,15 +1,8 @@
 //! `clipwright openapi`: the API's description, as `openapi/openapi.json` holds it.
 
-use clap::Args;
+use std::io::Write as _;
 
-/// Print the OpenAPI document.
-#[derive(Debug, Args)]
-pub(super) struct Openapi {}
-
-impl Openapi {
-    #[expect(clippy::unused_self, reason = "every command runs the same way")]
-    pub(super) fn run(self) -> anyhow::Result<()> {
-        print!("{}", crate::api::openapi_json());
-        Ok(())
-    }
+pub(super) fn run() -> anyhow::Result<()> {
+    std::io::stdout().write_all(crate::api::openapi_json().as_bytes())?;
+    Ok(())
 }

@@ -14,7 +14,7 @@ pub(super) struct RegistryArgs {
     /// Registry host to be spoken to in plain HTTP (may be repeated); loopback and private addresses are anyway
     #[arg(long = "insecure", value_name = "HOST")]
     insecure_hosts: Vec<String>,
-    /// File with credentials for the registry: user:password, or JSON. CLIPWRIGHT_CREDENTIALS works too; without either, docker's config file is asked
+    /// File with credentials for the registry: user:password, or JSON. The variable `CLIPWRIGHT_CREDENTIALS` works too; without either, docker's config file is asked
     #[arg(long, value_name = "FILE")]
     credentials_file: Option<PathBuf>,
     /// Use no credentials at all

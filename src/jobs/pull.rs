@@ -193,7 +193,7 @@ impl Puller {
     }
 
     /// What can be said of a job before it is accepted; names the field that is wrong.
-    pub fn check(&self, spec: &JobSpec) -> Result<(), (&'static str, PullError)> {
+    pub fn check(&self, spec: &JobSpec) -> Result<(), (&'static str, String)> {
         let JobSpec::Pull(spec) = spec;
         self.parse(spec).map(|_| ()).map_err(|error| {
             let field = match error {
@@ -201,7 +201,7 @@ impl Puller {
                 PullError::ClipVersion(_) => "clip_version",
                 _ => "source",
             };
-            (field, error)
+            (field, error.to_string())
         })
     }
 }

@@ -15,13 +15,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn argument(mut self, name: &str, value: impl ToString) -> Self {
-        self.arguments.extend([format!("--{name}"), value.to_string()]);
+    pub(crate) fn argument(mut self, name: &str, value: &str) -> Self {
+        self.arguments.extend([format!("--{name}"), value.to_owned()]);
         self
     }
 
-    pub(crate) fn env(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.environment.push((name, value.to_string()));
+    pub(crate) fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
         self
     }
 }
