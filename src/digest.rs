@@ -97,10 +97,7 @@ mod tests {
     fn round_trip() {
         let digest = Digest::of(b"hello");
         let text = digest.to_string();
-        assert_eq!(
-            text,
-            "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
-        );
+        assert_eq!(text, "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
         assert_eq!(text.parse(), Ok(digest));
         assert_eq!(Digest::from_hex(&digest.hex()), Ok(digest));
     }

@@ -63,7 +63,14 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
     /// A name for people, without credentials, such as `directory /var/lib/x` or `s3 bucket b`.
     fn describe(&self) -> String;
     /// Publishes a finished local file under `key`. Nothing is visible until all of it is.
-    async fn put(&self, key: &str, file: &Path, digest: Digest, overwrite: Overwrite, cancel: &CancellationToken) -> Result<Put, StoreError>;
+    async fn put(
+        &self,
+        key: &str,
+        file: &Path,
+        digest: Digest,
+        overwrite: Overwrite,
+        cancel: &CancellationToken,
+    ) -> Result<Put, StoreError>;
     /// The object's size in bytes, or `None` when there is no such key.
     async fn size(&self, key: &str) -> Result<Option<u64>, StoreError>;
     /// Up to `len` bytes from `offset`; fewer only at the object's end.
@@ -76,5 +83,4 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
 
 /// Why a store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-}
+pub enum StoreError {}

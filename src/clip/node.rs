@@ -88,7 +88,10 @@ impl NodePath {
     pub fn is_below(&self, ancestor: &Self) -> bool {
         !self.is_root()
             && (ancestor.is_root()
-                || self.0.strip_prefix(&*ancestor.0).is_some_and(|rest| rest.first() == Some(&b'/')))
+                || self
+                    .0
+                    .strip_prefix(&*ancestor.0)
+                    .is_some_and(|rest| rest.first() == Some(&b'/')))
     }
 }
 
