@@ -2,6 +2,10 @@
 //! interchangeable. Knows nothing of gzip's framing or of checkpoints, save that someone may ask
 //! which old bytes are referred to.
 
+mod code;
+mod cursor;
+mod decoder;
+mod fast;
 mod references;
 mod zlib;
 
@@ -15,8 +19,10 @@ pub const WINDOW: usize = 32 * 1024;
 /// Which implementation inflates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Engine {
-    /// zlib-rs, through its C interface: the reference.
+    /// Our own.
     #[default]
+    Own,
+    /// zlib-rs, through its C interface: the reference.
     Zlib,
 }
 
@@ -24,6 +30,7 @@ impl Engine {
     /// A decoder that stands at the start of a stream with no history.
     pub fn start(self) -> Box<dyn Inflate> {
         match self {
+            Self::Own => Box::new(decoder::Decoder::new()),
             Self::Zlib => Box::new(zlib::Zlib::new()),
         }
     }

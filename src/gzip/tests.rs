@@ -8,7 +8,7 @@ use flate2::{Compression, GzBuilder};
 use super::*;
 use crate::digest::Digest;
 
-const ENGINES: [Engine; 1] = [Engine::Zlib];
+const ENGINES: [Engine; 2] = [Engine::Own, Engine::Zlib];
 
 /// Inflates `compressed`, given in chunks of `chunk` bytes.
 fn read(
