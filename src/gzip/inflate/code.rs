@@ -321,3 +321,9 @@ fn increment(code: usize, length: u32) -> usize {
 pub(super) type Literals = Table<11, 2342>;
 /// The distance code's table; no code of 32 symbols and 15 bits needs more than 402 entries.
 pub(super) type Distances = Table<8, 402>;
+
+/// A block's codes, side by side so that one register leads to both.
+pub(super) struct Codes {
+    pub(super) literals: Literals,
+    pub(super) distances: Distances,
+}

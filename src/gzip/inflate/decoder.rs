@@ -1,7 +1,7 @@
 //! Our own inflate: the blocks (RFC 1951 3.2.3), resumable anywhere. Symbols far from the ends of
 //! input and output are the business of [`super::fast`].
 
-use super::code::{DISTANCES, Distances, Entry, LENGTHS, LITERALS, Literals, Table};
+use super::code::{Codes, DISTANCES, Entry, LENGTHS, LITERALS, Table};
 use super::cursor::Cursor;
 use super::fast::{self, OUTPUT_AHEAD, Stop};
 use super::{Advance, DeflateError, Inflate, Output, Pause, ROOM, References, WINDOW};
@@ -23,8 +23,7 @@ pub(super) struct Decoder {
     /// Whether the block is the last.
     last: bool,
     header: Header,
-    literals: Literals,
-    distances: Distances,
+    codes: Codes,
     /// Whether the tables hold the fixed codes.
     fixed: bool,
 }
@@ -79,8 +78,7 @@ impl Decoder {
                 table: Table::new(),
                 lengths: [0; 286 + 30],
             },
-            literals: Table::new(),
-            distances: Table::new(),
+            codes: Codes { literals: Table::new(), distances: Table::new() },
             fixed: false,
         }
     }
@@ -240,9 +238,8 @@ impl Decoder {
         let mut lengths = [8; 288];
         lengths[144..256].fill(9);
         lengths[256..280].fill(7);
-        self.literals.build(&lengths, &LITERALS, false).map_err(|_| DeflateError::LiteralCode)?;
-        self.literals.pair_literals();
-        self.distances
+        self.codes.literals.build(&lengths, &LITERALS, false).map_err(|_| DeflateError::LiteralCode)?;
+        self.codes.distances
             .build(&[5; 32], &DISTANCES, false)
             .map_err(|_| DeflateError::DistanceCode)?;
         self.fixed = true;
@@ -256,9 +253,8 @@ impl Decoder {
         if literals[256] == 0 {
             return Err(DeflateError::NoEndOfBlock);
         }
-        self.literals.build(literals, &LITERALS, true).map_err(|_| DeflateError::LiteralCode)?;
-        self.literals.pair_literals();
-        self.distances.build(distances, &DISTANCES, true).map_err(|_| DeflateError::DistanceCode)
+        self.codes.literals.build(literals, &LITERALS, true).map_err(|_| DeflateError::LiteralCode)?;
+        self.codes.distances.build(distances, &DISTANCES, true).map_err(|_| DeflateError::DistanceCode)
     }
 
     /// Decodes symbols; `None` when the input is used up.
@@ -270,14 +266,13 @@ impl Decoder {
         floor: usize,
         references: Option<&mut References>,
     ) -> Result<Option<Stop>, DeflateError> {
-        let (literals, distances) = (&self.literals, &self.distances);
         let mut unused = References::default();
         let note = references.is_some();
         let references = references.unwrap_or(&mut unused);
         let stop = if note {
-            fast::symbols::<true>(literals, distances, cursor, output, at, floor, references)
+            fast::symbols::<true>(&self.codes, cursor, output, at, floor, references)
         } else {
-            fast::symbols::<false>(literals, distances, cursor, output, at, floor, references)
+            fast::symbols::<false>(&self.codes, cursor, output, at, floor, references)
         }?;
         if stop == Stop::EndOfBlock {
             return Ok(Some(stop));
@@ -311,11 +306,11 @@ impl Decoder {
         cursor.fill();
         let mut bits = cursor.bits;
         let mut used = 0;
-        let mut entry = self.literals.look_up(bits);
+        let mut entry = self.codes.literals.look_up(bits);
         if entry.is_link() {
             used += entry.bits();
             bits >>= entry.bits();
-            entry = self.literals.follow(entry, bits);
+            entry = self.codes.literals.follow(entry, bits);
         }
         used += entry.bits();
         if used > cursor.count {
@@ -331,11 +326,11 @@ impl Decoder {
         }
         let length = entry.extended(bits) as usize;
         bits >>= entry.bits();
-        entry = self.distances.look_up(bits);
+        entry = self.codes.distances.look_up(bits);
         if entry.is_link() {
             used += entry.bits();
             bits >>= entry.bits();
-            entry = self.distances.follow(entry, bits);
+            entry = self.codes.distances.follow(entry, bits);
         }
         used += entry.bits();
         if used > cursor.count {

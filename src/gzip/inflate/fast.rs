@@ -1,13 +1,14 @@
 //! The loop in which nearly all time is spent: symbols, while input and output are far from their
 //! ends. Knows nothing of blocks.
+#![allow(unsafe_code, reason = "TODO")]
 
-use super::code::{Distances, Literals};
+use super::code::Codes;
 use super::cursor::Cursor;
 use super::{DeflateError, References};
 
 /// The loop needs so many input bytes ahead: a round reads 8 at up to three places 7 apart.
 const INPUT_AHEAD: usize = 32;
-/// And so much room: a round writes three literal pairs and a match of 258, whose copy may overshoot by
+/// And so much room: a round writes three literals and a match of 258, whose copy may overshoot by
 /// less than 32.
 pub(super) const OUTPUT_AHEAD: usize = 6 + 258 + 32 + 8;
 
@@ -21,62 +22,65 @@ pub(super) enum Stop {
 }
 
 /// Decodes symbols into `output` from `at` on. Distances reach back to `floor` at most.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn symbols<const NOTE: bool>(
-    literals: &Literals,
-    distances: &Distances,
+    codes: &Codes,
     cursor: &mut Cursor<'_>,
     output: &mut [u8],
     at: &mut usize,
     floor: usize,
     references: &mut References,
 ) -> Result<Stop, DeflateError> {
-    let input = cursor.input;
-    let input_end = input.len().saturating_sub(INPUT_AHEAD);
-    let output_end = output.len().saturating_sub(OUTPUT_AHEAD);
-    if cursor.read >= input_end || *at >= output_end {
+    if cursor.input.len() - cursor.read <= INPUT_AHEAD || output.len() - *at <= OUTPUT_AHEAD {
         return Ok(Stop::NearEnd);
     }
-    let (mut read, mut bits, mut count, mut to) = (cursor.read, cursor.bits, cursor.count, *at);
+    let input = cursor.input.as_ptr();
+    let base = output.as_mut_ptr();
+    unsafe {
+    let mut from = input.add(cursor.read);
+    let from_end = input.add(cursor.input.len() - INPUT_AHEAD);
+    let mut to = base.add(*at);
+    let to_end = base.add(output.len() - OUTPUT_AHEAD);
+    let floor = base.add(floor);
+    let (mut bits, mut count) = (cursor.bits, cursor.count);
 
     macro_rules! refill {
         () => {
-            bits |= load(input, read) << (count & 63);
-            read += 7 - (count as usize >> 3 & 7);
+            bits |= from.cast::<u64>().read_unaligned() << (count & 63);
+            from = from.add(7 - ((count >> 3) as usize & 7));
             count |= 56;
         };
     }
     macro_rules! consume {
         ($entry:expr) => {
             bits >>= $entry.0 & 63;
-            count = count.wrapping_sub($entry.bits());
+            count = count.wrapping_sub($entry.0);
         };
     }
     macro_rules! put {
         ($entry:expr) => {
-            output[to..to + 2].copy_from_slice(&($entry.value() as u16).to_le_bytes());
-            to += $entry.count();
+            to.write($entry.value() as u8);
+            to = to.add(1);
         };
     }
 
+    refill!();
+    let mut entry = codes.literals.look_up(bits);
     let result = loop {
-        if read >= input_end || to >= output_end {
-            break Ok(Stop::NearEnd);
-        }
-        refill!();
-        let mut entry = literals.look_up(bits);
-        // Three look-ups of literals use at most 33 of 56 bits.
         if entry.is_literal() {
             put!(entry);
             consume!(entry);
-            entry = literals.look_up(bits);
+            entry = codes.literals.look_up(bits);
             if entry.is_literal() {
                 put!(entry);
                 consume!(entry);
-                entry = literals.look_up(bits);
+                entry = codes.literals.look_up(bits);
                 if entry.is_literal() {
                     put!(entry);
                     consume!(entry);
+                    entry = codes.literals.look_up(bits);
+                    refill!();
+                    if from >= from_end || to >= to_end { break Ok(Stop::NearEnd); }
                     continue;
                 }
             }
@@ -84,10 +88,13 @@ pub(super) fn symbols<const NOTE: bool>(
         if entry.is_exceptional() {
             if entry.is_link() {
                 consume!(entry);
-                entry = literals.follow(entry, bits);
+                entry = codes.literals.follow(entry, bits);
                 if entry.is_literal() {
                     put!(entry);
                     consume!(entry);
+                    refill!();
+                    entry = codes.literals.look_up(bits);
+                    if from >= from_end || to >= to_end { break Ok(Stop::NearEnd); }
                     continue;
                 }
             }
@@ -101,14 +108,15 @@ pub(super) fn symbols<const NOTE: bool>(
         }
         let length = entry.extended(bits) as usize;
         consume!(entry);
-        if count < 28 {
+        entry = codes.distances.look_up(bits);
+        if (count as u8) < 31 {
             refill!();
         }
-        entry = distances.look_up(bits);
         if entry.is_exceptional() {
+            refill!();
             if entry.is_link() {
                 consume!(entry);
-                entry = distances.follow(entry, bits);
+                entry = codes.distances.follow(entry, bits);
             }
             if entry.is_exceptional() {
                 break Err(DeflateError::Symbol);
@@ -116,64 +124,68 @@ pub(super) fn symbols<const NOTE: bool>(
         }
         let distance = entry.extended(bits) as usize;
         consume!(entry);
-        if distance > to - floor {
+        if distance > to.offset_from_unsigned(floor) {
             break Err(DeflateError::TooFarBack);
         }
+        entry = codes.literals.look_up(bits);
+        refill!();
         if NOTE {
-            references.copied(to, distance, length);
+            references.copied(to.offset_from_unsigned(base), distance, length);
         }
-        copy(output, to, distance, length);
-        to += length;
+        copy_raw(to, distance, length);
+        to = to.add(length);
+        if from >= from_end || to >= to_end { break Ok(Stop::NearEnd); }
     };
-    (cursor.read, cursor.bits, cursor.count, *at) = (read, bits, count, to);
+    cursor.read = from.offset_from_unsigned(input);
+    cursor.bits = bits;
+    cursor.count = count & 63;
+    *at = to.offset_from_unsigned(base);
     result
+    }
 }
 
 #[inline(always)]
-fn load(input: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&input[at..at + 8]);
-    u64::from_le_bytes(word)
-}
-
-#[inline(always)]
-fn copy_16(output: &mut [u8], from: usize, to: usize) {
-    let mut chunk = [0; 16];
-    chunk.copy_from_slice(&output[from..from + 16]);
-    output[to..to + 16].copy_from_slice(&chunk);
+unsafe fn copy_16(to: *mut u8, distance: usize) {
+    unsafe {
+        to.copy_from_nonoverlapping(to.sub(distance), 16);
+    }
 }
 
 /// Repeats `length` bytes from `distance` before `to`; may write up to 31 bytes beyond.
-#[inline(always)]
 pub(super) fn copy(output: &mut [u8], to: usize, distance: usize, length: usize) {
-    let end = to + length;
+    unsafe { copy_raw(output.as_mut_ptr().add(to), distance, length) }
+}
+
+#[inline(always)]
+unsafe fn copy_raw(mut to: *mut u8, distance: usize, length: usize) {
+    unsafe {
+    let end = to.add(length);
     if distance >= 16 {
-        let mut to = to;
         loop {
-            copy_16(output, to - distance, to);
-            copy_16(output, to + 16 - distance, to + 16);
-            to += 32;
+            copy_16(to, distance);
+            copy_16(to.add(16), distance);
+            to = to.add(32);
             if to >= end {
                 break;
             }
         }
     } else if distance == 1 {
-        let byte = output[to - 1];
-        let mut to = to;
+        let chunk = [to.sub(1).read(); 16];
         while to < end {
-            output[to..to + 16].fill(byte);
-            to += 16;
+            to.cast::<[u8; 16]>().write_unaligned(chunk);
+            to = to.add(16);
         }
     } else {
-        for index in to..to + 16 {
-            output[index] = output[index - distance];
+        for i in 0..16 {
+            to.add(i).write(to.add(i).sub(distance).read());
         }
         // The pattern also repeats at the first multiple of the distance that is wide enough.
         let distance = distance * 16_usize.div_ceil(distance);
-        let mut to = to + 16;
+        to = to.add(16);
         while to < end {
-            copy_16(output, to - distance, to);
-            to += 16;
+            copy_16(to, distance);
+            to = to.add(16);
         }
+    }
     }
 }
