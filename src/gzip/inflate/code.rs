@@ -5,11 +5,11 @@
 ///
 /// ```text
 /// bits 0..8    bits to consume: code and extra bits (for a link: the bits of the first look-up)
-/// bits 8..13   bits of the code alone; for literals how many of them there are, 1 or 2
-/// bit 13       LINK: look again, in the table at the value, by `bits 8..13` more bits
-/// bit 14       END of the block if the value is 0, otherwise no meaning
+/// bits 8..13   bits of the code alone; for a link how many more bits choose in the table it leads to
+/// bit 13       LINK: look again, in the table at the value
+/// bit 14       SPECIAL: the end of the block if the value is 0, otherwise no meaning
 /// bit 15       LITERAL
-/// bits 16..32  value: literals (first in the low byte), length or distance base, place of a table
+/// bits 16..32  value: the literal, base of a length or distance, or place of a table
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry(pub(super) u32);
@@ -24,7 +24,7 @@ impl Entry {
     const END: Self = Self(SPECIAL);
 
     const fn literal(byte: u8) -> Self {
-        Self((byte as u32) << 16 | LITERAL | 1 << 8)
+        Self((byte as u32) << 16 | LITERAL)
     }
 
     const fn base(base: u16, extra_bits: u8) -> Self {
@@ -37,61 +37,49 @@ impl Entry {
 
     /// The entry for a symbol whose code has `length` bits.
     const fn with_code(self, length: u32) -> Self {
-        let code = if self.is_literal() { 0 } else { length << 8 };
-        Self(self.0 + code + length)
+        Self(self.0 + (length << 8) + length)
     }
 
-    /// Two literals in one.
-    const fn and(self, second: Self) -> Self {
-        Self((self.0 + (second.0 & 0xff) + (1 << 8)) | (second.0 & 0xff_0000) << 8)
-    }
-
-    #[inline(always)]
+    #[inline]
     pub(super) const fn is_literal(self) -> bool {
         self.0 & LITERAL != 0
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) const fn is_link(self) -> bool {
         self.0 & LINK != 0
     }
 
     /// Whether it is neither a literal nor a base: a link, the end or invalid.
-    #[inline(always)]
+    #[inline]
     pub(super) const fn is_exceptional(self) -> bool {
         self.0 & (LINK | SPECIAL) != 0
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) const fn is_end(self) -> bool {
         self.0 >> 14 == 1
     }
 
     /// Bits to consume.
-    #[inline(always)]
+    #[inline]
     pub(super) const fn bits(self) -> u32 {
         self.0 & 0xff
     }
 
     /// Bits of the code alone; for a link, the bits that choose in its table.
-    #[inline(always)]
+    #[inline]
     pub(super) const fn code_bits(self) -> u32 {
         self.0 >> 8 & 0x1f
     }
 
-    /// How many literals.
-    #[inline(always)]
-    pub(super) const fn count(self) -> usize {
-        (self.0 >> 8 & 3) as usize
-    }
-
-    #[inline(always)]
+    #[inline]
     pub(super) const fn value(self) -> u32 {
         self.0 >> 16
     }
 
     /// The base and the extra bits after the code, which is lowest in `bits`.
-    #[inline(always)]
+    #[inline]
     pub(super) const fn extended(self, bits: u64) -> u32 {
         let mask = (1_u64 << (self.0 & 63)) - 1;
         self.value() + ((bits & mask) >> self.code_bits()) as u32
@@ -177,7 +165,6 @@ impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
 
     /// Gives codes of the `lengths` (0 to 15; 0: none) to the symbols. A code that leaves patterns
     /// unused is refused, except, as in zlib: with `may_be_sparse`, none at all or one of one bit.
-    #[inline(always)]
     pub(super) fn build<const N: usize>(
         &mut self,
         lengths: &[u8],
@@ -227,7 +214,6 @@ impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
 
     /// Fills the table for a complete code. Codes are sent from their highest bit on, so that the
     /// table is indexed by reversed codes: counting up means to carry from the top down.
-    #[inline(always)]
     fn fill<const N: usize>(
         &mut self,
         sorted: &[u16],
@@ -248,14 +234,14 @@ impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
         }
         // Long codes: a link for each of their beginnings to a table of just the size needed.
         let mut end = 1 << BITS;
-        let (mut start, mut more_bits, mut prefix) = (0, 0, usize::MAX);
+        let (mut start, mut prefix) = (0, usize::MAX);
         for length in BITS + 1..=MAX_BITS as u32 {
             for left in (1..=counts[length as usize]).rev() {
                 let Some(entry) = symbols.next() else { return };
                 if code % (1 << BITS) != prefix {
                     prefix = code % (1 << BITS);
                     start = end;
-                    more_bits = length - BITS;
+                    let mut more_bits = length - BITS;
                     let mut room = 1_i32 << more_bits;
                     room -= i32::from(left);
                     while room > 0 && more_bits < MAX_BITS as u32 - BITS {
@@ -276,29 +262,14 @@ impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
         }
     }
 
-    /// Joins literals whose codes fit in one look-up together.
-    #[inline(always)]
-    pub(super) fn pair_literals(&mut self) {
-        // From the top down, so that the entry for what follows is still single.
-        for index in (0..1_usize << BITS).rev() {
-            let first = self.0[index];
-            if first.is_literal() {
-                let second = self.0[index >> first.bits()];
-                if second.is_literal() && first.bits() + second.bits() <= BITS {
-                    self.0[index] = first.and(second);
-                }
-            }
-        }
-    }
-
     /// The entry for the lowest bits of `bits`.
-    #[inline(always)]
+    #[inline]
     pub(super) fn look_up(&self, bits: u64) -> Entry {
         self.0[(bits % (1 << BITS)) as usize]
     }
 
     /// The entry that `link` leads to; `bits` without those of the link.
-    #[inline(always)]
+    #[inline]
     pub(super) fn follow(&self, link: Entry, bits: u64) -> Entry {
         let index = link.value() as usize + (bits & ((1 << link.code_bits()) - 1)) as usize;
         self.0[index]
@@ -306,7 +277,6 @@ impl<const BITS: u32, const SIZE: usize> Table<BITS, SIZE> {
 }
 
 /// The code of `length` bits after `code`, both reversed.
-#[inline(always)]
 fn increment(code: usize, length: u32) -> usize {
     // The highest zero becomes one; the ones above it become zero.
     let zeros = !code & ((1 << length) - 1);

@@ -1,12 +1,12 @@
 //! Our own inflate: the blocks (RFC 1951 3.2.3), resumable anywhere. Symbols far from the ends of
 //! input and output are the business of [`super::fast`].
 
-use super::code::{Codes, DISTANCES, Entry, LENGTHS, LITERALS, Table};
+use super::code::{Codes, DISTANCES, LENGTHS, LITERALS, Table};
 use super::cursor::Cursor;
 use super::fast::{self, OUTPUT_AHEAD, Stop};
 use super::{Advance, DeflateError, Inflate, Output, Pause, ROOM, References, WINDOW};
 
-const _: () = assert!(OUTPUT_AHEAD <= ROOM, "the loop needs more room than callers promise");
+const _: () = assert!(OUTPUT_AHEAD < ROOM, "the loop needs more room than callers promise");
 
 /// The order in which the code length code's lengths are sent (3.2.7).
 const LENGTH_ORDER: [u8; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
@@ -55,7 +55,7 @@ struct Header {
 
 /// A symbol of a block's data.
 enum Symbol {
-    Literals(Entry),
+    Literal(u8),
     Copy { length: usize, distance: usize },
     End,
 }
@@ -127,7 +127,7 @@ impl Inflate for Decoder {
                     }
                 }
                 Next::Symbols => {
-                    if buffer.len() - at < OUTPUT_AHEAD {
+                    if buffer.len() - at <= OUTPUT_AHEAD {
                         break Pause::Output;
                     }
                     match self.symbols(
@@ -238,8 +238,12 @@ impl Decoder {
         let mut lengths = [8; 288];
         lengths[144..256].fill(9);
         lengths[256..280].fill(7);
-        self.codes.literals.build(&lengths, &LITERALS, false).map_err(|_| DeflateError::LiteralCode)?;
-        self.codes.distances
+        self.codes
+            .literals
+            .build(&lengths, &LITERALS, false)
+            .map_err(|_| DeflateError::LiteralCode)?;
+        self.codes
+            .distances
             .build(&[5; 32], &DISTANCES, false)
             .map_err(|_| DeflateError::DistanceCode)?;
         self.fixed = true;
@@ -253,8 +257,14 @@ impl Decoder {
         if literals[256] == 0 {
             return Err(DeflateError::NoEndOfBlock);
         }
-        self.codes.literals.build(literals, &LITERALS, true).map_err(|_| DeflateError::LiteralCode)?;
-        self.codes.distances.build(distances, &DISTANCES, true).map_err(|_| DeflateError::DistanceCode)
+        self.codes
+            .literals
+            .build(literals, &LITERALS, true)
+            .map_err(|_| DeflateError::LiteralCode)?;
+        self.codes
+            .distances
+            .build(distances, &DISTANCES, true)
+            .map_err(|_| DeflateError::DistanceCode)
     }
 
     /// Decodes symbols; `None` when the input is used up.
@@ -278,15 +288,13 @@ impl Decoder {
             return Ok(Some(stop));
         }
         // Near the end of the input: symbol by symbol, each only if it is there whole.
-        while output.len() - *at >= OUTPUT_AHEAD {
+        while output.len() - *at > OUTPUT_AHEAD {
             match self.symbol(cursor)? {
                 None => return Ok(None),
                 Some(Symbol::End) => return Ok(Some(Stop::EndOfBlock)),
-                Some(Symbol::Literals(entry)) => {
-                    let [first, second, ..] = entry.value().to_le_bytes();
-                    output[*at] = first;
-                    output[*at + 1] = second;
-                    *at += entry.count();
+                Some(Symbol::Literal(byte)) => {
+                    output[*at] = byte;
+                    *at += 1;
                 }
                 Some(Symbol::Copy { length, distance }) => {
                     if distance > *at - floor {
@@ -318,7 +326,8 @@ impl Decoder {
         }
         if entry.is_literal() || entry.is_end() {
             cursor.consume(used);
-            let symbol = if entry.is_end() { Symbol::End } else { Symbol::Literals(entry) };
+            let symbol =
+                if entry.is_end() { Symbol::End } else { Symbol::Literal(entry.value() as u8) };
             return Ok(Some(symbol));
         }
         if entry.is_exceptional() {
