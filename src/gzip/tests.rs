@@ -404,7 +404,7 @@ fn pieces_must_join() {
 }
 
 #[test]
-#[ignore = "5 GiB through a debug build take a minute"]
+#[ignore = "4 GiB take ten seconds"]
 fn streams_beyond_4_gib() {
     let piece = vec![7; 1 << 24];
     let member = gzip(&piece, 6);
