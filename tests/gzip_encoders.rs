@@ -2,7 +2,7 @@
 //!
 //! Encoders that are programs come from Debian's packages gzip, pigz, zopfli, libdeflate-tools and
 //! isal, and from Go. One that is missing fails the test where `CI` is `true`, and is named otherwise.
-#![allow(clippy::cast_possible_truncation, reason = "what is tested here is small")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test of small things")]
 
 use std::fs::File;
 use std::io::Write as _;
