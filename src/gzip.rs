@@ -28,6 +28,6 @@ mod window;
 pub use checkpoint::{Checkpoint, CheckpointKind, DEFAULT_SPAN, Span};
 pub use error::{DeflateError, GzipError, Problem};
 pub use inflate::{Advance, Engine, Inflate, Output, Pause, References, WINDOW};
-pub use reader::{GzipOptions, GzipReader, Summary, Trailing};
+pub use reader::{GzipOptions, GzipReader, PlainBytes, Summary, Trailing};
 pub use span::inflate_span;
 pub use window::{SparseWindow, WindowError};

@@ -1,5 +1,7 @@
 //! A gzip stream (RFC 1952) as it arrives: members, their headers and trailers, and what follows the
-//! last. Lends out the plain bytes from its own buffer.
+//! last. Lends out the plain bytes from its own buffer, or gives them away with it.
+
+use std::ops::{Deref, Range};
 
 use flate2::Crc;
 
@@ -74,6 +76,34 @@ pub struct GzipReader {
     spans: Option<SpanBuilder>,
 }
 
+/// A buffer and the plain bytes in it.
+#[derive(Debug)]
+pub struct PlainBytes {
+    buffer: Box<[u8]>,
+    range: Range<usize>,
+}
+
+impl PlainBytes {
+    /// A buffer without bytes.
+    pub fn new() -> Self {
+        Self { buffer: vec![0; BUFFER].into_boxed_slice(), range: 0..0 }
+    }
+}
+
+impl Default for PlainBytes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Deref for PlainBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.range.clone()]
+    }
+}
+
 /// What is next in the stream.
 enum Phase {
     /// A member's magic, of which the first byte may have been seen; or, after a member, anything.
@@ -106,7 +136,7 @@ impl GzipReader {
         Self {
             engine: options.engine.start(),
             phase: Phase::Magic(false),
-            buffer: vec![0; BUFFER].into_boxed_slice(),
+            buffer: PlainBytes::new().buffer,
             at: WINDOW,
             lent: WINDOW,
             full: false,
@@ -149,12 +179,34 @@ impl GzipReader {
     /// Takes bytes off the front of `input` until it can lend plain bytes, of which each is lent
     /// once; `None` when the input is empty and all is lent.
     pub fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, GzipError> {
-        while !self.full && (self.pending || !input.is_empty()) {
-            self.step(input)?;
-        }
+        self.fill(input)?;
         self.full = false;
         let from = std::mem::replace(&mut self.lent, self.at);
         Ok(Some(&self.buffer[from..self.at]).filter(|plain| !plain.is_empty()))
+    }
+
+    /// Takes bytes off the front of `input` until it is empty (`false`) or the buffer is full
+    /// (`true`); then [`Self::next`] or [`Self::swap`] has to empty it.
+    pub fn fill(&mut self, input: &mut &[u8]) -> Result<bool, GzipError> {
+        while !self.full && (self.pending || !input.is_empty()) {
+            self.step(input)?;
+        }
+        Ok(self.full)
+    }
+
+    /// Gives away the plain bytes that were not lent, with the buffer they are in, and goes on in
+    /// `spare`. So another thread can have them without a copy.
+    pub fn swap(&mut self, spare: PlainBytes) -> PlainBytes {
+        let mut buffer = spare.buffer;
+        buffer[..WINDOW].copy_from_slice(&self.buffer[self.at - WINDOW..self.at]);
+        let taken = PlainBytes {
+            range: self.lent..self.at,
+            buffer: std::mem::replace(&mut self.buffer, buffer),
+        };
+        self.full = false;
+        self.at = WINDOW;
+        self.lent = WINDOW;
+        taken
     }
 
     /// Ends the stream.

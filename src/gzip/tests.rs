@@ -365,6 +365,24 @@ fn checkpoints_do_not_depend_on_chunks_and_hit_every_bit() {
 }
 
 #[test]
+fn buffers_can_be_taken_and_given() {
+    let plain = sample(1_500_000);
+    let compressed = gzip(&plain, 6);
+    let mut reader = GzipReader::new(GzipOptions::default());
+    let mut spare = PlainBytes::new();
+    let mut found = Vec::new();
+    for mut input in compressed.chunks(100_000) {
+        while reader.fill(&mut input).unwrap() {
+            spare = reader.swap(spare);
+            found.extend_from_slice(&spare);
+        }
+    }
+    found.extend_from_slice(&reader.swap(spare));
+    assert!(found == plain);
+    reader.finish().unwrap();
+}
+
+#[test]
 fn windows_hold_little_of_what_is_not_referred_to() {
     // Incompressible bytes: nothing is referred to, so windows cost next to nothing.
     let mut state = 1_u64;

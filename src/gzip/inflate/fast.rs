@@ -230,6 +230,24 @@ pub(super) fn copy(output: &mut [u8], at: usize, distance: usize, length: usize)
     unsafe { copy_within(output.as_mut_ptr().add(at), distance, length) }
 }
 
+/// What a number of so many bytes is multiplied by to repeat it in 8 bytes.
+const REPEAT: [u64; 8] = {
+    let mut factors = [0; 8];
+    let mut bytes = 1;
+    while bytes < 8 {
+        let mut shift = 0;
+        while shift < 64 {
+            factors[bytes] |= 1 << shift;
+            shift += 8 * bytes;
+        }
+        bytes += 1;
+    }
+    factors
+};
+
+/// How many of 8 bytes are whole patterns of so many bytes.
+const STEP: [usize; 8] = [8, 8, 8, 6, 8, 5, 6, 7];
+
 /// # Safety
 ///
 /// `distance` bytes before `to` and [`COPY_AHEAD`] after belong to one buffer; `distance` is not 0
@@ -243,8 +261,8 @@ unsafe fn copy_within(mut to: *mut u8, distance: usize, length: usize) {
         // SAFETY: as the caller promises; so the two don't overlap.
         unsafe { to.copy_from_nonoverlapping(to.sub(distance), 16) }
     }
-    // SAFETY: steps of 32 or 16 end at most 30 bytes after `length`, within `COPY_AHEAD`; what is
-    // read lies a distance before what is written, and not before `to - distance`.
+    // SAFETY: steps of 32 or 8 end at most 30 bytes after `length`, within `COPY_AHEAD`; what is read
+    // begins at `to - distance` or later, and ends before what is written or is masked.
     unsafe {
         let end = to.add(length);
         if distance >= 16 {
@@ -256,23 +274,20 @@ unsafe fn copy_within(mut to: *mut u8, distance: usize, length: usize) {
                     break;
                 }
             }
-        } else if distance == 1 {
-            let chunk = [to.sub(1).read(); 16];
+        } else if distance >= 8 {
             while to < end {
-                to.cast::<[u8; 16]>().write_unaligned(chunk);
-                to = to.add(16);
+                to.copy_from_nonoverlapping(to.sub(distance), 8);
+                to = to.add(8);
             }
         } else {
-            for _ in 0..16 {
-                to.write(to.sub(distance).read());
-                to = to.add(1);
-            }
-            // The pattern repeats also at the first multiple of the distance that is wide enough; that
-            // is at most 15 + the distance before here, thus after where reading began.
-            let distance = distance * 16_usize.div_ceil(distance);
+            // The pattern, as often as it fits into 8 bytes and a part of it once more; each store
+            // begins where one of the fitting patterns ends.
+            let pattern = u64::from_le(to.sub(distance).cast::<u64>().read_unaligned());
+            let pattern =
+                (pattern & (u64::MAX >> (64 - 8 * distance))).wrapping_mul(REPEAT[distance & 7]);
             while to < end {
-                copy_16(to, distance);
-                to = to.add(16);
+                to.cast::<u64>().write_unaligned(pattern.to_le());
+                to = to.add(STEP[distance & 7]);
             }
         }
     }
