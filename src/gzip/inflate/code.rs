@@ -82,7 +82,8 @@ impl Entry {
     #[inline]
     pub(super) const fn extended(self, bits: u64) -> u32 {
         let mask = (1_u64 << (self.0 & 63)) - 1;
-        self.value() + ((bits & mask) >> self.code_bits()) as u32
+        // For a base, bit 13 is 0: so these are the code's bits, and the shift needs no other mask.
+        self.value() + ((bits & mask) >> (self.0 >> 8 & 63)) as u32
     }
 }
 
