@@ -3,7 +3,7 @@
 //!
 //! What makes it fast: 64 bits of input in a register, refilled without a branch; one look-up for
 //! all there is to know of a symbol; the next symbol looked up before the last one's bytes are
-//! copied; copies of 16 bytes at a time that may overshoot. Checked slices cost a fifth of the speed,
+//! copied; copies of 16 bytes at a time that may overshoot. Checked slices cost a tenth of the speed,
 //! so this file, and no other of our inflate, uses raw pointers. They stay inside their slices
 //! because a round begins only with [`INPUT_AHEAD`] and [`OUTPUT_AHEAD`] bytes to spare, and takes less.
 #![allow(
