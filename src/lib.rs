@@ -4,7 +4,7 @@
 //! (`docs/architecture.md` has the map):
 //!
 //! ```text
-//! main -> cli -> api -> jobs -> archive, store -> layer, oci -> clip
+//! main -> cli -> api -> jobs -> archive, store -> layer, oci -> clip, gzip
 //!                       database, telemetry, config: from jobs upward only
 //! ```
 
@@ -24,6 +24,8 @@ pub mod database;
 pub mod digest;
 /// The error policy, stated once.
 pub mod error;
+/// Random access into gzip: inflating, checkpoints, spans. Knows only bytes.
+pub mod gzip;
 /// `ImageId`: the gateway's name of an image.
 pub mod image_id;
 /// The job, its queue, its worker pool and its events.

@@ -1,6 +1,7 @@
 //! Every capability against real servers. One crate, so that it links once; one file a capability.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on should panic")]
+#![allow(clippy::cast_possible_truncation, reason = "test sizes are small")]
 #![allow(clippy::panic, clippy::missing_panics_doc, reason = "it is a test")]
 
 mod support;
@@ -8,6 +9,7 @@ mod support;
 mod api;
 mod database;
 mod faults;
+mod gzip_encoders;
 mod interop;
 mod merge;
 mod openapi;
