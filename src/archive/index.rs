@@ -27,6 +27,8 @@ pub struct IndexOptions {
     pub reference_form: ReferenceForm,
     /// What a layer may cost.
     pub limits: Limits,
+    /// Plain bytes from one place to begin reading at to the next; `None` records no such places.
+    pub span: Option<u64>,
     /// Layers read at a time.
     pub concurrency: usize,
 }
@@ -36,6 +38,7 @@ impl Default for IndexOptions {
         Self {
             reference_form: ReferenceForm::default(),
             limits: Limits::default(),
+            span: None,
             concurrency: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -107,7 +110,7 @@ pub async fn index_image(
     let reads = distinct.into_iter().map(|(digest, (layer, diff_id))| {
         let (progress, stop) = (progress.clone(), &stop);
         async move {
-            let index = read_layer(source, layer, options.limits, progress, stop).await?;
+            let index = read_layer(source, layer, options, progress, stop).await?;
             verify_diff_id(&index, diff_id)?;
             Ok::<_, ArchiveError>((digest, Arc::new(index)))
         }
@@ -162,13 +165,13 @@ fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError
 async fn read_layer(
     source: &Source,
     layer: &LayerDescriptor,
-    limits: Limits,
+    options: &IndexOptions,
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
 ) -> Result<LayerIndex, ArchiveError> {
-    let digest = layer.digest;
+    let (digest, limits, span) = (layer.digest, options.limits, options.span);
     let index = with_layer(source, digest, layer.size, progress.clone(), cancel, move |bytes| {
-        read_gzip_layer(digest, bytes, limits)
+        read_gzip_layer(digest, bytes, limits, span)
     })
     .await?;
     let (plain_bytes, entries) = (index.plain_size, index.entries.len());

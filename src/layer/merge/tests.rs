@@ -41,6 +41,7 @@ fn layer(number: u8, lines: &str) -> LayerIndex {
         plain_size: 0,
         entries: lines.zip((1000 * u64::from(number) + 1)..).map(|(l, at)| entry(l, at)).collect(),
         notes: Vec::new(),
+        spans: Vec::new(),
     }
 }
 
