@@ -1,7 +1,7 @@
 //! The CLIP archive format (CONTRACT section A). No async, no network, no database, no clock.
 //!
 //! An archive is a fixed header, an index (a gob stream of path-sorted nodes) and, unless it is
-//! local, storage info that says where file content lives.
+//! local, storage info that says where file content lives. A seek table may follow.
 
 /// Files that appear whole or not at all.
 pub mod atomic;
@@ -16,6 +16,8 @@ pub mod inode;
 pub mod node;
 /// Opening archives.
 pub mod reader;
+/// Where reading can begin inside layers.
+pub mod seek_table;
 mod storage_codec;
 /// Where file content lives.
 pub mod storage_info;

@@ -32,6 +32,11 @@ impl Digest {
         Self(hasher.finalize().into())
     }
 
+    /// A digest that was kept as its 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 64 lowercase hex digits without the algorithm's name.
     pub fn hex(&self) -> String {
         hex::encode(self.0)

@@ -47,6 +47,14 @@ pub enum ClipError {
     /// The storage info makes no sense.
     #[error("storage info: {0}")]
     Storage(String),
+    /// The seek table is damaged or contradicts itself.
+    #[error("seek table: {place}: {detail}")]
+    SeekTable {
+        /// Which part: the trailer, the directory, a layer, one of its spans.
+        place: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// A lookup found nothing.
     #[error("{path}: {detail}")]
     Lookup {

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::ClipError;
 use super::header::{self, Header};
 use super::node::{FileContent, Node, NodeKind};
+use super::seek_table::{self, LayerSpans};
 use super::storage_info::StorageInfo;
 use super::tree::Tree;
 use super::{MAX_INDEX_BYTES, index_codec, storage_codec};
@@ -17,19 +18,30 @@ const START: u64 = header::LENGTH as u64;
 
 /// The bytes of an archive that is all index: v2, or the `.rclip` of a v1 archive in S3.
 pub fn index_archive(tree: &Tree, storage: &StorageInfo) -> Result<Vec<u8>, ClipError> {
+    seekable_archive(tree, storage, &[])
+}
+
+/// The bytes of an archive that is all index, with a seek table for these layers, if there are any.
+pub fn seekable_archive(
+    tree: &Tree,
+    storage: &StorageInfo,
+    layers: &[LayerSpans<'_>],
+) -> Result<Vec<u8>, ClipError> {
     let (index, special) = encode_index(tree, storage)?;
     let storage_bytes = storage_codec::encode(storage, &special);
     let end = START + index.len() as u64;
-    let size = end + storage_bytes.len() as u64;
+    let storage_end = end + storage_bytes.len() as u64;
+    let table = if layers.is_empty() { Vec::new() } else { seek_table::encode(layers)? };
+    let size = storage_end + table.len() as u64;
     if size > MAX_INDEX_BYTES {
         return Err(ClipError::TooLarge { size, limit: MAX_INDEX_BYTES });
     }
     let header = Header {
         index: START..end,
-        storage: (!storage_bytes.is_empty()).then_some(end..size),
+        storage: (!storage_bytes.is_empty()).then_some(end..storage_end),
         storage_type: storage_codec::type_name(storage),
     };
-    Ok([header.encode(), index, storage_bytes].concat())
+    Ok([header.encode(), index, storage_bytes, table].concat())
 }
 
 /// The index, and the nodes that don't go into it.

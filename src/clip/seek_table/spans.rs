@@ -1,0 +1,217 @@
+//! The span entries of one gzip layer, and its windows.
+
+use std::io::{Read, Seek};
+use std::ops::Range;
+
+use super::MAX_WINDOW;
+use super::fields::{Fields, put_varint};
+use super::section::{Section, wrong};
+use crate::clip::ClipError;
+use crate::digest::Digest;
+use crate::gzip::{Checkpoint, CheckpointKind, Span, SparseWindow};
+
+const MEMBER_START: u8 = 0;
+const BLOCK: u8 = 1;
+
+/// The spans of a layer, in order and without gaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpanIndex {
+    layer: Digest,
+    spans: Vec<SpanEntry>,
+}
+
+/// What the table says of a span ([`Span`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpanEntry {
+    /// Where it begins in the compressed blob, in bits.
+    pub compressed_bit: u64,
+    /// Its bytes of the compressed blob. A byte in which it begins or ends midway, its neighbour
+    /// has too.
+    pub compressed: Range<u64>,
+    /// Its bytes of the plain stream.
+    pub plain: Range<u64>,
+    /// What stands at its beginning.
+    pub kind: CheckpointKind,
+    /// The digest of its compressed bytes.
+    pub digest: Digest,
+    /// The window's encoded form, unless it is empty.
+    window: Option<Section>,
+}
+
+impl SpanIndex {
+    /// The spans; their indices are what the other methods speak of.
+    pub fn entries(&self) -> &[SpanEntry] {
+        &self.spans
+    }
+
+    /// The index of the span that holds the plain byte at `offset`; `None` past the end.
+    pub fn find(&self, offset: u64) -> Option<usize> {
+        let found = self.spans.partition_point(|span| span.plain.end <= offset);
+        (found < self.spans.len()).then_some(found)
+    }
+
+    /// Where inflating the span of index `span` begins; reads its window, and nothing else.
+    pub fn checkpoint(
+        &self,
+        span: usize,
+        archive: &mut (impl Read + Seek),
+    ) -> Result<Checkpoint, ClipError> {
+        let place = || place(self.layer, span);
+        let Some(entry) = self.spans.get(span) else {
+            return Err(wrong(place(), format!("the layer has {} spans", self.spans.len())));
+        };
+        let window = match &entry.window {
+            None => SparseWindow::default(),
+            Some(window) => {
+                let place = || format!("window of {}", place());
+                SparseWindow::from_encoded(window.read(archive, place)?)
+            }
+        };
+        Ok(Checkpoint {
+            compressed_bit: entry.compressed_bit,
+            plain: entry.plain.start,
+            kind: entry.kind,
+            window,
+        })
+    }
+
+    /// Reads the entries of a layer whose windows are at `windows`.
+    pub(super) fn decode(
+        entries: &[u8],
+        layer: Digest,
+        plain_size: u64,
+        compressed_size: u64,
+        windows: Range<u64>,
+    ) -> Result<Self, ClipError> {
+        let mut fields = Fields(entries);
+        let mut spans: Vec<SpanEntry> = Vec::new();
+        let (mut bit, mut plain, mut window_at) = (0_u64, 0_u64, windows.start);
+        while !fields.is_empty() {
+            let wrong = |detail: String| wrong(place(layer, spans.len()), detail);
+            let Some(raw) = Raw::take(&mut fields) else {
+                return Err(wrong("its entry is cut off or holds a malformed number".into()));
+            };
+            let kind = match raw.kind {
+                MEMBER_START => CheckpointKind::MemberStart,
+                BLOCK => CheckpointKind::Block,
+                other => return Err(wrong(format!("expected kind 0 or 1, found {other}"))),
+            };
+            if kind == CheckpointKind::MemberStart
+                && (!bit.is_multiple_of(8) || raw.window.is_some())
+            {
+                return Err(wrong(format!("a member can't start at bit {bit} or with a window")));
+            }
+            if spans.last().map_or(kind == CheckpointKind::Block, |last| last.plain.is_empty()) {
+                let detail = "the first span has to start a member, and only the last may be empty";
+                return Err(wrong(detail.into()));
+            }
+            let bit_end =
+                bit.checked_add(raw.bits).filter(|end| end.div_ceil(8) <= compressed_size);
+            let plain_end = plain.checked_add(raw.plain).filter(|end| *end <= plain_size);
+            let (Some(bit_end), Some(plain_end), 1..) = (bit_end, plain_end, raw.bits) else {
+                return Err(wrong(format!(
+                    "{} bits from bit {bit} and {} bytes from byte {plain} don't fit a layer of \
+                     {compressed_size} compressed and {plain_size} plain bytes",
+                    raw.bits, raw.plain
+                )));
+            };
+            let window = match raw.window {
+                None => None,
+                Some((length, digest)) => {
+                    let left = windows.end - window_at;
+                    if length > left.min(MAX_WINDOW) {
+                        let limit = left.min(MAX_WINDOW);
+                        let detail = format!("its window has {length} bytes of at most {limit}");
+                        return Err(wrong(detail));
+                    }
+                    let start = window_at;
+                    window_at += length;
+                    Some(Section { range: start..window_at, digest })
+                }
+            };
+            spans.push(SpanEntry {
+                compressed_bit: bit,
+                compressed: bit / 8..bit_end.div_ceil(8),
+                plain: plain..plain_end,
+                kind,
+                digest: raw.digest,
+                window,
+            });
+            (bit, plain) = (bit_end, plain_end);
+        }
+        if !bit.is_multiple_of(8) || spans.is_empty() || plain != plain_size {
+            return Err(wrong(
+                format!("layer {layer}"),
+                format!(
+                    "its {} spans end at compressed bit {bit} and plain byte {plain} of {plain_size}",
+                    spans.len()
+                ),
+            ));
+        }
+        if window_at != windows.end {
+            let left = windows.end - window_at;
+            return Err(wrong(
+                format!("layer {layer}"),
+                format!("{left} bytes belong to no window"),
+            ));
+        }
+        Ok(Self { layer, spans })
+    }
+
+    /// Whether these are `spans`, but for their windows.
+    pub(super) fn describes(&self, spans: &[Span]) -> bool {
+        self.spans.len() == spans.len()
+            && self.spans.iter().zip(spans).all(|(entry, span)| {
+                entry.compressed_bit == span.start.compressed_bit
+                    && entry.compressed == span.compressed
+                    && entry.plain.start == span.start.plain
+                    && entry.plain.end - entry.plain.start == span.plain_length
+                    && entry.kind == span.start.kind
+            })
+    }
+}
+
+/// An entry as it is stored.
+struct Raw {
+    bits: u64,
+    plain: u64,
+    kind: u8,
+    window: Option<(u64, Digest)>,
+    digest: Digest,
+}
+
+impl Raw {
+    fn take(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            bits: fields.varint()?,
+            plain: fields.varint()?,
+            kind: fields.byte()?,
+            window: match fields.varint()? {
+                0 => None,
+                length => Some((length, fields.digest()?)),
+            },
+            digest: fields.digest()?,
+        })
+    }
+}
+
+/// Appends the entry of a span that ends at compressed bit `bit_end`.
+pub(super) fn put_entry(entries: &mut Vec<u8>, span: &Span, bit_end: u64) {
+    // What does not ascend is found when the entries are read back.
+    put_varint(entries, bit_end.saturating_sub(span.start.compressed_bit));
+    put_varint(entries, span.plain_length);
+    entries.push(match span.start.kind {
+        CheckpointKind::MemberStart => MEMBER_START,
+        CheckpointKind::Block => BLOCK,
+    });
+    let window = span.start.window.encoded();
+    put_varint(entries, window.len() as u64);
+    if !window.is_empty() {
+        entries.extend_from_slice(Digest::of(window).as_bytes());
+    }
+    entries.extend_from_slice(span.digest.as_bytes());
+}
+
+fn place(layer: Digest, span: usize) -> String {
+    format!("layer {layer} span {span}")
+}
