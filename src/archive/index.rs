@@ -12,10 +12,12 @@ use super::download::with_layer;
 use super::metadata::image_metadata;
 use super::{ArchiveError, warnings};
 use crate::clip::atomic;
+use crate::clip::seek_table::LayerSpans;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
-use crate::clip::writer::index_archive;
+use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
+use crate::gzip::DEFAULT_SPAN;
 use crate::layer::{LayerError, LayerIndex, Limits, merge, read_gzip_layer};
 use crate::oci::{Compression, LayerDescriptor, ReferenceForm, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
@@ -38,7 +40,7 @@ impl Default for IndexOptions {
         Self {
             reference_form: ReferenceForm::default(),
             limits: Limits::default(),
-            span: None,
+            span: Some(DEFAULT_SPAN),
             concurrency: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -53,6 +55,8 @@ pub struct IndexedImage {
     pub storage: StorageInfo,
     /// Bottom to top; a layer used twice stands here twice.
     pub layers: Vec<Arc<LayerIndex>>,
+    /// Plain bytes from one place to begin reading at to the next, as asked for.
+    pub span: Option<u64>,
     /// What the user should know, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -70,7 +74,19 @@ impl IndexedImage {
     /// Writes the archive to `file`, which appears whole or not at all. The same image gives the
     /// same bytes.
     pub fn write(&self, file: &Path) -> Result<Written, ArchiveError> {
-        let bytes = index_archive(&self.tree, &self.storage)?;
+        let seekable: Vec<LayerSpans<'_>> = self
+            .layers
+            .iter()
+            .filter(|layer| !layer.spans.is_empty())
+            .map(|layer| LayerSpans {
+                digest: layer.digest,
+                plain_size: layer.plain_size,
+                compressed_size: layer.compressed_size,
+                span: self.span.unwrap_or_default(),
+                spans: &layer.spans,
+            })
+            .collect();
+        let bytes = seekable_archive(&self.tree, &self.storage, &seekable)?;
         atomic::write(file, &bytes).map_err(|source| ArchiveError::Io {
             what: format!("can't write {}", file.display()),
             source,
@@ -142,7 +158,7 @@ pub async fn index_image(
         plain_digests: read.iter().map(|(digest, index)| (*digest, index.diff_id)).collect(),
         image_metadata: Some(image_metadata(image)),
     }));
-    Ok(IndexedImage { tree, storage, layers, warnings })
+    Ok(IndexedImage { tree, storage, layers, span: options.span, warnings })
 }
 
 fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {

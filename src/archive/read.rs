@@ -1,7 +1,8 @@
 //! A file's content, wherever the archive says it lives.
 //!
-//! A v2 archive without a seek table gives no way into the middle of a layer: the layer is read
-//! from its start, and verified to its end before a byte is handed out.
+//! Through a seek table only the spans that hold the file are fetched. An archive without one gives
+//! no way into the middle of a layer: the layer is read from its start, and verified to its end
+//! before a byte is handed out.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::ArchiveError;
 use super::download::with_layer;
+use super::spans::SpannedLayer;
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
+use crate::clip::reader::Archive;
+use crate::clip::seek_table::SeekTable;
 use crate::clip::storage_info::{OciStorageInfo, S3StorageInfo, StorageInfo};
 use crate::layer::{LayerError, copy_range};
 use crate::oci::{Credentials, ImageSource, OciError, OciSettings, Reference, Source};
@@ -38,10 +42,10 @@ pub struct ReadSettings {
     pub s3_keys: Option<(secrecy::SecretString, secrecy::SecretString)>,
 }
 
-/// The content of `node`, which belongs to the archive in `file`.
+/// The content of `node`, which belongs to `archive`, which lies in `file`.
 pub async fn open_file(
     file: &Path,
-    storage: &StorageInfo,
+    archive: &Archive,
     node: &Node,
     settings: ReadSettings,
     cancel: &CancellationToken,
@@ -57,7 +61,7 @@ pub async fn open_file(
             return Err(not_a_file(node, detail));
         }
     };
-    match (content, storage) {
+    match (content, &archive.storage) {
         (FileContent::Embedded { length: 0, .. }, _) => Ok(Box::new(std::io::empty())),
         (FileContent::Embedded { offset, length, .. }, StorageInfo::Local) => {
             Ok(Box::new(local(file, *offset, *length)?))
@@ -66,7 +70,7 @@ pub async fn open_file(
             Ok(Box::new(from_s3(object, *offset, *length, settings).await?))
         }
         (FileContent::Remote(remote), StorageInfo::Oci(image)) => {
-            Ok(Box::new(from_layer(image, *remote, settings, cancel).await?))
+            Ok(Box::new(from_layer(file, archive, image, *remote, settings, cancel).await?))
         }
         _ => Err(not_a_file(node, "has content where the archive's storage info has none")),
     }
@@ -129,6 +133,8 @@ async fn from_s3(
 }
 
 async fn from_layer(
+    file: &Path,
+    archive: &Archive,
     image: &OciStorageInfo,
     remote: RemoteRef,
     settings: ReadSettings,
@@ -150,6 +156,18 @@ async fn from_layer(
         None => image_source(image)?,
     };
     let source = Source::open(&source, &settings.oci, settings.credentials).await?;
+    let mut file = File::open(file).map_err(io_error(format!("can't read {}", file.display())))?;
+    if let Some(table) = SeekTable::open(&mut file, &archive.header)?
+        && let Some(entry) = table.layer(&layer)
+    {
+        let spans = entry.spans(&mut file)?;
+        let spanned = SpannedLayer { source: &source, digest: layer, size, spans: &spans };
+        let range = remote.offset..remote.offset.saturating_add(remote.length);
+        let mut spool = spooled_tempfile(SPOOL);
+        spanned.copy(&mut file, range, &mut spool, cancel).await?;
+        spool.rewind().map_err(io_error("can't keep the content"))?;
+        return Ok(spool);
+    }
     with_layer(&source, layer, size, Arc::new(Silent), cancel, move |compressed| {
         let mut spool = spooled_tempfile(SPOOL);
         copy_range(layer, compressed, plain_digest, remote.offset, remote.length, &mut spool)?;
