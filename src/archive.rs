@@ -111,6 +111,7 @@ impl Classify for ArchiveError {
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
+            Self::SpanDigest { .. } | Self::Io { .. } => true,
             _ => false,
         }
     }

@@ -146,7 +146,7 @@ pub enum LayerError {
 
 impl Classify for LayerError {
     fn is_transient(&self) -> bool {
-        false
+        matches!(self, Self::Source { .. } | Self::Copy { .. } | Self::Thread { .. })
     }
 
     fn fault(&self) -> Fault {

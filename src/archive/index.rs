@@ -107,7 +107,9 @@ pub async fn index_image(
         return Err(ArchiveError::NoLayers { reference: image.reference.to_string() });
     }
     image.layers.iter().try_for_each(indexable)?;
-    let compressed_bytes = image.layers.iter().map(|layer| layer.size).sum();
+    // What a manifest claims need not fit a number.
+    let compressed_bytes =
+        image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
     progress.step(Step::Resolved {
         manifest: image.manifest_digest,
         layers: image.layers.len(),
@@ -143,9 +145,12 @@ pub async fn index_image(
     }
 
     let stack = layers.clone();
-    let nodes = blocking(move || merge(stack.iter().map(AsRef::as_ref))).await??;
-    let tree = Tree::new(nodes)?;
-    let warnings = warnings::of(&tree, &layers);
+    let (tree, warnings) = blocking(move || {
+        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref))?)?;
+        let warnings = warnings::of(&tree, &stack);
+        Ok::<_, ArchiveError>((tree, warnings))
+    })
+    .await??;
     for warning in &warnings {
         progress.step(Step::Warning(warning.clone()));
     }

@@ -205,6 +205,18 @@ fn what_cannot_be_is_an_error_with_layer_and_path() {
     }
 }
 
+/// A few short symlinks, each onto the one before and a little further, make paths without end.
+#[test]
+fn symlinks_cannot_blow_a_path_up() {
+    let deep = "d/".repeat(900);
+    let mut lines = format!("f {deep}f; l l0 {deep}");
+    for n in 1..40 {
+        lines += &format!(";f l{}/{deep}f; l l{n} l{}/{deep}", n - 1, n - 1);
+    }
+    let error = try_merged(&[&lines]).unwrap_err().to_string();
+    assert!(error.contains("its resolved path is over the limit of 4096 bytes"), "{error}");
+}
+
 #[test]
 fn one_layer_twice_is_no_trouble() {
     let layer = layer(1, "d a; f a/x; f b; h c b; w .wh.zzz");
