@@ -225,13 +225,11 @@ async fn a_registry_that_goes_down_mid_layer_fails_the_job_at_last() {
     let layer = Blob::gzip(&tar(&[("noise", &noise(0, 3 << 20))]));
     bench.registry.push(Layout::of(&[layer]).path(), "noise");
     proxy.stall_after(1 << 20);
-    let (error, ()) = tokio::join!(
-        bench.refused(pull(&format!("{}/noise:latest", proxy.address))),
-        async {
+    let (error, ()) =
+        tokio::join!(bench.refused(pull(&format!("{}/noise:latest", proxy.address))), async {
             proxy.broke_something().await;
             proxy.go_down();
-        }
-    );
+        });
     assert_eq!((&error["transient"], &error["fault"]), (&json!(true), &json!("upstream")));
 }
 

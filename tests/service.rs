@@ -130,8 +130,10 @@ async fn a_file_is_read_by_fetching_its_spans_alone() {
     let proxy = Proxy::start(&registry.address).await;
     let parts: Vec<Vec<u8>> = (1..=6).map(|seed| noise(seed, 6 << 20)).collect();
     let small = noise(99, 10 << 10);
-    let mut files: Vec<(&str, &[u8])> =
-        ["p1", "p2", "p3", "p4", "p5", "p6"].into_iter().zip(parts.iter().map(|p| &p[..])).collect();
+    let mut files: Vec<(&str, &[u8])> = ["p1", "p2", "p3", "p4", "p5", "p6"]
+        .into_iter()
+        .zip(parts.iter().map(|p| &p[..]))
+        .collect();
     files.insert(4, ("small", &small));
     let layer = Blob::gzip(&tar(&files));
     registry.push(Layout::of(std::slice::from_ref(&layer)).path(), "big");

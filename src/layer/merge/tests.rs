@@ -211,7 +211,8 @@ fn symlinks_cannot_blow_a_path_up() {
     let deep = "d/".repeat(900);
     let mut lines = format!("f {deep}f; l l0 {deep}");
     for n in 1..40 {
-        lines += &format!(";f l{}/{deep}f; l l{n} l{}/{deep}", n - 1, n - 1);
+        let last = n - 1;
+        lines = format!("{lines};f l{last}/{deep}f; l l{n} l{last}/{deep}");
     }
     let error = try_merged(&[&lines]).unwrap_err().to_string();
     assert!(error.contains("its resolved path is over the limit of 4096 bytes"), "{error}");
