@@ -10,7 +10,7 @@ set -euo pipefail
 
 case ${1:-} in
   demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
-  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc' ;;
+  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip' ;;
   bench) need='buildah skopeo registry python3 mmdebstrap cc' ;;
   lint)  need='postgresql shellcheck cc' ;;
   *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
@@ -32,6 +32,8 @@ package() {
     fuse)     echo fuse3 ;;
     busybox)  echo busybox-static ;;
     cc)       echo gcc libc6-dev ;;
+    libdeflate-gzip) echo libdeflate-tools ;;
+    igzip)    echo isal ;;
     *)        echo "$1" ;;
   esac
 }

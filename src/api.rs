@@ -32,9 +32,10 @@ pub use problem::FieldError;
 pub use router::{openapi_json, router};
 pub use server::serve;
 
-/// Checks what only the lower floors can judge of a job, such as its reference, before the queue
-/// sees it. A [`FieldError`] names a field of the request body.
-pub type SpecValidator = Arc<dyn Fn(&JobSpec) -> Result<(), Vec<FieldError>> + Send + Sync>;
+/// Checks what only the lower floors can judge of a job and its credentials, such as its reference,
+/// before the queue sees it. A [`FieldError`] names a field of the request body.
+pub type SpecValidator =
+    Arc<dyn Fn(&JobSpec, Option<&SecretString>) -> Result<(), Vec<FieldError>> + Send + Sync>;
 
 /// How many event streams may be open at once; each asks the database now and then.
 const MAX_STREAMS: usize = 256;

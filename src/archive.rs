@@ -12,6 +12,8 @@ pub mod index;
 mod metadata;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// A part of a layer by its spans.
+mod spans;
 /// What an archive holds and cost.
 pub mod summary;
 /// What the user should know of a tree.
@@ -59,6 +61,28 @@ pub enum ArchiveError {
         /// The pinned reference.
         reference: String,
     },
+    /// A registry, or whoever is between, gave other bytes than those that were indexed.
+    #[error("layer {layer} span {span}: expected digest {expected}, found {found}")]
+    SpanDigest {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// Counts from 0.
+        span: usize,
+        /// As the seek table says.
+        expected: Digest,
+        /// Of the bytes that came.
+        found: Digest,
+    },
+    /// A span can't be inflated, though its bytes are right: the seek table doesn't fit the layer.
+    #[error("layer {layer} span {span}: {detail}")]
+    Span {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// Counts from 0.
+        span: usize,
+        /// What is wrong.
+        detail: String,
+    },
     /// What was asked for is not a regular file in the archive.
     #[error("{path}: {detail}")]
     NotAFile {
@@ -87,6 +111,7 @@ impl Classify for ArchiveError {
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
+            Self::SpanDigest { .. } | Self::Io { .. } => true,
             _ => false,
         }
     }
@@ -97,6 +122,7 @@ impl Classify for ArchiveError {
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
             Self::Store(error) => error.fault(),
+            Self::SpanDigest { .. } => Fault::Upstream,
             Self::Io { .. } => Fault::Ours,
             _ => Fault::User,
         }
@@ -110,6 +136,8 @@ impl Classify for ArchiveError {
             Self::Store(error) => error.code(),
             Self::UnsupportedLayer { .. } => "layer_unsupported",
             Self::NoLayers { .. } => "no_layers",
+            Self::SpanDigest { .. } => "span_digest_mismatch",
+            Self::Span { .. } => "archive_corrupt",
             Self::NotAFile { .. } => "not_a_file",
             Self::Io { .. } => "io",
             Self::Cancelled => "cancelled",

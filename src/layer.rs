@@ -1,7 +1,7 @@
 //! One layer: a compressed tar becomes a [`LayerIndex`] in one pass. Many layers: [`merge()`] puts
 //! their indexes together by the rules of the OCI image-spec ("Image Layer Filesystem Changeset").
 //!
-//! Bytes come in through [`std::io::Read`]; nothing here knows of registries, jobs or clocks.
+//! Bytes come in through [`std::io::BufRead`]; nothing here knows of registries, jobs or clocks.
 
 /// What a layer's tar says, entry by entry.
 pub mod entry;
@@ -16,6 +16,7 @@ pub mod tar_scan;
 
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
+use crate::gzip::Span;
 
 pub use entry::{Entry, EntryKind, Meta};
 pub use merge::merge;
@@ -36,6 +37,8 @@ pub struct LayerIndex {
     pub entries: Vec<Entry>,
     /// What was left out and why, one sentence each.
     pub notes: Vec<String>,
+    /// Where reading can begin: the whole of the layer, in order. None if none were asked for.
+    pub spans: Vec<Span>,
 }
 
 /// What a layer may cost us.
@@ -74,11 +77,11 @@ pub enum LayerError {
         source: std::io::Error,
     },
     /// The compressed bytes are not valid gzip.
-    #[error("layer {layer}: not valid gzip after {offset} uncompressed bytes: {detail}")]
+    #[error("layer {layer}: not valid gzip at byte {offset}: {detail}")]
     Gzip {
         /// Digest of the compressed layer.
         layer: Digest,
-        /// Uncompressed bytes that came out before.
+        /// Offset in the compressed bytes, near where it was seen.
         offset: u64,
         /// What is wrong.
         detail: String,
@@ -143,7 +146,7 @@ pub enum LayerError {
 
 impl Classify for LayerError {
     fn is_transient(&self) -> bool {
-        false
+        matches!(self, Self::Source { .. } | Self::Copy { .. } | Self::Thread { .. })
     }
 
     fn fault(&self) -> Fault {

@@ -3,38 +3,11 @@
 
 use serde_json::{Value, json};
 
-use crate::support::layout::{Blob, Layout};
+use crate::support::layout::{Blob, GZIP, Layout, noise, tar};
 use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
 use crate::support::s3::S3Server;
 use crate::support::service::{Service, Settings};
-
-/// A tar of one file a line: `name content`.
-fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, content) in files {
-        let mut header = tar::Header::new_gnu();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        header.set_cksum();
-        builder.append(&header, *content).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-/// Bytes that don't compress.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 88_172_645_463_325_252_u64;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    })
-    .take(length)
-    .collect()
-}
 
 fn good_layer() -> Blob {
     Blob::gzip(&tar(&[("etc/hello", b"hello\n")]))
@@ -78,6 +51,16 @@ impl Bench {
         let source = self.registry.push(Layout::of(layers).path(), "bad");
         self.refused(pull(&source)).await
     }
+}
+
+fn on_s3(s3: &S3Server) -> Settings {
+    Settings::default()
+        .argument("store", "s3")
+        .argument("s3-bucket", &s3.bucket)
+        .argument("s3-endpoint", &s3.endpoint)
+        .argument("s3-force-path-style", "true")
+        .env("CLIPWRIGHT_S3_ACCESS_KEY", &s3.access_key)
+        .env("CLIPWRIGHT_S3_SECRET_KEY", &s3.secret_key)
 }
 
 fn pull(source: &str) -> Value {
@@ -143,6 +126,16 @@ async fn credentials_that_are_wrong() {
 }
 
 #[tokio::test]
+async fn credentials_that_are_none() {
+    let service = Service::start(Settings::default()).await;
+    let mut body = pull("127.0.0.1:1/x");
+    body["credentials"] = json!("neither user nor password");
+    let (status, problem) = service.post("/v1/jobs", &body).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("credentials")));
+    assert!(!problem.to_string().contains("neither user"), "{problem}");
+}
+
+#[tokio::test]
 async fn layers_that_are_not_what_they_should_be() {
     let bench = Bench::new(Settings::default()).await;
     let name = |blob: &Blob| blob.digest.to_string();
@@ -171,11 +164,15 @@ async fn layers_that_are_not_what_they_should_be() {
     let error = bench.refused(pull(&source)).await;
     says(&error, "digest_mismatch", &name(&tampered));
 
-    let whole = Blob::gzip(&tar(&[("truncated", &noise(100_000))]));
+    let whole = Blob::gzip(&tar(&[("truncated", &noise(0, 100_000))]));
     let cut =
         Blob { diff_id: whole.diff_id, ..Blob::plain(&whole.bytes[..50_000], whole.media_type) };
     let error = bench.refused_layers(std::slice::from_ref(&cut)).await;
     says(&error, "layer_corrupt", &name(&cut));
+
+    let no_gzip = Blob::plain(&plain, GZIP);
+    let error = bench.refused_layers(&[no_gzip]).await;
+    says(&error, "layer_corrupt", "expected the gzip magic");
 
     let no_tar = Blob::gzip(b"this is not a tar, though it is gzip");
     let error = bench.refused_layers(std::slice::from_ref(&no_tar)).await;
@@ -210,7 +207,7 @@ async fn names_that_try_to_leave_stay_inside() {
 async fn a_registry_that_breaks_off_is_asked_for_the_rest() {
     let bench = Bench::new(Settings::default()).await;
     let proxy = Proxy::start(&bench.registry.address).await;
-    let layer = Blob::gzip(&tar(&[("noise", &noise(3 << 20))]));
+    let layer = Blob::gzip(&tar(&[("noise", &noise(0, 3 << 20))]));
     bench.registry.push(Layout::of(&[layer]).path(), "noise");
     proxy.cut_after(1 << 20);
     let source = format!("{}/noise:latest", proxy.address);
@@ -219,6 +216,39 @@ async fn a_registry_that_breaks_off_is_asked_for_the_rest() {
     assert_eq!(job["state"], "succeeded", "{job:#}");
     assert_eq!(job["attempt"], 1, "within one attempt");
     proxy.broke_something().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_goes_down_mid_layer_fails_the_job_at_last() {
+    let bench = Bench::new(Settings::default().argument("max-attempts", "1")).await;
+    let proxy = Proxy::start(&bench.registry.address).await;
+    let layer = Blob::gzip(&tar(&[("noise", &noise(0, 3 << 20))]));
+    bench.registry.push(Layout::of(&[layer]).path(), "noise");
+    proxy.stall_after(1 << 20);
+    let (error, ()) = tokio::join!(
+        bench.refused(pull(&format!("{}/noise:latest", proxy.address))),
+        async {
+            proxy.broke_something().await;
+            proxy.go_down();
+        }
+    );
+    assert_eq!((&error["transient"], &error["fault"]), (&json!(true), &json!("upstream")));
+}
+
+#[tokio::test]
+async fn a_store_that_stays_down_fails_the_job_and_keeps_nothing() {
+    use std::sync::atomic::Ordering;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let s3 = S3Server::start().await;
+    let service = Service::start(on_s3(&s3).argument("max-attempts", "1")).await;
+    let source = registry.push(Layout::of(&[good_layer()]).path(), "good");
+    s3.faults.down.store(true, Ordering::SeqCst);
+    let job = service.pull("0123456789abcdef", &source).await;
+    let job = service.finished(&job).await;
+    assert_eq!((&job["state"], &job["error"]["fault"]), (&json!("failed"), &json!("upstream")));
+    assert!(s3.objects().is_empty() && s3.pending_uploads() == 0);
+    assert_eq!(service.get("/v1/images/0123456789abcdef").await.0, 404);
 }
 
 #[tokio::test]
@@ -237,16 +267,7 @@ async fn a_store_that_is_down_at_publish_is_tried_again() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
     let s3 = S3Server::start().await;
-    let service = Service::start(
-        Settings::default()
-            .argument("store", "s3")
-            .argument("s3-bucket", &s3.bucket)
-            .argument("s3-endpoint", &s3.endpoint)
-            .argument("s3-force-path-style", "true")
-            .env("CLIPWRIGHT_S3_ACCESS_KEY", &s3.access_key)
-            .env("CLIPWRIGHT_S3_SECRET_KEY", &s3.secret_key),
-    )
-    .await;
+    let service = Service::start(on_s3(&s3)).await;
     let source = registry.push(Layout::of(&[good_layer()]).path(), "good");
     s3.faults.down.store(true, Ordering::SeqCst);
     let job = service.pull("0123456789abcdef", &source).await;
@@ -283,4 +304,55 @@ async fn other_content_under_one_image_id_needs_force() {
     assert_ne!(std::fs::read(bench.service.archive(id)).unwrap(), before);
     let (_, image) = bench.service.get(&format!("/v1/images/{id}")).await;
     assert!(image["reference"].as_str().unwrap().contains("/second@sha256:"), "{image:#}");
+}
+
+#[test]
+fn archives_that_are_damaged() {
+    let golden = std::fs::read("tests/fixtures/v2.clip").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("damaged.clip");
+    let inspect = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_clipwright"))
+            .arg("inspect")
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        error
+    };
+    assert!(inspect(b"").contains("expected a header of 54 bytes, found 0"));
+    assert!(inspect(&golden[..golden.len() / 2]).contains("does not fit"));
+    let mut absurd = golden.clone();
+    absurd[10..18].copy_from_slice(&i64::MAX.to_le_bytes());
+    assert!(inspect(&absurd).contains("index of 9223372036854775807 bytes at 54 does not fit"));
+    // The length of the first gob message.
+    let mut absurd = golden.clone();
+    absurd[54..58].copy_from_slice(&[0xfc, 0xff, 0xff, 0xff]);
+    assert!(inspect(&absurd).contains("gob at byte 0"));
+
+    let mut flipped = std::fs::read("tests/fixtures/v1-local.clip").unwrap();
+    let archive = clipwright::clip::reader::Archive::open("tests/fixtures/v1-local.clip".as_ref());
+    let archive = archive.unwrap();
+    let (path, offset) = archive
+        .tree
+        .iter()
+        .find_map(|node| match &node.kind {
+            clipwright::clip::node::NodeKind::File(
+                clipwright::clip::node::FileContent::Embedded { offset, length: 1.., .. },
+            ) => Some((node.path.to_string(), usize::try_from(*offset).unwrap())),
+            _ => None,
+        })
+        .unwrap();
+    flipped[offset] ^= 1;
+    std::fs::write(&file, flipped).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_clipwright"))
+        .arg("cat")
+        .args([file.as_os_str(), path.as_ref()])
+        .output()
+        .unwrap();
+    assert!(output.stdout.is_empty() && !output.status.success(), "wrong bytes were given");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("expected digest"));
 }

@@ -131,7 +131,7 @@ struct Seen {
 fn ours(layers: &[Blob], tars: &[Vec<u8>]) -> Result<BTreeMap<String, Seen>, LayerError> {
     let indexes: Vec<_> = layers
         .iter()
-        .map(|layer| read_gzip_layer(layer.digest, &*layer.bytes, Limits::default()))
+        .map(|layer| read_gzip_layer(layer.digest, &*layer.bytes, Limits::default(), None))
         .collect::<Result<_, _>>()?;
     let nodes = merge(&indexes)?;
     let content = |node: &Node| match &node.kind {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::layout::{Blob, Layout};
+use crate::support::layout::{Blob, Layout, noise, tar};
 use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
 use crate::support::service::{Service, Settings};
@@ -74,15 +74,13 @@ async fn after_a_kill_the_job_completes_once() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
-    registry.push(Layout::of(&[layer("f", &[7; 1000])]).path(), "image");
+    registry.push(Layout::of(&[layer("f", &noise(0, 3 << 20))]).path(), "image");
     let mut service = Service::start(Settings::default().argument("lease-seconds", "1")).await;
 
-    proxy.go_down(); // so that the job is under way for as long as it takes
+    proxy.stall_after(1 << 20); // in the middle of the layer
     let job = service.pull("0123456789abcdef", &format!("{}/image:latest", proxy.address)).await;
-    service.wait_for_event(&job, "started").await;
     proxy.broke_something().await;
     service.crash_and_restart().await;
-    proxy.come_up();
 
     let finished = service.finished(&job).await;
     assert_eq!(finished["state"], "succeeded", "{finished:#}");
@@ -103,4 +101,72 @@ async fn a_running_job_can_be_cancelled() {
     assert!(status == 200 || status == 202, "{status}");
     assert_eq!(service.finished(&job).await["state"], "cancelled");
     assert!(service.stored().is_empty());
+}
+
+#[tokio::test]
+async fn a_database_that_dies_mid_job_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let proxy = Proxy::start(&registry.address).await;
+    registry.push(Layout::of(&[layer("f", &noise(0, 3 << 20))]).path(), "image");
+    let service = Service::start(Settings::default()).await;
+
+    proxy.stall_after(1 << 20);
+    let job = service.pull("0123456789abcdef", &format!("{}/image:latest", proxy.address)).await;
+    proxy.broke_something().await;
+    service.kill_database();
+    proxy.cut_open_connections(); // the download goes on, and ends while there is no database
+    let finished = service.finished_at_last(&job).await;
+    assert_eq!(finished["state"], "succeeded", "{finished:#}");
+    assert_eq!(service.stored(), ["0123456789abcdef.clip"]);
+}
+
+/// One ranged fetch of the spans that hold the file, each verified; the rest of the layer is not
+/// asked for, and may be broken.
+#[tokio::test]
+async fn a_file_is_read_by_fetching_its_spans_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let proxy = Proxy::start(&registry.address).await;
+    let parts: Vec<Vec<u8>> = (1..=6).map(|seed| noise(seed, 6 << 20)).collect();
+    let small = noise(99, 10 << 10);
+    let mut files: Vec<(&str, &[u8])> =
+        ["p1", "p2", "p3", "p4", "p5", "p6"].into_iter().zip(parts.iter().map(|p| &p[..])).collect();
+    files.insert(4, ("small", &small));
+    let layer = Blob::gzip(&tar(&files));
+    registry.push(Layout::of(std::slice::from_ref(&layer)).path(), "big");
+    let archive = dir.path().join("big.clip");
+    let clipwright = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_clipwright"));
+        command.args(arguments).output().await.unwrap()
+    };
+    let path = archive.to_str().unwrap();
+    let reference = format!("{}/big:latest", proxy.address);
+    let output = clipwright(&["index", &reference, "-o", path]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let before = proxy.passed();
+    let output = clipwright(&["cat", path, "/small"]).await;
+    assert!(output.stdout == small, "{}", String::from_utf8_lossy(&output.stderr));
+    let fetched = proxy.passed() - before;
+    assert!(fetched < 9 << 20, "{fetched} bytes for a small file in a layer of 36 MiB");
+    for (name, content) in &files {
+        let output = clipwright(&["cat", path, name]).await;
+        assert!(output.stdout == *content, "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    // A byte of the last file flips in the registry.
+    let hex = layer.digest.hex();
+    let blob = dir.path().join("registry/docker/registry/v2/blobs/sha256").join(&hex[..2]);
+    let blob = blob.join(&hex).join("data");
+    let mut bytes = std::fs::read(&blob).unwrap();
+    let at = bytes.len() - (1 << 20);
+    bytes[at] ^= 1;
+    std::fs::write(&blob, bytes).unwrap();
+    assert!(clipwright(&["cat", path, "/small"]).await.stdout == small);
+    let output = clipwright(&["cat", path, "/p6"]).await;
+    assert!(output.stdout.is_empty() && !output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    let place = format!("layer {} span ", layer.digest);
+    assert!(error.contains(&place) && error.contains("expected digest"), "{error}");
 }

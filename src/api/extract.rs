@@ -58,6 +58,10 @@ fn expect_plain_json(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// 400 for what is not JSON, 422 for JSON of another shape; both with line and column.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // serde takes an array for a struct's fields in their order, which is nobody's intention.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(invalid_job(vec![FieldError::new("body", "expected an object, found an array")]));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();

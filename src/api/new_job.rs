@@ -123,8 +123,9 @@ impl NewJobBody {
             clip_version: clip_version.flatten(),
             force: self.force,
         });
-        validate(&spec).map_err(invalid_job)?;
-        Ok((spec, credentials.flatten()))
+        let credentials = credentials.flatten();
+        validate(&spec, credentials.as_ref()).map_err(invalid_job)?;
+        Ok((spec, credentials))
     }
 }
 
@@ -191,7 +192,7 @@ mod tests {
     use super::*;
 
     fn spec_of(body: &str) -> Option<(JobSpec, Option<SecretString>)> {
-        let validate: SpecValidator = Arc::new(|_| Ok(()));
+        let validate: SpecValidator = Arc::new(|_, _| Ok(()));
         let body: NewJobBody = serde_json::from_str(body).ok()?;
         body.into_spec(&validate).ok()
     }

@@ -12,10 +12,12 @@ use super::download::with_layer;
 use super::metadata::image_metadata;
 use super::{ArchiveError, warnings};
 use crate::clip::atomic;
+use crate::clip::seek_table::LayerSpans;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
-use crate::clip::writer::index_archive;
+use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
+use crate::gzip::DEFAULT_SPAN;
 use crate::layer::{LayerError, LayerIndex, Limits, merge, read_gzip_layer};
 use crate::oci::{Compression, LayerDescriptor, ReferenceForm, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
@@ -27,6 +29,8 @@ pub struct IndexOptions {
     pub reference_form: ReferenceForm,
     /// What a layer may cost.
     pub limits: Limits,
+    /// Plain bytes from one place to begin reading at to the next; `None` records no such places.
+    pub span: Option<u64>,
     /// Layers read at a time.
     pub concurrency: usize,
 }
@@ -36,6 +40,7 @@ impl Default for IndexOptions {
         Self {
             reference_form: ReferenceForm::default(),
             limits: Limits::default(),
+            span: Some(DEFAULT_SPAN),
             concurrency: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -50,6 +55,8 @@ pub struct IndexedImage {
     pub storage: StorageInfo,
     /// Bottom to top; a layer used twice stands here twice.
     pub layers: Vec<Arc<LayerIndex>>,
+    /// Plain bytes from one place to begin reading at to the next, as asked for.
+    pub span: Option<u64>,
     /// What the user should know, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -67,7 +74,19 @@ impl IndexedImage {
     /// Writes the archive to `file`, which appears whole or not at all. The same image gives the
     /// same bytes.
     pub fn write(&self, file: &Path) -> Result<Written, ArchiveError> {
-        let bytes = index_archive(&self.tree, &self.storage)?;
+        let seekable: Vec<LayerSpans<'_>> = self
+            .layers
+            .iter()
+            .filter(|layer| !layer.spans.is_empty())
+            .map(|layer| LayerSpans {
+                digest: layer.digest,
+                plain_size: layer.plain_size,
+                compressed_size: layer.compressed_size,
+                span: self.span.unwrap_or_default(),
+                spans: &layer.spans,
+            })
+            .collect();
+        let bytes = seekable_archive(&self.tree, &self.storage, &seekable)?;
         atomic::write(file, &bytes).map_err(|source| ArchiveError::Io {
             what: format!("can't write {}", file.display()),
             source,
@@ -88,7 +107,9 @@ pub async fn index_image(
         return Err(ArchiveError::NoLayers { reference: image.reference.to_string() });
     }
     image.layers.iter().try_for_each(indexable)?;
-    let compressed_bytes = image.layers.iter().map(|layer| layer.size).sum();
+    // What a manifest claims need not fit a number.
+    let compressed_bytes =
+        image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
     progress.step(Step::Resolved {
         manifest: image.manifest_digest,
         layers: image.layers.len(),
@@ -107,7 +128,7 @@ pub async fn index_image(
     let reads = distinct.into_iter().map(|(digest, (layer, diff_id))| {
         let (progress, stop) = (progress.clone(), &stop);
         async move {
-            let index = read_layer(source, layer, options.limits, progress, stop).await?;
+            let index = read_layer(source, layer, options, progress, stop).await?;
             verify_diff_id(&index, diff_id)?;
             Ok::<_, ArchiveError>((digest, Arc::new(index)))
         }
@@ -124,9 +145,12 @@ pub async fn index_image(
     }
 
     let stack = layers.clone();
-    let nodes = blocking(move || merge(stack.iter().map(AsRef::as_ref))).await??;
-    let tree = Tree::new(nodes)?;
-    let warnings = warnings::of(&tree, &layers);
+    let (tree, warnings) = blocking(move || {
+        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref))?)?;
+        let warnings = warnings::of(&tree, &stack);
+        Ok::<_, ArchiveError>((tree, warnings))
+    })
+    .await??;
     for warning in &warnings {
         progress.step(Step::Warning(warning.clone()));
     }
@@ -139,7 +163,7 @@ pub async fn index_image(
         plain_digests: read.iter().map(|(digest, index)| (*digest, index.diff_id)).collect(),
         image_metadata: Some(image_metadata(image)),
     }));
-    Ok(IndexedImage { tree, storage, layers, warnings })
+    Ok(IndexedImage { tree, storage, layers, span: options.span, warnings })
 }
 
 fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
@@ -162,13 +186,13 @@ fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError
 async fn read_layer(
     source: &Source,
     layer: &LayerDescriptor,
-    limits: Limits,
+    options: &IndexOptions,
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
 ) -> Result<LayerIndex, ArchiveError> {
-    let digest = layer.digest;
+    let (digest, limits, span) = (layer.digest, options.limits, options.span);
     let index = with_layer(source, digest, layer.size, progress.clone(), cancel, move |bytes| {
-        read_gzip_layer(digest, bytes, limits)
+        read_gzip_layer(digest, bytes, limits, span)
     })
     .await?;
     let (plain_bytes, entries) = (index.plain_size, index.entries.len());

@@ -1,20 +1,26 @@
 //! A file's content, wherever the archive says it lives.
 //!
-//! A v2 archive without a seek table gives no way into the middle of a layer: the layer is read
-//! from its start, and verified to its end before a byte is handed out.
+//! Through a seek table only the spans that hold the file are fetched. An archive without one gives
+//! no way into the middle of a layer: the layer is read from its start, and verified to its end
+//! before a byte is handed out.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use tempfile::{SpooledTempFile, spooled_tempfile};
 use tokio_util::sync::CancellationToken;
 
 use super::ArchiveError;
 use super::download::with_layer;
+use super::spans::SpannedLayer;
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
+use crate::clip::reader::Archive;
+use crate::clip::seek_table::SeekTable;
 use crate::clip::storage_info::{OciStorageInfo, S3StorageInfo, StorageInfo};
+use crate::digest::Digest;
 use crate::layer::{LayerError, copy_range};
 use crate::oci::{Credentials, ImageSource, OciError, OciSettings, Reference, Source};
 use crate::progress::Silent;
@@ -38,10 +44,10 @@ pub struct ReadSettings {
     pub s3_keys: Option<(secrecy::SecretString, secrecy::SecretString)>,
 }
 
-/// The content of `node`, which belongs to the archive in `file`.
+/// The content of `node`, which belongs to `archive`, which lies in `file`.
 pub async fn open_file(
     file: &Path,
-    storage: &StorageInfo,
+    archive: &Archive,
     node: &Node,
     settings: ReadSettings,
     cancel: &CancellationToken,
@@ -57,18 +63,21 @@ pub async fn open_file(
             return Err(not_a_file(node, detail));
         }
     };
-    match (content, storage) {
+    match (content, &archive.storage) {
         (FileContent::Embedded { length: 0, .. }, _) => Ok(Box::new(std::io::empty())),
-        (FileContent::Embedded { offset, length, .. }, StorageInfo::Local) => {
-            Ok(Box::new(local(file, *offset, *length)?))
-        }
-        (FileContent::Embedded { offset, length, .. }, StorageInfo::S3(object)) => {
-            Ok(Box::new(from_s3(object, *offset, *length, settings).await?))
+        (FileContent::Embedded { offset, length, sha256 }, storage) => {
+            let mut spool = match storage {
+                StorageInfo::Local => local(file, *offset, *length)?,
+                StorageInfo::S3(object) => from_s3(object, *offset, *length, settings).await?,
+                StorageInfo::Oci(_) => return Err(not_a_file(node, MISPLACED)),
+            };
+            verify(node, &mut spool, *length, *sha256)?;
+            Ok(Box::new(spool))
         }
         (FileContent::Remote(remote), StorageInfo::Oci(image)) => {
-            Ok(Box::new(from_layer(image, *remote, settings, cancel).await?))
+            Ok(Box::new(from_layer(file, archive, image, *remote, settings, cancel).await?))
         }
-        _ => Err(not_a_file(node, "has content where the archive's storage info has none")),
+        _ => Err(not_a_file(node, MISPLACED)),
     }
 }
 
@@ -76,6 +85,40 @@ pub async fn open_file(
 pub fn image_source(image: &OciStorageInfo) -> Result<ImageSource, OciError> {
     let OciStorageInfo { registry_url, repository, reference, .. } = image;
     Ok(ImageSource::Registry(Reference::from_stored(registry_url, repository, reference)?))
+}
+
+const MISPLACED: &str = "has content where the archive's storage info has none";
+
+/// Compares what was read with what the index says of it, and goes back to its start.
+fn verify(
+    node: &Node,
+    content: &mut SpooledTempFile,
+    length: u64,
+    sha256: Option<Digest>,
+) -> Result<(), ArchiveError> {
+    let failed = || io_error("can't keep the content");
+    content.rewind().map_err(failed())?;
+    let (mut hasher, mut read, mut buffer) = (Sha256::new(), 0_u64, vec![0; 64 << 10]);
+    loop {
+        let part = content.read(&mut buffer).map_err(failed())?;
+        if part == 0 {
+            break;
+        }
+        hasher.update(&buffer[..part]);
+        read += part as u64;
+    }
+    if read != length {
+        let detail = format!("expected {length} bytes of content, found {read}");
+        return Err(not_a_file(node, &detail));
+    }
+    let found = Digest::from_hasher(hasher);
+    if let Some(expected) = sha256
+        && found != expected
+    {
+        let what = node.path.to_string();
+        return Err(OciError::DigestMismatch { what, expected, found }.into());
+    }
+    content.rewind().map_err(failed())
 }
 
 fn not_a_file(node: &Node, detail: &str) -> ArchiveError {
@@ -87,11 +130,13 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ArchiveEr
     |source| ArchiveError::Io { what, source }
 }
 
-fn local(file: &Path, offset: u64, length: u64) -> Result<std::io::Take<File>, ArchiveError> {
+fn local(file: &Path, offset: u64, length: u64) -> Result<SpooledTempFile, ArchiveError> {
     let what = || io_error(format!("can't read {}", file.display()));
     let mut archive = File::open(file).map_err(what())?;
     archive.seek(SeekFrom::Start(offset)).map_err(what())?;
-    Ok(archive.take(length))
+    let mut spool = spooled_tempfile(SPOOL);
+    std::io::copy(&mut archive.take(length), &mut spool).map_err(what())?;
+    Ok(spool)
 }
 
 async fn from_s3(
@@ -124,11 +169,12 @@ async fn from_s3(
         spool.write_all(&part).map_err(io_error("can't keep the content"))?;
         done += part.len() as u64;
     }
-    spool.rewind().map_err(io_error("can't keep the content"))?;
     Ok(spool)
 }
 
 async fn from_layer(
+    file: &Path,
+    archive: &Archive,
     image: &OciStorageInfo,
     remote: RemoteRef,
     settings: ReadSettings,
@@ -150,6 +196,18 @@ async fn from_layer(
         None => image_source(image)?,
     };
     let source = Source::open(&source, &settings.oci, settings.credentials).await?;
+    let mut file = File::open(file).map_err(io_error(format!("can't read {}", file.display())))?;
+    if let Some(table) = SeekTable::open(&mut file, &archive.header)?
+        && let Some(entry) = table.layer(&layer)
+    {
+        let spans = entry.spans(&mut file)?;
+        let spanned = SpannedLayer { source: &source, digest: layer, size, spans: &spans };
+        let range = remote.offset..remote.offset.saturating_add(remote.length);
+        let mut spool = spooled_tempfile(SPOOL);
+        spanned.copy(&mut file, range, &mut spool, cancel).await?;
+        spool.rewind().map_err(io_error("can't keep the content"))?;
+        return Ok(spool);
+    }
     with_layer(&source, layer, size, Arc::new(Silent), cancel, move |compressed| {
         let mut spool = spooled_tempfile(SPOOL);
         copy_range(layer, compressed, plain_digest, remote.offset, remote.length, &mut spool)?;

@@ -42,7 +42,7 @@ impl Cat {
         let oci = self.registry.settings();
         let settings = ReadSettings { oci, credentials, source, s3_keys: None };
         let mut content = run_async(async |cancel| {
-            Ok(open_file(&self.archive, &archive.storage, node, settings, &cancel).await?)
+            Ok(open_file(&self.archive, &archive, node, settings, &cancel).await?)
         })?;
         let mut out = std::io::stdout().lock();
         std::io::copy(&mut content, &mut out)?;

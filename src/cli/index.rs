@@ -1,5 +1,6 @@
 //! `clipwright index`: an image becomes a v2 archive, without a service.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -33,7 +34,7 @@ pub(super) struct Index {
     published_as: Option<Reference>,
     /// Layers read at a time; one a core by default
     #[arg(long, value_name = "N")]
-    concurrency: Option<usize>,
+    concurrency: Option<NonZeroUsize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -59,12 +60,17 @@ struct File {
 impl Index {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let started = Instant::now();
+        let registry = matches!(self.source, ImageSource::Registry(_));
+        anyhow::ensure!(
+            !(registry && self.published_as.is_some()),
+            "--published-as goes with oci:DIR: an image in a registry is published there"
+        );
         let source = self.source();
         let credentials = self.registry.credentials(&source)?;
         let mut options =
             IndexOptions { reference_form: self.reference_form, ..IndexOptions::default() };
         if let Some(concurrency) = self.concurrency {
-            options.concurrency = concurrency;
+            options.concurrency = concurrency.get();
         }
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
         let settings = self.registry.settings();

@@ -6,6 +6,7 @@ use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use super::printable;
 use crate::clip::node::NodeKind;
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
@@ -114,7 +115,7 @@ impl Report {
                     NodeKind::File(content) => content.len(),
                     _ => 0,
                 })
-                .sum(),
+                .fold(0, u64::saturating_add),
             storage: Storage::of(&archive.storage),
         }
     }
@@ -135,17 +136,24 @@ impl Report {
         match &self.storage {
             Storage::Local => println!("storage   in the archive itself"),
             Storage::S3 { bucket, key, endpoint, .. } => {
+                let [key, bucket, endpoint] =
+                    [key, bucket, endpoint].map(|text| printable(text.as_bytes()));
                 println!("storage   S3 object {key} in bucket {bucket} {endpoint}");
             }
             Storage::Oci(oci) => {
-                println!("storage   {}/{} {}", oci.registry, oci.repository, oci.reference);
+                let [registry, repository, reference] =
+                    [&oci.registry, &oci.repository, &oci.reference]
+                        .map(|text| printable(text.as_bytes()));
+                println!("storage   {registry}/{repository} {reference}");
                 for layer in &oci.layers {
                     let size = layer.compressed_bytes.and_then(|size| u64::try_from(size).ok());
                     let size = size.map_or_else(String::new, |size| HumanBytes(size).to_string());
                     println!("layer     {} {size}", layer.digest);
                 }
                 if let Some(image) = &oci.image {
-                    println!("platform  {}/{}", image.os, image.architecture);
+                    let [os, architecture] =
+                        [&image.os, &image.architecture].map(|text| printable(text.as_bytes()));
+                    println!("platform  {os}/{architecture}");
                     println!("runs      {:?} {:?}", image.entrypoint, image.cmd);
                 }
             }

@@ -9,6 +9,7 @@ use chrono::DateTime;
 use clap::Args;
 use serde::Serialize;
 
+use super::printable;
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef, Special};
 use crate::clip::reader::Archive;
 
@@ -61,22 +62,6 @@ fn line(node: &Node, out: &mut impl Write) -> std::io::Result<()> {
         write!(out, " -> {}", printable(target))?;
     }
     writeln!(out)
-}
-
-/// Control characters and bytes that are no UTF-8 escaped: a name must not drive the terminal.
-fn printable(name: &[u8]) -> String {
-    let mut text = String::with_capacity(name.len());
-    for chunk in name.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            if character.is_control() {
-                text.extend(character.escape_default());
-            } else {
-                text.push(character);
-            }
-        }
-        text.push_str(&chunk.invalid().escape_ascii().to_string());
-    }
-    text
 }
 
 fn mode_text(kind: &NodeKind, mode: u32) -> String {

@@ -39,6 +39,12 @@ impl Serve {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        config.clip_version == 2,
+        "clipVersion is {} (imageService.clipVersion, B9_CLIP_VERSION or --clip-version): archives of \
+         that version can't be made yet, expected 2",
+        config.clip_version
+    );
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     // The port first: a second service on it should fail before it touches anything.
@@ -46,11 +52,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("can't listen on {}", config.listen))?;
     let address = listener.local_addr()?;
-    let scratch = config.data_dir.join("tmp");
-    std::fs::create_dir_all(&scratch)
-        .with_context(|| format!("can't make {}", scratch.display()))?;
-
     let database = Database::start(&config.database).await?;
+    let scratch = scratch(&config.data_dir)?;
     let outcome = run(&config, listener, address, scratch, &database, &shutdown).await;
     shutdown.cancel();
     database.stop().await;
@@ -83,8 +86,10 @@ async fn run(
         scratch,
     });
     let checker = puller.clone();
-    let validate = Arc::new(move |spec: &_| {
-        checker.check(spec).map_err(|(field, error)| vec![FieldError::new(field, error)])
+    let validate = Arc::new(move |spec: &_, credentials: Option<&_>| {
+        checker
+            .check(spec, credentials)
+            .map_err(|(field, error)| vec![FieldError::new(field, error)])
     });
     let workers = WorkerPool::start(
         queue.clone(),
@@ -107,6 +112,27 @@ async fn run(
     shutdown.cancel();
     workers.await.context("the workers stopped")?;
     served.context("the API stopped")
+}
+
+/// A directory of this process's own for what is not finished. What processes that were killed left
+/// there goes: their ids are no longer running.
+fn scratch(data_dir: &std::path::Path) -> anyhow::Result<std::path::PathBuf> {
+    let all = data_dir.join("tmp");
+    let own = all.join(std::process::id().to_string());
+    let failed = || format!("can't make {}", own.display());
+    std::fs::create_dir_all(&all).with_context(failed)?;
+    for entry in std::fs::read_dir(&all).with_context(failed)?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let alive = pid.is_some_and(|pid| {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None)
+                != Err(nix::errno::Errno::ESRCH)
+        });
+        if !alive || pid.is_some_and(|pid| pid.cast_unsigned() == std::process::id()) {
+            std::fs::remove_dir_all(entry.path()).with_context(failed)?;
+        }
+    }
+    std::fs::create_dir_all(&own).with_context(failed)?;
+    Ok(own)
 }
 
 /// SIGINT and SIGTERM end the service in good order.

@@ -9,6 +9,10 @@ pub fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    // Renaming over a device, or over a link to one, would take it away from the whole machine.
+    if std::fs::symlink_metadata(file).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is there and no regular file"));
+    }
     let mut temporary = tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory)?;
     temporary.write_all(bytes)?;
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
@@ -33,7 +37,12 @@ mod tests {
         let taken = directory.path().join("taken");
         std::fs::create_dir(&taken).unwrap();
         assert!(write(&taken, b"x").is_err());
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+        // Neither must a device, nor a link to one, as `/dev/stdout` is.
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        assert!(write(&link, b"x").is_err());
+        assert_eq!(std::fs::read_link(&link).unwrap(), Path::new("/dev/null"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 3);
         assert!(write(&directory.path().join("no/where"), b"x").is_err());
     }
 }

@@ -98,7 +98,7 @@ pub(super) fn shown(path: &[u8]) -> String {
 
 impl Classify for ClipError {
     fn is_transient(&self) -> bool {
-        false
+        matches!(self, Self::Io { .. })
     }
 
     fn fault(&self) -> Fault {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::job::{ArchiveObject, EventKind, Job, JobError, JobResult, JobSpec, PullSpec};
 use super::worker::{EventSink, Handler};
 use crate::archive::{ArchiveError, IndexOptions, Summary, index_image};
-use crate::clip::WARN_INDEX_BYTES;
+use crate::clip::{MAX_INDEX_BYTES, WARN_INDEX_BYTES};
 use crate::error::{Classify, Fault};
 use crate::oci::{
     Credentials, ImageSource, InvalidCredentials, InvalidPlatform, InvalidReference, OciError,
@@ -157,21 +157,16 @@ impl Puller {
         let no_scratch = |source| PullError::Scratch { directory: self.scratch.clone(), source };
         let scratch = tempfile::tempdir_in(&self.scratch).map_err(no_scratch)?;
         let file = scratch.path().join("archive");
-        let mut summary = Summary::of(&image, &indexed);
-        let (indexed, written) = {
-            let file = file.clone();
-            let writing = tokio::task::spawn_blocking(move || {
-                let written = indexed.write(&file);
-                (indexed, written)
-            });
-            let (indexed, written) =
-                writing.await.map_err(|died| no_scratch(std::io::Error::other(died)))?;
-            (indexed, written?)
-        };
-        drop(indexed);
+        let target = file.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = indexed.write(&target)?;
+            Ok::<_, ArchiveError>((Summary::of(&image, &indexed), written))
+        });
+        let (mut summary, written) =
+            writing.await.map_err(|died| no_scratch(std::io::Error::other(died)))??;
         if written.size > WARN_INDEX_BYTES {
             let warning = format!(
-                "the archive is {} bytes; beta9's workers refuse more than 134217728",
+                "the archive is {} bytes; beta9's workers refuse more than {MAX_INDEX_BYTES}",
                 written.size
             );
             events.send(EventKind::Warning { message: warning.clone() });
@@ -193,12 +188,23 @@ impl Puller {
     }
 
     /// What can be said of a job before it is accepted; names the field that is wrong.
-    pub fn check(&self, spec: &JobSpec) -> Result<(), (&'static str, String)> {
+    pub fn check(
+        &self,
+        spec: &JobSpec,
+        credentials: Option<&SecretString>,
+    ) -> Result<(), (&'static str, String)> {
         let JobSpec::Pull(spec) = spec;
-        self.parse(spec).map(|_| ()).map_err(|error| {
+        let checked = self.parse(spec).and_then(|request| {
+            if let Some(text) = credentials {
+                Credentials::parse(text.expose_secret(), request.reference.registry())?;
+            }
+            Ok(())
+        });
+        checked.map_err(|error| {
             let field = match error {
                 PullError::Platform(_) => "platform",
                 PullError::ClipVersion(_) => "clip_version",
+                PullError::Credentials(_) => "credentials",
                 _ => "source",
             };
             (field, error.to_string())

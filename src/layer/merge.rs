@@ -20,6 +20,13 @@ use crate::digest::Digest;
 /// Symlinks followed on the way to one parent; Linux gives up at 40, umoci at 255.
 const MAX_HOPS: usize = 255;
 
+/// Bytes of one path once its parents are resolved; Linux takes no longer ones.
+const MAX_PATH: usize = 4096;
+/// What all names may cost together, in bytes: symlinks can make long paths of short ones.
+const MAX_TREE: usize = 1 << 30;
+/// What a name costs beside its path.
+const NAME_COST: usize = 128;
+
 /// Applies `layers`, bottom to top, to an empty root. Gives the nodes sorted by path, the root
 /// first.
 pub fn merge<'a>(
@@ -60,6 +67,8 @@ enum InodeKind {
 /// A name in the tree; names that were removed stay in the arena, referred to by nobody.
 struct Name {
     inode: InodeId,
+    /// Bytes of its path.
+    path_bytes: usize,
     /// Only directories have any.
     children: BTreeMap<Box<[u8]>, NameId>,
 }
@@ -68,6 +77,8 @@ struct Merger {
     names: Vec<Name>,
     inodes: Vec<Inode>,
     layer: Digest,
+    /// What the names cost so far.
+    cost: usize,
 }
 
 /// An entry that can't be put into the tree.
@@ -79,8 +90,8 @@ struct Broken {
 impl Merger {
     fn new(layer: Digest) -> Self {
         let root = Inode { kind: InodeKind::Directory, meta: made_up(), layer };
-        let names = vec![Name { inode: 0, children: BTreeMap::new() }];
-        Self { names, inodes: vec![root], layer }
+        let names = vec![Name { inode: 0, path_bytes: 0, children: BTreeMap::new() }];
+        Self { names, inodes: vec![root], layer, cost: 0 }
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), Broken> {
@@ -176,22 +187,35 @@ impl Merger {
                 // First, as everywhere: a link can't be made to what it replaces.
                 self.names[directory].children.remove(path.name());
                 let inode = self.link_target(target)?;
-                self.put(directory, path.name().into(), inode);
+                self.put(directory, path.name().into(), inode)?;
                 return Ok(());
             }
             EntryKind::Whiteout | EntryKind::Opaque => return Ok(()),
         };
         self.inodes.push(Inode { kind, meta: meta.clone(), layer: self.layer });
-        self.put(directory, path.name().into(), self.inodes.len() - 1);
+        self.put(directory, path.name().into(), self.inodes.len() - 1)?;
         Ok(())
     }
 
     /// Gives an inode a name, in place of what had it before.
-    fn put(&mut self, directory: NameId, name: Box<[u8]>, inode: InodeId) -> NameId {
-        self.names.push(Name { inode, children: BTreeMap::new() });
+    fn put(
+        &mut self,
+        directory: NameId,
+        name: Box<[u8]>,
+        inode: InodeId,
+    ) -> Result<NameId, String> {
+        let path_bytes = self.names[directory].path_bytes + 1 + name.len();
+        if path_bytes > MAX_PATH {
+            return Err(format!("its resolved path is over the limit of {MAX_PATH} bytes"));
+        }
+        self.cost += path_bytes + NAME_COST;
+        if self.cost > MAX_TREE {
+            return Err(format!("the tree is over the limit of {MAX_TREE} bytes"));
+        }
+        self.names.push(Name { inode, path_bytes, children: BTreeMap::new() });
         let id = self.names.len() - 1;
         self.names[directory].children.insert(name, id);
-        id
+        Ok(id)
     }
 
     fn change(&mut self, directory: NameId, meta: &Meta) {
@@ -228,7 +252,7 @@ impl Merger {
         for component in missing {
             let kind = InodeKind::Directory;
             self.inodes.push(Inode { kind, meta: made_up(), layer: self.layer });
-            directory = self.put(directory, component, self.inodes.len() - 1);
+            directory = self.put(directory, component, self.inodes.len() - 1)?;
         }
         Ok(directory)
     }

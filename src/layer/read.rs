@@ -2,33 +2,33 @@
 //! reads and inflates, another hashes the plain bytes and takes the tar apart. Memory is bounded
 //! by a handful of buffers, whatever the layer's size.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, ErrorKind, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::tar_scan::{ScanError, TarScanner};
 use super::{LayerError, LayerIndex, Limits};
 use crate::digest::Digest;
+use crate::gzip::{GzipError, GzipOptions, GzipReader, PlainBytes, Span};
 
-/// Plain bytes handed from thread to thread at a time.
-const BUFFER: usize = 256 << 10;
-/// Buffers in flight between the threads.
+/// Buffers of plain bytes between the threads, each of a few hundred KiB.
 const BUFFERS: usize = 4;
 
 /// Reads a gzip layer (one member or many) from `compressed`, which must yield exactly the bytes
-/// that `digest` names and fail if it can't.
+/// that `digest` names and fail if it can't. With a `span`, in plain bytes, the index has spans of
+/// about that size to begin reading at.
 pub fn read_gzip_layer(
     digest: Digest,
-    compressed: impl Read,
+    compressed: impl BufRead,
     limits: Limits,
+    span: Option<u64>,
 ) -> Result<LayerIndex, LayerError> {
-    let (full, plain) = sync_channel::<Vec<u8>>(BUFFERS);
-    let (empty, spent) = sync_channel::<Vec<u8>>(BUFFERS);
+    let (full, plain) = sync_channel::<PlainBytes>(BUFFERS);
+    let (empty, spent) = sync_channel::<PlainBytes>(BUFFERS);
     for _ in 0..BUFFERS {
-        let _ = empty.send(Vec::with_capacity(BUFFER));
+        let _ = empty.send(PlainBytes::new());
     }
     let died = |detail: &str| LayerError::Thread { layer: digest, detail: detail.to_owned() };
     thread::scope(|scope| {
@@ -36,16 +36,14 @@ pub fn read_gzip_layer(
             .name("layer-scan".into())
             .spawn_scoped(scope, move || scan(&plain, &empty, limits))
             .map_err(|e| died(&e.to_string()))?;
-        let mut layer = Inflater::new(digest, compressed);
-        let inflated = feed(&mut layer, &full, &spent);
+        let inflated = inflate(Inflater::new(digest, compressed, span), &full, &spent);
         drop(full);
         let scanned = scan.join().map_err(|_| died("the thread that scans its tar panicked"))?;
         // A scan that failed made this thread stop: its error is the cause.
         let (diff_id, plain_size, tar) = scanned.map_err(|e| e.of(digest))?;
-        inflated?;
+        let Inflated { compressed_size, spans } = inflated?;
         let (entries, notes) = tar.finish().map_err(|e| e.of(digest))?;
-        let compressed_size = layer.compressed_bytes();
-        Ok(LayerIndex { digest, diff_id, compressed_size, plain_size, entries, notes })
+        Ok(LayerIndex { digest, diff_id, compressed_size, plain_size, entries, notes, spans })
     })
 }
 
@@ -53,18 +51,22 @@ pub fn read_gzip_layer(
 /// fails unless the whole is what `diff_id` names: only then may what `out` got be used.
 pub fn copy_range(
     layer: Digest,
-    compressed: impl Read,
+    compressed: impl BufRead,
     diff_id: Digest,
     offset: u64,
     length: u64,
     out: &mut impl Write,
 ) -> Result<(), LayerError> {
-    let mut inflater = Inflater::new(layer, compressed);
+    let mut inflater = Inflater::new(layer, compressed, None);
     let mut hasher = Sha256::new();
-    let mut buffer = Vec::with_capacity(BUFFER);
+    let mut buffer = PlainBytes::new();
     let (mut skip, mut want) = (offset, length);
-    while inflater.fill(&mut buffer)? {
-        hasher.update(&buffer);
+    loop {
+        buffer = inflater.next(buffer)?;
+        if buffer.is_empty() {
+            break;
+        }
+        hasher.update(&*buffer);
         let skipped = at_most(buffer.len(), skip);
         skip -= skipped as u64;
         let taken = at_most(buffer.len() - skipped, want);
@@ -72,6 +74,7 @@ pub fn copy_range(
         out.write_all(&buffer[skipped..skipped + taken])
             .map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;
     }
+    inflater.finish()?;
     let found = Digest::from_hasher(hasher);
     if found != diff_id {
         return Err(LayerError::DiffId { layer, expected: diff_id, found });
@@ -88,23 +91,28 @@ fn at_most(have: usize, want: u64) -> usize {
 }
 
 /// Hands on everything that comes out of the layer, for as long as somebody takes it.
-fn feed(
-    layer: &mut Inflater<impl Read>,
-    full: &SyncSender<Vec<u8>>,
-    spent: &Receiver<Vec<u8>>,
-) -> Result<(), LayerError> {
-    while let Ok(mut buffer) = spent.recv() {
-        if !layer.fill(&mut buffer)? || full.send(buffer).is_err() {
+fn inflate(
+    mut layer: Inflater<impl BufRead>,
+    full: &SyncSender<PlainBytes>,
+    spent: &Receiver<PlainBytes>,
+) -> Result<Inflated, LayerError> {
+    while let Ok(spare) = spent.recv() {
+        let buffer = layer.next(spare)?;
+        if buffer.is_empty() {
+            return layer.finish();
+        }
+        if full.send(buffer).is_err() {
             break;
         }
     }
-    Ok(())
+    // Nobody takes any more, and whoever stopped has the better reason.
+    Ok(Inflated { compressed_size: layer.read, spans: Vec::new() })
 }
 
 /// Hashes and scans everything that arrives.
 fn scan(
-    plain: &Receiver<Vec<u8>>,
-    empty: &SyncSender<Vec<u8>>,
+    plain: &Receiver<PlainBytes>,
+    empty: &SyncSender<PlainBytes>,
     limits: Limits,
 ) -> Result<(Digest, u64, TarScanner), ScanError> {
     let mut hasher = Sha256::new();
@@ -116,7 +124,7 @@ fn scan(
             let what = "the uncompressed size".into();
             return Err(ScanError::Limit { what, limit: limits.plain_bytes });
         }
-        hasher.update(&buffer);
+        hasher.update(&*buffer);
         scanner.push(&buffer)?;
         let _ = empty.send(buffer); // the other side has ended: nobody needs the buffer
     }
@@ -132,72 +140,63 @@ impl ScanError {
     }
 }
 
+/// What is known of a layer that was inflated to its end.
+struct Inflated {
+    compressed_size: u64,
+    spans: Vec<Span>,
+}
+
 /// The plain bytes of a layer, and whose fault it is when there are no more.
 struct Inflater<R> {
     layer: Digest,
-    decoder: MultiGzDecoder<BufReader<Counted<R>>>,
-    plain_bytes: u64,
+    source: R,
+    reader: GzipReader,
+    /// Compressed bytes taken from the source.
+    read: u64,
 }
 
-impl<R: Read> Inflater<R> {
-    fn new(layer: Digest, compressed: R) -> Self {
-        let counted = Counted { inner: compressed, bytes: 0, failure: None };
-        let decoder = MultiGzDecoder::new(BufReader::with_capacity(BUFFER, counted));
-        Self { layer, decoder, plain_bytes: 0 }
+impl<R: BufRead> Inflater<R> {
+    fn new(layer: Digest, source: R, span: Option<u64>) -> Self {
+        // The diff id that is verified in the end says more than a CRC.
+        let options = GzipOptions { skip_crc: true, span, ..GzipOptions::default() };
+        Self { layer, source, reader: GzipReader::new(options), read: 0 }
     }
 
-    fn compressed_bytes(&self) -> u64 {
-        self.decoder.get_ref().get_ref().bytes
-    }
-
-    /// Replaces what is in `buffer` by the next plain bytes; `false` once there are none and the
-    /// compressed bytes were read, and so verified, to their end.
-    fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<bool, LayerError> {
-        buffer.clear();
-        let outcome = (&mut self.decoder).take(BUFFER as u64).read_to_end(buffer);
-        let outcome = outcome
-            .and_then(|read| if read == 0 { self.drain().map(|()| false) } else { Ok(true) });
-        self.plain_bytes += buffer.len() as u64;
-        let (layer, offset) = (self.layer, self.plain_bytes);
-        outcome.map_err(|error| match self.decoder.get_mut().get_mut().failure.take() {
-            Some(source) => LayerError::Source { layer, source },
-            None => LayerError::Gzip { layer, offset, detail: error.to_string() },
-        })
-    }
-
-    /// Whatever follows the last member still belongs to the layer's digest.
-    fn drain(&mut self) -> std::io::Result<()> {
-        let rest = self.decoder.get_mut();
-        while !rest.fill_buf()?.is_empty() {
-            let length = rest.buffer().len();
-            rest.consume(length);
-        }
-        Ok(())
-    }
-}
-
-/// Counts bytes, and keeps the reader's own failure apart from what the decoder makes of it.
-struct Counted<R> {
-    inner: R,
-    bytes: u64,
-    failure: Option<std::io::Error>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self.inner.read(buffer) {
-            Ok(read) => {
-                self.bytes += read as u64;
-                Ok(read)
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
-            Err(error) => {
-                let told = std::io::Error::new(error.kind(), error.to_string());
-                self.failure = Some(error);
-                Err(told)
+    /// The next plain bytes, in exchange for a buffer; none once the compressed bytes were read,
+    /// and so verified, to their end.
+    fn next(&mut self, spare: PlainBytes) -> Result<PlainBytes, LayerError> {
+        let layer = self.layer;
+        loop {
+            let mut chunk = match self.source.fill_buf() {
+                Ok(chunk) => chunk,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(source) => return Err(LayerError::Source { layer, source }),
+            };
+            let (before, ended) = (chunk.len(), chunk.is_empty());
+            let full = self.reader.fill(&mut chunk).map_err(|e| broken(layer, &e))?;
+            let used = before - chunk.len();
+            self.source.consume(used);
+            self.read += used as u64;
+            if full || ended {
+                return Ok(self.reader.swap(spare));
             }
         }
     }
+
+    fn finish(self) -> Result<Inflated, LayerError> {
+        let layer = self.layer;
+        let summary = self.reader.finish().map_err(|e| broken(layer, &e))?;
+        if summary.trailing.bytes > 0 {
+            // gzip takes this for padding, but Go's reader, which upstream's mount uses, does not.
+            let detail = format!("{} bytes follow its end", summary.trailing.bytes);
+            return Err(LayerError::Gzip { layer, offset: summary.compressed, detail });
+        }
+        Ok(Inflated { compressed_size: self.read, spans: summary.spans })
+    }
+}
+
+fn broken(layer: Digest, error: &GzipError) -> LayerError {
+    LayerError::Gzip { layer, offset: error.at, detail: error.problem.to_string() }
 }
 
 #[cfg(test)]

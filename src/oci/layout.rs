@@ -132,7 +132,7 @@ impl Layout {
                 self.failed(format!("blob {digest}: {error}"))
             }
         };
-        let mut file = File::open(&path).await.map_err(failed)?;
+        let mut file = open_regular(&path).await.map_err(failed)?;
         let found = file.metadata().await.map_err(failed)?.len();
         if found != size {
             let repository = self.name();
@@ -150,7 +150,7 @@ impl Layout {
             let inside = path.strip_prefix(&self.directory).unwrap_or(path);
             self.failed(format!("{}: {error}", inside.display()))
         };
-        let file = File::open(path).await.map_err(failed)?;
+        let file = open_regular(path).await.map_err(failed)?;
         let mut bytes = Vec::new();
         file.take(limit + 1).read_to_end(&mut bytes).await.map_err(failed)?;
         if bytes.len() as u64 > limit {
@@ -165,5 +165,13 @@ impl Layout {
 
     fn failed(&self, reason: String) -> OciError {
         OciError::Layout { directory: self.directory.clone(), reason }
+    }
+}
+/// Opens a file, but nothing that could block or never end, such as a fifo.
+async fn open_regular(path: &Path) -> std::io::Result<File> {
+    if tokio::fs::metadata(path).await?.is_file() {
+        File::open(path).await
+    } else {
+        Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"))
     }
 }

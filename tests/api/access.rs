@@ -12,7 +12,7 @@ use super::harness::{App, pull, request};
 const TOKEN: &str = "correct-horse-battery-staple";
 
 async fn guarded() -> App {
-    App::with(Some(TOKEN), Arc::new(|_| Ok(()))).await
+    App::with(Some(TOKEN), Arc::new(|_, _| Ok(()))).await
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ pub(crate) struct App {
 impl App {
     /// Without a token, taking any reference.
     pub(crate) async fn start() -> Self {
-        Self::with(None, Arc::new(|_| Ok(()))).await
+        Self::with(None, Arc::new(|_, _| Ok(()))).await
     }
 
     pub(crate) async fn with(token: Option<&str>, validate: SpecValidator) -> Self {

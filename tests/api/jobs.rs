@@ -129,7 +129,7 @@ async fn malformed_json_is_refused_with_line_and_column() {
 
 #[tokio::test]
 async fn the_validator_has_the_last_word() {
-    let refuse = |_: &_| Err(vec![FieldError::new("source", "names no repository")]);
+    let refuse = |_: &_, _: Option<&_>| Err(vec![FieldError::new("source", "names no repository")]);
     let app = App::with(None, Arc::new(refuse)).await;
     let problem = app.post("/v1/jobs", &pull()).await.problem(422, "invalid_job");
     assert_eq!(problem["errors"], json!([{"field": "source", "detail": "names no repository"}]));

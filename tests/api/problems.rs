@@ -68,7 +68,7 @@ async fn the_request_id_is_the_clients_if_it_is_sane() {
 
 #[tokio::test]
 async fn a_panic_is_a_500_that_tells_nothing() {
-    let app = App::with(None, Arc::new(|_| panic!("secret plan"))).await;
+    let app = App::with(None, Arc::new(|_, _| panic!("secret plan"))).await;
     let answer = app.post("/v1/jobs", &pull()).await;
     answer.problem(500, "internal");
     assert!(!answer.text().contains("secret"), "{answer:?}");

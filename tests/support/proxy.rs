@@ -20,6 +20,10 @@ pub(crate) struct Proxy {
 struct Faults {
     /// Bytes of answers that may still pass before one connection is cut; negative: all may.
     budget: AtomicI64,
+    /// What happens when the budget is used up.
+    stalls: AtomicBool,
+    /// Bytes of answers that passed.
+    passed: AtomicI64,
     /// New connections are dropped at once.
     down: AtomicBool,
     /// Cuts open connections.
@@ -54,14 +58,26 @@ impl Proxy {
         self.faults.budget.store(bytes, Ordering::SeqCst);
     }
 
+    /// Holds one connection up after so many bytes of answers, until everything is cut.
+    pub(crate) fn stall_after(&self, bytes: i64) {
+        self.faults.stalls.store(true, Ordering::SeqCst);
+        self.cut_after(bytes);
+    }
+
+    /// Bytes of answers so far.
+    pub(crate) fn passed(&self) -> i64 {
+        self.faults.passed.load(Ordering::SeqCst)
+    }
+
     /// Cuts everything, and refuses what comes.
     pub(crate) fn go_down(&self) {
         self.faults.down.store(true, Ordering::SeqCst);
         self.faults.cut.notify_waiters();
     }
 
-    pub(crate) fn come_up(&self) {
-        self.faults.down.store(false, Ordering::SeqCst);
+    /// Cuts what is open, and goes on serving.
+    pub(crate) fn cut_open_connections(&self) {
+        self.faults.cut.notify_waiters();
     }
 
     /// Waits until somebody felt a fault.
@@ -92,6 +108,9 @@ async fn connection(client: TcpStream, server: TcpStream, faults: Arc<Faults>) {
                     faults.broken.notify_one();
                     let part = usize::try_from(allowed).unwrap();
                     let _ = client_out.write_all(&buffer[..part]).await;
+                    if faults.stalls.swap(false, Ordering::SeqCst) {
+                        std::future::pending::<()>().await;
+                    }
                     return;
                 }
                 faults.budget.store(left, Ordering::SeqCst);
@@ -99,6 +118,7 @@ async fn connection(client: TcpStream, server: TcpStream, faults: Arc<Faults>) {
             if client_out.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
+            faults.passed.fetch_add(i64::try_from(read).unwrap(), Ordering::SeqCst);
         }
     };
     tokio::select! {

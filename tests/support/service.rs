@@ -56,6 +56,30 @@ impl Service {
         (self.process, self.url) = spawn(self.data.path(), &self.settings).await;
     }
 
+    /// Kills the private Postgres, as the kernel would when memory runs out.
+    pub(crate) fn kill_database(&self) {
+        let file = self.data.path().join("postgres/postmaster.pid");
+        let text = std::fs::read_to_string(file).unwrap();
+        let pid = nix::unistd::Pid::from_raw(text.lines().next().unwrap().parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+
+    /// As [`Self::finished`], where the database may be away for a while: the stream of events
+    /// breaks then, and is asked for again.
+    pub(crate) async fn finished_at_last(&self, job: &str) -> Value {
+        loop {
+            let (status, seen) = self.get(&format!("/v1/jobs/{job}")).await;
+            let finals = ["succeeded", "failed", "cancelled"];
+            if status == 200 && finals.iter().any(|state| seen["state"] == **state) {
+                return self.finished(job).await;
+            }
+            let events = format!("{}/v1/jobs/{job}/events", self.url);
+            if let Ok(answer) = self.http.get(events).send().await {
+                let _ = answer.bytes().await;
+            }
+        }
+    }
+
     /// Where the directory store keeps the archive of an image.
     pub(crate) fn archive(&self, image_id: &str) -> PathBuf {
         self.data.path().join("images").join(format!("{image_id}.clip"))

@@ -41,6 +41,7 @@ fn layer(number: u8, lines: &str) -> LayerIndex {
         plain_size: 0,
         entries: lines.zip((1000 * u64::from(number) + 1)..).map(|(l, at)| entry(l, at)).collect(),
         notes: Vec::new(),
+        spans: Vec::new(),
     }
 }
 
@@ -202,6 +203,18 @@ fn what_cannot_be_is_an_error_with_layer_and_path() {
         let error = try_merged(&layers).unwrap_err().to_string();
         assert_eq!(error, format!("layer {}: {expected}", Digest::of(&[number])));
     }
+}
+
+/// A few short symlinks, each onto the one before and a little further, make paths without end.
+#[test]
+fn symlinks_cannot_blow_a_path_up() {
+    let deep = "d/".repeat(900);
+    let mut lines = format!("f {deep}f; l l0 {deep}");
+    for n in 1..40 {
+        lines += &format!(";f l{}/{deep}f; l l{n} l{}/{deep}", n - 1, n - 1);
+    }
+    let error = try_merged(&[&lines]).unwrap_err().to_string();
+    assert!(error.contains("its resolved path is over the limit of 4096 bytes"), "{error}");
 }
 
 #[test]
