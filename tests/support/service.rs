@@ -42,10 +42,10 @@ impl Service {
         // The private Postgres runs as another user, who must get here.
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(data.path(), permissions).unwrap();
-        let (process, url) = spawn(data.path(), &settings).await;
         // reqwest is built without one; nothing here speaks TLS, but it asks all the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let (process, url) = spawn(data.path(), &settings).await;
         Self { process, url, data, settings, http }
     }
 
