@@ -3,6 +3,8 @@
 //!
 //! Bytes come in through [`std::io::BufRead`]; nothing here knows of registries, jobs or clocks.
 
+/// Who takes the content of files as a layer goes by.
+mod contents;
 /// What a layer's tar says, entry by entry.
 pub mod entry;
 /// The tree that a stack of layers makes.
@@ -18,15 +20,29 @@ use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 use crate::gzip::Span;
 
+pub use contents::{Contents, NoContents};
 pub use entry::{Entry, EntryKind, Meta};
 pub use merge::merge;
-pub use read::{copy_range, read_gzip_layer};
+pub use read::{LayerRead, copy_range, read_layer};
+
+/// How a layer's tar is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// gzip, of one member or many.
+    Gzip,
+    /// As it is.
+    Tar,
+    /// Zstandard, of one frame or many.
+    Zstd,
+}
 
 /// All that is learnt from reading a layer once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerIndex {
     /// Digest of the compressed bytes.
     pub digest: Digest,
+    /// How its tar is stored.
+    pub encoding: Encoding,
     /// Digest of the whole uncompressed stream, tar trailer and padding included.
     pub diff_id: Digest,
     /// Compressed bytes.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use clipwright::clip::node::{FileContent, Node, NodeKind, Special};
-use clipwright::layer::{LayerError, Limits, merge, read_gzip_layer};
+use clipwright::layer::{LayerError, LayerRead, Limits, NoContents, merge, read_layer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
@@ -131,7 +131,10 @@ struct Seen {
 fn ours(layers: &[Blob], tars: &[Vec<u8>]) -> Result<BTreeMap<String, Seen>, LayerError> {
     let indexes: Vec<_> = layers
         .iter()
-        .map(|layer| read_gzip_layer(layer.digest, &*layer.bytes, Limits::default(), None))
+        .map(|layer| {
+            let read = LayerRead { digest: layer.digest, limits: Limits::default(), span: None };
+            read_layer(read, &*layer.bytes, &mut NoContents)
+        })
         .collect::<Result<_, _>>()?;
     let nodes = merge(&indexes)?;
     let content = |node: &Node| match &node.kind {

@@ -18,7 +18,7 @@ use crate::clip::tree::Tree;
 use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
 use crate::gzip::DEFAULT_SPAN;
-use crate::layer::{LayerError, LayerIndex, Limits, merge, read_gzip_layer};
+use crate::layer::{LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer};
 use crate::oci::{Compression, LayerDescriptor, ReferenceForm, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
@@ -128,7 +128,7 @@ pub async fn index_image(
     let reads = distinct.into_iter().map(|(digest, (layer, diff_id))| {
         let (progress, stop) = (progress.clone(), &stop);
         async move {
-            let index = read_layer(source, layer, options, progress, stop).await?;
+            let index = index_layer(source, layer, options, progress, stop).await?;
             verify_diff_id(&index, diff_id)?;
             Ok::<_, ArchiveError>((digest, Arc::new(index)))
         }
@@ -183,7 +183,7 @@ fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError
     if found == expected { Ok(()) } else { Err(LayerError::DiffId { layer, expected, found }) }
 }
 
-async fn read_layer(
+async fn index_layer(
     source: &Source,
     layer: &LayerDescriptor,
     options: &IndexOptions,
@@ -192,7 +192,7 @@ async fn read_layer(
 ) -> Result<LayerIndex, ArchiveError> {
     let (digest, limits, span) = (layer.digest, options.limits, options.span);
     let index = with_layer(source, digest, layer.size, progress.clone(), cancel, move |bytes| {
-        read_gzip_layer(digest, bytes, limits, span)
+        read_layer(LayerRead { digest, limits, span }, bytes, &mut NoContents)
     })
     .await?;
     let (plain_bytes, entries) = (index.plain_size, index.entries.len());

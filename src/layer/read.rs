@@ -9,22 +9,33 @@ use std::thread;
 use sha2::{Digest as _, Sha256};
 
 use super::tar_scan::{ScanError, TarScanner};
-use super::{LayerError, LayerIndex, Limits};
+use super::{Contents, Encoding, LayerError, LayerIndex, Limits};
 use crate::digest::Digest;
 use crate::gzip::{GzipError, GzipOptions, GzipReader, PlainBytes, Span};
 
 /// Buffers of plain bytes between the threads, each of a few hundred KiB.
 const BUFFERS: usize = 4;
 
+/// How to read a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerRead {
+    /// Names the compressed bytes.
+    pub digest: Digest,
+    /// What it may cost.
+    pub limits: Limits,
+    /// With a span, in plain bytes, the index has spans of about that size to begin reading at.
+    pub span: Option<u64>,
+}
+
 /// Reads a gzip layer (one member or many) from `compressed`, which must yield exactly the bytes
-/// that `digest` names and fail if it can't. With a `span`, in plain bytes, the index has spans of
-/// about that size to begin reading at.
-pub fn read_gzip_layer(
-    digest: Digest,
+/// that its digest names and fail if it can't. The content of files goes to `contents` on the way,
+/// on another thread.
+pub fn read_layer(
+    layer: LayerRead,
     compressed: impl BufRead,
-    limits: Limits,
-    span: Option<u64>,
+    contents: &mut (dyn Contents + Send),
 ) -> Result<LayerIndex, LayerError> {
+    let LayerRead { digest, limits, span } = layer;
     let (full, plain) = sync_channel::<PlainBytes>(BUFFERS);
     let (empty, spent) = sync_channel::<PlainBytes>(BUFFERS);
     for _ in 0..BUFFERS {
@@ -34,7 +45,7 @@ pub fn read_gzip_layer(
     thread::scope(|scope| {
         let scan = thread::Builder::new()
             .name("layer-scan".into())
-            .spawn_scoped(scope, move || scan(&plain, &empty, limits))
+            .spawn_scoped(scope, move || scan(&plain, &empty, limits, contents))
             .map_err(|e| died(&e.to_string()))?;
         let inflated = inflate(Inflater::new(digest, compressed, span), &full, &spent);
         drop(full);
@@ -43,7 +54,17 @@ pub fn read_gzip_layer(
         let (diff_id, plain_size, tar) = scanned.map_err(|e| e.of(digest))?;
         let Inflated { compressed_size, spans } = inflated?;
         let (entries, notes) = tar.finish().map_err(|e| e.of(digest))?;
-        Ok(LayerIndex { digest, diff_id, compressed_size, plain_size, entries, notes, spans })
+        let encoding = Encoding::Gzip;
+        Ok(LayerIndex {
+            digest,
+            encoding,
+            diff_id,
+            compressed_size,
+            plain_size,
+            entries,
+            notes,
+            spans,
+        })
     })
 }
 
@@ -114,6 +135,7 @@ fn scan(
     plain: &Receiver<PlainBytes>,
     empty: &SyncSender<PlainBytes>,
     limits: Limits,
+    contents: &mut (dyn Contents + Send),
 ) -> Result<(Digest, u64, TarScanner), ScanError> {
     let mut hasher = Sha256::new();
     let mut scanner = TarScanner::new(limits);
@@ -125,7 +147,7 @@ fn scan(
             return Err(ScanError::Limit { what, limit: limits.plain_bytes });
         }
         hasher.update(&*buffer);
-        scanner.push(&buffer)?;
+        scanner.push(&buffer, contents)?;
         let _ = empty.send(buffer); // the other side has ended: nobody needs the buffer
     }
     Ok((Digest::from_hasher(hasher), size, scanner))
@@ -136,6 +158,7 @@ impl ScanError {
         match self {
             Self::Malformed { offset, detail } => LayerError::Tar { layer, offset, detail },
             Self::Limit { what, limit } => LayerError::Limit { layer, what, limit },
+            Self::Contents(detail) => LayerError::Copy { layer, detail },
         }
     }
 }

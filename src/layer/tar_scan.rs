@@ -7,9 +7,9 @@
 
 use tar::Header;
 
-use super::Limits;
 use super::entry::{Entry, EntryKind, Meta, Name, Time, classify, clean};
 use super::pax::Pax;
+use super::{Contents, Limits};
 use crate::clip::node::{NodePath, Special};
 
 const BLOCK: usize = 512;
@@ -31,6 +31,8 @@ pub enum ScanError {
         /// The limit.
         limit: u64,
     },
+    /// Whoever takes the content failed.
+    Contents(String),
 }
 
 /// Takes a tar apart as its bytes come by.
@@ -55,7 +57,7 @@ enum State {
     /// Collecting the content of an extension header: `size` bytes and then padding.
     Extension { kind: Extension, data: Vec<u8>, size: usize, remaining: usize },
     /// Passing over content, then over its padding.
-    Content { remaining: u64, padding: u64 },
+    Content { remaining: u64, padding: u64, wanted: bool },
     /// After the end marker nothing means anything.
     Ended,
 }
@@ -93,8 +95,8 @@ impl TarScanner {
         }
     }
 
-    /// Takes the next bytes of the stream.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), ScanError> {
+    /// Takes the next bytes of the stream; those of files go on to `contents`.
+    pub fn push(&mut self, mut bytes: &[u8], contents: &mut dyn Contents) -> Result<(), ScanError> {
         while !bytes.is_empty() {
             let taken = match &mut self.state {
                 State::Header { .. } => {
@@ -109,9 +111,15 @@ impl TarScanner {
                     *remaining -= taken;
                     taken
                 }
-                State::Content { remaining, padding } => {
+                State::Content { remaining, padding, wanted } => {
                     let content = at_most(bytes.len(), *remaining);
                     *remaining -= content as u64;
+                    if *wanted && content > 0 {
+                        contents.bytes(&bytes[..content]).map_err(refused)?;
+                        if *remaining == 0 {
+                            contents.end().map_err(refused)?;
+                        }
+                    }
                     let pad = at_most(bytes.len() - content, *padding);
                     *padding -= pad as u64;
                     content + pad
@@ -120,7 +128,7 @@ impl TarScanner {
             };
             self.position += taken as u64;
             bytes = &bytes[taken..];
-            self.advance()?;
+            self.advance(contents)?;
         }
         Ok(())
     }
@@ -141,19 +149,19 @@ impl TarScanner {
     }
 
     /// Leaves every state that is complete.
-    fn advance(&mut self) -> Result<(), ScanError> {
+    fn advance(&mut self, contents: &mut dyn Contents) -> Result<(), ScanError> {
         match &mut self.state {
             State::Header { after_zero } if self.filled == BLOCK => {
                 let after_zero = *after_zero;
                 self.filled = 0;
-                self.state = self.header(after_zero)?;
+                self.state = self.header(after_zero, contents)?;
                 // A state that needs no bytes is complete at once.
                 if matches!(
                     self.state,
-                    State::Content { remaining: 0, padding: 0 }
+                    State::Content { remaining: 0, padding: 0, .. }
                         | State::Extension { remaining: 0, .. }
                 ) {
-                    return self.advance();
+                    return self.advance(contents);
                 }
             }
             State::Extension { remaining: 0, kind, data, size } => {
@@ -163,7 +171,7 @@ impl TarScanner {
                 self.extension(kind, data, start)?;
                 self.state = State::Header { after_zero: false };
             }
-            State::Content { remaining: 0, padding: 0 } => {
+            State::Content { remaining: 0, padding: 0, .. } => {
                 self.state = State::Header { after_zero: false };
             }
             _ => {}
@@ -172,7 +180,11 @@ impl TarScanner {
     }
 
     /// Decides on a whole header block.
-    fn header(&mut self, after_zero: bool) -> Result<State, ScanError> {
+    fn header(
+        &mut self,
+        after_zero: bool,
+        contents: &mut dyn Contents,
+    ) -> Result<State, ScanError> {
         let offset = self.position - BLOCK as u64;
         if self.block.iter().all(|b| *b == 0) {
             if self.extensions.present {
@@ -195,7 +207,7 @@ impl TarScanner {
         };
         match extension {
             Some(kind) => self.begin_extension(kind, header, offset),
-            None => self.entry(header, offset),
+            None => self.entry(header, offset, contents),
         }
     }
 
@@ -239,7 +251,12 @@ impl TarScanner {
     }
 
     /// Takes an entry down and says what follows its header.
-    fn entry(&mut self, header: &Header, offset: u64) -> Result<State, ScanError> {
+    fn entry(
+        &mut self,
+        header: &Header,
+        offset: u64,
+        contents: &mut dyn Contents,
+    ) -> Result<State, ScanError> {
         let Extensions { pax, long_name, long_link, .. } = std::mem::take(&mut self.extensions);
         let raw_name = long_name
             .or_else(|| pax.path.clone())
@@ -262,7 +279,7 @@ impl TarScanner {
         let (Some(padding), Some(_)) = (padding, self.position.checked_add(size)) else {
             return Err(wrong("its size is beyond any stream"));
         };
-        let follows = State::Content { remaining: size, padding };
+        let follows = State::Content { remaining: size, padding, wanted: false };
 
         let path = match classify(path).map_err(|e| wrong(&e))? {
             Name::Bookkeeping => {
@@ -311,6 +328,16 @@ impl TarScanner {
                 return Err(wrong(&format!("tar entry type '{shown}' is not supported")));
             }
         };
+        let follows = match &entry {
+            EntryKind::File { offset, length, .. } => {
+                let wanted = contents.begin(&path, *offset, *length).map_err(refused)?;
+                if wanted && *length == 0 {
+                    contents.end().map_err(refused)?;
+                }
+                State::Content { remaining: size, padding, wanted: wanted && *length > 0 }
+            }
+            _ => follows,
+        };
         self.take(path, entry, follows)
     }
 
@@ -330,6 +357,10 @@ impl TarScanner {
         let what = format!("the length of a path or link target at {shown:?}");
         Err(ScanError::Limit { what, limit: self.limits.path_bytes as u64 })
     }
+}
+
+fn refused(error: std::io::Error) -> ScanError {
+    ScanError::Contents(error.to_string())
 }
 
 fn malformed(offset: u64, detail: &str) -> ScanError {

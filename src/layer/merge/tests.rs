@@ -1,3 +1,4 @@
+use super::super::Encoding;
 use super::super::entry::{Time, classify, clean};
 use super::*;
 
@@ -36,6 +37,7 @@ fn layer(number: u8, lines: &str) -> LayerIndex {
     let lines = lines.split(';').map(str::trim).filter(|line| !line.is_empty());
     LayerIndex {
         digest: Digest::of(&[number]),
+        encoding: Encoding::Gzip,
         diff_id: Digest::of(b""),
         compressed_size: 0,
         plain_size: 0,

@@ -3,6 +3,7 @@ use flate2::write::GzEncoder;
 use std::io::Read;
 
 use super::*;
+use crate::layer::NoContents;
 
 fn tar() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
@@ -21,8 +22,17 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn read_limited(
+    layer: &[u8],
+    source: impl BufRead,
+    limits: Limits,
+) -> Result<LayerIndex, LayerError> {
+    let read = LayerRead { digest: Digest::of(layer), limits, span: None };
+    read_layer(read, source, &mut NoContents)
+}
+
 fn read(layer: &[u8]) -> Result<LayerIndex, LayerError> {
-    read_gzip_layer(Digest::of(layer), layer, Limits::default(), None)
+    read_limited(layer, layer, Limits::default())
 }
 
 #[test]
@@ -59,7 +69,7 @@ fn what_is_wrong_is_said() {
     let error = read(&gzip(b"no tar")).unwrap_err();
     assert!(matches!(error, LayerError::Tar { .. }), "{error}");
     let limits = Limits { plain_bytes: 500_000, ..Limits::default() };
-    let error = read_gzip_layer(Digest::of(&layer), &*layer, limits, None).unwrap_err();
+    let error = read_limited(&layer, &*layer, limits).unwrap_err();
     assert!(matches!(error, LayerError::Limit { limit: 500_000, .. }), "{error}");
 }
 
@@ -73,7 +83,7 @@ fn a_failing_source_is_the_cause() {
     }
     let layer = gzip(&tar());
     let source = std::io::BufReader::new((&layer[..layer.len() / 2]).chain(Broken));
-    let error = read_gzip_layer(Digest::of(&layer), source, Limits::default(), None).unwrap_err();
+    let error = read_limited(&layer, source, Limits::default()).unwrap_err();
     assert!(error.to_string().ends_with("the line is dead"), "{error}");
 }
 

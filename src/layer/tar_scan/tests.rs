@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use tar::{Builder, EntryType};
 
 use super::*;
+use crate::layer::NoContents;
 
 fn header(kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_ustar();
@@ -30,7 +31,7 @@ fn file(builder: &mut Builder<Vec<u8>>, name: &str, content: &[u8]) {
 fn scan_in_pieces(tar: &[u8], piece: usize) -> Result<(Vec<Entry>, Vec<String>), ScanError> {
     let mut scanner = TarScanner::new(Limits::default());
     for bytes in tar.chunks(piece) {
-        scanner.push(bytes)?;
+        scanner.push(bytes, &mut NoContents)?;
     }
     scanner.finish()
 }
@@ -226,7 +227,9 @@ fn limits_hold() {
         (tar_of(&"n/".repeat(1000)), "the size of extension headers"),
     ] {
         let mut scanner = TarScanner::new(limits);
-        let ScanError::Limit { what, .. } = scanner.push(&tar).unwrap_err() else { panic!() };
+        let ScanError::Limit { what, .. } = scanner.push(&tar, &mut NoContents).unwrap_err() else {
+            panic!()
+        };
         assert!(what.contains(expected), "{what}");
     }
     // A header may claim any size; nothing is allocated for it.
@@ -257,5 +260,53 @@ proptest! {
         tar[at] = value;
         tar.truncate(cut.max(1));
         let _ = scan(&tar);
+    }
+}
+
+#[test]
+fn wanted_content_comes_whole_and_in_order() {
+    #[derive(Default)]
+    struct Taken {
+        files: Vec<(String, u64, Vec<u8>)>,
+        ended: usize,
+    }
+    impl Contents for Taken {
+        fn begin(&mut self, path: &NodePath, offset: u64, _: u64) -> std::io::Result<bool> {
+            let wanted = !path.as_bytes().ends_with(b"skip");
+            if wanted {
+                self.files.push((path.to_string(), offset, Vec::new()));
+            }
+            Ok(wanted)
+        }
+        fn bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+            self.files.last_mut().unwrap().2.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn end(&mut self) -> std::io::Result<()> {
+            self.ended += 1;
+            Ok(())
+        }
+    }
+    let tar = build(|builder| {
+        file(builder, "a", &[1; 700]);
+        file(builder, "skip", &[2; 700]);
+        file(builder, "empty", b"");
+        file(builder, "b", &[3; 512]);
+    });
+    for piece in [1, 511, 512, 513, tar.len()] {
+        let (mut scanner, mut taken) = (TarScanner::new(Limits::default()), Taken::default());
+        for bytes in tar.chunks(piece) {
+            scanner.push(bytes, &mut taken).unwrap();
+        }
+        scanner.finish().unwrap();
+        assert_eq!(taken.ended, 3);
+        assert_eq!(
+            taken.files,
+            [
+                ("/a".to_owned(), 512, vec![1; 700]),
+                ("/empty".to_owned(), 3584, Vec::new()),
+                ("/b".to_owned(), 4096, vec![3; 512]),
+            ]
+        );
     }
 }
