@@ -10,10 +10,14 @@ mod download;
 pub mod index;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// Which layers are taken.
+mod policy;
+/// Files that many read at once.
+mod positional;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
 /// A part of a layer by its spans.
-mod spans;
+pub mod spans;
 /// What an archive holds and cost.
 pub mod summary;
 /// What the user should know of a tree.
@@ -27,7 +31,9 @@ use crate::oci::OciError;
 use crate::store::StoreError;
 
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
+pub use policy::{InvalidLayerPolicy, LayerPolicy};
 pub use read::{ReadSettings, image_source, open_file};
+pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
 
 /// Why an archive could not be made or read.
@@ -45,8 +51,8 @@ pub enum ArchiveError {
     /// The store that holds a v1 archive's data failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A layer of a kind that can't be indexed yet.
-    #[error("layer {layer} is {kind} ({media_type}): only gzip layers can be indexed yet")]
+    /// A layer of a kind that is not taken.
+    #[error("layer {layer} is {kind} ({media_type}): {reason}")]
     UnsupportedLayer {
         /// Digest of the compressed layer.
         layer: Digest,
@@ -54,6 +60,8 @@ pub enum ArchiveError {
         kind: &'static str,
         /// As the manifest says.
         media_type: String,
+        /// Why such layers are not taken.
+        reason: &'static str,
     },
     /// beta9's workers refuse archives without layers (CONTRACT B.3).
     #[error("image {reference} has no layers, and beta9's workers refuse archives without any")]
@@ -61,6 +69,21 @@ pub enum ArchiveError {
         /// The pinned reference.
         reference: String,
     },
+    /// The compressed bytes of spans could not be had.
+    #[error("layer {layer} {}: {source}", if first == last { format!("span {first}") } else { format!("spans {first} to {last}") })]
+    SpanFetch {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// The first span asked for; counts from 0.
+        first: usize,
+        /// The last one.
+        last: usize,
+        /// What the source said.
+        source: OciError,
+    },
+    /// What several readers waited for failed.
+    #[error(transparent)]
+    Shared(std::sync::Arc<ArchiveError>),
     /// A registry, or whoever is between, gave other bytes than those that were indexed.
     #[error("layer {layer} span {span}: expected digest {expected}, found {found}")]
     SpanDigest {
@@ -73,7 +96,7 @@ pub enum ArchiveError {
         /// Of the bytes that came.
         found: Digest,
     },
-    /// A span can't be inflated, though its bytes are right: the seek table doesn't fit the layer.
+    /// A span can't be decoded, though its bytes are right: the seek table doesn't fit the layer.
     #[error("layer {layer} span {span}: {detail}")]
     Span {
         /// Digest of the compressed layer.
@@ -107,7 +130,8 @@ pub enum ArchiveError {
 impl Classify for ArchiveError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Oci(error) => error.is_transient(),
+            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.is_transient(),
+            Self::Shared(error) => error.is_transient(),
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
@@ -118,7 +142,8 @@ impl Classify for ArchiveError {
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Oci(error) => error.fault(),
+            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.fault(),
+            Self::Shared(error) => error.fault(),
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
             Self::Store(error) => error.fault(),
@@ -130,7 +155,8 @@ impl Classify for ArchiveError {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Oci(error) => error.code(),
+            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.code(),
+            Self::Shared(error) => error.code(),
             Self::Layer(error) => error.code(),
             Self::Clip(error) => error.code(),
             Self::Store(error) => error.code(),

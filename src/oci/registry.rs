@@ -6,6 +6,7 @@
 //! manifests and errors of any length, and asks anonymously when authorization fails.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -29,11 +30,13 @@ pub(super) struct Registry {
     endpoint: Endpoint,
     auth: Authenticator,
     retry: RetrySettings,
+    /// Whether it was said that the registry ignores ranges.
+    warned: AtomicBool,
 }
 
 impl Registry {
     pub(super) fn new(endpoint: Endpoint, auth: Authenticator, retry: RetrySettings) -> Self {
-        Self { endpoint, auth, retry }
+        Self { endpoint, auth, retry, warned: AtomicBool::new(false) }
     }
 
     /// `registry/repository`, for people.
@@ -143,12 +146,12 @@ impl Registry {
                 found,
             });
         }
-        if !whole {
+        if !whole && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 repository = self.name(),
                 %digest,
                 offset,
-                "the registry ignores Range: reading the blob from its start"
+                "the registry ignores Range: blobs are read from their start, which is slow"
             );
         }
         Ok(skip(self.body(answer, what), offset))
