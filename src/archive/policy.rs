@@ -87,11 +87,7 @@ fn refuse(layer: &LayerDescriptor, encoding: Encoding) -> Result<(), ArchiveErro
     Err(unsupported(layer, kind(encoding), GZIP_ALONE))
 }
 
-fn unsupported(
-    layer: &LayerDescriptor,
-    kind: &'static str,
-    reason: &'static str,
-) -> ArchiveError {
+fn unsupported(layer: &LayerDescriptor, kind: &'static str, reason: &'static str) -> ArchiveError {
     let media_type = layer.media_type.clone();
     ArchiveError::UnsupportedLayer { layer: layer.digest, kind, media_type, reason }
 }

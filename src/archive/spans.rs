@@ -128,9 +128,7 @@ impl SpanReader {
     /// Whether the spans that hold these plain bytes are small enough to be read at random.
     pub fn is_seekable(&self, range: &Range<u64>) -> bool {
         let large = |span: &SpanEntry| length(&span.compressed).max(length(&span.plain)) > MAX_SPAN;
-        self.0
-            .holding(range)
-            .is_ok_and(|spans| !self.0.spans.entries()[spans].iter().any(large))
+        self.0.holding(range).is_ok_and(|spans| !self.0.spans.entries()[spans].iter().any(large))
     }
 
     /// The plain bytes in `range`, which are in memory at once.
@@ -305,8 +303,7 @@ impl Layer {
                 return Err(ArchiveError::SpanDigest { layer, span, expected, found });
             }
         }
-        let checkpoint =
-            self.spans.checkpoint(spans.start, &mut Positional::new(&self.archive))?;
+        let checkpoint = self.spans.checkpoint(spans.start, &mut Positional::new(&self.archive))?;
         decode_spans(self.spans.encoding(), &checkpoint, entries, bytes)
             .map_err(|error| self.broken(spans.start + error.index, error.detail))
     }

@@ -81,7 +81,12 @@ async fn run(
             }),
             ..OciSettings::default()
         },
-        index: IndexOptions { reference_form: config.reference_form, ..IndexOptions::default() },
+        index: IndexOptions {
+            reference_form: config.reference_form,
+            limits: config.indexing.limits,
+            span: Some(config.indexing.span),
+            ..IndexOptions::default()
+        },
         clip_version: config.clip_version,
         scratch,
     });
