@@ -10,8 +10,12 @@ mod download;
 pub mod index;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// An image becomes a v1 archive.
+pub mod pack;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// The OCI runtime spec of an image.
+mod runtime_spec;
 /// A part of a layer by its spans.
 mod spans;
 /// What an archive holds and cost.
@@ -27,6 +31,7 @@ use crate::oci::OciError;
 use crate::store::StoreError;
 
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
+pub use pack::{PackOptions, Packed, pack_image};
 pub use read::{ReadSettings, image_source, open_file};
 pub use summary::{LayerSummary, Summary};
 
