@@ -12,6 +12,8 @@ pub mod index;
 mod metadata;
 /// An image becomes a v1 archive.
 pub mod pack;
+/// A v1 archive on its way into a store.
+pub mod publish;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
 /// The OCI runtime spec of an image.
@@ -32,6 +34,7 @@ use crate::store::StoreError;
 
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
 pub use pack::{PackOptions, Packed, pack_image};
+pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
 pub use summary::{LayerSummary, Summary};
 

@@ -8,7 +8,7 @@
 //! to, and is counted. Both are rare. So the bytes depend on the image alone, and not on what
 //! somebody happened to know of it before.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -18,11 +18,10 @@ use super::download::with_layer;
 use super::index::{blocking, indexable, verify_diff_id};
 use super::runtime_spec::runtime_spec;
 use super::{ArchiveError, warnings};
-use crate::clip::node::{NodeKind, FileContent, RemoteRef};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
-use crate::layer::{LayerError, LayerIndex, LayerRead, Limits, merge, read_layer};
+use crate::layer::{LayerIndex, LayerRead, Limits, merge, read_layer};
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 

@@ -38,8 +38,7 @@ pub(super) fn of_packed(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> 
     warnings
 }
 
-const XATTRS: &str =
-    "extended attributes are kept in the archive but not shown by current workers";
+const XATTRS: &str = "extended attributes are kept in the archive but not shown by current workers";
 
 fn is_special(node: &Node) -> bool {
     matches!(node.kind, NodeKind::Special(_))

@@ -161,10 +161,9 @@ impl<W: Write> LocalWriter<W> {
         let (index, _) = encode_index(tree, &StorageInfo::Local)?;
         let size = self.position + index.len() as u64;
         let header = Header { index: self.position..size, storage: None, storage_type: "" };
-        self.out.write_all(&index).map_err(|source| ClipError::Io {
-            what: "can't write the archive".into(),
-            source,
-        })?;
+        self.out
+            .write_all(&index)
+            .map_err(|source| ClipError::Io { what: "can't write the archive".into(), source })?;
         let head = header.encode();
         let digest = Digest::from_hasher(Sha256::new().chain_update(&head).chain_update(&index));
         Ok(Finished { out: self.out, head, size, digest })
