@@ -10,12 +10,18 @@ mod download;
 pub mod index;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// An image becomes a v1 archive.
+pub mod pack;
 /// Which layers are taken.
 mod policy;
 /// Files that many read at once.
 mod positional;
+/// A v1 archive on its way into a store.
+pub mod publish;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// The OCI runtime spec of an image.
+mod runtime_spec;
 /// A part of a layer by its spans.
 pub mod spans;
 /// What an archive holds and cost.
@@ -31,7 +37,9 @@ use crate::oci::OciError;
 use crate::store::StoreError;
 
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
+pub use pack::{PackOptions, Packed, pack_image};
 pub use policy::{InvalidLayerPolicy, LayerPolicy};
+pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
 pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};

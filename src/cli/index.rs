@@ -5,15 +5,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use indicatif::HumanBytes;
-use serde::Serialize;
 
 use super::progress::on_stderr;
 use super::registry::RegistryArgs;
+use super::report::report;
 use super::run_async;
-use crate::archive::index::Written;
 use crate::archive::{IndexOptions, LayerPolicy, Summary, index_image};
-use crate::config::IndexingArgs;
+use crate::config::LimitsArgs;
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
 /// Index an image into a v2 archive, without a service.
@@ -37,6 +35,15 @@ pub(super) struct Index {
     /// they are indexed as they are
     #[arg(long, value_name = "refuse|as-is", default_value_t)]
     layers: LayerPolicy,
+    /// MiB of plain bytes between places in a layer where reading can begin
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "CLIPWRIGHT_SPAN_MIB",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u64).range(1..=32)
+    )]
+    span_mib: u64,
     /// Layers read at a time; one a core by default
     #[arg(long, value_name = "N")]
     concurrency: Option<NonZeroUsize>,
@@ -46,22 +53,7 @@ pub(super) struct Index {
     #[command(flatten)]
     registry: RegistryArgs,
     #[command(flatten)]
-    indexing: IndexingArgs,
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    #[serde(flatten)]
-    summary: &'a Summary,
-    archive: File,
-    seconds: f64,
-}
-
-#[derive(Serialize)]
-struct File {
-    path: PathBuf,
-    size: u64,
-    digest: crate::digest::Digest,
+    limits: LimitsArgs,
 }
 
 impl Index {
@@ -74,12 +66,11 @@ impl Index {
         );
         let source = self.source();
         let credentials = self.registry.credentials(&source)?;
-        let indexing = self.indexing.load()?;
         let mut options = IndexOptions {
             reference_form: self.reference_form,
             layers: self.layers,
-            limits: indexing.limits,
-            span: Some(indexing.span),
+            limits: self.limits.load()?,
+            span: Some(self.span_mib << 20),
             ..IndexOptions::default()
         };
         if let Some(concurrency) = self.concurrency {
@@ -94,7 +85,7 @@ impl Index {
             let written = indexed.write(&self.output)?;
             Ok((Summary::of(&image, &indexed), written))
         })?;
-        self.report(&summary, written, started.elapsed().as_secs_f64())
+        report(self.json, &summary, &self.output, written, started)
     }
 
     fn source(&self) -> ImageSource {
@@ -104,23 +95,5 @@ impl Index {
             }
             (source, _) => source,
         }
-    }
-
-    fn report(&self, summary: &Summary, written: Written, seconds: f64) -> anyhow::Result<()> {
-        let Written { size, digest } = written;
-        if self.json {
-            let archive = File { path: self.output.clone(), size, digest };
-            println!("{}", serde_json::to_string(&Report { summary, archive, seconds })?);
-            return Ok(());
-        }
-        println!("image     {}", summary.reference);
-        println!("platform  {}", summary.platform);
-        let (packed, plain) =
-            (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
-        println!("layers    {}: {packed} compressed, {plain} plain", summary.layers.len());
-        println!("files     {} of {} nodes", summary.files, summary.nodes);
-        println!("archive   {}: {}", self.output.display(), HumanBytes(size));
-        println!("seconds   {seconds:.2}");
-        Ok(())
     }
 }

@@ -83,8 +83,8 @@ async fn run(
         },
         index: IndexOptions {
             reference_form: config.reference_form,
-            limits: config.indexing.limits,
-            span: Some(config.indexing.span),
+            limits: config.limits,
+            span: Some(config.span),
             ..IndexOptions::default()
         },
         clip_version: config.clip_version,

@@ -251,9 +251,8 @@ settings! {
     }
 }
 
-/// How images are read, which is not only the service's business.
-pub(super) const INDEXING: &[&Setting] = &[
-    &SPAN_MIB,
+/// What layers may cost, which is not only the service's business.
+pub(super) const LIMITS: &[&Setting] = &[
     &LIMIT_ENTRIES,
     &LIMIT_PATH_BYTES,
     &LIMIT_PATH_DEPTH,
