@@ -10,6 +10,8 @@ mod download;
 pub mod index;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// From one archive version to the other.
+pub mod migrate;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
 /// A part of a layer by its spans.
