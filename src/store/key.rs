@@ -33,6 +33,19 @@ impl Key {
         Self(format!("{image}.{extension}"))
     }
 
+    /// What the keys of all archives that migrations keep begin with.
+    pub const KEPT: &str = "kept/";
+
+    /// The archive of another version that `image` had before it was migrated.
+    pub fn kept(image: &ImageId, version: u8, extension: &'static str) -> Self {
+        Self(format!("{}{image}.v{version}.{extension}", Self::KEPT))
+    }
+
+    /// Where an archive of `image` is made that nobody may see yet.
+    pub fn staged(image: &ImageId, extension: &'static str) -> Self {
+        Self(format!("staged/{image}.{extension}"))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Bucket, Key, NewObject, Overwrite, Put, StoreError, supervise};
+use super::{ArchiveStore, Bucket, Key, Listed, NewObject, Overwrite, Put, StoreError, supervise};
 use crate::digest::Digest;
 
 /// What the SDK's errors mean to us.
@@ -239,6 +239,52 @@ impl ArchiveStore for S3Store {
             Err(failure) if failure.is_missing_object() => Err(self.not_found(key)),
             Err(failure) => Err(failure.into_error(self, format!("read {key}"))),
         }
+    }
+
+    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let source = format!("{}/{from}", self.bucket);
+        let request = self.client.copy_object().copy_source(source).bucket(&self.bucket);
+        match request.key(to.as_str()).send().await.map_err(Failure::from) {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is_missing_object() => Err(self.not_found(from)),
+            Err(failure) => Err(failure.into_error(self, format!("copy {from} to {to}"))),
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let mut listed = Vec::new();
+        let mut next = None;
+        while listed.len() < limit {
+            let request = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .delimiter("/")
+                .set_start_after((!after.is_empty()).then(|| after.to_owned()))
+                .set_continuation_token(next);
+            let answer = request
+                .send()
+                .await
+                .map_err(|error| Failure::from(error).into_error(self, "list it".to_owned()))?;
+            let objects = answer.contents.unwrap_or_default().into_iter();
+            // Keys that we would never make are not ours.
+            listed.extend(objects.filter_map(|object| {
+                let size = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+                Some(Listed { key: object.key?.parse().ok()?, size })
+            }));
+            next = answer.next_continuation_token;
+            if next.is_none() {
+                break;
+            }
+        }
+        listed.truncate(limit);
+        Ok(listed)
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
