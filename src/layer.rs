@@ -3,6 +3,8 @@
 //!
 //! Bytes come in through [`std::io::BufRead`]; nothing here knows of registries, jobs or clocks.
 
+/// A layer index as bytes.
+pub mod codec;
 /// Who takes the content of files as a layer goes by.
 mod contents;
 /// What a layer's tar says, entry by entry.

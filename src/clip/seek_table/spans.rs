@@ -1,12 +1,12 @@
 //! The span entries of one gzip layer, and its windows.
 
-use std::io::{Read, Seek};
+use std::io::{Cursor, Read, Seek};
 use std::ops::Range;
 
 use super::MAX_WINDOW;
-use super::fields::{Fields, put_varint};
 use super::section::{Section, wrong};
 use crate::clip::ClipError;
+use crate::clip::fields::{Fields, put_varint};
 use crate::digest::Digest;
 use crate::gzip::{Checkpoint, CheckpointKind, Span, SparseWindow};
 
@@ -73,6 +73,29 @@ impl SpanIndex {
             kind: entry.kind,
             window,
         })
+    }
+
+    /// All spans of a layer whose entries and windows these are, as
+    /// [`put_spans`](super::put_spans) made them.
+    pub(crate) fn decode_all(
+        entries: &[u8],
+        windows: &[u8],
+        layer: Digest,
+        plain_size: u64,
+        compressed_size: u64,
+    ) -> Result<Vec<Span>, ClipError> {
+        let range = 0..windows.len() as u64;
+        let index = Self::decode(entries, layer, plain_size, compressed_size, range)?;
+        let mut windows = Cursor::new(windows);
+        let span = |(at, entry): (usize, &SpanEntry)| {
+            Ok(Span {
+                start: index.checkpoint(at, &mut windows)?,
+                plain_length: entry.plain.end - entry.plain.start,
+                compressed: entry.compressed.clone(),
+                digest: entry.digest,
+            })
+        };
+        index.spans.iter().enumerate().map(span).collect()
     }
 
     /// Reads the entries of a layer whose windows are at `windows`.
