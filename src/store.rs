@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -84,6 +85,10 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
     ///
     /// The answer is held in memory, so that `len` should be one that the caller can afford.
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError>;
+
+    /// Says that the object is in use: its time of modification becomes now if it is older than
+    /// `age`. `false`: there is no such key.
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError>;
 
     /// Removes the object; a missing key is success.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;

@@ -47,6 +47,9 @@ pub struct LayerSummary {
     pub size: u64,
     /// Uncompressed bytes.
     pub plain_size: u64,
+    /// Whether its index was known, so that it was not downloaded.
+    #[serde(default)]
+    pub cached: bool,
 }
 
 impl Summary {
@@ -61,6 +64,7 @@ impl Summary {
                 diff_id: layer.diff_id,
                 size: layer.compressed_size,
                 plain_size: layer.plain_size,
+                cached: indexed.cached.contains(&layer.digest),
             })
             .collect();
         Self {
