@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest as _, Sha256};
 
 use super::entry::Time;
+use super::limits::NODE_COST;
 use super::{Encoding, Entry, EntryKind, LayerIndex, LayerRead, Limits, Meta};
 use crate::clip::fields::{Fields, put_varint};
 use crate::clip::node::{NodePath, Special};
@@ -51,18 +52,9 @@ pub struct InvalidIndex {
 }
 
 /// Names a layer, how it is to be read, and the form of [`encode`]: what has the same name has the
-/// same index.
+/// same index. All parameters count, so that no kept index is larger than a limit of today.
 pub fn request(read: &LayerRead) -> Digest {
-    // Taken apart, so that whoever adds a parameter is led here.
-    let LayerRead { digest, limits, span } = read;
-    let Limits { entries, path_bytes, extension_bytes, plain_bytes } = limits;
-    Digest::of(
-        format!(
-            "version {VERSION} layer {digest} span {span:?} entries {entries} path {path_bytes} \
-             extension {extension_bytes} plain {plain_bytes}"
-        )
-        .as_bytes(),
-    )
+    Digest::of(format!("version {VERSION} {read:?}").as_bytes())
 }
 
 /// The bytes of an index that `read` came to; `None` if it is too large to be kept.
@@ -172,18 +164,18 @@ fn decode_body(read: &LayerRead, body: &[u8], windows: &[u8]) -> Result<LayerInd
     };
     let count = fields.varint().ok_or_else(short)?;
     // An entry takes three bytes at least: a count can't ask for more memory than its bytes do.
-    let count = usize::try_from(count).ok().filter(|count| *count <= fields.0.len() / 3);
-    let count = count.filter(|count| *count <= limits.entries);
-    let count =
-        count.ok_or("it has more entries than bytes for them, or than the limit lets it")?;
+    let count = usize::try_from(count)
+        .ok()
+        .filter(|count| *count <= fields.0.len() / 3 && *count as u64 <= limits.entries)
+        .ok_or("it has more entries than bytes for them, or than the limit lets it")?;
     let mut reader = EntryReader {
         fields,
         path: Vec::new(),
         meta: Meta::default(),
         content_end: 0,
-        // Cleaning put a slash before the name.
-        longest_path: limits.path_bytes.saturating_add(1),
         plain_size,
+        limits: *limits,
+        cost: 0,
     };
     let mut entries = Vec::with_capacity(count);
     for at in 0..count {
@@ -308,8 +300,10 @@ struct EntryReader<'a> {
     /// Of the last entry that has any; without extended attributes.
     meta: Meta,
     content_end: u64,
-    longest_path: usize,
     plain_size: u64,
+    limits: Limits,
+    /// What the entries take in memory so far.
+    cost: u64,
 }
 
 impl EntryReader<'_> {
@@ -329,7 +323,7 @@ impl EntryReader<'_> {
             2 => {
                 let meta = self.meta(flags)?;
                 let target = take_bytes(&mut self.fields)?;
-                let target = (target.len() <= self.longest_path).then(|| target.to_vec())?;
+                let target = self.is_short(target).then(|| target.to_vec())?;
                 EntryKind::Symlink { meta, target }
             }
             kind @ 4..=6 => EntryKind::Special {
@@ -347,7 +341,14 @@ impl EntryReader<'_> {
             8 => EntryKind::Opaque,
             _ => return None,
         };
-        Some(Entry { path, kind })
+        let entry = Entry { path, kind };
+        self.cost += NODE_COST + entry.variable_bytes();
+        (self.cost <= self.limits.tree_bytes).then_some(entry)
+    }
+
+    /// Cleaning may have put a slash before the name.
+    fn is_short(&self, path: &[u8]) -> bool {
+        path.len() as u64 <= self.limits.path_bytes.saturating_add(1)
     }
 
     fn path(&mut self) -> Option<NodePath> {
@@ -357,7 +358,7 @@ impl EntryReader<'_> {
         }
         self.path.truncate(shared);
         self.path.extend_from_slice(take_bytes(&mut self.fields)?);
-        NodePath::new(&self.path).ok().filter(|_| self.path.len() <= self.longest_path)
+        NodePath::new(&self.path).ok().filter(|path| self.is_short(path.as_bytes()))
     }
 
     fn meta(&mut self, flags: u8) -> Option<Meta> {

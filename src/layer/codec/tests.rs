@@ -97,6 +97,7 @@ fn limits_hold_for_those_who_lie_too() {
         Limits { entries: 39, ..limits },
         Limits { plain_bytes: index.plain_size - 1, ..limits },
         Limits { path_bytes: 5, ..limits },
+        Limits { tree_bytes: 5000, ..limits },
     ] {
         let strict = LayerRead { limits, ..read };
         let mut lie = bytes.clone();
