@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -161,6 +162,9 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
         after: &str,
         limit: usize,
     ) -> Result<Vec<Listed>, StoreError>;
+    /// Says that the object is in use: its time of modification becomes now if it is older than
+    /// `age`. `false`: there is no such key.
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError>;
 
     /// Removes the object; a missing key is success.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;

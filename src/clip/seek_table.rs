@@ -14,7 +14,6 @@
 
 mod directory;
 mod encode;
-mod fields;
 mod section;
 mod spans;
 mod trailer;
@@ -27,6 +26,7 @@ use super::header::Header;
 use crate::digest::Digest;
 
 pub use directory::LayerEntry;
+pub(crate) use encode::put_spans;
 pub use encode::{LayerSpans, encode};
 pub use spans::{SpanEntry, SpanIndex};
 

@@ -320,6 +320,26 @@ impl ArchiveStore for DirectoryStore {
         self.blocking("list", move |store| store.list_blocking(&prefix, &after, limit)).await
     }
 
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError> {
+        let key = key.clone();
+        self.blocking("touch", move |store| {
+            let path = store.path(&key);
+            let touch = || {
+                let file = File::open(&path)?;
+                let (modified, now) = (file.metadata()?.modified()?, SystemTime::now());
+                if now.duration_since(modified).is_ok_and(|found| found > age) {
+                    file.set_modified(now)?;
+                }
+                Ok::<_, io::Error>(true)
+            };
+            match touch() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+                done => done.map_err(|e| StoreError::io(format!("touch {key}"), &path, e)),
+            }
+        })
+        .await
+    }
+
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let path = self.path(key);
         match tokio::fs::remove_file(&path).await {

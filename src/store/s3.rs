@@ -5,7 +5,7 @@
 //! none. `upload` holds the way of a put, `stream` that of an object that is made on the way.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -15,6 +15,7 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::types::MetadataDirective;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 use secrecy::{ExposeSecret, SecretString};
@@ -285,6 +286,37 @@ impl ArchiveStore for S3Store {
         }
         listed.truncate(limit);
         Ok(listed)
+    }
+
+    /// Copies the object onto itself, which S3 does without the content passing by here.
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError> {
+        let failed = |failure: Failure| match failure {
+            failure if failure.is_missing_object() => Ok(false),
+            failure => Err(failure.into_error(self, format!("touch {key}"))),
+        };
+        let head = self.client.head_object().bucket(&self.bucket).key(key.as_str());
+        let head = match head.send().await.map_err(Failure::from) {
+            Ok(head) => head,
+            Err(failure) => return failed(failure),
+        };
+        let modified = head.last_modified().and_then(|at| SystemTime::try_from(*at).ok());
+        let found = modified.and_then(|at| SystemTime::now().duration_since(at).ok());
+        if found.is_none_or(|found| found <= age) {
+            return Ok(true);
+        }
+        let copy = self
+            .client
+            .copy_object()
+            .copy_source(format!("{}/{key}", self.bucket))
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            // An object is copied onto itself only if something of it is replaced.
+            .metadata_directive(MetadataDirective::Replace)
+            .set_metadata(head.metadata().cloned());
+        match copy.send().await.map_err(Failure::from) {
+            Ok(_) => Ok(true),
+            Err(failure) => failed(failure),
+        }
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -195,6 +196,10 @@ impl ArchiveStore for Probe {
 
     async fn read(&self, _: &Key, _: u64, _: u64) -> Result<Bytes, StoreError> {
         unreachable!("the API reads no archive")
+    }
+
+    async fn touch(&self, _: &Key, _: Duration) -> Result<bool, StoreError> {
+        unreachable!("the API marks no archive")
     }
 
     async fn delete(&self, _: &Key) -> Result<(), StoreError> {

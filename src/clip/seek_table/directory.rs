@@ -3,10 +3,10 @@
 use std::io::{Read, Seek};
 use std::ops::Range;
 
-use super::fields::Fields;
 use super::section::{Section, wrong};
 use super::spans::SpanIndex;
 use crate::clip::ClipError;
+use crate::clip::fields::Fields;
 use crate::digest::Digest;
 
 /// Bytes of a record.

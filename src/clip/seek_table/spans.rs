@@ -1,12 +1,12 @@
 //! The span entries of one gzip layer, and its windows.
 
-use std::io::{Read, Seek};
+use std::io::{Cursor, Read, Seek};
 use std::ops::Range;
 
 use super::MAX_WINDOW;
-use super::fields::{Fields, put_varint};
 use super::section::{Section, wrong};
 use crate::clip::ClipError;
+use crate::clip::fields::{Fields, put_varint};
 use crate::digest::Digest;
 use crate::gzip::{Checkpoint, CheckpointKind, Span, SparseWindow};
 
@@ -75,6 +75,29 @@ impl SpanIndex {
         })
     }
 
+    /// All spans of a layer whose entries and windows these are, as
+    /// [`put_spans`](super::put_spans) made them.
+    pub(crate) fn decode_all(
+        entries: &[u8],
+        windows: &[u8],
+        layer: Digest,
+        plain_size: u64,
+        compressed_size: u64,
+    ) -> Result<Vec<Span>, ClipError> {
+        let range = 0..windows.len() as u64;
+        let index = Self::decode(entries, layer, plain_size, compressed_size, range)?;
+        let mut windows = Cursor::new(windows);
+        let span = |(at, entry): (usize, &SpanEntry)| {
+            Ok(Span {
+                start: index.checkpoint(at, &mut windows)?,
+                plain_length: entry.plain.end - entry.plain.start,
+                compressed: entry.compressed.clone(),
+                digest: entry.digest,
+            })
+        };
+        index.spans.iter().enumerate().map(span).collect()
+    }
+
     /// Reads the entries of a layer whose windows are at `windows`.
     pub(super) fn decode(
         entries: &[u8],
@@ -92,13 +115,11 @@ impl SpanIndex {
                 return Err(wrong("its entry is cut off or holds a malformed number".into()));
             };
             let kind = match raw.kind {
-                MEMBER_START => CheckpointKind::MemberStart,
+                MEMBER_START => CheckpointKind::Start,
                 BLOCK => CheckpointKind::Block,
                 other => return Err(wrong(format!("expected kind 0 or 1, found {other}"))),
             };
-            if kind == CheckpointKind::MemberStart
-                && (!bit.is_multiple_of(8) || raw.window.is_some())
-            {
+            if kind == CheckpointKind::Start && (!bit.is_multiple_of(8) || raw.window.is_some()) {
                 return Err(wrong(format!("a member can't start at bit {bit} or with a window")));
             }
             if spans.last().map_or(kind == CheckpointKind::Block, |last| last.plain.is_empty()) {
@@ -201,7 +222,7 @@ pub(super) fn put_entry(entries: &mut Vec<u8>, span: &Span, bit_end: u64) {
     put_varint(entries, bit_end.saturating_sub(span.start.compressed_bit));
     put_varint(entries, span.plain_length);
     entries.push(match span.start.kind {
-        CheckpointKind::MemberStart => MEMBER_START,
+        CheckpointKind::Start => MEMBER_START,
         CheckpointKind::Block => BLOCK,
     });
     let window = span.start.window.encoded();
