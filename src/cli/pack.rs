@@ -49,7 +49,7 @@ impl Pack {
             let cant_write = || format!("can't write {}", self.output.display());
             let draft = Draft::begin(&self.output).with_context(cant_write)?;
             let sink = Box::new(draft.sink().with_context(cant_write)?);
-            let options = PackOptions { limits };
+            let options = PackOptions { limits, ..PackOptions::default() };
             let packed = pack_image(&source, &image, &options, sink, on_stderr(), &cancel).await?;
             draft.finish(&packed.head).with_context(cant_write)?;
             let written = Written { size: packed.size, digest: packed.digest };
