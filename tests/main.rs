@@ -16,4 +16,5 @@ mod openapi;
 mod push;
 mod queue;
 mod service;
+mod spans;
 mod store;
