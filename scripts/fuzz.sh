@@ -24,7 +24,7 @@ fuzz() { # fuzz TARGET: its last words, or all of them and its failure
   mkdir -p "${from[0]}" target/fuzz/failures
   [ ! -d "fuzz/seeds/$target" ] || from+=("fuzz/seeds/$target")
   [ "$target" != archive ] || from+=(tests/fixtures)
-  target/fuzz/*/release/"$target" -artifact_prefix="target/fuzz/failures/$target-" -max_len=8192 -len_control=10 \
+  "$built/$target" -artifact_prefix="target/fuzz/failures/$target-" -max_len=8192 -len_control=10 \
     -max_total_time="${FUZZ_SECONDS:-10}" -timeout=20 -rss_limit_mb=2048 "${from[@]}" > "$log" 2>&1 || {
     tail -n 40 "$log"
     echo "fuzz: $target FAILED"
@@ -32,5 +32,13 @@ fuzz() { # fuzz TARGET: its last words, or all of them and its failure
   }
   echo "fuzz: $target: $(sed -n 's/^#\([0-9]*\).*DONE *cov: \([0-9]*\).*/\1 inputs, \2 places covered/p' "$log")"
 }
-export -f fuzz
-printf '%s\0' "${targets[@]}" | xargs -0 -P "$(nproc)" -I{} bash -c 'set -euo pipefail; fuzz "$1"' fuzz {}
+built=$(echo target/fuzz/*/release)
+failed=$(mktemp)
+trap 'rm -f "$failed"' EXIT
+for target in "${targets[@]}"; do
+  # As many at a time as there are cores.
+  [ "$(jobs -rp | wc -l)" -lt "$(nproc)" ] || wait -n || true
+  { fuzz "$target" || echo "$target" >> "$failed"; } &
+done
+wait
+[ ! -s "$failed" ]

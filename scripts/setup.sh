@@ -2,7 +2,7 @@
 # Installs the system packages that a target needs and this machine lacks. Says what it installs;
 # does nothing when all is there.
 #
-#   usage: setup.sh demo|test|bench|lint
+#   usage: setup.sh demo|test|bench|fuzz|lint
 #
 # Debian and Ubuntu, as root or with sudo. Rust itself (rustup) is assumed. Go is not installed:
 # without it the tests against upstream's library skip themselves, and there is no bench.
@@ -12,7 +12,8 @@ cd "$(dirname "$0")/.."
 case ${1:-} in
   demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
   test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv' ;;
-  bench) need='buildah skopeo registry python3 mmdebstrap cc' ;;
+  bench) need='buildah skopeo registry python3 mmdebstrap cc igzip openssl' ;;
+  fuzz)  need='cc c++' ;;
   lint)  need='postgresql shellcheck cc' ;;
   *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
@@ -36,6 +37,7 @@ package() {
     cc)       echo gcc libc6-dev ;;
     libdeflate-gzip) echo libdeflate-tools ;;
     igzip)    echo isal ;;
+    c++)      echo g++ ;;
     venv)     echo python3-venv ;;
     *)        echo "$1" ;;
   esac

@@ -5,12 +5,11 @@
 
 use std::io::Write as _;
 
+use flate2::{Compression, Crc, GzBuilder};
 use floors::digest::Digest;
 use floors::gzip::{
-    Engine, GzipError, GzipOptions, GzipReader, Output, Pause, Summary, WINDOW,
-    inflate_span,
+    Engine, GzipError, GzipOptions, GzipReader, Output, Pause, Summary, WINDOW, inflate_span,
 };
-use flate2::{Compression, Crc, GzBuilder};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,7 +24,12 @@ struct Stream {
 
 #[derive(Debug, Arbitrary)]
 enum Member {
-    Encoded { pieces: Vec<Piece>, level: u8, flush: bool, extra: bool },
+    Encoded {
+        pieces: Vec<Piece>,
+        level: u8,
+        flush: bool,
+        extra: bool,
+    },
     /// Raw deflate data, taken if it is whole.
     Raw(Vec<u8>),
 }
@@ -122,11 +126,8 @@ fuzz_target!(|input: Stream| {
         let place = usize::from(place) * 7 % stream.len();
         stream[place] ^= value;
     }
-    let options = |engine| GzipOptions {
-        engine,
-        skip_crc: false,
-        span: Some(u64::from(input.span)),
-    };
+    let options =
+        |engine| GzipOptions { engine, skip_crc: false, span: Some(u64::from(input.span)) };
     let reference = read(&stream, usize::MAX, options(Engine::Zlib));
     let own = read(&stream, usize::from(input.chunk).max(1), options(Engine::Own));
     let (Ok((plain, summary)), Ok((expected, other))) = (&own, &reference) else {

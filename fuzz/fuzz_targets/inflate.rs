@@ -16,7 +16,9 @@ const BUFFER: usize = WINDOW + 4096;
 #[derive(Debug, PartialEq)]
 enum End {
     /// With so many bytes unread.
-    Good { unread: usize },
+    Good {
+        unread: usize,
+    },
     Refused,
     /// The plain bytes are enough for this test.
     Enough,

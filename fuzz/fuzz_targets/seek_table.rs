@@ -84,7 +84,8 @@ impl Table {
             let (windows_at, entries_at) = (windows.len(), entries.len());
             let (mut bit, mut plain) = (0_u64, 0_u64);
             for span in layer.spans.iter().take(40) {
-                let mut bits = if span.huge { u64::MAX >> (span.bits % 64) } else { span.bits.into() };
+                let mut bits =
+                    if span.huge { u64::MAX >> (span.bits % 64) } else { span.bits.into() };
                 if span.on_a_byte {
                     bits = bits.wrapping_add(bit.wrapping_neg() & 7);
                 }
@@ -120,7 +121,9 @@ impl Table {
         let mut table = [&b"CWSEEKTB"[..], &windows, &entries, &directory].concat();
         let mut trailer = Digest::of(&directory).as_bytes().to_vec();
         trailer.extend(plus(table.len() as u64 + 88, self.wrong_table).to_le_bytes());
-        trailer.extend((directory.len() as u32).wrapping_add_signed(self.wrong_directory.into()).to_le_bytes());
+        trailer.extend(
+            (directory.len() as u32).wrapping_add_signed(self.wrong_directory.into()).to_le_bytes(),
+        );
         trailer.extend(u32::from(self.version).to_le_bytes());
         let checksum = Digest::of(&trailer);
         trailer.extend_from_slice(checksum.as_bytes());

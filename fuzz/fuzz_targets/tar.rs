@@ -10,12 +10,8 @@ use floors::layer::tar_scan::{ScanError, TarScanner};
 use floors::layer::{Contents, Entry, Limits};
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: Limits = Limits {
-    entries: 64,
-    path_bytes: 256,
-    extension_bytes: 2048,
-    plain_bytes: 1 << 40,
-};
+const LIMITS: Limits =
+    Limits { entries: 64, path_bytes: 256, extension_bytes: 2048, plain_bytes: 1 << 40 };
 
 /// Keeps the content that it is given.
 #[derive(Default)]
