@@ -42,6 +42,7 @@ def spans(entries):
     while at < len(entries):
         bits, length = varint(), varint()
         at += 1  # what the span begins with
-        at += (32 if varint() else 0) + 32  # the digests of its window, if any, and of its bytes
+        window = varint()
+        at += (32 if window else 0) + 32  # the digests of its window and of its bytes
         yield range(bit // 8, (bit + bits + 7) // 8), range(plain, plain + length)
         bit, plain = bit + bits, plain + length

@@ -152,7 +152,7 @@ fuzz_target!(|table: Table| {
             assert!(!entry.compressed.is_empty());
             assert_eq!(entry.compressed.start, entry.compressed_bit / 8);
             assert_eq!(entry.plain.start, plain);
-            assert!(index > 0 || entry.kind == CheckpointKind::MemberStart);
+            assert!(index > 0 || entry.kind == CheckpointKind::Start);
             (bit, plain) = (entry.compressed_bit + 1, entry.plain.end);
             if !entry.plain.is_empty() {
                 assert_eq!(spans.find(entry.plain.start), Some(index));

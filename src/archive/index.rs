@@ -80,6 +80,7 @@ impl IndexedImage {
             .filter(|layer| !layer.spans.is_empty())
             .map(|layer| LayerSpans {
                 digest: layer.digest,
+                encoding: layer.encoding,
                 plain_size: layer.plain_size,
                 compressed_size: layer.compressed_size,
                 span: self.span.unwrap_or_default(),
@@ -144,9 +145,9 @@ pub async fn index_image(
         verify_diff_id(index, *diff_id)?;
     }
 
-    let stack = layers.clone();
+    let (stack, limits) = (layers.clone(), options.limits);
     let (tree, warnings) = blocking(move || {
-        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref))?)?;
+        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
         let warnings = warnings::of(&tree, &stack);
         Ok::<_, ArchiveError>((tree, warnings))
     })
@@ -166,7 +167,7 @@ pub async fn index_image(
     Ok(IndexedImage { tree, storage, layers, span: options.span, warnings })
 }
 
-fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
+pub(super) fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
     let kind = match layer.compression {
         _ if layer.foreign => "kept outside of the registry",
         Compression::Gzip => return Ok(()),
@@ -178,7 +179,7 @@ fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
     Err(ArchiveError::UnsupportedLayer { layer: layer.digest, kind, media_type })
 }
 
-fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {
+pub(super) fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {
     let (layer, found) = (index.digest, index.diff_id);
     if found == expected { Ok(()) } else { Err(LayerError::DiffId { layer, expected, found }) }
 }
@@ -200,7 +201,7 @@ async fn index_layer(
     Ok(index)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ArchiveError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Io {
