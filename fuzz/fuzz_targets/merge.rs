@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use floors::clip::node::{FileContent, NodeKind, NodePath, Special};
 use floors::clip::tree::Tree;
 use floors::digest::Digest;
-use floors::layer::{Encoding, Entry, EntryKind, LayerIndex, Meta, merge};
+use floors::layer::{Encoding, Entry, EntryKind, LayerIndex, Limits, Meta, merge};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -91,7 +91,10 @@ fuzz_target!(|stack: Vec<Vec<Change>>| {
             spans: Vec::new(),
         })
         .collect();
-    let Ok(nodes) = merge(&layers) else { return };
+    let limits = Limits { nodes: 1000, path_bytes: 100, path_depth: 20, ..Limits::default() };
+    let Ok(nodes) = merge(&layers, &limits) else { return };
+    assert!(nodes.len() <= 1000);
+    assert!(nodes.iter().all(|node| node.path.as_bytes().len() <= 100));
     // Unique paths, a root, every parent a directory.
     assert!(nodes.is_sorted_by(|a, b| a.path < b.path));
     let tree = Tree::new(nodes).expect("a tree");

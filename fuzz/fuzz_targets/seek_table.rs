@@ -75,6 +75,34 @@ fn plus(value: u64, wrong: i8) -> u64 {
     value.wrapping_add_signed(wrong.into())
 }
 
+impl Span {
+    /// Appends the entry of a span that begins at `bit`; gives its bits and its window.
+    fn put(&self, kind: u8, bit: u64, entries: &mut Vec<u8>) -> (u64, Vec<u8>) {
+        let mut bits = if self.huge { u64::MAX >> (self.bits % 64) } else { self.bits.into() };
+        let digest = Digest::of(&[]);
+        if kind == 2 || kind == 3 {
+            let bytes = if kind == 2 && self.on_a_byte { self.plain.into() } else { bits / 8 };
+            varint(entries, bytes);
+            varint(entries, self.plain.into());
+            entries.extend_from_slice(digest.as_bytes());
+            return (bytes.wrapping_mul(8), Vec::new());
+        }
+        if self.on_a_byte {
+            bits = bits.wrapping_add(bit.wrapping_neg() & 7);
+        }
+        varint(entries, bits);
+        varint(entries, self.plain.into());
+        entries.push(self.kind);
+        let window = self.window.encoded();
+        varint(entries, window.len() as u64);
+        if !window.is_empty() {
+            entries.extend_from_slice(Digest::of(&window).as_bytes());
+        }
+        entries.extend_from_slice(digest.as_bytes());
+        (bits, window)
+    }
+}
+
 impl Table {
     fn encode(&self) -> Vec<u8> {
         let mut layers: Vec<&Layer> = self.layers.iter().take(8).collect();
@@ -84,20 +112,7 @@ impl Table {
             let (windows_at, entries_at) = (windows.len(), entries.len());
             let (mut bit, mut plain) = (0_u64, 0_u64);
             for span in layer.spans.iter().take(40) {
-                let mut bits =
-                    if span.huge { u64::MAX >> (span.bits % 64) } else { span.bits.into() };
-                if span.on_a_byte {
-                    bits = bits.wrapping_add(bit.wrapping_neg() & 7);
-                }
-                varint(&mut entries, bits);
-                varint(&mut entries, span.plain.into());
-                entries.push(span.kind);
-                let window = span.window.encoded();
-                varint(&mut entries, window.len() as u64);
-                if !window.is_empty() {
-                    entries.extend_from_slice(Digest::of(&window).as_bytes());
-                }
-                entries.extend_from_slice(Digest::of(&[]).as_bytes());
+                let (bits, window) = span.put(layer.kind, bit, &mut entries);
                 windows.extend(window);
                 bit = bit.wrapping_add(bits);
                 plain = plain.wrapping_add(span.plain.into());

@@ -22,23 +22,23 @@ struct Place {
 
 impl References {
     /// Watches the place at the plain offset `plain`, not before any that is watched already.
-    pub(in super::super) fn watch(&mut self, plain: u64) {
+    pub(in crate::gzip) fn watch(&mut self, plain: u64) {
         self.places.push_back(Place { plain, used: Box::new([0; WINDOW / 64]) });
     }
 
     /// Says that index `at` of the output buffer is plain offset `plain`.
-    pub(in super::super) fn align(&mut self, at: usize, plain: u64) {
+    pub(in crate::gzip) fn align(&mut self, at: usize, plain: u64) {
         self.origin = plain.wrapping_sub(at as u64);
     }
 
     /// Whether nothing is watched.
-    pub(in super::super) fn is_empty(&self) -> bool {
+    pub(in crate::gzip) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
     /// Ends watching the oldest place, and calls `is_used(back)` what answers whether the byte
     /// `back` (1 to [`WINDOW`]) before it is referred to.
-    pub(in super::super) fn take_oldest(&mut self) -> Option<impl Fn(usize) -> bool> {
+    pub(in crate::gzip) fn take_oldest(&mut self) -> Option<impl Fn(usize) -> bool> {
         let place = self.places.pop_front()?;
         Some(move |back: usize| {
             let bit = WINDOW - back;
