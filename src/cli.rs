@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand. Only here and in `main` are errors `anyhow`, and
 //! only here is a terminal known.
 
+/// Options for commands that keep layer indexes.
+mod cache;
 /// `clipwright cat`.
 mod cat;
 /// `clipwright index`.

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::download::with_layer;
-use super::index::{blocking, indexable, verify_diff_id};
+use super::index::indexable;
+use super::layers::verify_diff_id;
 use super::runtime_spec::runtime_spec;
-use super::{ArchiveError, warnings};
+use super::{ArchiveError, Budget, blocking, warnings};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
@@ -42,6 +43,8 @@ pub type Sink = Box<dyn Write + Send>;
 pub struct PackOptions {
     /// What a layer may cost.
     pub limits: Limits,
+    /// How many layers are read at a time, by all who share it.
+    pub budget: Arc<Budget>,
 }
 
 /// A v1 archive that is whole but for its header, which belongs in place of its first bytes.
@@ -96,8 +99,13 @@ pub async fn pack_image(
         if !read.contains_key(&layer.digest) {
             let index;
             (blocks, index) = reading.layer(layer, blocks, Pick::Uncovered).await?;
-            let (plain_bytes, entries) = (index.plain_size, index.entries.len());
-            progress.step(Step::LayerDone { layer: layer.digest, plain_bytes, entries });
+            progress.step(Step::LayerDone {
+                layer: layer.digest,
+                compressed_bytes: index.compressed_size,
+                plain_bytes: index.plain_size,
+                entries: index.entries.len(),
+                cached: false,
+            });
             blocks.cover(&index.entries);
             read.insert(layer.digest, Arc::new(index));
         }
@@ -106,9 +114,9 @@ pub async fn pack_image(
     let layers: Vec<Arc<LayerIndex>> =
         image.layers.iter().filter_map(|layer| read.get(&layer.digest).cloned()).collect();
 
-    let stack = layers.clone();
+    let (stack, limits) = (layers.clone(), options.limits);
     let (tree, mut warnings) = blocking(move || {
-        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref))?)?;
+        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
         let warnings = warnings::of_packed(&tree, &stack);
         Ok::<_, ArchiveError>((tree, warnings))
     })
@@ -157,12 +165,12 @@ impl Reading<'_> {
         pick: Pick,
     ) -> Result<(Blocks, LayerIndex), ArchiveError> {
         let read = LayerRead { digest: layer.digest, limits: self.options.limits, span: None };
-        let progress = self.progress.clone();
-        with_layer(self.source, layer.digest, layer.size, progress, self.cancel, move |bytes| {
+        let (progress, budget) = (self.progress.clone(), &self.options.budget);
+        let work = move |bytes| {
             let index = read_layer(read, bytes, &mut blocks.of(read.digest, pick))?;
             Ok((blocks, index))
-        })
-        .await
+        };
+        with_layer(self.source, layer.digest, layer.size, progress, budget, self.cancel, work).await
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
 
+use super::cache::CacheArgs;
 use super::progress::on_stderr;
 use super::registry::RegistryArgs;
 use super::report::report;
 use super::run_async;
-use crate::archive::{IndexOptions, Summary, index_image};
+use crate::archive::{Budget, IndexOptions, Summary, index_image};
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
 /// Index an image into a v2 archive, without a service.
@@ -33,6 +35,8 @@ pub(super) struct Index {
     /// Layers read at a time; one a core by default
     #[arg(long, value_name = "N")]
     concurrency: Option<NonZeroUsize>,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -53,8 +57,9 @@ impl Index {
         let mut options =
             IndexOptions { reference_form: self.reference_form, ..IndexOptions::default() };
         if let Some(concurrency) = self.concurrency {
-            options.concurrency = concurrency.get();
+            options.budget = Arc::new(Budget::new(concurrency.get()));
         }
+        options.cache = self.cache.open().map(Arc::new);
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
         let settings = self.registry.settings();
         let (summary, written) = run_async(async |cancel| {
