@@ -10,7 +10,7 @@ use floors::clip::header::{Header, LENGTH};
 use floors::clip::seek_table::{LayerSpans, SeekTable, encode};
 use floors::digest::Digest;
 use floors::layer::decode::decode_spans;
-use floors::layer::{LayerRead, Limits, NoContents, read_layer};
+use floors::layer::{LayerRead, Limits, NoContents, codec, read_layer};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -90,6 +90,8 @@ fuzz_target!(|layer: Layer| {
         return;
     };
     assert_eq!(index.compressed_size, bytes.len() as u64);
+    let kept = codec::encode(&read, &index).expect("it can be kept");
+    assert_eq!(codec::decode(&read, &kept).as_ref(), Ok(&index));
     let table = encode(&[LayerSpans {
         digest: index.digest,
         encoding: index.encoding,
