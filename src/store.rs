@@ -6,10 +6,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
@@ -55,6 +56,28 @@ pub enum Put {
     Unchanged,
 }
 
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its key.
+    pub key: Key,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was written or touched last.
+    pub modified: SystemTime,
+}
+
+/// What a writer that died left behind; no key leads to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// What it was to become or, of a temporary file, its name.
+    pub name: String,
+    /// How the store itself names it.
+    pub(self) id: String,
+    /// When it was begun or written last.
+    pub since: SystemTime,
+}
+
 /// A store of immutable objects.
 #[async_trait]
 pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
@@ -89,6 +112,17 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
     /// Says that the object is in use: its time of modification becomes now if it is older than
     /// `age`. `false`: there is no such key.
     async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError>;
+
+    /// The objects whose keys begin with `prefix`, in no particular order. Names that are no keys
+    /// are somebody else's, and passed over.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Object, StoreError>>;
+
+    /// What writers left behind that began more than `age` ago and have not ended. In a place that
+    /// is shared with others: what may be ours, by its name.
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError>;
+
+    /// Removes what was left behind; success if it is gone already.
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError>;
 
     /// Removes the object; a missing key is success.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;

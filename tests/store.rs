@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use clipwright::digest::Digest;
 use clipwright::error::{Classify, Fault};
 use clipwright::store::{
-    self, ArchiveStore, Key, Overwrite, Put, S3Settings, StoreError, StoreSettings,
+    self, ArchiveStore, Key, Object, Overwrite, Put, S3Settings, StoreError, StoreSettings,
 };
+use futures_util::TryStreamExt as _;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -168,8 +170,75 @@ async fn contract(bench: &Bench, extension: &str) {
         one_wins(bench, name, len).await;
     }
 
+    listing(bench).await;
     store.delete(&key("a.clip")).await.unwrap();
     assert_eq!(store.size(&key("a.clip")).await.unwrap(), None);
+    assert!(!store.touch(&key("a.clip"), Duration::ZERO).await.unwrap());
+}
+
+/// Objects are listed by prefix, with their sizes and times, and say when they were touched.
+async fn listing(bench: &Bench) {
+    let store = &bench.store;
+    let list = async |prefix: &str| {
+        let mut found: Vec<Object> = store.list(prefix).try_collect().await.unwrap();
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        found
+    };
+    let names = async |prefix: &str| -> Vec<String> {
+        list(prefix).await.iter().map(|object| object.key.to_string()).collect()
+    };
+    for name in ["list/a-1", "list/a-2", "list/b/c", "listed"] {
+        bench.put(name, name.as_bytes(), Overwrite::Never).await.unwrap();
+    }
+    assert_eq!(names("list").await, ["list/a-1", "list/a-2", "list/b/c", "listed"]);
+    assert_eq!(names("list/").await, ["list/a-1", "list/a-2", "list/b/c"]);
+    assert_eq!(names("list/a").await, ["list/a-1", "list/a-2"]);
+    assert_eq!(names("list/b/").await, ["list/b/c"]);
+    for nothing in ["list/c", "list/b/c/d", "no/such/place"] {
+        assert!(names(nothing).await.is_empty(), "{nothing}");
+    }
+    assert!(names("").await.contains(&"dir/sub/e.clip".to_owned()));
+    let before = list("listed").await.remove(0);
+    assert_eq!(before.size, 6);
+    assert!(before.modified.elapsed().unwrap_or_default() < Duration::from_hours(1));
+
+    // Touched only if its time is older than that.
+    assert!(store.touch(&key("listed"), Duration::from_hours(1)).await.unwrap());
+    assert_eq!(list("listed").await, [before.clone()]);
+    while list("listed").await[0].modified <= before.modified {
+        // Some servers count whole seconds.
+        assert!(store.touch(&key("listed"), Duration::ZERO).await.unwrap());
+    }
+    assert_eq!(bench.content("listed").await.unwrap(), b"listed");
+    assert_eq!(bench.put("listed", b"listed", Overwrite::Never).await.unwrap(), Put::Unchanged);
+    for name in ["list/a-1", "list/a-2", "list/b/c", "listed"] {
+        store.delete(&key(name)).await.unwrap();
+    }
+    assert!(store.leftovers(Duration::ZERO).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_killed_upload_left_can_be_found_and_removed() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    for name in ["0123456789abcdef.clip", "somebody/elses.bin"] {
+        server.begin_upload(name).await;
+    }
+    assert!(bench.store.leftovers(Duration::from_hours(1)).await.unwrap().is_empty(), "too young");
+    // Times are told in whole seconds: that of a moment ago may lie ahead of it.
+    let found = loop {
+        let found = bench.store.leftovers(Duration::ZERO).await.unwrap();
+        if !found.is_empty() {
+            break found;
+        }
+    };
+    assert_eq!(found.len(), 1, "others' uploads are not ours to abort: {found:?}");
+    assert_eq!(found[0].name, "0123456789abcdef.clip");
+    assert_eq!(server.pending_uploads(), 2);
+    for _ in 0..2 {
+        bench.store.remove_leftover(&found[0]).await.unwrap();
+    }
+    assert_eq!(server.pending_uploads(), 1);
 }
 
 async fn one_wins(bench: &Bench, name: &str, len: usize) {
@@ -197,7 +266,7 @@ async fn directory_keeps_the_contract() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["big-race.clip", "big.clip", "dir", "race.clip", "two.clip"]);
+    assert_eq!(names, ["big-race.clip", "big.clip", "dir", "list", "race.clip", "two.clip"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

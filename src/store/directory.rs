@@ -5,6 +5,7 @@
 //! a day old, since a younger one may belong to another process that is still writing.
 
 use std::fs::{self, File, Permissions};
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,12 +13,14 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Key, Overwrite, Put, StoreError, supervise};
+use super::{ArchiveStore, Key, Leftover, Object, Overwrite, Put, StoreError, supervise};
 use crate::digest::Digest;
 
 const TEMPORARY_PREFIX: &str = ".tmp-";
@@ -45,20 +48,59 @@ impl DirectoryStore {
     }
 
     fn remove_leftovers(&self) -> io::Result<()> {
-        let now = SystemTime::now();
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-                continue;
-            }
-            let modified = entry.metadata().and_then(|m| m.modified());
-            let age = modified.ok().and_then(|at| now.duration_since(at).ok());
-            if age.is_some_and(|age| age > LEFTOVER_AGE) {
-                // Another replica may have been faster.
-                let _ = fs::remove_file(entry.path());
-            }
+        for leftover in self.find_leftovers(LEFTOVER_AGE)? {
+            // Another replica may have been faster.
+            let _ = fs::remove_file(self.root.join(leftover.id));
         }
         Ok(())
+    }
+
+    fn find_leftovers(&self, age: Duration) -> io::Result<Vec<Leftover>> {
+        let now = SystemTime::now();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if !name.starts_with(TEMPORARY_PREFIX) {
+                continue;
+            }
+            // It may have got its right name meanwhile.
+            let Ok(since) = entry.metadata().and_then(|m| m.modified()) else { continue };
+            if now.duration_since(since).is_ok_and(|found| found > age) {
+                found.push(Leftover { name: name.clone(), id: name, since });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The files below the directory that `prefix` is in, as far as their names begin with it.
+    fn find(&self, prefix: &str) -> io::Result<Vec<Object>> {
+        let inside = prefix.rsplit_once('/').map_or("", |(inside, _)| inside);
+        let mut found = Vec::new();
+        let mut todo = vec![inside.to_owned()];
+        while let Some(directory) = todo.pop() {
+            let entries = match fs::read_dir(self.root.join(&directory)) {
+                Err(e) if matches!(e.kind(), NotFound | NotADirectory) => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                let entry = entry?;
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                let name = if directory.is_empty() { name } else { format!("{directory}/{name}") };
+                // It may be gone already.
+                let Ok(metadata) = entry.metadata() else { continue };
+                if metadata.is_dir() && (name.starts_with(prefix) || prefix.starts_with(&name)) {
+                    todo.push(name);
+                } else if metadata.is_file()
+                    && name.starts_with(prefix)
+                    && let Ok(key) = name.parse()
+                {
+                    let modified = metadata.modified()?;
+                    found.push(Object { key, size: metadata.len(), modified });
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -225,6 +267,37 @@ impl ArchiveStore for DirectoryStore {
             }
         })
         .await
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Object, StoreError>> {
+        let prefix = prefix.to_owned();
+        let found = self.blocking("list", move |store| {
+            store.find(&prefix).map_err(|e| StoreError::io("list", &store.root, e))
+        });
+        let objects = async {
+            match found.await {
+                Ok(objects) => stream::iter(objects.into_iter().map(Ok)).boxed(),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
+        };
+        objects.flatten_stream().boxed()
+    }
+
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
+        self.blocking("list", move |store| {
+            store.find_leftovers(age).map_err(|e| StoreError::io("list", &store.root, e))
+        })
+        .await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
+        let path = self.root.join(&leftover.id);
+        match tokio::fs::remove_file(&path).await {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("delete what was left behind", &path, e))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {

@@ -18,14 +18,17 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::types::MetadataDirective;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Key, Overwrite, Put, StoreError, supervise};
+use super::{ArchiveStore, Key, Leftover, Object, Overwrite, Put, StoreError, supervise};
 use crate::digest::Digest;
 
 /// What the SDK's errors mean to us.
 mod failure;
+/// What is in the bucket.
+mod listing;
 /// Which content is there now.
 mod published;
 /// The way of a put.
@@ -247,6 +250,29 @@ impl ArchiveStore for S3Store {
         match copy.send().await.map_err(Failure::from) {
             Ok(_) => Ok(true),
             Err(failure) => failed(failure),
+        }
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Object, StoreError>> {
+        listing::objects(self, prefix)
+    }
+
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
+        listing::uploads(self, age).await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
+        let abort = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(&leftover.name)
+            .upload_id(&leftover.id);
+        match abort.send().await.map_err(Failure::from) {
+            Err(failure) if failure.code.as_deref() != Some("NoSuchUpload") => {
+                Err(failure.into_error(self, format!("abort an upload of {}", leftover.name)))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -13,7 +13,8 @@ use axum::response::Response;
 use clipwright::api::{AppState, SpecValidator, router};
 use clipwright::digest::Digest;
 use clipwright::jobs::queue::{Queue, Vault};
-use clipwright::store::{ArchiveStore, Key, Overwrite, Put, StoreError};
+use clipwright::store::{ArchiveStore, Key, Leftover, Object, Overwrite, Put, StoreError};
+use futures_util::stream::BoxStream;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -200,6 +201,18 @@ impl ArchiveStore for Probe {
 
     async fn touch(&self, _: &Key, _: Duration) -> Result<bool, StoreError> {
         unreachable!("the API marks no archive")
+    }
+
+    fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<Object, StoreError>> {
+        unreachable!("the API lists no archives")
+    }
+
+    async fn leftovers(&self, _: Duration) -> Result<Vec<Leftover>, StoreError> {
+        unreachable!("the API looks for nothing that was left behind")
+    }
+
+    async fn remove_leftover(&self, _: &Leftover) -> Result<(), StoreError> {
+        unreachable!("the API removes nothing that was left behind")
     }
 
     async fn delete(&self, _: &Key) -> Result<(), StoreError> {
