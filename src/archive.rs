@@ -20,8 +20,16 @@ pub mod layer_claims;
 pub mod layers;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// From one archive version to the other.
+pub mod migrate;
+/// An image becomes a v1 archive.
+pub mod pack;
+/// A v1 archive on its way into a store.
+pub mod publish;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// The OCI runtime spec of an image.
+mod runtime_spec;
 /// A part of a layer by its spans.
 mod spans;
 /// What an archive holds and cost.
@@ -41,6 +49,8 @@ pub use index::{IndexOptions, IndexedImage, Written, index_image};
 pub use layer_cache::LayerCache;
 pub use layer_claims::{Claim, LayerClaims};
 pub use layers::{ImageLayer, KnownLayer};
+pub use pack::{PackOptions, Packed, pack_image};
+pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
 pub use summary::{LayerSummary, Summary};
 

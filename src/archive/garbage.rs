@@ -4,14 +4,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use futures_util::TryStreamExt as _;
 use serde::Serialize;
 
 use crate::image_id::ImageId;
-use crate::store::{ArchiveStore, Key, Leftover, Object, StoreError};
+use crate::store::{ArchiveStore, Key, Leftover, Listed, StoreError};
 
 /// What is younger may belong to somebody who is still writing.
 pub const SAFE_AGE: Duration = Duration::from_hours(24);
+
+/// Objects asked for at a time.
+const PAGE: usize = 1000;
 
 /// Why something is garbage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,8 +62,8 @@ impl Garbage {
         }
     }
 
-    fn of(kind: GarbageKind, object: Object) -> Self {
-        let Object { key, size, modified } = object;
+    fn of(kind: GarbageKind, object: Listed) -> Self {
+        let Listed { key, size, modified } = object;
         Self { kind, size: Some(size), since: modified, what: What::Object(key) }
     }
 }
@@ -106,12 +108,8 @@ async fn unused_indexes(
     prefix: &str,
     unused: Duration,
 ) -> Result<Vec<Garbage>, StoreError> {
-    store
-        .list(prefix)
-        .try_filter(|object| std::future::ready(is_older(object, unused)))
-        .map_ok(|object| Garbage::of(GarbageKind::UnusedLayerIndex, object))
-        .try_collect()
-        .await
+    let old = list(store, prefix).await?.into_iter().filter(|object| is_older(object, unused));
+    Ok(old.map(|object| Garbage::of(GarbageKind::UnusedLayerIndex, object)).collect())
 }
 
 /// Where archives are `.rclip`, a `.clip` is the data of one, and worth nothing without.
@@ -123,8 +121,7 @@ async fn data_without_index(
         return Ok(Vec::new());
     }
     let (mut data, mut indexes) = (BTreeMap::new(), Vec::new());
-    let mut objects = store.list(prefix);
-    while let Some(object) = objects.try_next().await? {
+    for object in list(store, prefix).await? {
         match object.key.of_image() {
             Some((image, "clip")) => drop(data.insert(image, object)),
             Some((image, _)) => indexes.push(image),
@@ -138,6 +135,20 @@ async fn data_without_index(
     Ok(old.map(|object| Garbage::of(GarbageKind::DataWithoutIndex, object)).collect())
 }
 
-fn is_older(object: &Object, age: Duration) -> bool {
+/// All objects whose keys begin with `prefix`.
+async fn list(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+    let mut objects: Vec<Listed> = Vec::new();
+    loop {
+        let after = objects.last().map_or("", |last| last.key.as_str());
+        let page = store.list(prefix, after, PAGE).await?;
+        let is_last = page.len() < PAGE;
+        objects.extend(page);
+        if is_last {
+            return Ok(objects);
+        }
+    }
+}
+
+fn is_older(object: &Listed, age: Duration) -> bool {
     SystemTime::now().duration_since(object.modified).is_ok_and(|found| found > age)
 }

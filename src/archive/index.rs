@@ -85,6 +85,7 @@ impl IndexedImage {
             .filter(|layer| !layer.spans.is_empty())
             .map(|layer| LayerSpans {
                 digest: layer.digest,
+                encoding: layer.encoding,
                 plain_size: layer.plain_size,
                 compressed_size: layer.compressed_size,
                 span: self.span.unwrap_or_default(),
@@ -175,7 +176,7 @@ pub async fn index_image(
     Ok(IndexedImage { tree, storage, layers, span: options.span, cached, warnings })
 }
 
-fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
+pub(super) fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
     let kind = match layer.compression {
         _ if layer.foreign => "kept outside of the registry",
         Compression::Gzip => return Ok(()),

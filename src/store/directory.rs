@@ -5,7 +5,6 @@
 //! a day old, since a younger one may belong to another process that is still writing.
 
 use std::fs::{self, File, Permissions};
-use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,19 +12,25 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::FutureExt as _;
-use futures_util::stream::{self, BoxStream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Key, Leftover, Object, Overwrite, Put, StoreError, supervise};
+use super::{
+    ArchiveStore, Bucket, Commit, Committed, Key, Leftover, Listed, NewObject, Overwrite, Put,
+    StoreError, supervise,
+};
 use crate::digest::Digest;
 
 const TEMPORARY_PREFIX: &str = ".tmp-";
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 const CHUNK: usize = 256 * 1024;
+
+/// A file on its way.
+mod draft;
+
+use draft::Draft;
 
 /// Objects as files in one directory.
 #[derive(Debug, Clone)]
@@ -50,7 +55,7 @@ impl DirectoryStore {
     fn remove_leftovers(&self) -> io::Result<()> {
         for leftover in self.find_leftovers(LEFTOVER_AGE)? {
             // Another replica may have been faster.
-            let _ = fs::remove_file(self.root.join(leftover.id));
+            let _ = self.remove_temporary(&leftover.id);
         }
         Ok(())
     }
@@ -73,34 +78,13 @@ impl DirectoryStore {
         Ok(found)
     }
 
-    /// The files below the directory that `prefix` is in, as far as their names begin with it.
-    fn find(&self, prefix: &str) -> io::Result<Vec<Object>> {
-        let inside = prefix.rsplit_once('/').map_or("", |(inside, _)| inside);
-        let mut found = Vec::new();
-        let mut todo = vec![inside.to_owned()];
-        while let Some(directory) = todo.pop() {
-            let entries = match fs::read_dir(self.root.join(&directory)) {
-                Err(e) if matches!(e.kind(), NotFound | NotADirectory) => continue,
-                entries => entries?,
-            };
-            for entry in entries {
-                let entry = entry?;
-                let Ok(name) = entry.file_name().into_string() else { continue };
-                let name = if directory.is_empty() { name } else { format!("{directory}/{name}") };
-                // It may be gone already.
-                let Ok(metadata) = entry.metadata() else { continue };
-                if metadata.is_dir() && (name.starts_with(prefix) || prefix.starts_with(&name)) {
-                    todo.push(name);
-                } else if metadata.is_file()
-                    && name.starts_with(prefix)
-                    && let Ok(key) = name.parse()
-                {
-                    let modified = metadata.modified()?;
-                    found.push(Object { key, size: metadata.len(), modified });
-                }
-            }
+    /// A file, or the directory of an object that was being made.
+    fn remove_temporary(&self, name: &str) -> io::Result<()> {
+        let path = self.root.join(name);
+        match fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
         }
-        Ok(found)
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -150,13 +134,28 @@ impl DirectoryStore {
             let (key, file) = (key.clone(), file.to_owned());
             return Err(StoreError::Mismatch { key, file, expected: digest, found });
         }
+        match self.publish(key, temporary, overwrite, cancel)? {
+            Committed::Written => Ok(Put::Written),
+            Committed::Taken => self.compare(key, digest, cancel),
+        }
+    }
+
+    /// Gives a whole temporary file its name.
+    fn publish(
+        &self,
+        key: &Key,
+        temporary: NamedTempFile,
+        overwrite: Overwrite,
+        cancel: &CancellationToken,
+    ) -> Result<Committed, StoreError> {
+        let target = self.path(key);
+        let failed = |e| StoreError::io(format!("write {key}"), &target, e);
         temporary.as_file().sync_all().map_err(failed)?;
         let parent = target.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(failed)?;
         if cancel.is_cancelled() {
             return Err(StoreError::Cancelled { key: key.clone() });
         }
-
         match overwrite {
             Overwrite::Replace => {
                 temporary.persist(&target).map_err(|e| failed(e.error))?;
@@ -164,14 +163,83 @@ impl DirectoryStore {
             Overwrite::Never => match temporary.persist_noclobber(&target) {
                 Ok(_) => {}
                 Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
-                    return self.compare(key, digest, cancel);
+                    return Ok(Committed::Taken);
                 }
                 Err(e) => return Err(failed(e.error)),
             },
         }
         // The rename is lasting only once the directory that holds the name is synced.
         File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        Ok(Put::Written)
+        Ok(Committed::Written)
+    }
+
+    /// A second name for the same file, put in place like any other.
+    fn copy_blocking(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let (source, target) = (self.path(from), self.path(to));
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => {
+                StoreError::NotFound { key: from.clone(), store: self.describe() }
+            }
+            _ => StoreError::io(format!("copy {from} to {to}"), &target, e),
+        };
+        let parent = target.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent).map_err(failed)?;
+        // A name that nobody else has: a temporary directory is one, and goes by itself.
+        let own = tempfile::Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            .tempdir_in(&self.root)
+            .map_err(failed)?;
+        let name = own.path().join("link");
+        if let Err(error) = fs::hard_link(&source, &name) {
+            if error.kind() == io::ErrorKind::NotFound {
+                return Err(failed(error));
+            }
+            // Not every file system has links.
+            fs::copy(&source, &name).map_err(failed)?;
+            File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
+        }
+        // Between two names of one file a rename does nothing: then all is done already.
+        fs::rename(&name, &target).map_err(failed)?;
+        File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+
+    fn list_blocking(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let within = prefix.rfind('/').map_or("", |slash| &prefix[..=slash]);
+        let directory = self.root.join(within);
+        let failed = |e| StoreError::io("list the store", &directory, e);
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut keys = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let key = name.to_str().and_then(|name| format!("{within}{name}").parse::<Key>().ok());
+            keys.extend(key.filter(|k| k.as_str().starts_with(prefix) && k.as_str() > after));
+        }
+        keys.sort();
+        let mut listed = Vec::new();
+        for key in keys {
+            if listed.len() == limit {
+                break;
+            }
+            // What went meanwhile is not there.
+            match fs::metadata(self.path(&key)) {
+                Ok(found) if found.is_file() => {
+                    let (size, modified) = (found.len(), found.modified().map_err(failed)?);
+                    listed.push(Listed { key, size, modified });
+                }
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(listed)
     }
 
     /// Decides between [`Put::Unchanged`] and a conflict when the key is taken.
@@ -235,6 +303,15 @@ impl ArchiveStore for DirectoryStore {
         supervise(key, token, task).await
     }
 
+    async fn create(&self, key: &Key, cancel: &CancellationToken) -> Result<NewObject, StoreError> {
+        let (key, cancel) = (key.clone(), cancel.child_token());
+        self.blocking("write", move |store| Draft::begin(store, key, cancel)).await
+    }
+
+    fn bucket(&self) -> Option<Bucket> {
+        None
+    }
+
     async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let path = self.path(key);
         match tokio::fs::metadata(&path).await {
@@ -247,6 +324,21 @@ impl ArchiveStore for DirectoryStore {
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError> {
         let key = key.clone();
         self.blocking("read", move |store| store.read_blocking(&key, offset, len)).await
+    }
+
+    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let (from, to) = (from.clone(), to.clone());
+        self.blocking("copy", move |store| store.copy_blocking(&from, &to)).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
+        self.blocking("list", move |store| store.list_blocking(&prefix, &after, limit)).await
     }
 
     async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError> {
@@ -269,20 +361,6 @@ impl ArchiveStore for DirectoryStore {
         .await
     }
 
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Object, StoreError>> {
-        let prefix = prefix.to_owned();
-        let found = self.blocking("list", move |store| {
-            store.find(&prefix).map_err(|e| StoreError::io("list", &store.root, e))
-        });
-        let objects = async {
-            match found.await {
-                Ok(objects) => stream::iter(objects.into_iter().map(Ok)).boxed(),
-                Err(error) => stream::iter([Err(error)]).boxed(),
-            }
-        };
-        objects.flatten_stream().boxed()
-    }
-
     async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
         self.blocking("list", move |store| {
             store.find_leftovers(age).map_err(|e| StoreError::io("list", &store.root, e))
@@ -291,13 +369,11 @@ impl ArchiveStore for DirectoryStore {
     }
 
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
-        let path = self.root.join(&leftover.id);
-        match tokio::fs::remove_file(&path).await {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("delete what was left behind", &path, e))
-            }
-            _ => Ok(()),
-        }
+        let name = leftover.id.clone();
+        self.blocking("delete", move |store| {
+            store.remove_temporary(&name).map_err(|e| StoreError::io("delete", &store.root, e))
+        })
+        .await
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {

@@ -34,6 +34,19 @@ impl Key {
         Self(format!("{image}.{extension}"))
     }
 
+    /// What the keys of all archives that migrations keep begin with.
+    pub const KEPT: &str = "kept/";
+
+    /// The archive of another version that `image` had before it was migrated.
+    pub fn kept(image: &ImageId, version: u8, extension: &'static str) -> Self {
+        Self(format!("{}{image}.v{version}.{extension}", Self::KEPT))
+    }
+
+    /// Where an archive of `image` is made that nobody may see yet.
+    pub fn staged(image: &ImageId, extension: &'static str) -> Self {
+        Self(format!("staged/{image}.{extension}"))
+    }
+
     /// What the keys of all layer indexes begin with.
     pub const LAYER_INDEXES: &str = "layer-index/";
 

@@ -13,8 +13,9 @@ use axum::response::Response;
 use clipwright::api::{AppState, SpecValidator, router};
 use clipwright::digest::Digest;
 use clipwright::jobs::queue::{Queue, Vault};
-use clipwright::store::{ArchiveStore, Key, Leftover, Object, Overwrite, Put, StoreError};
-use futures_util::stream::BoxStream;
+use clipwright::store::{
+    ArchiveStore, Bucket, Key, Leftover, Listed, NewObject, Overwrite, Put, StoreError,
+};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -199,12 +200,24 @@ impl ArchiveStore for Probe {
         unreachable!("the API reads no archive")
     }
 
-    async fn touch(&self, _: &Key, _: Duration) -> Result<bool, StoreError> {
-        unreachable!("the API marks no archive")
+    async fn create(&self, _: &Key, _: &CancellationToken) -> Result<NewObject, StoreError> {
+        unreachable!("the API writes no archive")
     }
 
-    fn list<'a>(&'a self, _: &'a str) -> BoxStream<'a, Result<Object, StoreError>> {
-        unreachable!("the API lists no archives")
+    fn bucket(&self) -> Option<Bucket> {
+        unreachable!("the API reads no archive")
+    }
+
+    async fn copy(&self, _: &Key, _: &Key) -> Result<(), StoreError> {
+        unreachable!("the API writes no archive")
+    }
+
+    async fn list(&self, _: &str, _: &str, _: usize) -> Result<Vec<Listed>, StoreError> {
+        unreachable!("the API reads no archive")
+    }
+
+    async fn touch(&self, _: &Key, _: Duration) -> Result<bool, StoreError> {
+        unreachable!("the API marks no archive")
     }
 
     async fn leftovers(&self, _: Duration) -> Result<Vec<Leftover>, StoreError> {

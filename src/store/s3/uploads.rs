@@ -1,43 +1,18 @@
-//! What is in the bucket: objects, and multipart uploads that were begun and never ended.
+//! Multipart uploads that were begun and never ended, nor aborted.
 
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::primitives::DateTime;
-use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::S3Store;
 use super::failure::Failure;
-use crate::store::{Key, Leftover, Object, StoreError};
-
-/// The objects whose keys begin with `prefix`, page by page.
-pub(super) fn objects<'a>(
-    store: &'a S3Store,
-    prefix: &'a str,
-) -> BoxStream<'a, Result<Object, StoreError>> {
-    let request = store.client.list_objects_v2().bucket(&store.bucket).prefix(prefix);
-    let pages = stream::unfold(request.into_paginator().send(), async |mut pages| {
-        let page = pages.next().await?;
-        Some((page, pages))
-    });
-    let failed = |e| Failure::from(e).into_error(store, "list the bucket".to_owned());
-    pages
-        .map_err(failed)
-        .map_ok(|page| {
-            let objects = page.contents.unwrap_or_default().into_iter().filter_map(|object| {
-                Some(Ok(Object {
-                    key: object.key()?.parse().ok()?,
-                    size: u64::try_from(object.size()?).ok()?,
-                    modified: time(object.last_modified()?)?,
-                }))
-            });
-            stream::iter(objects.collect::<Vec<_>>())
-        })
-        .try_flatten()
-        .boxed()
-}
+use crate::store::{Key, Leftover, StoreError};
 
 /// Uploads of what may be ours that began more than `age` ago.
-pub(super) async fn uploads(store: &S3Store, age: Duration) -> Result<Vec<Leftover>, StoreError> {
+pub(super) async fn left_behind(
+    store: &S3Store,
+    age: Duration,
+) -> Result<Vec<Leftover>, StoreError> {
     let failed = |e| Failure::from(e).into_error(store, "list the uploads".to_owned());
     let request = store.client.list_multipart_uploads().bucket(&store.bucket);
     let (mut found, mut next) = (Vec::new(), None);
@@ -64,6 +39,6 @@ pub(super) async fn uploads(store: &S3Store, age: Duration) -> Result<Vec<Leftov
     }
 }
 
-fn time(at: &DateTime) -> Option<SystemTime> {
+pub(super) fn time(at: &DateTime) -> Option<SystemTime> {
     SystemTime::try_from(*at).ok()
 }
