@@ -8,6 +8,8 @@
 pub mod budget;
 /// A layer on its way from a source to a thread that takes it apart.
 mod download;
+/// What lies in a store and serves nobody.
+pub mod garbage;
 /// An image becomes a v2 archive.
 pub mod index;
 /// Layer indexes that were made before.

@@ -5,6 +5,8 @@
 mod cache;
 /// `clipwright cat`.
 mod cat;
+/// `clipwright gc`.
+mod gc;
 /// `clipwright index`.
 mod index;
 /// `clipwright inspect`.
@@ -49,6 +51,8 @@ enum Command {
     Ls(ls::Ls),
     /// Write a file's content to standard output, read through the archive
     Cat(cat::Cat),
+    /// Find what lies in the store and serves nobody, and remove it if told to
+    Gc(gc::Gc),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -62,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
+        Command::Gc(command) => command.run(),
         Command::Openapi => openapi::run(),
     };
     match outcome {
