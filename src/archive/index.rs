@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::download::with_layer;
 use super::metadata::image_metadata;
-use super::{ArchiveError, warnings};
+use super::{ArchiveError, blocking, warnings};
 use crate::clip::atomic;
 use crate::clip::seek_table::LayerSpans;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
@@ -198,13 +198,4 @@ async fn index_layer(
     let (plain_bytes, entries) = (index.plain_size, index.entries.len());
     progress.step(Step::LayerDone { layer: digest, plain_bytes, entries });
     Ok(index)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ArchiveError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Io {
-        what: "a helper thread died".into(),
-        source: std::io::Error::other(error),
-    })
 }
