@@ -36,6 +36,8 @@ pub mod read;
 mod runtime_spec;
 /// A part of a layer by its spans.
 mod spans;
+/// An archive in a store.
+pub mod stored;
 /// What a v2 archive says of its layers.
 mod stored_layers;
 /// What an archive holds and cost.

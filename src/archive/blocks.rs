@@ -291,14 +291,14 @@ impl BlockReader {
         Self { supply, cancel, at_hand: Bytes::new(), start: 0 }
     }
 
-    /// Hands a block's content to `out`, piece by piece, and then checks all of it: only after
-    /// success may it be used. A block that is wrong is [`ArchiveError::Block`]; the next one can be
+    /// Hands a block's content to `out`, piece by piece, then checks all of it and gives its
+    /// SHA-256: only after success may it be used. A block that is wrong is [`ArchiveError::Block`]; the next one can be
     /// read all the same.
     pub(super) fn block(
         &mut self,
         block: &Block,
         out: &mut dyn FnMut(&[u8]) -> Result<(), ArchiveError>,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<Digest, ArchiveError> {
         let mut kind = [0];
         self.exactly(block, block.offset - 1, &mut kind)?;
         let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
@@ -325,7 +325,7 @@ impl BlockReader {
             Some(expected) if expected != found => {
                 Err(block.bad("SHA-256", expected.hex(), found.hex()))
             }
-            _ => Ok(()),
+            _ => Ok(found),
         }
     }
 
