@@ -85,6 +85,7 @@ impl IndexedImage {
             .filter(|layer| !layer.spans.is_empty())
             .map(|layer| LayerSpans {
                 digest: layer.digest,
+                encoding: layer.encoding,
                 plain_size: layer.plain_size,
                 compressed_size: layer.compressed_size,
                 span: self.span.unwrap_or_default(),

@@ -25,9 +25,10 @@ use super::error::ClipError;
 use super::header::Header;
 use crate::digest::Digest;
 
-pub use directory::LayerEntry;
+pub use directory::{Encoding, LayerEntry};
 pub(crate) use encode::put_spans;
 pub use encode::{LayerSpans, encode};
+pub(crate) use spans::Described;
 pub use spans::{SpanEntry, SpanIndex};
 
 use section::{Section, read, wrong};

@@ -19,7 +19,7 @@ use super::limits::NODE_COST;
 use super::{Encoding, Entry, EntryKind, LayerIndex, LayerRead, Limits, Meta};
 use crate::clip::fields::{Fields, put_varint};
 use crate::clip::node::{NodePath, Special};
-use crate::clip::seek_table::{SpanIndex, put_spans};
+use crate::clip::seek_table::{Described, SpanIndex, put_spans};
 use crate::digest::Digest;
 
 const MAGIC: [u8; 8] = *b"CWLAYIDX";
@@ -129,7 +129,7 @@ fn encode_body(index: &LayerIndex) -> (Vec<u8>, Vec<u8>) {
         put_bytes(&mut body, note.as_bytes());
     }
     let (mut spans, mut windows) = (Vec::new(), Vec::new());
-    put_spans(&index.spans, &mut spans, &mut windows);
+    put_spans(index.encoding, &index.spans, &mut spans, &mut windows);
     put_bytes(&mut body, &spans);
     put_varint(&mut body, index.entries.len() as u64);
     let mut writer = EntryWriter { body, path: &[], meta: &Meta::default(), content_end: 0 };
@@ -159,8 +159,17 @@ fn decode_body(read: &LayerRead, body: &[u8], windows: &[u8]) -> Result<LayerInd
     }
     let spans = match take_bytes(&mut fields).ok_or_else(short)? {
         [] if windows.is_empty() => Vec::new(),
-        spans => SpanIndex::decode_all(spans, windows, *digest, plain_size, compressed_size)
-            .map_err(|error| error.to_string())?,
+        spans => {
+            let windows_length = windows.len() as u64;
+            let described = Described {
+                digest: *digest,
+                encoding,
+                plain_size,
+                compressed_size,
+                windows: 0..windows_length,
+            };
+            SpanIndex::decode_all(spans, windows, &described).map_err(|error| error.to_string())?
+        }
     };
     let count = fields.varint().ok_or_else(short)?;
     // An entry takes three bytes at least: a count can't ask for more memory than its bytes do.

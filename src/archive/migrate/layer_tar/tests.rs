@@ -83,7 +83,7 @@ fn nothing_is_lost_on_the_way_through_a_layer() {
     let read = LayerRead { digest: layer.digest, limits: Limits::default(), span: None };
     let index = read_layer(read, BufReader::new(&compressed[..]), &mut NoContents).unwrap();
     assert_eq!((index.diff_id, index.plain_size), (layer.diff_id, layer.plain_size));
-    let merged = Tree::new(merge([&index]).unwrap()).unwrap();
+    let merged = Tree::new(merge([&index], &Limits::default()).unwrap()).unwrap();
     let before = Tree::new(nodes).unwrap();
     let mut plain = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&compressed[..]), &mut plain)
