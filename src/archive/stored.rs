@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::ArchiveError;
 use crate::clip::header::{self, Header};
-use crate::clip::node::{FileContent, NodeKind};
+use crate::clip::node::NodeKind;
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::StorageInfo;
 use crate::clip::{ClipError, MAX_INDEX_BYTES};
@@ -25,6 +25,8 @@ pub struct StoredArchive {
     pub digest: Digest,
     /// The archive.
     pub archive: Archive,
+    /// All of the object's bytes, unless there are data blocks among them.
+    pub whole: Option<Bytes>,
 }
 
 impl StoredArchive {
@@ -39,7 +41,8 @@ impl StoredArchive {
         let header = Header::decode(&head, size)?;
         let start = header.index.start;
         let rest = object.read(start..size).await?;
-        let digest = Digest::of(&[&head[..], &rest[..]].concat());
+        let seen = Bytes::from([&head[..], &rest[..]].concat());
+        let digest = Digest::of(&seen);
         let part = |range: &Range<u64>| {
             let within = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
             Some(rest.slice(within(range.start)?..within(range.end)?))
@@ -54,7 +57,8 @@ impl StoredArchive {
         };
         let index = part(&header.index).unwrap_or_default();
         let archive = Archive::decode(header, &index, storage.as_deref())?;
-        Ok(Some(Self { key: key.clone(), size, digest, archive }))
+        let whole = (seen.len() as u64 == size).then_some(seen);
+        Ok(Some(Self { key: key.clone(), size, digest, archive, whole }))
     }
 
     /// 2 if the files' content is in an image's layers, else 1.
@@ -62,13 +66,10 @@ impl StoredArchive {
         version(&self.archive.storage)
     }
 
-    /// Regular files, each name counted, and the bytes in them.
-    pub fn files(&self) -> (u64, u64) {
-        let sizes = self.archive.tree.iter().filter_map(|node| match &node.kind {
-            NodeKind::File(content) => Some(FileContent::len(content)),
-            _ => None,
-        });
-        sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes.saturating_add(size)))
+    /// Regular files, each name counted.
+    pub fn files(&self) -> u64 {
+        let nodes = self.archive.tree.iter();
+        nodes.filter(|node| matches!(node.kind, NodeKind::File(_))).count() as u64
     }
 }
 
