@@ -4,6 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ArchiveError;
 use crate::clip::header::{self, Header};
@@ -12,7 +15,13 @@ use crate::clip::reader::Archive;
 use crate::clip::storage_info::StorageInfo;
 use crate::clip::{ClipError, MAX_INDEX_BYTES};
 use crate::digest::Digest;
+use crate::image_id::ImageId;
 use crate::store::{ArchiveStore, Key};
+
+/// Keys asked for at a time.
+const PAGE: usize = 1000;
+/// Archives looked into at a time.
+const AT_A_TIME: usize = 8;
 
 /// An archive in a store.
 #[derive(Debug, Clone)]
@@ -114,4 +123,66 @@ impl Object<'_> {
         let detail = format!("{} has no {length} bytes at {}", self.key, range.start);
         Err(ClipError::Header(format!("{detail}: it had {} bytes", self.size)).into())
     }
+}
+
+/// An archive in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListedArchive {
+    /// The image that it is named after.
+    pub image_id: ImageId,
+    /// Its version; absent if it can't be told, which `problem` explains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_version: Option<u8>,
+    /// Bytes of the archive object. Of a v1 archive in S3 that is the index alone.
+    pub size: u64,
+    /// Versions of which migrations have kept an archive.
+    pub kept: Vec<u8>,
+    /// What is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Archives of images whose ids begin with `prefix` and sort behind `after`, in their order, at
+/// most `limit`.
+pub async fn list_archives(
+    store: &Arc<dyn ArchiveStore>,
+    prefix: &str,
+    after: Option<&ImageId>,
+    limit: usize,
+) -> Result<Vec<ListedArchive>, ArchiveError> {
+    let extension = store.extension();
+    let mut after = after.map_or_else(String::new, |id| Key::archive(id, extension).to_string());
+    let mut found = Vec::new();
+    while found.len() < limit {
+        // In S3 the data of v1 archives lie in between.
+        let page = store.list(prefix, &after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.key.to_string();
+        found.extend(page.into_iter().filter_map(|listed| {
+            let (id, end) = listed.key.as_str().split_once('.')?;
+            Some((id.parse::<ImageId>().ok().filter(|_| end == extension)?, listed))
+        }));
+    }
+    found.truncate(limit);
+    let described = found.into_iter().map(async |(image_id, listed)| {
+        let version = match stored_version(store, &listed.key, listed.size).await {
+            Ok(version) => Ok(version),
+            // One archive that is broken must not hide the others; a store that is, must.
+            Err(ArchiveError::Clip(error)) => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        let kept = store.list(&format!("{}{image_id}.", Key::KEPT), "", PAGE).await?;
+        let kept = [1, 2].into_iter().filter(|version| {
+            let prefix = Key::kept_prefix(&image_id, *version);
+            kept.iter().any(|listed| listed.key.as_str().starts_with(&prefix))
+        });
+        Ok::<_, ArchiveError>(ListedArchive {
+            kept: kept.collect(),
+            clip_version: version.as_ref().ok().copied(),
+            size: listed.size,
+            problem: version.err(),
+            image_id,
+        })
+    });
+    stream::iter(described).buffered(AT_A_TIME).try_collect().await
 }

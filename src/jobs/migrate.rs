@@ -13,9 +13,7 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{
-    ArchiveObject, EventKind, ImageId, JobError, JobResult, MigrateSpec, Migration,
-};
+use super::job::{ArchiveObject, EventKind, ImageId, JobError, JobResult, MigrateSpec, Migration};
 use super::progress::JobProgress;
 use super::worker::EventSink;
 use crate::archive::migrate::{
@@ -155,8 +153,6 @@ impl Migrator {
             image_id: spec.image_id.clone(),
             summary,
             archive,
-            version: None,
-            republished_from: None,
             migration: Some(Migration {
                 from,
                 to: spec.to,
@@ -230,14 +226,7 @@ impl Run<'_> {
         };
         let summary = self.summary(&v2, &current).await?;
         let archive = self.object(&current);
-        Ok(Outcome {
-            summary,
-            archive,
-            compared: None,
-            kept: None,
-            restored: false,
-            from: version,
-        })
+        Ok(Outcome { summary, archive, compared: None, kept: None, restored: false, from: version })
     }
 
     /// Takes an archive that was kept, if it holds the same.
@@ -251,8 +240,7 @@ impl Run<'_> {
         let compared = async {
             let v2 = self.open_v2(new).await?;
             let Self { migrator, progress, cancel, .. } = self;
-            let compared =
-                compare_archives(&v1, &v2, &migrator.index, progress, cancel).await?;
+            let compared = compare_archives(&v1, &v2, &migrator.index, progress, cancel).await?;
             Ok::<_, MigrateError>((v2, compared))
         };
         let (v2, compared) = match compared.await {
@@ -308,11 +296,8 @@ impl Run<'_> {
         let kept = self.keep(current).await?;
         let store = self.store();
         store.put(&self.key, &file, written.digest, Overwrite::Replace, cancel).await?;
-        let archive = ArchiveObject {
-            key: self.key.to_string(),
-            size: written.size,
-            digest: written.digest,
-        };
+        let archive =
+            ArchiveObject { key: self.key.to_string(), size: written.size, digest: written.digest };
         Ok(Outcome {
             summary,
             archive,
@@ -373,8 +358,7 @@ impl Run<'_> {
     }
 
     async fn put(&self, key: &Key, bytes: &Bytes) -> Result<(), MigrationError> {
-        let scratch =
-            tempfile::tempdir_in(&self.migrator.scratch).map_err(self.no_scratch())?;
+        let scratch = tempfile::tempdir_in(&self.migrator.scratch).map_err(self.no_scratch())?;
         let file = scratch.path().join("archive");
         tokio::fs::write(&file, bytes).await.map_err(self.no_scratch())?;
         let digest = crate::digest::Digest::of(bytes);

@@ -156,12 +156,7 @@ impl DirectoryStore {
     }
 
     /// A second name for the same file, put in place like any other.
-    fn copy_blocking(
-        &self,
-        from: &Key,
-        to: &Key,
-        overwrite: Overwrite,
-    ) -> Result<(), StoreError> {
+    fn copy_blocking(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
         let (source, target) = (self.path(from), self.path(to));
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => {

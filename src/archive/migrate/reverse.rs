@@ -15,7 +15,7 @@ use crate::archive::{
 };
 use crate::image_id::ImageId;
 use crate::progress::Progress;
-use crate::store::{ArchiveStore, Key, NewObject, Overwrite};
+use crate::store::{ArchiveStore, Commit, Key, NewObject, Overwrite};
 
 /// A v1 archive that holds what the v2 archive shows, under [`Key::staged`].
 #[derive(Debug)]
@@ -41,19 +41,15 @@ pub async fn to_v1(
     let key = Key::staged(id, store.extension());
     let bucket = store.bucket();
     let data = if bucket.is_some() { Key::archive(id, "clip") } else { key.clone() };
-    let packed = send(store, &data, cancel, async |sink| {
-        let packed = pack_image(&v2.source, &v2.image, pack, sink, progress.clone(), cancel);
-        packed.await.map(|packed: Packed| (packed.head.clone(), packed))
-    })
-    .await?;
+    let NewObject { sink, commit } = store.create(&data, cancel).await?;
+    let packed = pack_image(&v2.source, &v2.image, pack, sink, progress.clone(), cancel).await;
+    let packed = settle(commit, packed.map(|packed| (packed.head.clone(), packed))).await?;
     if let Some(bucket) = &bucket {
         let bytes = index_of(&packed, bucket, &data)?;
-        send(store, &key, cancel, async |mut sink| {
-            let sent = blocking(move || sink.write_all(&bytes).and_then(|()| sink.flush())).await?;
-            sent.map_err(io_error(format!("can't write {key}")))?;
-            Ok((Vec::new(), ()))
-        })
-        .await?;
+        let NewObject { mut sink, commit } = store.create(&key, cancel).await?;
+        let sent = blocking(move || sink.write_all(&bytes).and_then(|()| sink.flush())).await?;
+        let sent = sent.map_err(io_error(format!("can't write {key}")));
+        settle(commit, sent.map(|()| (Vec::new(), ()))).await?;
     }
     let compared = async {
         let stored = StoredArchive::open(store, &key).await?;
@@ -79,15 +75,12 @@ pub async fn to_v1(
     }
 }
 
-/// Makes an object under `key`, whatever is there.
-async fn send<T>(
-    store: &Arc<dyn ArchiveStore>,
-    key: &Key,
-    cancel: &CancellationToken,
-    write: impl AsyncFnOnce(Box<dyn std::io::Write + Send>) -> Result<(Vec<u8>, T), ArchiveError>,
+/// Ends an object that was written, or not; what is under its key already is replaced.
+async fn settle<T>(
+    commit: Box<dyn Commit>,
+    written: Result<(Vec<u8>, T), ArchiveError>,
 ) -> Result<T, ArchiveError> {
-    let NewObject { sink, commit } = store.create(key, cancel).await?;
-    match write(sink).await {
+    match written {
         Ok((head, made)) => {
             commit.finish(&head, Overwrite::Replace).await?;
             Ok(made)
