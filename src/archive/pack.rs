@@ -15,13 +15,13 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::download::with_layer;
-use super::index::{blocking, indexable, verify_diff_id};
+use super::index::{blocking, verify_diff_id};
 use super::runtime_spec::runtime_spec;
 use super::{ArchiveError, warnings};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
-use crate::layer::{LayerIndex, LayerRead, Limits, merge, read_layer};
+use crate::layer::{LayerIndex, LayerRead, Limits, merge_whole, read_layer};
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
@@ -78,7 +78,7 @@ pub async fn pack_image(
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
 ) -> Result<Packed, ArchiveError> {
-    image.layers.iter().try_for_each(indexable)?;
+    image.layers.iter().try_for_each(readable)?;
     // What a manifest claims need not fit a number.
     let compressed_bytes =
         image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
@@ -106,9 +106,9 @@ pub async fn pack_image(
     let layers: Vec<Arc<LayerIndex>> =
         image.layers.iter().filter_map(|layer| read.get(&layer.digest).cloned()).collect();
 
-    let stack = layers.clone();
+    let (stack, limits) = (layers.clone(), options.limits);
     let (tree, mut warnings) = blocking(move || {
-        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref))?)?;
+        let tree = Tree::new(merge_whole(stack.iter().map(AsRef::as_ref), &limits)?)?;
         let warnings = warnings::of_packed(&tree, &stack);
         Ok::<_, ArchiveError>((tree, warnings))
     })
@@ -139,6 +139,15 @@ pub async fn pack_image(
         Ok(Packed { tree, head, size, digest, layers, warnings, waste, read_again })
     })
     .await?
+}
+
+/// A layer of any encoding can be packed, which its first bytes tell, but it must be there.
+fn readable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
+    if layer.foreign {
+        let (kind, media_type) = ("kept outside of the registry", layer.media_type.clone());
+        return Err(ArchiveError::UnsupportedLayer { layer: layer.digest, kind, media_type });
+    }
+    Ok(())
 }
 
 struct Reading<'a> {
