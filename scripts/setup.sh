@@ -11,7 +11,7 @@ set -euo pipefail
 case ${1:-} in
   demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
   test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip' ;;
-  bench) need='buildah skopeo registry python3 mmdebstrap cc' ;;
+  bench) need='buildah skopeo registry python3 umoci mmdebstrap cc' ;;
   lint)  need='postgresql shellcheck cc' ;;
   *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
