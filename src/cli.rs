@@ -1,8 +1,12 @@
 //! The command line: one file per subcommand. Only here and in `main` are errors `anyhow`, and
 //! only here is a terminal known.
 
+/// Options for commands that keep layer indexes.
+mod cache;
 /// `clipwright cat`.
 mod cat;
+/// `clipwright gc`.
+mod gc;
 /// `clipwright index`.
 mod index;
 /// `clipwright inspect`.
@@ -47,6 +51,8 @@ enum Command {
     Ls(ls::Ls),
     /// Write a file's content to standard output, read through the archive
     Cat(cat::Cat),
+    /// Find what lies in the store and serves nobody, and remove it if told to
+    Gc(gc::Gc),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -60,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
+        Command::Gc(command) => command.run(),
         Command::Openapi => openapi::run(),
     };
     match outcome {
@@ -107,10 +114,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     kind == Some(std::io::ErrorKind::BrokenPipe)
 }
 
-/// Runs a command's asynchronous part; Ctrl-C cancels it.
+/// Runs a command's asynchronous part; Ctrl-C cancels it, and warnings go to standard error.
 fn run_async<T>(
     work: impl AsyncFnOnce(tokio_util::sync::CancellationToken) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    crate::telemetry::init(&crate::telemetry::LogSettings::warnings());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let cancel = tokio_util::sync::CancellationToken::new();
