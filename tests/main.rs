@@ -15,6 +15,7 @@ mod interop;
 mod layer_cache;
 mod merge;
 mod openapi;
+mod pack;
 mod push;
 mod queue;
 mod service;
