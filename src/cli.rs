@@ -5,6 +5,12 @@
 mod cache;
 /// `clipwright cat`.
 mod cat;
+/// Options for commands that read content.
+mod content;
+/// `clipwright extract`.
+mod extract;
+/// `clipwright gc`.
+mod gc;
 /// `clipwright index`.
 mod index;
 /// `clipwright inspect`.
@@ -23,6 +29,9 @@ mod registry;
 mod report;
 /// `clipwright serve`.
 mod serve;
+/// `clipwright verify`.
+mod verify;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +58,12 @@ enum Command {
     Ls(ls::Ls),
     /// Write a file's content to standard output, read through the archive
     Cat(cat::Cat),
+    /// Find what lies in the store and serves nobody, and remove it if told to
+    Gc(gc::Gc),
+    /// Unpack an archive, or a directory of it, into a new directory
+    Extract(extract::Extract),
+    /// Check an archive: its structure, its tree, where its content is, and with --deep every byte
+    Verify(verify::Verify),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -62,6 +77,9 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
+        Command::Gc(command) => command.run(),
+        Command::Extract(command) => command.run(),
+        Command::Verify(command) => command.run(),
         Command::Openapi => openapi::run(),
     };
     match outcome {

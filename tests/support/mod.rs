@@ -2,6 +2,7 @@
 
 pub(crate) mod blob_server;
 pub(crate) mod layout;
+pub(crate) mod pack;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod registry;
