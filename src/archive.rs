@@ -126,7 +126,7 @@ pub enum ArchiveError {
         /// The last one.
         last: usize,
         /// What the source said.
-        source: OciError,
+        source: Box<OciError>,
     },
     /// What several readers waited for failed.
     #[error(transparent)]
@@ -207,7 +207,8 @@ pub enum ArchiveError {
 impl Classify for ArchiveError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.is_transient(),
+            Self::Oci(error) => error.is_transient(),
+            Self::SpanFetch { source, .. } => source.is_transient(),
             Self::Shared(error) => error.is_transient(),
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
@@ -219,7 +220,8 @@ impl Classify for ArchiveError {
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.fault(),
+            Self::Oci(error) => error.fault(),
+            Self::SpanFetch { source, .. } => source.fault(),
             Self::Shared(error) => error.fault(),
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
@@ -232,7 +234,8 @@ impl Classify for ArchiveError {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.code(),
+            Self::Oci(error) => error.code(),
+            Self::SpanFetch { source, .. } => source.code(),
             Self::Shared(error) => error.code(),
             Self::Layer(error) => error.code(),
             Self::Clip(error) => error.code(),
