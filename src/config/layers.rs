@@ -256,6 +256,9 @@ impl Document {
                 .collect::<Option<Vec<_>>>()
                 .map(|items| items.join(",")),
             Value::Null => return Ok(None),
+            // beta9's own defaults have such mappings with nothing in them.
+            Value::Mapping(_) if setting.mapping && says_nothing(value) => return Ok(None),
+            Value::Mapping(_) if setting.mapping => serde_json::to_string(value).ok(),
             value => scalar(value, setting),
         };
         match text {
@@ -273,5 +276,14 @@ fn scalar(value: &Value, setting: &Setting) -> Option<String> {
         Value::Number(number) if !setting.secret => Some(number.to_string()),
         Value::Bool(flag) if !setting.secret => Some(flag.to_string()),
         _ => None,
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Mapping(mapping) => mapping.values().all(says_nothing),
+        _ => false,
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Setting {
     pub(super) expected: &'static str,
     /// Never shown.
     pub(super) secret: bool,
+    /// May be a mapping in the settings file; its text is JSON then.
+    pub(super) mapping: bool,
     /// May be given more than once, or separated by commas.
     pub(super) list: bool,
     /// What it is for.
@@ -33,6 +35,7 @@ const NONE: Setting = Setting {
     default: None,
     expected: "a value",
     secret: false,
+    mapping: false,
     list: false,
     help: "",
 };
@@ -170,8 +173,22 @@ settings! {
         help: "Archive version of jobs that don't ask for one",
     }
     BUILD_REGISTRY {
+        flag: "build-registry", env: &["CLIPWRIGHT_BUILD_REGISTRY"],
         file: "imageService.buildRegistry", default: Some("registry.localhost:5000"),
-        expected: "host or host:port", help: "Registry that built images are pushed to",
+        expected: "host or host:port",
+        help: "Registry that built and re-published images are pushed to",
+    }
+    BUILD_REPOSITORY {
+        flag: "build-repository", env: &["CLIPWRIGHT_BUILD_REPOSITORY"],
+        file: "imageService.buildRepositoryName", default: Some("beta9-users"),
+        expected: "a repository name such as team/images",
+        help: "Repository of the build registry that images are pushed to, each under its image id",
+    }
+    BUILD_REGISTRY_CREDENTIALS {
+        env: &["CLIPWRIGHT_BUILD_REGISTRY_CREDENTIALS"],
+        file: "imageService.buildRegistryCredentials", secret: true, mapping: true,
+        expected: "user:password or a type and credentials, complete",
+        help: "How to log in to the build registry; without them docker's config file is asked",
     }
     BUILD_REGISTRY_INSECURE {
         file: "imageService.buildRegistryInsecure", default: Some("true"),
