@@ -11,7 +11,7 @@ use super::{MigrateError, V1, V2, compare_archives};
 use crate::archive::publish::index_of;
 use crate::archive::stored::StoredArchive;
 use crate::archive::{
-    ArchiveError, IndexOptions, PackOptions, Packed, Summary, blocking, io_error, pack_image,
+    ArchiveError, IndexOptions, PackOptions, Summary, blocking, io_error, pack_image,
 };
 use crate::image_id::ImageId;
 use crate::progress::Progress;
