@@ -6,6 +6,8 @@
 
 /// The data of a v1 archive.
 mod blocks;
+/// How two archives differ.
+mod compare;
 /// A layer on its way from a source to a thread that takes it apart.
 mod download;
 /// An archive becomes files.
@@ -24,6 +26,8 @@ pub mod read;
 mod spans;
 /// What an archive holds and cost.
 pub mod summary;
+/// Whether an archive is what it should be.
+pub mod verify;
 /// What the user should know of a tree.
 mod warnings;
 
@@ -40,6 +44,7 @@ pub use extract::{ExtractOptions, Extracted, extract};
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
 pub use read::{ReadSettings, image_source, open_file};
 pub use summary::{LayerSummary, Summary};
+pub use verify::{Verified, VerifyOptions, verify};
 
 /// Why an archive could not be made or read.
 #[derive(Debug, thiserror::Error)]

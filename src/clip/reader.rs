@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::error::ClipError;
 use super::header::{self, Header};
+use super::node::Node;
 use super::storage_info::StorageInfo;
 use super::tree::Tree;
 use super::{MAX_INDEX_BYTES, index_codec, storage_codec};
@@ -38,6 +39,30 @@ impl Archive {
 
     /// Reads an archive from wherever it lies.
     pub fn read(archive: &mut (impl Read + Seek)) -> Result<Self, ClipError> {
+        let Parts { header, mut nodes, special, storage, .. } = Parts::read(archive)?;
+        nodes.extend(special);
+        Ok(Self { tree: Tree::lenient(nodes)?, header, storage })
+    }
+}
+
+/// What an archive says, before a tree is made of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parts {
+    /// Bytes of the file.
+    pub size: u64,
+    /// Where its parts are.
+    pub header: Header,
+    /// The index, in its own order.
+    pub nodes: Vec<Node>,
+    /// Devices and fifos, which stand in the storage info.
+    pub special: Vec<Node>,
+    /// Where the content lives.
+    pub storage: StorageInfo,
+}
+
+impl Parts {
+    /// Reads the parts from wherever they lie.
+    pub fn read(archive: &mut (impl Read + Seek)) -> Result<Self, ClipError> {
         let io = |source| ClipError::Io { what: "can't read the archive".into(), source };
         let size = archive.seek(SeekFrom::End(0)).map_err(io)?;
         let mut read = |range: Range<u64>| {
@@ -56,15 +81,11 @@ impl Archive {
             }
         };
         let header = Header::decode(&read(0..size.min(header::LENGTH as u64))?, size)?;
-        let mut nodes = index_codec::decode(&read(header.index.clone())?)?;
-        let storage = match header.storage.clone() {
-            None => StorageInfo::Local,
-            Some(range) => {
-                let (storage, special) = storage_codec::decode(&read(range)?)?;
-                nodes.extend(special);
-                storage
-            }
+        let nodes = index_codec::decode(&read(header.index.clone())?)?;
+        let (storage, special) = match header.storage.clone() {
+            None => (StorageInfo::Local, Vec::new()),
+            Some(range) => storage_codec::decode(&read(range)?)?,
         };
-        Ok(Self { tree: Tree::lenient(nodes)?, header, storage })
+        Ok(Self { size, header, nodes, special, storage })
     }
 }
