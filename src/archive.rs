@@ -6,24 +6,38 @@
 
 /// The data of a v1 archive.
 mod blocks;
-/// How two archives differ.
-mod compare;
+/// What reading layers may take of the machine.
+pub mod budget;
 /// A layer on its way from a source to a thread that takes it apart.
 mod download;
 /// An archive becomes files.
 pub mod extract;
 /// An image becomes a v2 archive.
 pub mod index;
-/// What a v2 archive says of its layers.
-mod layers;
+/// Layer indexes that were made before.
+pub mod layer_cache;
+/// Who computes a layer index that several want at once.
+pub mod layer_claims;
+/// The index of a layer, known or made.
+pub mod layers;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// From one archive version to the other.
+pub mod migrate;
 /// Many of a kind.
 mod noted;
+/// An image becomes a v1 archive.
+pub mod pack;
+/// A v1 archive on its way into a store.
+pub mod publish;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// The OCI runtime spec of an image.
+mod runtime_spec;
 /// A part of a layer by its spans.
 mod spans;
+/// What a v2 archive says of its layers.
+mod stored_layer;
 /// What an archive holds and cost.
 pub mod summary;
 /// Whether an archive is what it should be.
@@ -40,11 +54,27 @@ use crate::retry::Retryable;
 use crate::store::StoreError;
 
 pub use blocks::S3Override;
+pub use budget::Budget;
 pub use extract::{ExtractOptions, Extracted, extract};
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
+pub use layer_cache::LayerCache;
+pub use layer_claims::{Claim, LayerClaims};
+pub use layers::{ImageLayer, KnownLayer};
+pub use pack::{PackOptions, Packed, pack_image};
+pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
 pub use summary::{LayerSummary, Summary};
 pub use verify::{Verified, VerifyOptions, verify};
+
+/// Runs work that takes a while off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ArchiveError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Io {
+        what: "a helper thread died".into(),
+        source: std::io::Error::other(error),
+    })
+}
 
 /// Why an archive could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -202,13 +232,4 @@ impl Retryable for ArchiveError {
 fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ArchiveError {
     let what = what.into();
     |source| ArchiveError::Io { what, source }
-}
-
-/// Runs `work` on a thread where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ArchiveError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| io_error("a helper thread died")(std::io::Error::other(error)))
 }

@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand. Only here and in `main` are errors `anyhow`, and
 //! only here is a terminal known.
 
+/// Options for commands that keep layer indexes.
+mod cache;
 /// `clipwright cat`.
 mod cat;
 /// Options for commands that read content.
@@ -15,10 +17,14 @@ mod inspect;
 mod ls;
 /// `clipwright openapi`.
 mod openapi;
+/// `clipwright pack`.
+mod pack;
 /// Progress bars and lines.
 mod progress;
 /// Options for commands that reach registries.
 mod registry;
+/// What a command that made an archive says.
+mod report;
 /// `clipwright serve`.
 mod serve;
 /// `clipwright verify`.
@@ -42,6 +48,8 @@ enum Command {
     Serve(serve::Serve),
     /// Index an image into a v2 archive, without a service
     Index(index::Index),
+    /// Pack an image into a v1 archive, which carries the files' content, without a service
+    Pack(pack::Pack),
     /// Show what an archive is and where its content lives
     Inspect(inspect::Inspect),
     /// List the files in an archive
@@ -61,6 +69,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(command) => command.run(),
         Command::Index(command) => command.run(),
+        Command::Pack(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),

@@ -8,6 +8,7 @@ pub mod atomic;
 /// What must hold in an archive.
 pub mod check;
 mod error;
+pub(crate) mod fields;
 mod gob;
 /// The fixed header.
 pub mod header;

@@ -57,6 +57,12 @@ pub struct Config {
     pub max_attempts: u16,
     /// How often workers look for jobs that nobody told them of.
     pub poll_interval: Duration,
+    /// Layers read at a time, 1 to 256; `None` is one a core.
+    pub layer_concurrency: Option<usize>,
+    /// Bytes that layer indexes may take in the data directory; 0 keeps none there.
+    pub layer_cache_bytes: u64,
+    /// Whether layer indexes are kept in the store.
+    pub layer_cache_in_store: bool,
     /// Where archives go.
     pub store: StoreSettings,
     /// Archive version of jobs that don't ask for one: 1 or 2.
@@ -109,6 +115,12 @@ impl Config {
             poll_interval: layers.require(&setting::POLL_SECONDS, |text| {
                 between(text, 0.05..=60.0).map(Duration::from_secs_f64)
             })?,
+            layer_concurrency: layers
+                .parse(&setting::LAYER_CONCURRENCY, |text| between(text, 1..=256))?,
+            layer_cache_bytes: layers.require(&setting::LAYER_CACHE_MIB, |text| {
+                between(text, 0..=1 << 20).map(|mib: u64| mib << 20)
+            })?,
+            layer_cache_in_store: layers.require(&setting::LAYER_CACHE_IN_STORE, from_str)?,
             store: store(layers, &data_dir)?,
             clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
             insecure_hosts: insecure_hosts(layers)?,

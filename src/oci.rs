@@ -1,4 +1,4 @@
-//! Images where they are: in a registry or in an OCI layout directory.
+//! Images where they are: in a registry or in an OCI layout directory; and into a registry.
 //!
 //! A reference or a directory is opened as a [source](crate::oci::Source); the source resolves to
 //! one platform's image and gives its blobs as streams or ranges. Everything that comes from
@@ -17,8 +17,10 @@ mod layout;
 mod manifest;
 mod pinned;
 mod platform;
+mod push;
 mod reference;
 mod registry;
+mod session;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ pub use image_source::ImageSource;
 pub use manifest::{Compression, LayerDescriptor};
 pub use pinned::{InvalidReferenceForm, PinnedReference, ReferenceForm};
 pub use platform::{InvalidPlatform, Platform};
+pub use push::{Publisher, PushedBlob};
 pub use reference::{DOCKER_HUB, InvalidReference, Reference, normalise_registry};
 pub use source::{ResolvedImage, Source};
 

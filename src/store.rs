@@ -4,8 +4,10 @@
 //! is there, so that an archive's presence is the commit point of its job (CONTRACT section C).
 //! It knows nothing of jobs, images' contents or the archive format.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -45,6 +47,53 @@ pub enum Overwrite {
     Replace,
 }
 
+/// An object on its way into a store, piece by piece.
+pub struct NewObject {
+    /// Takes the bytes, on a thread that may block; flushing it ends the object.
+    pub sink: Box<dyn Write + Send>,
+    /// Makes it visible, or not.
+    pub commit: Box<dyn Commit>,
+}
+
+/// The end of a [`NewObject`]. Dropping it is giving up: nothing stays behind.
+#[async_trait]
+pub trait Commit: Send {
+    /// Makes the object visible, its first bytes replaced by `head`, once the sink was flushed.
+    ///
+    /// Among concurrent calls with [`Overwrite::Never`] exactly one writes.
+    async fn finish(
+        self: Box<Self>,
+        head: &[u8],
+        overwrite: Overwrite,
+    ) -> Result<Committed, StoreError>;
+
+    /// Gives up; when this returns nothing is left. Where the store had failed already, that is
+    /// the cause of whatever went wrong after.
+    async fn abort(self: Box<Self>) -> Option<StoreError>;
+}
+
+/// How a [`Commit`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// The object is there.
+    Written,
+    /// The key was taken: what was there is there still, and ours is gone.
+    Taken,
+}
+
+/// Where in S3 a store's objects are; never credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// Region.
+    pub region: String,
+    /// Base address; `None` is AWS itself.
+    pub endpoint: Option<String>,
+    /// Path-style addresses.
+    pub force_path_style: bool,
+}
+
 /// Whether a [`ArchiveStore::put`] wrote anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
@@ -52,6 +101,15 @@ pub enum Put {
     Written,
     /// The same content was there already.
     Unchanged,
+}
+
+/// An object in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub key: Key,
+    /// Bytes.
+    pub size: u64,
 }
 
 /// A store of immutable objects.
@@ -77,6 +135,13 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
         cancel: &CancellationToken,
     ) -> Result<Put, StoreError>;
 
+    /// Begins an object whose bytes are not known yet. When `cancel` fires before it is visible,
+    /// nothing of it stays behind.
+    async fn create(&self, key: &Key, cancel: &CancellationToken) -> Result<NewObject, StoreError>;
+
+    /// Where readers without us find the objects, if that is in S3.
+    fn bucket(&self) -> Option<Bucket>;
+
     /// The object's size in bytes, or `None` when there is no such key.
     async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError>;
 
@@ -84,6 +149,22 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
     ///
     /// The answer is held in memory, so that `len` should be one that the caller can afford.
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError>;
+
+    /// Makes `to` what `from` is, whatever it was before. At any moment `to` is whole, and where
+    /// the store can help it the content is not stored twice.
+    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError>;
+
+    /// Objects whose keys begin with `prefix` and sort behind `after`, in the order of their keys,
+    /// at most `limit`. Keys that have a slash behind the prefix are passed over.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError>;
+    /// Says that the object is in use: its time of modification becomes now if it is older than
+    /// `age`. `false`: there is no such key.
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError>;
 
     /// Removes the object; a missing key is success.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::blocks::{Block, BlockData, BlockReader, S3Override};
 use super::download::with_layer;
-use super::layers::StoredLayer;
 use super::spans::SpannedLayer;
-use super::{ArchiveError, io_error};
+use super::stored_layer::StoredLayer;
+use super::{ArchiveError, Budget, io_error};
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
 use crate::clip::reader::Archive;
 use crate::clip::seek_table::SeekTable;
@@ -130,7 +130,8 @@ async fn from_layer(
         spool.rewind().map_err(io_error("can't keep the content"))?;
         return Ok(spool);
     }
-    with_layer(&source, layer, size, Arc::new(Silent), cancel, move |compressed| {
+    let budget = Budget::new(1);
+    with_layer(&source, layer, size, Arc::new(Silent), &budget, cancel, move |compressed| {
         let mut spool = spooled_tempfile(SPOOL);
         copy_range(layer, compressed, diff_id, remote.offset, remote.length, &mut spool)?;
         spool.rewind().map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;

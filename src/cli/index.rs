@@ -2,17 +2,17 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use indicatif::HumanBytes;
-use serde::Serialize;
 
+use super::cache::CacheArgs;
 use super::progress::on_stderr;
 use super::registry::RegistryArgs;
+use super::report::report;
 use super::run_async;
-use crate::archive::index::Written;
-use crate::archive::{IndexOptions, Summary, index_image};
+use crate::archive::{Budget, IndexOptions, Summary, index_image};
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
 /// Index an image into a v2 archive, without a service.
@@ -35,26 +35,13 @@ pub(super) struct Index {
     /// Layers read at a time; one a core by default
     #[arg(long, value_name = "N")]
     concurrency: Option<NonZeroUsize>,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     registry: RegistryArgs,
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    #[serde(flatten)]
-    summary: &'a Summary,
-    archive: File,
-    seconds: f64,
-}
-
-#[derive(Serialize)]
-struct File {
-    path: PathBuf,
-    size: u64,
-    digest: crate::digest::Digest,
 }
 
 impl Index {
@@ -70,8 +57,9 @@ impl Index {
         let mut options =
             IndexOptions { reference_form: self.reference_form, ..IndexOptions::default() };
         if let Some(concurrency) = self.concurrency {
-            options.concurrency = concurrency.get();
+            options.budget = Arc::new(Budget::new(concurrency.get()));
         }
+        options.cache = self.cache.open().map(Arc::new);
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
         let settings = self.registry.settings();
         let (summary, written) = run_async(async |cancel| {
@@ -81,7 +69,7 @@ impl Index {
             let written = indexed.write(&self.output)?;
             Ok((Summary::of(&image, &indexed), written))
         })?;
-        self.report(&summary, written, started.elapsed().as_secs_f64())
+        report(self.json, &summary, &self.output, written, started)
     }
 
     fn source(&self) -> ImageSource {
@@ -91,23 +79,5 @@ impl Index {
             }
             (source, _) => source,
         }
-    }
-
-    fn report(&self, summary: &Summary, written: Written, seconds: f64) -> anyhow::Result<()> {
-        let Written { size, digest } = written;
-        if self.json {
-            let archive = File { path: self.output.clone(), size, digest };
-            println!("{}", serde_json::to_string(&Report { summary, archive, seconds })?);
-            return Ok(());
-        }
-        println!("image     {}", summary.reference);
-        println!("platform  {}", summary.platform);
-        let (packed, plain) =
-            (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
-        println!("layers    {}: {packed} compressed, {plain} plain", summary.layers.len());
-        println!("files     {} of {} nodes", summary.files, summary.nodes);
-        println!("archive   {}: {}", self.output.display(), HumanBytes(size));
-        println!("seconds   {seconds:.2}");
-        Ok(())
     }
 }

@@ -43,6 +43,13 @@ impl Archive {
         nodes.extend(special);
         Ok(Self { tree: Tree::lenient(nodes)?, header, storage })
     }
+
+    /// Puts an archive together from the bytes of its parts.
+    pub fn decode(header: Header, index: &[u8], storage: Option<&[u8]>) -> Result<Self, ClipError> {
+        let (mut nodes, special, storage) = decode(index, storage)?;
+        nodes.extend(special);
+        Ok(Self { tree: Tree::lenient(nodes)?, header, storage })
+    }
 }
 
 /// What an archive says, before a tree is made of it.
@@ -81,11 +88,22 @@ impl Parts {
             }
         };
         let header = Header::decode(&read(0..size.min(header::LENGTH as u64))?, size)?;
-        let nodes = index_codec::decode(&read(header.index.clone())?)?;
-        let (storage, special) = match header.storage.clone() {
-            None => (StorageInfo::Local, Vec::new()),
-            Some(range) => storage_codec::decode(&read(range)?)?,
-        };
+        let index = read(header.index.clone())?;
+        let storage = header.storage.clone().map(read).transpose()?;
+        let (nodes, special, storage) = decode(&index, storage.as_deref())?;
         Ok(Self { size, header, nodes, special, storage })
     }
+}
+
+/// The index's nodes, those of the storage info, and the rest of it.
+fn decode(
+    index: &[u8],
+    storage: Option<&[u8]>,
+) -> Result<(Vec<Node>, Vec<Node>, StorageInfo), ClipError> {
+    let nodes = index_codec::decode(index)?;
+    let (storage, special) = match storage {
+        None => (StorageInfo::Local, Vec::new()),
+        Some(bytes) => storage_codec::decode(bytes)?,
+    };
+    Ok((nodes, special, storage))
 }

@@ -1,4 +1,4 @@
-//! Authorization at one registry for one repository: challenges, tokens, renewal.
+//! Authorization at one registry for given scopes: challenges, tokens, renewal.
 //!
 //! Implements the distribution project's token protocol ("Token Authentication Specification" and
 //! its OAuth 2 form for identity tokens) and HTTP Basic (RFC 7617). Secrets leave this file only
@@ -27,6 +27,7 @@ const MAX_TOKEN_ANSWER: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Authenticator {
     credentials: Credentials,
+    scopes: Vec<String>,
     current: Mutex<Authorization>,
 }
 
@@ -54,8 +55,9 @@ enum Challenge {
 }
 
 impl Authenticator {
-    pub(super) fn new(credentials: Credentials) -> Self {
-        Self { credentials, current: Mutex::default() }
+    /// `scopes` say what tokens are asked for, such as `repository:library/alpine:pull`.
+    pub(super) fn new(credentials: Credentials, scopes: Vec<String>) -> Self {
+        Self { credentials, scopes, current: Mutex::default() }
     }
 
     /// Who we say we are, for error texts.
@@ -134,7 +136,7 @@ impl Authenticator {
         }
     }
 
-    /// Fetches a token for pulling from the repository.
+    /// Fetches a token for the scopes.
     async fn token(
         &self,
         endpoint: &Endpoint,
@@ -152,19 +154,20 @@ impl Authenticator {
                 "its token service is not reached over https, so it gets no credentials".to_owned(),
             ));
         }
-        let scope = format!("repository:{}:pull", endpoint.repository);
         let request = if let Credentials::IdentityToken(token) = &self.credentials {
             endpoint.http.post(url).form(&[
                 ("grant_type", "refresh_token"),
                 ("client_id", "clipwright"),
                 ("service", service.unwrap_or_default()),
-                ("scope", &scope),
+                ("scope", &self.scopes.join(" ")),
                 ("refresh_token", token.expose_secret()),
             ])
         } else {
             {
                 let mut query = url.query_pairs_mut();
-                query.append_pair("scope", &scope);
+                for scope in &self.scopes {
+                    query.append_pair("scope", scope);
+                }
                 if let Some(service) = service {
                     query.append_pair("service", service);
                 }

@@ -143,21 +143,21 @@ pub enum OciError {
         reason: String,
     },
     /// The registry asked us to slow down, for longer than we were willing to wait.
-    #[error("{repository}: too many requests while fetching {what}{}", after(*retry_after))]
+    #[error("{repository}: too many requests ({what}){}", after(*retry_after))]
     RateLimited {
         /// Registry and repository.
         repository: String,
-        /// What was being fetched.
+        /// What was being read or written.
         what: String,
         /// How long it wants to be left alone.
         retry_after: Option<Duration>,
     },
     /// The registry could not be reached, broke the connection or answered 5xx.
-    #[error("{repository} is unavailable while fetching {what}: {reason}{}", after(*retry_after))]
+    #[error("{repository} is unavailable ({what}): {reason}{}", after(*retry_after))]
     Unavailable {
         /// Registry and repository.
         repository: String,
-        /// What was being fetched.
+        /// What was being read or written.
         what: String,
         /// What happened.
         reason: String,
@@ -165,14 +165,22 @@ pub enum OciError {
         retry_after: Option<Duration>,
     },
     /// The registry gave an answer that the distribution specification doesn't foresee.
-    #[error("{repository} gave an unexpected answer while fetching {what}: {reason}")]
+    #[error("{repository} gave an unexpected answer ({what}): {reason}")]
     Unexpected {
         /// Registry and repository.
         repository: String,
-        /// What was being fetched.
+        /// What was being read or written.
         what: String,
         /// What it answered.
         reason: String,
+    },
+    /// An upload broke off and can't go on; only starting it again can help.
+    #[error("an upload to {repository} broke off: {reason}")]
+    UploadLost {
+        /// Registry and repository.
+        repository: String,
+        /// What the registry did.
+        reason: &'static str,
     },
     /// The layout directory is not one, or lacks what was asked for.
     #[error("OCI layout {}: {reason}", directory.display())]
@@ -205,7 +213,10 @@ impl Classify for OciError {
     fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::RateLimited { .. } | Self::Unavailable { .. } | Self::TruncatedBlob { .. }
+            Self::RateLimited { .. }
+                | Self::Unavailable { .. }
+                | Self::TruncatedBlob { .. }
+                | Self::UploadLost { .. }
         )
     }
 
@@ -228,7 +239,8 @@ impl Classify for OciError {
             | Self::WrongRange { .. }
             | Self::RateLimited { .. }
             | Self::Unavailable { .. }
-            | Self::Unexpected { .. } => Fault::Upstream,
+            | Self::Unexpected { .. }
+            | Self::UploadLost { .. } => Fault::Upstream,
             Self::DockerConfig { .. } | Self::InvalidRange { .. } | Self::Client { .. } => {
                 Fault::Ours
             }
@@ -255,6 +267,7 @@ impl Classify for OciError {
             Self::RateLimited { .. } => "registry_rate_limited",
             Self::Unavailable { .. } => "registry_unavailable",
             Self::Unexpected { .. } => "registry_unexpected_answer",
+            Self::UploadLost { .. } => "upload_broken",
             Self::Layout { .. } => "invalid_layout",
             Self::Client { .. } => "http_client",
             Self::Cancelled => "cancelled",

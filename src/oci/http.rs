@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use oci_client::errors::OciEnvelope;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
 use crate::oci::error::OciError;
 use crate::oci::reference::DOCKER_HUB;
@@ -72,9 +72,14 @@ impl Endpoint {
         format!("{}://{host}/v2/{path}", self.scheme)
     }
 
-    /// Whether the answer is the registry's own, not that of a server it redirected to.
-    pub(super) fn is_own(&self, answer: &Response) -> bool {
-        reqwest::Url::parse(&self.url("")).is_ok_and(|own| own.origin() == answer.url().origin())
+    /// `host[:port]`.
+    pub(super) fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// Whether an address is the registry's own, not that of a server it points to.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        Url::parse(&self.url("")).is_ok_and(|own| own.origin() == url.origin())
     }
 
     /// Sends a request; the status of the answer is the caller's to judge.

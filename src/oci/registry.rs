@@ -10,35 +10,34 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::stream::{StreamExt, TryStreamExt};
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, RANGE};
-use reqwest::{Response, StatusCode};
+use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
-use crate::oci::auth::{Authenticator, Authorization};
 use crate::oci::blob::{BlobStream, Body, skip};
 use crate::oci::error::OciError;
-use crate::oci::http::{Endpoint, describe, read_capped, refusal};
+use crate::oci::http::{describe, read_capped};
 use crate::oci::manifest::{self, Blob, Document, MAX_MANIFEST};
+use crate::oci::session::{Session, text};
 use crate::retry::{RetrySettings, retry};
 
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 #[derive(Debug)]
 pub(super) struct Registry {
-    endpoint: Endpoint,
-    auth: Authenticator,
-    retry: RetrySettings,
+    pub(super) session: Session,
+    pub(super) retry: RetrySettings,
 }
 
 impl Registry {
-    pub(super) fn new(endpoint: Endpoint, auth: Authenticator, retry: RetrySettings) -> Self {
-        Self { endpoint, auth, retry }
+    pub(super) fn new(session: Session, retry: RetrySettings) -> Self {
+        Self { session, retry }
     }
 
     /// `registry/repository`, for people.
     pub(super) fn name(&self) -> String {
-        self.endpoint.name()
+        self.session.name()
     }
 
     /// The manifest called `name` (a tag or a digest); its digest must be `expected`, or else the
@@ -49,7 +48,7 @@ impl Registry {
         expected: Option<Digest>,
         cancel: &CancellationToken,
     ) -> Result<Document, OciError> {
-        let path = format!("{}/manifests/{name}", self.endpoint.repository);
+        let path = format!("{}/manifests/{name}", self.session.endpoint.repository);
         let what = format!("manifest {name}");
         let accept = manifest::accept();
         retry(&self.retry, cancel, || async {
@@ -64,7 +63,7 @@ impl Registry {
                 content_type.as_deref().is_some_and(|t| t.contains("distribution.manifest.v1+"));
             let stated = text(answer.headers(), &CONTENT_DIGEST).filter(|_| !signed);
             let expected = expected.or_else(|| stated.and_then(|digest| digest.parse().ok()));
-            let bytes = read_capped(answer, &self.endpoint, &what, MAX_MANIFEST).await?;
+            let bytes = read_capped(answer, &self.session.endpoint, &what, MAX_MANIFEST).await?;
             Document::verified(bytes, content_type, expected, || {
                 format!("{what} from {}", self.name())
             })
@@ -121,7 +120,7 @@ impl Registry {
     /// may go on behind `end` when the registry ignores ranges.
     async fn open(&self, blob: Blob, offset: u64, end: u64) -> Result<Body, OciError> {
         let Blob { digest, size } = blob;
-        let path = format!("{}/blobs/{digest}", self.endpoint.repository);
+        let path = format!("{}/blobs/{digest}", self.session.endpoint.repository);
         let what = format!("blob {digest}");
         let range = format!("bytes={offset}-{}", end.saturating_sub(1));
         let whole = offset == 0 && end == size;
@@ -191,46 +190,22 @@ impl Registry {
         })
     }
 
-    /// One GET, with one renewal of the authorization when it is refused. `None` is 404; any
-    /// other answer that is not 200 or 206 is an error.
+    /// One GET. `None` is 404; any other answer that is not 200 or 206 is an error.
     async fn get(
         &self,
         path: &str,
         headers: &[(HeaderName, &str)],
         what: &str,
     ) -> Result<Option<Response>, OciError> {
-        let endpoint = &self.endpoint;
-        let ask = async |authorization: &Authorization| {
-            let mut request = endpoint.http.get(endpoint.url(path));
-            for (name, value) in headers {
-                request = request.header(name, *value);
-            }
-            endpoint.send(authorization.apply(request), what).await
+        let fill = |request: RequestBuilder| {
+            headers.iter().fold(request, |request, (name, value)| request.header(name, *value))
         };
-        let authorization = self.auth.current(endpoint).await?;
-        let mut answer = ask(&authorization).await?;
-        if answer.status() == StatusCode::UNAUTHORIZED && endpoint.is_own(&answer) {
-            let renewed = self.auth.renew(endpoint, &authorization, answer.headers()).await?;
-            answer = ask(&renewed).await?;
-        }
-        endpoint.check_available(&answer, what)?;
-        let status = answer.status();
-        match status {
+        let url = self.session.endpoint.url(path);
+        let answer = self.session.send(Method::GET, &url, what, fill).await?;
+        match answer.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Some(answer)),
             StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if endpoint.is_own(&answer) => {
-                Err(self.auth.refused(endpoint, &refusal(answer, endpoint).await))
-            }
-            // The registry redirected to signed storage; by now the signature may have expired.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let reason = format!("the storage it redirects to answered {status}");
-                Err(endpoint.unavailable(what, reason, None))
-            }
-            _ => Err(endpoint.unexpected(what, refusal(answer, endpoint).await)),
+            _ => Err(self.session.unexpected(what, answer).await),
         }
     }
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }

@@ -8,11 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
 use crate::oci::OciSettings;
-use crate::oci::auth::Authenticator;
 use crate::oci::blob::BlobStream;
 use crate::oci::config::ImageConfig;
 use crate::oci::credentials::Credentials;
-use crate::oci::docker_config;
 use crate::oci::error::OciError;
 use crate::oci::http::Endpoint;
 use crate::oci::image_source::ImageSource;
@@ -22,8 +20,9 @@ use crate::oci::manifest::{
 };
 use crate::oci::pinned::PinnedReference;
 use crate::oci::platform::{Platform, choose};
-use crate::oci::reference::{DOCKER_HUB, Reference};
+use crate::oci::reference::Reference;
 use crate::oci::registry::Registry;
+use crate::oci::session::Session;
 
 /// How deep indexes may be nested.
 const MAX_DEPTH: usize = 4;
@@ -38,6 +37,10 @@ pub struct ResolvedImage {
     pub reference: PinnedReference,
     /// Digest of the platform manifest.
     pub manifest_digest: Digest,
+    /// The platform manifest as it was read.
+    pub raw_manifest: Bytes,
+    /// The config as it was read.
+    pub raw_config: Bytes,
     /// What the image is made for, as its config says.
     pub platform: Platform,
     /// What the image says of itself.
@@ -79,22 +82,16 @@ impl Source {
                 tag: tag.clone(),
             },
             ImageSource::Registry(reference) => {
-                let registry = reference.registry();
-                let hub = settings.default_hub_credentials.clone();
-                let credentials = match credentials.or(hub.filter(|_| registry == DOCKER_HUB)) {
-                    Some(credentials) => credentials,
-                    None => docker_config::look_up(settings.docker_config.as_deref(), registry)
-                        .await?
-                        .unwrap_or(Credentials::Anonymous),
-                };
+                let repository = reference.repository();
                 let endpoint = Endpoint::new(
-                    registry,
-                    reference.repository(),
+                    reference.registry(),
+                    repository,
                     &settings.insecure_hosts,
                     settings.idle_timeout,
                 )?;
-                let auth = Authenticator::new(credentials);
-                let registry = Registry::new(endpoint, auth, settings.retry.clone());
+                let scopes = vec![format!("repository:{repository}:pull")];
+                let session = Session::open(endpoint, scopes, settings, credentials).await?;
+                let registry = Registry::new(session, settings.retry.clone());
                 Origin::Registry { registry: Arc::new(registry), reference: reference.clone() }
             }
         };
@@ -123,7 +120,7 @@ impl Source {
             let content_type = document.content_type.as_deref();
             match Manifest::parse(&document.bytes, content_type) {
                 Ok(Manifest::Image(manifest)) => {
-                    return self.image(document.digest, manifest, platform, cancel).await;
+                    return self.image(document, manifest, platform, cancel).await;
                 }
                 Ok(Manifest::Index(entries)) => {
                     document = self.manifest(self.choose(&entries, platform)?, cancel).await?;
@@ -215,14 +212,14 @@ impl Source {
 
     async fn image(
         &self,
-        manifest_digest: Digest,
+        document: Document,
         manifest: ImageManifest,
         wanted: &Platform,
         cancel: &CancellationToken,
     ) -> Result<ResolvedImage, OciError> {
-        let bytes = self.config(manifest.config, cancel).await?;
+        let raw_config = self.config(manifest.config, cancel).await?;
         let (config, diff_ids) =
-            ImageConfig::parse(&bytes).map_err(|reason| self.broken(reason))?;
+            ImageConfig::parse(&raw_config).map_err(|reason| self.broken(reason))?;
         if diff_ids.len() != manifest.layers.len() {
             return Err(self.broken(format!(
                 "it has {} layers, but its config has {} diff ids",
@@ -244,8 +241,10 @@ impl Source {
             });
         }
         Ok(ResolvedImage {
-            reference: self.pinned(manifest_digest),
-            manifest_digest,
+            reference: self.pinned(document.digest),
+            manifest_digest: document.digest,
+            raw_manifest: document.bytes,
+            raw_config,
             platform,
             config,
             diff_ids,

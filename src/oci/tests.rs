@@ -3,5 +3,6 @@
 mod auth;
 mod faults;
 mod layout;
+mod push;
 mod ranges;
 mod support;

@@ -17,12 +17,20 @@ use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Key, Overwrite, Put, StoreError, supervise};
+use super::{
+    ArchiveStore, Bucket, Commit, Committed, Key, Listed, NewObject, Overwrite, Put, StoreError,
+    supervise,
+};
 use crate::digest::Digest;
 
 const TEMPORARY_PREFIX: &str = ".tmp-";
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 const CHUNK: usize = 256 * 1024;
+
+/// A file on its way.
+mod draft;
+
+use draft::Draft;
 
 /// Objects as files in one directory.
 #[derive(Debug, Clone)]
@@ -55,7 +63,7 @@ impl DirectoryStore {
             let age = modified.ok().and_then(|at| now.duration_since(at).ok());
             if age.is_some_and(|age| age > LEFTOVER_AGE) {
                 // Another replica may have been faster.
-                let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
             }
         }
         Ok(())
@@ -108,13 +116,28 @@ impl DirectoryStore {
             let (key, file) = (key.clone(), file.to_owned());
             return Err(StoreError::Mismatch { key, file, expected: digest, found });
         }
+        match self.publish(key, temporary, overwrite, cancel)? {
+            Committed::Written => Ok(Put::Written),
+            Committed::Taken => self.compare(key, digest, cancel),
+        }
+    }
+
+    /// Gives a whole temporary file its name.
+    fn publish(
+        &self,
+        key: &Key,
+        temporary: NamedTempFile,
+        overwrite: Overwrite,
+        cancel: &CancellationToken,
+    ) -> Result<Committed, StoreError> {
+        let target = self.path(key);
+        let failed = |e| StoreError::io(format!("write {key}"), &target, e);
         temporary.as_file().sync_all().map_err(failed)?;
         let parent = target.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(failed)?;
         if cancel.is_cancelled() {
             return Err(StoreError::Cancelled { key: key.clone() });
         }
-
         match overwrite {
             Overwrite::Replace => {
                 temporary.persist(&target).map_err(|e| failed(e.error))?;
@@ -122,14 +145,80 @@ impl DirectoryStore {
             Overwrite::Never => match temporary.persist_noclobber(&target) {
                 Ok(_) => {}
                 Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
-                    return self.compare(key, digest, cancel);
+                    return Ok(Committed::Taken);
                 }
                 Err(e) => return Err(failed(e.error)),
             },
         }
         // The rename is lasting only once the directory that holds the name is synced.
         File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        Ok(Put::Written)
+        Ok(Committed::Written)
+    }
+
+    /// A second name for the same file, put in place like any other.
+    fn copy_blocking(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let (source, target) = (self.path(from), self.path(to));
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => {
+                StoreError::NotFound { key: from.clone(), store: self.describe() }
+            }
+            _ => StoreError::io(format!("copy {from} to {to}"), &target, e),
+        };
+        let parent = target.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent).map_err(failed)?;
+        // A name that nobody else has: a temporary directory is one, and goes by itself.
+        let own = tempfile::Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            .tempdir_in(&self.root)
+            .map_err(failed)?;
+        let name = own.path().join("link");
+        if let Err(error) = fs::hard_link(&source, &name) {
+            if error.kind() == io::ErrorKind::NotFound {
+                return Err(failed(error));
+            }
+            // Not every file system has links.
+            fs::copy(&source, &name).map_err(failed)?;
+            File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
+        }
+        // Between two names of one file a rename does nothing: then all is done already.
+        fs::rename(&name, &target).map_err(failed)?;
+        File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+
+    fn list_blocking(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let within = prefix.rfind('/').map_or("", |slash| &prefix[..=slash]);
+        let directory = self.root.join(within);
+        let failed = |e| StoreError::io("list the store", &directory, e);
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut keys = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let key = name.to_str().and_then(|name| format!("{within}{name}").parse::<Key>().ok());
+            keys.extend(key.filter(|k| k.as_str().starts_with(prefix) && k.as_str() > after));
+        }
+        keys.sort();
+        let mut listed = Vec::new();
+        for key in keys {
+            if listed.len() == limit {
+                break;
+            }
+            // What went meanwhile is not there.
+            match fs::metadata(self.path(&key)) {
+                Ok(found) if found.is_file() => listed.push(Listed { key, size: found.len() }),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(listed)
     }
 
     /// Decides between [`Put::Unchanged`] and a conflict when the key is taken.
@@ -193,6 +282,15 @@ impl ArchiveStore for DirectoryStore {
         supervise(key, token, task).await
     }
 
+    async fn create(&self, key: &Key, cancel: &CancellationToken) -> Result<NewObject, StoreError> {
+        let (key, cancel) = (key.clone(), cancel.child_token());
+        self.blocking("write", move |store| Draft::begin(store, key, cancel)).await
+    }
+
+    fn bucket(&self) -> Option<Bucket> {
+        None
+    }
+
     async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let path = self.path(key);
         match tokio::fs::metadata(&path).await {
@@ -205,6 +303,41 @@ impl ArchiveStore for DirectoryStore {
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError> {
         let key = key.clone();
         self.blocking("read", move |store| store.read_blocking(&key, offset, len)).await
+    }
+
+    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let (from, to) = (from.clone(), to.clone());
+        self.blocking("copy", move |store| store.copy_blocking(&from, &to)).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
+        self.blocking("list", move |store| store.list_blocking(&prefix, &after, limit)).await
+    }
+
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError> {
+        let key = key.clone();
+        self.blocking("touch", move |store| {
+            let path = store.path(&key);
+            let touch = || {
+                let file = File::open(&path)?;
+                let (modified, now) = (file.metadata()?.modified()?, SystemTime::now());
+                if now.duration_since(modified).is_ok_and(|found| found > age) {
+                    file.set_modified(now)?;
+                }
+                Ok::<_, io::Error>(true)
+            };
+            match touch() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+                done => done.map_err(|e| StoreError::io(format!("touch {key}"), &path, e)),
+            }
+        })
+        .await
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {

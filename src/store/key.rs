@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::digest::Digest;
 use crate::image_id::ImageId;
 
 /// An object's name: 1 to 255 characters of `[0-9a-zA-Z._/-]`; no part between slashes is empty
@@ -31,6 +32,28 @@ impl Key {
     /// The archive of `image` in a store whose archives end in `extension`: `<image_id>.<ext>`.
     pub fn archive(image: &ImageId, extension: &'static str) -> Self {
         Self(format!("{image}.{extension}"))
+    }
+
+    /// What the keys of all archives that migrations keep begin with.
+    pub const KEPT: &str = "kept/";
+
+    /// The archive of another version that `image` had before it was migrated.
+    pub fn kept(image: &ImageId, version: u8, extension: &'static str) -> Self {
+        Self(format!("{}{image}.v{version}.{extension}", Self::KEPT))
+    }
+
+    /// Where an archive of `image` is made that nobody may see yet.
+    pub fn staged(image: &ImageId, extension: &'static str) -> Self {
+        Self(format!("staged/{image}.{extension}"))
+    }
+
+    /// What the keys of all layer indexes begin with.
+    pub const LAYER_INDEXES: &str = "layer-index/";
+
+    /// The index of a layer; `request` says how the layer was read.
+    pub fn layer_index(layer: Digest, request: Digest) -> Self {
+        let request = &request.hex()[..16];
+        Self(format!("{}{}-{request}", Self::LAYER_INDEXES, layer.hex()))
     }
 
     /// The text.

@@ -2,10 +2,10 @@
 //!
 //! Requests are retried by the SDK; what it gives up on is the caller's to retry. Checksums beyond
 //! the signed payload are sent only where S3 requires them, since many compatible servers know
-//! none. `upload` holds the way of a put.
+//! none. `upload` holds the way of a put, `stream` that of an object that is made on the way.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -15,18 +15,23 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::types::MetadataDirective;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Key, Overwrite, Put, StoreError, supervise};
+use super::{ArchiveStore, Bucket, Key, Listed, NewObject, Overwrite, Put, StoreError, supervise};
 use crate::digest::Digest;
 
 /// What the SDK's errors mean to us.
 mod failure;
+/// An upload in parts.
+mod multipart;
 /// Which content is there now.
 mod published;
+/// An object whose bytes come piece by piece.
+mod stream;
 /// The way of a put.
 mod upload;
 
@@ -70,6 +75,9 @@ impl S3Settings {
 pub struct S3Store {
     client: Client,
     bucket: String,
+    region: String,
+    endpoint: Option<String>,
+    force_path_style: bool,
     part_size: u64,
 }
 
@@ -114,6 +122,9 @@ impl S3Store {
         Self {
             client: Client::from_conf(builder.build()),
             bucket: settings.bucket.clone(),
+            region: settings.region.clone(),
+            endpoint: settings.endpoint.clone(),
+            force_path_style: settings.force_path_style,
             part_size,
         }
     }
@@ -185,6 +196,19 @@ impl ArchiveStore for S3Store {
         supervise(key, token, task).await
     }
 
+    async fn create(&self, key: &Key, cancel: &CancellationToken) -> Result<NewObject, StoreError> {
+        Ok(stream::begin(self, key, cancel))
+    }
+
+    fn bucket(&self) -> Option<Bucket> {
+        Some(Bucket {
+            name: self.bucket.clone(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            force_path_style: self.force_path_style,
+        })
+    }
+
     async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
         let request = self.client.head_object().bucket(&self.bucket).key(key.as_str());
         match request.send().await.map_err(Failure::from) {
@@ -215,6 +239,83 @@ impl ArchiveStore for S3Store {
             Err(failure) if failure.status == Some(416) => Ok(Bytes::new()),
             Err(failure) if failure.is_missing_object() => Err(self.not_found(key)),
             Err(failure) => Err(failure.into_error(self, format!("read {key}"))),
+        }
+    }
+
+    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let source = format!("{}/{from}", self.bucket);
+        let request = self.client.copy_object().copy_source(source).bucket(&self.bucket);
+        match request.key(to.as_str()).send().await.map_err(Failure::from) {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is_missing_object() => Err(self.not_found(from)),
+            Err(failure) => Err(failure.into_error(self, format!("copy {from} to {to}"))),
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let mut listed = Vec::new();
+        let mut next = None;
+        while listed.len() < limit {
+            let request = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .delimiter("/")
+                .set_start_after((!after.is_empty()).then(|| after.to_owned()))
+                .set_continuation_token(next);
+            let answer = request
+                .send()
+                .await
+                .map_err(|error| Failure::from(error).into_error(self, "list it".to_owned()))?;
+            let objects = answer.contents.unwrap_or_default().into_iter();
+            // Keys that we would never make are not ours.
+            listed.extend(objects.filter_map(|object| {
+                let size = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+                Some(Listed { key: object.key?.parse().ok()?, size })
+            }));
+            next = answer.next_continuation_token;
+            if next.is_none() {
+                break;
+            }
+        }
+        listed.truncate(limit);
+        Ok(listed)
+    }
+
+    /// Copies the object onto itself, which S3 does without the content passing by here.
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError> {
+        let failed = |failure: Failure| match failure {
+            failure if failure.is_missing_object() => Ok(false),
+            failure => Err(failure.into_error(self, format!("touch {key}"))),
+        };
+        let head = self.client.head_object().bucket(&self.bucket).key(key.as_str());
+        let head = match head.send().await.map_err(Failure::from) {
+            Ok(head) => head,
+            Err(failure) => return failed(failure),
+        };
+        let modified = head.last_modified().and_then(|at| SystemTime::try_from(*at).ok());
+        let found = modified.and_then(|at| SystemTime::now().duration_since(at).ok());
+        if found.is_none_or(|found| found <= age) {
+            return Ok(true);
+        }
+        let copy = self
+            .client
+            .copy_object()
+            .copy_source(format!("{}/{key}", self.bucket))
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            // An object is copied onto itself only if something of it is replaced.
+            .metadata_directive(MetadataDirective::Replace)
+            .set_metadata(head.metadata().cloned());
+        match copy.send().await.map_err(Failure::from) {
+            Ok(_) => Ok(true),
+            Err(failure) => failed(failure),
         }
     }
 

@@ -1,0 +1,101 @@
+//! Requests to one repository as somebody: authorization is presented, and renewed once when the
+//! registry refuses it. What an answer means is judged here as far as that is the same for every
+//! request.
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+
+use crate::oci::OciSettings;
+use crate::oci::auth::Authenticator;
+use crate::oci::credentials::Credentials;
+use crate::oci::docker_config;
+use crate::oci::error::OciError;
+use crate::oci::http::{Endpoint, refusal};
+use crate::oci::reference::DOCKER_HUB;
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) endpoint: Endpoint,
+    auth: Authenticator,
+}
+
+impl Session {
+    /// Prepares access; nothing is asked of the registry yet. `scopes` are those of the
+    /// distribution project's token protocol.
+    ///
+    /// `credentials` of `None` means those of the surroundings: for Docker Hub the settings' own,
+    /// then Docker's configuration file, then none.
+    pub(super) async fn open(
+        endpoint: Endpoint,
+        scopes: Vec<String>,
+        settings: &OciSettings,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, OciError> {
+        let registry = endpoint.registry();
+        let hub = settings.default_hub_credentials.clone();
+        let credentials = match credentials.or(hub.filter(|_| registry == DOCKER_HUB)) {
+            Some(credentials) => credentials,
+            None => docker_config::look_up(settings.docker_config.as_deref(), registry)
+                .await?
+                .unwrap_or(Credentials::Anonymous),
+        };
+        Ok(Self { endpoint, auth: Authenticator::new(credentials, scopes) })
+    }
+
+    /// `registry/repository`, for people.
+    pub(super) fn name(&self) -> String {
+        self.endpoint.name()
+    }
+
+    /// Sends a request that `fill` completes, with one renewal of the authorization when it is
+    /// refused. Another host than the registry gets no authorization. Answers after which trying
+    /// again can help, and those that refuse access, are errors; any other status is the caller's
+    /// to judge.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        what: &str,
+        fill: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, OciError> {
+        let endpoint = &self.endpoint;
+        let request = || fill(endpoint.http.request(method.clone(), url));
+        let own = Url::parse(url).is_ok_and(|url| endpoint.is_own(&url));
+        let answer = if own {
+            let authorization = self.auth.current(endpoint).await?;
+            let answer = endpoint.send(authorization.apply(request()), what).await?;
+            if answer.status() == StatusCode::UNAUTHORIZED && endpoint.is_own(answer.url()) {
+                let renewed = self.auth.renew(endpoint, &authorization, answer.headers()).await?;
+                endpoint.send(renewed.apply(request()), what).await?
+            } else {
+                answer
+            }
+        } else {
+            endpoint.send(request(), what).await?
+        };
+        endpoint.check_available(&answer, what)?;
+        let status = answer.status();
+        if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Ok(answer);
+        }
+        if endpoint.is_own(answer.url()) {
+            return Err(self.auth.refused(endpoint, &refusal(answer, endpoint).await));
+        }
+        // The registry pointed to signed storage; by now the signature may have expired.
+        let reason = format!("the storage it points to answered {status}");
+        Err(endpoint.unavailable(what, reason, None))
+    }
+
+    /// The error for an answer that the specification doesn't foresee.
+    pub(super) async fn unexpected(&self, what: &str, answer: Response) -> OciError {
+        self.endpoint.unexpected(what, refusal(answer, &self.endpoint).await)
+    }
+}
+
+/// A header that is text.
+pub(super) fn text<'a>(
+    headers: &'a HeaderMap,
+    name: &reqwest::header::HeaderName,
+) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
