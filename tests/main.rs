@@ -8,6 +8,7 @@ mod support;
 
 mod api;
 mod database;
+mod extract;
 mod faults;
 mod gzip_encoders;
 mod interop;
@@ -17,3 +18,4 @@ mod push;
 mod queue;
 mod service;
 mod store;
+mod verify;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::read::ReadSettings;
-use super::{ArchiveError, blocking, io_error};
+use super::{ArchiveError, Budget, blocking, io_error};
 use crate::clip::ClipError;
 use crate::clip::check::{self, Check};
 use crate::clip::reader::Parts;
@@ -24,6 +24,8 @@ use crate::progress::Progress;
 mod data;
 /// Layers, read whole.
 mod deep;
+/// How two nodes differ.
+mod differences;
 /// The image that a v2 archive points to.
 mod image;
 /// Where reading can begin.
@@ -32,7 +34,7 @@ mod restarts;
 mod table;
 
 /// How to verify.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
     /// Read every layer, or all data.
     pub deep: bool,
@@ -40,19 +42,8 @@ pub struct VerifyOptions {
     pub offline: bool,
     /// What a layer may cost.
     pub limits: Limits,
-    /// Layers read at a time.
-    pub concurrency: usize,
-}
-
-impl Default for VerifyOptions {
-    fn default() -> Self {
-        Self {
-            deep: false,
-            offline: false,
-            limits: Limits::default(),
-            concurrency: std::thread::available_parallelism().map_or(1, usize::from),
-        }
-    }
+    /// How many layers are read at a time, by all who share it.
+    pub budget: Arc<Budget>,
 }
 
 /// What was found.

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
+use super::noted::Noted;
 use crate::clip::node::{Node, NodeKind};
 use crate::clip::tree::Tree;
 use crate::layer::LayerIndex;
-
-/// Paths named in one warning; the rest are counted.
-const NAMED: usize = 5;
 
 /// Top-level names that workers take for parts of a v1 archive (CONTRACT A.12).
 const MISREAD: [&str; 3] = ["/rootfs", "/config.json", "/initial_config.json"];
@@ -60,27 +58,6 @@ fn notes(layers: &[Arc<LayerIndex>]) -> Vec<String> {
 
 /// One sentence on all nodes that a question is answered with yes for.
 fn told(tree: &Tree, what: &str, says: impl Fn(&Node) -> bool) -> Option<String> {
-    let paths: Vec<String> =
-        tree.iter().filter(|node| says(node)).map(|node| node.path.to_string()).collect();
-    (!paths.is_empty()).then(|| format!("{}: {what}", named(&paths)))
-}
-
-fn named(paths: &[String]) -> String {
-    let shown = paths[..paths.len().min(NAMED)].join(", ");
-    match paths.len().saturating_sub(NAMED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_lists_are_counted() {
-        let paths: Vec<String> = (1..=7).map(|n| format!("/{n}")).collect();
-        assert_eq!(named(&paths[..2]), "/1, /2");
-        assert_eq!(named(&paths), "/1, /2, /3, /4, /5 and 2 more");
-    }
+    let paths: Noted = tree.iter().filter(|node| says(node)).map(|node| &node.path).collect();
+    (!paths.is_empty()).then(|| format!("{paths}: {what}"))
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::restarts::{self, Tee};
 use super::VerifyOptions;
-use crate::archive::compare::differences;
+use super::differences::differences;
+use super::restarts::{self, Tee};
 use crate::archive::download::with_layer;
-use crate::archive::layers::StoredLayer;
 use crate::archive::read::{ReadSettings, image_source};
+use crate::archive::stored_layer::StoredLayer;
 use crate::archive::{ArchiveError, io_error};
 use crate::clip::check::{Check, known_weakness};
 use crate::clip::node::{FileContent, Node, NodeKind, NodePath};
@@ -22,7 +22,7 @@ use crate::clip::seek_table::SeekTable;
 use crate::clip::storage_info::OciStorageInfo;
 use crate::digest::Digest;
 use crate::error::Classify as _;
-use crate::layer::{EntryKind, LayerError, LayerIndex, LayerRead, NoContents, merge, read_layer};
+use crate::layer::{EntryKind, LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer};
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 
@@ -72,7 +72,7 @@ impl Run<'_> {
         let reads = stored.iter().map(|layer| self.layer(&source, *layer, &stop));
         let reads: Vec<(Digest, Result<Read, ArchiveError>)> =
             stream::iter(reads.collect::<Vec<_>>())
-                .buffer_unordered(self.options.concurrency.max(1))
+                .buffer_unordered(self.options.budget.layers())
                 .try_collect()
                 .await?;
         let mut read: BTreeMap<Digest, LayerIndex> = BTreeMap::new();
@@ -95,7 +95,7 @@ impl Run<'_> {
         }
         let mut checks = vec![layers, restarts, files(self.parts, &read)];
         if distinct.iter().all(|layer| read.contains_key(layer)) {
-            checks.push(tree(self.parts, image, &read));
+            checks.push(tree(self.parts, image, &read, &self.options.limits));
         }
         Ok(checks)
     }
@@ -116,7 +116,7 @@ impl Run<'_> {
             .flatten()
             .and_then(|table| table.layer(&digest)?.spans(&mut archive).ok());
         let limits = self.options.limits;
-        let read = with_layer(source, digest, size, self.progress.clone(), cancel, move |bytes| {
+        let work = move |bytes| {
             let how = LayerRead { digest, limits, span: None };
             let Some(spans) = spans else {
                 let index = read_layer(how, bytes, &mut NoContents)?;
@@ -133,14 +133,20 @@ impl Run<'_> {
                 })?;
                 Ok(Read { index, restarts })
             })
-        });
-        match read.await {
+        };
+        let (progress, budget) = (self.progress.clone(), &self.options.budget);
+        match with_layer(source, digest, size, progress, budget, cancel, work).await {
             Err(ArchiveError::Cancelled) => Err(ArchiveError::Cancelled),
             Err(error) if error.code() == "cancelled" => Err(error),
             read => {
                 if let Ok(Read { index, .. }) = &read {
-                    let (plain_bytes, entries) = (index.plain_size, index.entries.len());
-                    self.progress.step(Step::LayerDone { layer: digest, plain_bytes, entries });
+                    self.progress.step(Step::LayerDone {
+                        layer: digest,
+                        compressed_bytes: index.compressed_size,
+                        plain_bytes: index.plain_size,
+                        entries: index.entries.len(),
+                        cached: false,
+                    });
                 }
                 Ok((digest, read))
             }
@@ -181,9 +187,14 @@ fn files(parts: &Parts, layers: &BTreeMap<Digest, LayerIndex>) -> Check {
 }
 
 /// The tree is what the layers make by the rules.
-fn tree(parts: &Parts, image: &OciStorageInfo, layers: &BTreeMap<Digest, LayerIndex>) -> Check {
+fn tree(
+    parts: &Parts,
+    image: &OciStorageInfo,
+    layers: &BTreeMap<Digest, LayerIndex>,
+    limits: &Limits,
+) -> Check {
     let mut check = Check::new("merged tree", "nodes");
-    let merged = match merge(image.layers.iter().filter_map(|layer| layers.get(layer))) {
+    let merged = match merge(image.layers.iter().filter_map(|layer| layers.get(layer)), limits) {
         Ok(merged) => merged,
         Err(error) => {
             check.error(error.to_string());

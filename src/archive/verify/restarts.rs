@@ -1,5 +1,7 @@
-//! Whether inflating can begin where a seek table says: every span is inflated from its checkpoint,
-//! and must give what inflating the layer from its start gives there.
+//! Whether reading can begin where a seek table says. Every span's compressed bytes have their
+//! digest. A gzip span is inflated from its checkpoint, and must give what inflating the layer from
+//! its start gives there; zstd frames need nothing but themselves, so that a span which decodes to
+//! its length is right; the span of a tar is its own content.
 
 use std::fs::File;
 use std::io::{BufRead, Read};
@@ -8,12 +10,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use sha2::{Digest as _, Sha256};
 
 use crate::clip::check::Check;
-use crate::clip::seek_table::SpanIndex;
+use crate::clip::seek_table::{SpanEntry, SpanIndex};
 use crate::digest::Digest;
-use crate::gzip::{Engine, GzipOptions, GzipReader};
+use crate::gzip::{Checkpoint, CheckpointKind, Engine, GzipOptions, GzipReader, SparseWindow};
+use crate::layer::decode::decode_spans;
+use crate::layer::{Encoding, at_most};
 
 /// Pieces of compressed bytes between the two threads.
 const PIECES: usize = 8;
+/// The largest zstd span, compressed or plain, that is decoded; it is in memory then.
+const MAX_SPAN: u64 = 64 << 20;
 
 /// Passes on what is read, and gives it to whoever listens.
 pub(super) struct Tee<R> {
@@ -77,7 +83,7 @@ pub(super) fn check(
         check.checked += 1;
         let wrong = match (found, sequential.digests.get(span)) {
             (Err(detail), _) => detail,
-            (Ok(found), Some(expected)) if found != *expected => {
+            (Ok(Some(found)), Some(expected)) if found != *expected => {
                 format!("from its checkpoint it is {found}, from the layer's start {expected}")
             }
             _ => continue,
@@ -99,7 +105,7 @@ struct Sequential<'a> {
 impl<'a> Sequential<'a> {
     fn new(spans: &'a SpanIndex) -> Self {
         let options = GzipOptions { skip_crc: true, ..GzipOptions::default() };
-        let reader = Some(GzipReader::new(options));
+        let reader = (spans.encoding() == Encoding::Gzip).then(|| GzipReader::new(options));
         Self { spans, reader, digests: Vec::new(), hasher: Sha256::new(), plain: 0 }
     }
 
@@ -132,7 +138,7 @@ impl<'a> Sequential<'a> {
 /// The digest of each span's plain bytes, inflated from its checkpoint, or what is wrong with it.
 struct Restarted<'a> {
     spans: &'a SpanIndex,
-    found: Vec<Result<Digest, String>>,
+    found: Vec<Result<Option<Digest>, String>>,
     /// The span in progress, begun.
     current: Option<Current>,
     /// Where the next piece begins in the layer, and the byte before.
@@ -141,10 +147,18 @@ struct Restarted<'a> {
 }
 
 struct Current {
-    reader: Result<GzipReader, String>,
+    entry: SpanEntry,
+    decoding: Decoding,
     compressed: Sha256,
-    plain: Sha256,
-    wanted: u64,
+}
+
+enum Decoding {
+    /// From the checkpoint, with so many bytes still wanted.
+    Gzip { reader: Result<GzipReader, String>, plain: Sha256, wanted: u64 },
+    /// The frames so far.
+    Zstd(Vec<u8>),
+    /// Nothing to decode, or too much to: then nobody reads there at random either.
+    None,
 }
 
 impl<'a> Restarted<'a> {
@@ -156,26 +170,24 @@ impl<'a> Restarted<'a> {
         let end = self.position + piece.len() as u64;
         while let Some(entry) = self.spans.entries().get(self.found.len()) {
             let range = entry.compressed.clone();
+            let shared = range.start < self.position && self.current.is_none();
             if range.start >= end {
                 break;
             }
             let mut current = self.current.take().unwrap_or_else(|| {
-                let mut begun = Current::begin(self.spans, self.found.len(), archive);
-                if range.start < self.position {
-                    begun.take(&[self.last]); // shared with the span before
-                }
-                begun
+                Current::begin(self.spans, self.found.len(), entry, archive)
             });
-            let from = at_most(piece.len(), range.start.saturating_sub(self.position));
-            let to = at_most(piece.len(), range.end - self.position.min(range.end));
-            if from < to {
-                current.take(&piece[from..to]);
+            if shared {
+                current.take(&[self.last]); // of the piece before
             }
+            let from = at_most(piece.len(), range.start.saturating_sub(self.position));
+            let to = at_most(piece.len(), range.end.saturating_sub(self.position));
+            current.take(&piece[from..to]);
             if range.end > end {
                 self.current = Some(current);
                 break;
             }
-            self.found.push(current.end(entry.digest));
+            self.found.push(current.end());
         }
         self.position = end;
         self.last = piece.last().copied().unwrap_or(self.last);
@@ -183,49 +195,80 @@ impl<'a> Restarted<'a> {
 }
 
 impl Current {
-    fn begin(spans: &SpanIndex, span: usize, archive: &mut File) -> Self {
-        let reader = spans
-            .checkpoint(span, archive)
-            .map_err(|error| error.to_string())
-            .and_then(|checkpoint| {
-                GzipReader::resume(&checkpoint, Engine::default()).map_err(|e| e.to_string())
-            });
-        let wanted = spans.entries().get(span).map_or(0, |entry| entry.plain.end - entry.plain.start);
-        Self { reader, compressed: Sha256::new(), plain: Sha256::new(), wanted }
+    fn begin(spans: &SpanIndex, span: usize, entry: &SpanEntry, archive: &mut File) -> Self {
+        let length = entry.plain.end - entry.plain.start;
+        let decoding = match spans.encoding() {
+            Encoding::Gzip => {
+                let checkpoint = spans.checkpoint(span, archive).map_err(|e| e.to_string());
+                let reader = checkpoint.and_then(|checkpoint| {
+                    GzipReader::resume(&checkpoint, Engine::default()).map_err(|e| e.to_string())
+                });
+                Decoding::Gzip { reader, plain: Sha256::new(), wanted: length }
+            }
+            Encoding::Zstd
+                if length.max(entry.compressed.end - entry.compressed.start) <= MAX_SPAN =>
+            {
+                Decoding::Zstd(Vec::new())
+            }
+            Encoding::Zstd | Encoding::Tar => Decoding::None,
+        };
+        Self { entry: entry.clone(), decoding, compressed: Sha256::new() }
     }
 
     fn take(&mut self, mut bytes: &[u8]) {
         self.compressed.update(bytes);
-        let Ok(reader) = &mut self.reader else { return };
-        while self.wanted > 0 {
-            match reader.next(&mut bytes) {
-                Ok(Some(plain)) => {
-                    let taken = at_most(plain.len(), self.wanted);
-                    self.plain.update(&plain[..taken]);
-                    self.wanted -= taken as u64;
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    self.reader = Err(error.to_string());
-                    break;
+        match &mut self.decoding {
+            Decoding::None => {}
+            Decoding::Zstd(frames) => frames.extend_from_slice(bytes),
+            Decoding::Gzip { reader, plain, wanted } => {
+                let Ok(inflating) = reader else { return };
+                while *wanted > 0 {
+                    match inflating.next(&mut bytes) {
+                        Ok(Some(piece)) => {
+                            let taken = at_most(piece.len(), *wanted);
+                            plain.update(&piece[..taken]);
+                            *wanted -= taken as u64;
+                        }
+                        Ok(None) => break,
+                        Err(error) => {
+                            *reader = Err(error.to_string());
+                            break;
+                        }
+                    }
                 }
             }
         }
     }
 
-    fn end(self, expected: Digest) -> Result<Digest, String> {
-        let found = Digest::from_hasher(self.compressed);
+    /// The digest of the plain bytes, if there is one to compare with.
+    fn end(self) -> Result<Option<Digest>, String> {
+        let (expected, found) = (self.entry.digest, Digest::from_hasher(self.compressed));
         if found != expected {
             return Err(format!("expected digest {expected}, found {found}"));
         }
-        self.reader?;
-        if self.wanted > 0 {
-            return Err(format!("it ends {} bytes before the table says", self.wanted));
+        match self.decoding {
+            Decoding::None => Ok(None),
+            Decoding::Zstd(frames) => {
+                let start = Checkpoint {
+                    compressed_bit: self.entry.compressed_bit,
+                    plain: self.entry.plain.start,
+                    kind: CheckpointKind::Start,
+                    window: SparseWindow::default(),
+                };
+                decode_spans(Encoding::Zstd, &start, &[self.entry], &frames)
+                    .map(|_| None)
+                    .map_err(|error| error.to_string())
+            }
+            Decoding::Gzip { reader, plain, wanted } => {
+                reader?;
+                match wanted {
+                    0 => Ok(Some(Digest::from_hasher(plain))),
+                    left => Err(format!("it ends {left} bytes before the table says")),
+                }
+            }
         }
-        Ok(Digest::from_hasher(self.plain))
     }
 }
 
-fn at_most(have: usize, want: u64) -> usize {
-    usize::try_from(want).map_or(have, |want| have.min(want))
-}
+#[cfg(test)]
+mod tests;
