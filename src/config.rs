@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::oci::ReferenceForm;
+use crate::layer::Limits;
+use crate::oci::{Credentials, Reference, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
@@ -19,6 +20,8 @@ use crate::telemetry::{LogFormat, LogSettings};
 mod error;
 /// Where values come from.
 mod layers;
+/// What layers may cost.
+mod limits;
 /// The key for credentials at rest.
 mod secret_key;
 /// The table of settings.
@@ -28,6 +31,7 @@ mod value;
 
 pub use crate::database::DatabaseSettings;
 pub use error::ConfigError;
+pub use limits::LimitsArgs;
 pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
 pub use setting::SettingsArgs;
 
@@ -67,16 +71,33 @@ pub struct Config {
     pub store: StoreSettings,
     /// Archive version of jobs that don't ask for one: 1 or 2.
     pub clip_version: u8,
+    /// Where built and re-published images go.
+    pub build_registry: BuildRegistry,
     /// Registries that are spoken to without TLS, `host[:port]` in lower case.
     pub insecure_hosts: Vec<String>,
     /// Docker Hub user and password for pulls that bring no credentials.
     pub docker_hub: Option<(String, SecretString)>,
     /// How archives name their image.
     pub reference_form: ReferenceForm,
+    /// Plain bytes from one place in a layer where reading can begin to the next.
+    pub span: u64,
+    /// What layers may cost.
+    pub limits: Limits,
     /// Where the key for credentials at rest is to be had.
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
     pub log: LogSettings,
+}
+
+/// The repository that images of our own making are pushed to.
+#[derive(Debug, Clone)]
+pub struct BuildRegistry {
+    /// `host[:port]` in lower case.
+    pub host: String,
+    /// The repository.
+    pub repository: String,
+    /// How to log in; `None` leaves it to docker's config file.
+    pub credentials: Option<Credentials>,
 }
 
 impl Config {
@@ -123,9 +144,14 @@ impl Config {
             layer_cache_in_store: layers.require(&setting::LAYER_CACHE_IN_STORE, from_str)?,
             store: store(layers, &data_dir)?,
             clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
+            build_registry: build_registry(layers)?,
             insecure_hosts: insecure_hosts(layers)?,
             docker_hub: docker_hub(layers)?,
             reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
+            span: layers.require(&setting::SPAN_MIB, |text| {
+                between(text, 1..=32).map(|mib: u64| mib << 20)
+            })?,
+            limits: limits::limits(layers)?,
             secret_key,
             log: LogSettings {
                 format: layers.require(&setting::LOG_FORMAT, |text| match text {
@@ -239,6 +265,18 @@ fn insecure_hosts(layers: &Layers<'_>) -> Result<Vec<String>, ConfigError> {
     hosts.sort();
     hosts.dedup();
     Ok(hosts)
+}
+
+fn build_registry(layers: &Layers<'_>) -> Result<BuildRegistry, ConfigError> {
+    let host = layers.require(&setting::BUILD_REGISTRY, registry_host)?;
+    let repository = layers.require(&setting::BUILD_REPOSITORY, |text| {
+        let whole: Option<Reference> = from_str(&format!("{host}/{text}"));
+        whole.filter(|whole| whole.repository() == text).map(|_| text.to_owned())
+    })?;
+    let credentials = layers.parse(&setting::BUILD_REGISTRY_CREDENTIALS, |text| {
+        Credentials::parse(text, &host).ok().flatten()
+    })?;
+    Ok(BuildRegistry { host, repository, credentials })
 }
 
 /// Two settings of which one is useless without the other.

@@ -11,7 +11,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
-use super::{AppState, auth, docs, events, health, images, jobs, observe, origin, problem};
+use super::{
+    AppState, archives, auth, docs, events, health, images, jobs, observe, origin, problem,
+};
 
 /// What needs the token, when there is one.
 fn v1() -> OpenApiRouter<AppState> {
@@ -21,6 +23,7 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::cancel))
         .routes(routes!(events::follow))
         .routes(routes!(images::get))
+        .routes(routes!(archives::list))
 }
 
 /// What never does.

@@ -83,9 +83,7 @@ impl Block {
     pub(super) fn all<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Self> {
         let mut blocks: Vec<Self> = nodes.filter_map(Self::of).collect();
         blocks.sort_by_key(|block| (block.offset, block.length, block.sha256));
-        blocks.dedup_by(|a, b| {
-            (a.offset, a.length, a.sha256) == (b.offset, b.length, b.sha256)
-        });
+        blocks.dedup_by(|a, b| (a.offset, a.length, a.sha256) == (b.offset, b.length, b.sha256));
         blocks
     }
 
@@ -212,9 +210,8 @@ impl BlockData {
             .buffered(PARTS_IN_FLIGHT);
         let (sender, received) = mpsc::channel(PARTS_IN_FLIGHT);
         let token = cancel.clone();
-        let working = tokio::spawn(blocking(move || {
-            work(BlockReader::new(Supply::Parts(received), token))
-        }));
+        let working =
+            tokio::spawn(blocking(move || work(BlockReader::new(Supply::Parts(received), token))));
         let mut failure = None;
         while let Some(part) = parts.next().await {
             match part {
@@ -230,9 +227,9 @@ impl BlockData {
             }
         }
         drop(sender);
-        let done = working.await.map_err(|error| {
-            io_error("a helper thread died")(io::Error::other(error))
-        })??;
+        let done = working
+            .await
+            .map_err(|error| io_error("a helper thread died")(io::Error::other(error)))??;
         // What could not be fetched looks to the work like the end of the data.
         failure.map_or(done, Err)
     }
@@ -293,14 +290,14 @@ impl BlockReader {
         Self { supply, cancel, at_hand: Bytes::new(), start: 0 }
     }
 
-    /// Hands a block's content to `out`, piece by piece, and then checks all of it: only after
-    /// success may it be used. A block that is wrong is [`ArchiveError::Block`]; the next one can be
+    /// Hands a block's content to `out`, piece by piece, then checks all of it and gives its
+    /// SHA-256: only after success may it be used. A block that is wrong is [`ArchiveError::Block`]; the next one can be
     /// read all the same.
     pub(super) fn block(
         &mut self,
         block: &Block,
         out: &mut dyn FnMut(&[u8]) -> Result<(), ArchiveError>,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<Digest, ArchiveError> {
         let mut kind = [0];
         self.exactly(block, block.offset - 1, &mut kind)?;
         let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
@@ -327,7 +324,7 @@ impl BlockReader {
             Some(expected) if expected != found => {
                 Err(block.bad("SHA-256", expected.hex(), found.hex()))
             }
-            _ => Ok(()),
+            _ => Ok(found),
         }
     }
 

@@ -5,7 +5,6 @@
 //! id hold, or, when little of it is needed, its spans are, and theirs do; each block of a v1 archive has its CRC and SHA-256. A run that fails leaves nothing.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,13 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::blocks::{Block, BlockData, BlockReader, first_overlap};
 use super::download::with_layer;
 use super::read::{ReadSettings, image_source};
-use super::spans::SpannedLayer;
-use super::stored_layer::StoredLayer;
-use super::{ArchiveError, Budget, blocking, io_error};
+use super::spans::{SpanMemory, SpanReader};
+use super::stored_layers::StoredLayer;
+use super::{ArchiveError, Budget, blocking};
 use crate::clip::header::Header;
 use crate::clip::node::NodeKind;
 use crate::clip::reader::Archive;
-use crate::clip::seek_table::SeekTable;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::digest::Digest;
 use crate::layer::{LayerError, LayerRead, Limits, read_layer};
@@ -269,17 +267,18 @@ impl Run<'_> {
     ) -> Result<bool, ArchiveError> {
         let StoredLayer { digest, size, .. } = layer;
         let pieces = pieces(&self.plan, wanted)?;
-        let mut archive = File::open(self.file)
-            .map_err(io_error(format!("can't read {}", self.file.display())))?;
-        let Some(table) = SeekTable::open(&mut archive, self.header)? else { return Ok(false) };
-        let Some(entry) = table.layer(&digest) else { return Ok(false) };
-        let spans = entry.spans(&mut archive)?;
-        let Some(runs) = runs(pieces, &spans, size) else { return Ok(false) };
+        let memory = SpanMemory::default();
+        let reader =
+            SpanReader::open(self.file, self.header, source.clone(), digest, size, memory)?;
+        let Some(reader) = reader else { return Ok(false) };
+        let seekable = pieces.iter().all(|piece| reader.is_seekable(&piece.range));
+        let Some(runs) = runs(pieces, reader.spans(), size).filter(|_| seekable) else {
+            return Ok(false);
+        };
         let (mut files, failure) = (self.files(), Failure::default());
-        let spanned = SpannedLayer { source, digest, size, spans: &spans };
         for run in runs {
             let (range, mut split) = Split::new(&mut files, run, failure.clone());
-            let copied = spanned.copy(&mut archive, range, &mut split, cancel).await;
+            let copied = reader.copy(range, &mut split, cancel).await;
             copied.map_err(|error| failure.take().unwrap_or(error))?;
         }
         Ok(true)

@@ -2,15 +2,15 @@
 //! the store last: its presence there is the commit.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{ArchiveObject, EventKind, Job, JobError, JobResult, JobSpec, PullSpec};
-use super::worker::{EventSink, Handler};
+use super::job::{ArchiveObject, EventKind, JobError, JobResult, PullSpec};
+use super::progress::JobProgress;
+use super::worker::EventSink;
 use crate::archive::{ArchiveError, IndexOptions, Summary, index_image};
 use crate::clip::{MAX_INDEX_BYTES, WARN_INDEX_BYTES};
 use crate::error::{Classify, Fault};
@@ -18,7 +18,6 @@ use crate::oci::{
     Credentials, ImageSource, InvalidCredentials, InvalidPlatform, InvalidReference, OciError,
     OciSettings, Platform, Reference, Source,
 };
-use crate::progress::{Progress, Step};
 use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
 
 /// Everything that pulls have in common.
@@ -135,7 +134,8 @@ impl Puller {
         Ok(Request { reference, platform })
     }
 
-    async fn pull(
+    /// Does one pull.
+    pub async fn pull(
         &self,
         spec: &PullSpec,
         credentials: Option<SecretString>,
@@ -151,7 +151,7 @@ impl Puller {
         let source =
             Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
         let image = source.resolve(&platform, cancel).await?;
-        let progress = Arc::new(JobProgress { events: events.clone(), counts: Mutex::default() });
+        let progress = Arc::new(JobProgress::new(events.clone()));
         let indexed = index_image(&source, &image, &self.index, progress, cancel).await?;
 
         let no_scratch = |source| PullError::Scratch { directory: self.scratch.clone(), source };
@@ -183,6 +183,7 @@ impl Puller {
                 size: written.size,
                 digest: written.digest,
             },
+            migration: None,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -190,10 +191,9 @@ impl Puller {
     /// What can be said of a job before it is accepted; names the field that is wrong.
     pub fn check(
         &self,
-        spec: &JobSpec,
+        spec: &PullSpec,
         credentials: Option<&SecretString>,
     ) -> Result<(), (&'static str, String)> {
-        let JobSpec::Pull(spec) = spec;
         let checked = self.parse(spec).and_then(|request| {
             if let Some(text) = credentials {
                 Credentials::parse(text.expose_secret(), request.reference.registry())?;
@@ -209,73 +209,5 @@ impl Puller {
             };
             (field, error.to_string())
         })
-    }
-}
-
-#[async_trait]
-impl Handler for Puller {
-    async fn run(
-        &self,
-        job: &Job,
-        credentials: Option<SecretString>,
-        events: &EventSink,
-        cancel: CancellationToken,
-    ) -> Result<JobResult, JobError> {
-        let JobSpec::Pull(spec) = &job.spec;
-        Ok(self.pull(spec, credentials, events, &cancel).await?)
-    }
-}
-
-/// Progress of a job, as events.
-struct JobProgress {
-    events: EventSink,
-    counts: Mutex<Counts>,
-}
-
-#[derive(Default)]
-struct Counts {
-    layers_done: u64,
-    layers_cached: u64,
-    layers_total: u64,
-    bytes_done: u64,
-    bytes_total: u64,
-}
-
-impl Progress for JobProgress {
-    fn step(&self, step: Step) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = match step {
-            Step::Resolved { manifest, layers, compressed_bytes } => {
-                let layers = layers as u64;
-                (counts.layers_total, counts.bytes_total) = (layers, compressed_bytes);
-                EventKind::Resolved { manifest_digest: manifest, layers, compressed_bytes }
-            }
-            Step::Warning(message) => EventKind::Warning { message },
-            Step::LayerBytes { bytes, .. } => {
-                counts.bytes_done += bytes;
-                counts.progress()
-            }
-            Step::LayerDone { compressed_bytes, cached, .. } => {
-                counts.layers_done += 1;
-                if cached {
-                    counts.layers_cached += 1;
-                    counts.bytes_done += compressed_bytes;
-                }
-                counts.progress()
-            }
-        };
-        self.events.send(event);
-    }
-}
-
-impl Counts {
-    fn progress(&self) -> EventKind {
-        EventKind::Progress {
-            layers_done: self.layers_done,
-            layers_cached: self.layers_cached,
-            layers_total: self.layers_total,
-            bytes_done: self.bytes_done,
-            bytes_total: self.bytes_total,
-        }
     }
 }

@@ -18,8 +18,8 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArchiveStore, Bucket, Commit, Committed, Key, Listed, NewObject, Overwrite, Put, StoreError,
-    supervise,
+    ArchiveStore, Bucket, Commit, Committed, Key, Leftover, Listed, NewObject, Overwrite, Put,
+    StoreError, supervise,
 };
 use crate::digest::Digest;
 
@@ -53,20 +53,38 @@ impl DirectoryStore {
     }
 
     fn remove_leftovers(&self) -> io::Result<()> {
-        let now = SystemTime::now();
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-                continue;
-            }
-            let modified = entry.metadata().and_then(|m| m.modified());
-            let age = modified.ok().and_then(|at| now.duration_since(at).ok());
-            if age.is_some_and(|age| age > LEFTOVER_AGE) {
-                // Another replica may have been faster.
-                let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
-            }
+        for leftover in self.find_leftovers(LEFTOVER_AGE)? {
+            // Another replica may have been faster.
+            let _ = self.remove_temporary(&leftover.id);
         }
         Ok(())
+    }
+
+    fn find_leftovers(&self, age: Duration) -> io::Result<Vec<Leftover>> {
+        let now = SystemTime::now();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if !name.starts_with(TEMPORARY_PREFIX) {
+                continue;
+            }
+            // It may have got its right name meanwhile.
+            let Ok(since) = entry.metadata().and_then(|m| m.modified()) else { continue };
+            if now.duration_since(since).is_ok_and(|found| found > age) {
+                found.push(Leftover { name: name.clone(), id: name, since });
+            }
+        }
+        Ok(found)
+    }
+
+    /// A file, or the directory of an object that was being made.
+    fn remove_temporary(&self, name: &str) -> io::Result<()> {
+        let path = self.root.join(name);
+        match fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -156,7 +174,7 @@ impl DirectoryStore {
     }
 
     /// A second name for the same file, put in place like any other.
-    fn copy_blocking(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+    fn copy_blocking(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
         let (source, target) = (self.path(from), self.path(to));
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -166,6 +184,9 @@ impl DirectoryStore {
         };
         let parent = target.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(failed)?;
+        if overwrite == Overwrite::Never && target.try_exists().map_err(failed)? {
+            return Ok(());
+        }
         // A name that nobody else has: a temporary directory is one, and goes by itself.
         let own = tempfile::Builder::new()
             .prefix(TEMPORARY_PREFIX)
@@ -180,8 +201,16 @@ impl DirectoryStore {
             fs::copy(&source, &name).map_err(failed)?;
             File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
         }
-        // Between two names of one file a rename does nothing: then all is done already.
-        fs::rename(&name, &target).map_err(failed)?;
+        match overwrite {
+            // Between two names of one file this does nothing: then all is done already.
+            Overwrite::Replace => fs::rename(&name, &target).map_err(failed)?,
+            Overwrite::Never => match fs::hard_link(&name, &target) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(failed(e)),
+                Err(_) => fs::rename(&name, &target).map_err(failed)?,
+                Ok(()) => {}
+            },
+        }
         File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)
     }
 
@@ -212,7 +241,10 @@ impl DirectoryStore {
             }
             // What went meanwhile is not there.
             match fs::metadata(self.path(&key)) {
-                Ok(found) if found.is_file() => listed.push(Listed { key, size: found.len() }),
+                Ok(found) if found.is_file() => {
+                    let (size, modified) = (found.len(), found.modified().map_err(failed)?);
+                    listed.push(Listed { key, size, modified });
+                }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(failed(e)),
@@ -305,9 +337,9 @@ impl ArchiveStore for DirectoryStore {
         self.blocking("read", move |store| store.read_blocking(&key, offset, len)).await
     }
 
-    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+    async fn copy(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
         let (from, to) = (from.clone(), to.clone());
-        self.blocking("copy", move |store| store.copy_blocking(&from, &to)).await
+        self.blocking("copy", move |store| store.copy_blocking(&from, &to, overwrite)).await
     }
 
     async fn list(
@@ -336,6 +368,21 @@ impl ArchiveStore for DirectoryStore {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
                 done => done.map_err(|e| StoreError::io(format!("touch {key}"), &path, e)),
             }
+        })
+        .await
+    }
+
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
+        self.blocking("list", move |store| {
+            store.find_leftovers(age).map_err(|e| StoreError::io("list", &store.root, e))
+        })
+        .await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
+        let name = leftover.id.clone();
+        self.blocking("delete", move |store| {
+            store.remove_temporary(&name).map_err(|e| StoreError::io("delete", &store.root, e))
         })
         .await
     }

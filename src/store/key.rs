@@ -37,9 +37,15 @@ impl Key {
     /// What the keys of all archives that migrations keep begin with.
     pub const KEPT: &str = "kept/";
 
-    /// The archive of another version that `image` had before it was migrated.
-    pub fn kept(image: &ImageId, version: u8, extension: &'static str) -> Self {
-        Self(format!("{}{image}.v{version}.{extension}", Self::KEPT))
+    /// What the keys of archives begin with that migrations of `image` kept.
+    pub fn kept_prefix(image: &ImageId, version: u8) -> String {
+        format!("{}{image}.v{version}-", Self::KEPT)
+    }
+
+    /// An archive of another version that `image` had before it was migrated, by its content.
+    pub fn kept(image: &ImageId, version: u8, digest: Digest, extension: &'static str) -> Self {
+        let (prefix, digest) = (Self::kept_prefix(image, version), digest.hex());
+        Self(format!("{prefix}{}.{extension}", &digest[..16]))
     }
 
     /// Where an archive of `image` is made that nobody may see yet.
@@ -54,6 +60,18 @@ impl Key {
     pub fn layer_index(layer: Digest, request: Digest) -> Self {
         let request = &request.hex()[..16];
         Self(format!("{}{}-{request}", Self::LAYER_INDEXES, layer.hex()))
+    }
+
+    /// The image whose archive or archive's data this is, and the extension.
+    pub fn of_image(&self) -> Option<(ImageId, &str)> {
+        let (image, extension) = self.0.split_once('.')?;
+        matches!(extension, "clip" | "rclip").then_some(())?;
+        Some((image.parse().ok()?, extension))
+    }
+
+    /// Whether this is the index of a layer.
+    pub fn is_layer_index(&self) -> bool {
+        self.0.starts_with(Self::LAYER_INDEXES)
     }
 
     /// The text.
@@ -97,6 +115,15 @@ mod tests {
         let image: ImageId = "961eaef6668e480f".parse().unwrap();
         assert_eq!(Key::archive(&image, "rclip").as_str(), "961eaef6668e480f.rclip");
         assert_eq!(Key::archive(&image, "clip").as_str(), "961eaef6668e480f.clip");
+        assert_eq!(Key::archive(&image, "clip").of_image(), Some((image, "clip")));
+        for other in
+            ["961eaef6668e480f.tar", "961eaef6668e480f", "x.clip", "a/961eaef6668e480f.clip"]
+        {
+            assert_eq!(other.parse::<Key>().unwrap().of_image(), None, "{other}");
+        }
+        let (layer, request) = (Digest::of(b"layer"), Digest::of(b"request"));
+        let key = Key::layer_index(layer, request);
+        assert!(key.is_layer_index() && key.as_str().parse::<Key>().is_ok());
     }
 
     #[test]

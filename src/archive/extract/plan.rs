@@ -32,7 +32,8 @@ pub(super) type Wanted = BTreeMap<u64, Vec<InodeId>>;
 impl Plan {
     /// Plans the tree below `start`, a directory.
     pub(super) fn new(tree: &Tree, start: &Node) -> Result<Self, ArchiveError> {
-        let mut plan = Self { nodes: Vec::new(), inodes: Vec::new(), unreachable: Noted::default() };
+        let mut plan =
+            Self { nodes: Vec::new(), inodes: Vec::new(), unreachable: Noted::default() };
         let mut directories = HashSet::new();
         // By number: inodes that share it, whatever else they have (only true links should).
         let mut numbers: HashMap<u64, Vec<InodeId>> = HashMap::new();
@@ -170,8 +171,13 @@ mod tests {
 
     #[test]
     fn a_directory_of_it_is_a_tree_of_its_own() {
-        let nodes =
-            vec![directory("/"), directory("/a"), directory("/a/b"), file("/a/b/c", 2, 9), file("/x", 3, 1)];
+        let nodes = vec![
+            directory("/"),
+            directory("/a"),
+            directory("/a/b"),
+            file("/a/b/c", 2, 9),
+            file("/x", 3, 1),
+        ];
         let plan = plan(nodes, "/a/b").unwrap();
         let paths: Vec<String> = plan.nodes.iter().map(|node| node.path.to_string()).collect();
         assert_eq!(paths, ["/", "/c"]);

@@ -33,8 +33,7 @@ pub(super) struct Staging {
 impl Staging {
     /// Begins a directory that is to be at `target`, where nothing but an empty directory may be.
     pub(super) fn new(target: &Path) -> std::result::Result<Self, ArchiveError> {
-        let taken =
-            |detail| Err(ArchiveError::Target { path: target.to_owned(), detail });
+        let taken = |detail| Err(ArchiveError::Target { path: target.to_owned(), detail });
         let failed = || io_error(format!("can't make {}", target.display()));
         let Some(name) = target.file_name() else {
             return taken("the new directory needs a name");
@@ -88,8 +87,8 @@ impl Drop for Staging {
     fn drop(&mut self) {
         if !self.published.load(Ordering::SeqCst) {
             let removed = clear(&self.root);
-            let removed = removed
-                .and_then(|()| fs::unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR));
+            let removed =
+                removed.and_then(|()| fs::unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR));
             if let Err(error) = removed {
                 tracing::warn!(%error, directory = self.name, "can't remove a temporary directory");
             }

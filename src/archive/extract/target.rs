@@ -139,7 +139,10 @@ impl Trail {
     }
 
     /// Gives a directory its attributes, when nothing will be made in it any more.
-    pub(super) fn finish_directory(&mut self, node: &Node) -> std::result::Result<(), ArchiveError> {
+    pub(super) fn finish_directory(
+        &mut self,
+        node: &Node,
+    ) -> std::result::Result<(), ArchiveError> {
         let target = self.target.clone();
         let directory = if node.path.is_root() {
             fs::openat(&target.staging.root, ".", DIRECTORY, Mode::empty())
@@ -153,8 +156,7 @@ impl Trail {
 
     /// Makes an empty file, for us alone until [`Self::finish_file`].
     pub(super) fn file(&mut self, node: &Node) -> std::result::Result<File, ArchiveError> {
-        let how =
-            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let parent = self.parent(node)?;
         fs::openat(parent, node.path.name(), how, Mode::RUSR | Mode::WUSR)
             .map(File::from)
@@ -190,9 +192,9 @@ impl Trail {
                 target.leave(node, format!("devices were left out: {error}"));
                 Ok(())
             }
-            made => made
-                .and_then(|()| target.finish_named(parent, node))
-                .map_err(cant("make", node)),
+            made => {
+                made.and_then(|()| target.finish_named(parent, node)).map_err(cant("make", node))
+            }
         }
     }
 

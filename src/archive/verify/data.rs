@@ -88,7 +88,7 @@ pub(super) async fn content(
             check.checked += 1;
             match reader.block(block, &mut |_| Ok(())) {
                 Err(bad @ ArchiveError::Block { .. }) => check.error(bad.to_string()),
-                read => read?,
+                read => drop(read?),
             }
             if block.sha256.is_none() {
                 check.warning(format!("{}: the index has no SHA-256 of it", block.path));

@@ -13,7 +13,7 @@ use super::differences::differences;
 use super::restarts::{self, Tee};
 use crate::archive::download::with_layer;
 use crate::archive::read::{ReadSettings, image_source};
-use crate::archive::stored_layer::StoredLayer;
+use crate::archive::stored_layers::StoredLayer;
 use crate::archive::{ArchiveError, io_error};
 use crate::clip::check::{Check, known_weakness};
 use crate::clip::node::{FileContent, Node, NodeKind, NodePath};

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::table::PlainSizes;
 use crate::archive::ArchiveError;
-use crate::archive::stored_layer::StoredLayer;
+use crate::archive::stored_layers::StoredLayer;
 use crate::archive::read::{ReadSettings, image_source};
 use crate::clip::check::{Check, Grade};
 use crate::clip::node::{FileContent, NodeKind};

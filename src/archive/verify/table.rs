@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use crate::archive::stored_layer::StoredLayer;
+use crate::archive::stored_layers::StoredLayer;
 use crate::archive::{ArchiveError, io_error};
 use crate::clip::ClipError;
 use crate::clip::check::{Check, Grade};
