@@ -48,6 +48,8 @@ pub mod stored;
 mod stored_layers;
 /// What an archive holds and cost.
 pub mod summary;
+/// Whether an archive is what it should be.
+pub mod verify;
 /// What the user should know of a tree.
 mod warnings;
 
@@ -72,6 +74,7 @@ pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
 pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
+pub use verify::{Verified, VerifyOptions, verify};
 
 /// Runs work that takes a while off the async threads.
 async fn blocking<T: Send + 'static>(

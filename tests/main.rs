@@ -8,6 +8,7 @@ mod support;
 
 mod api;
 mod database;
+mod extract;
 mod faults;
 mod gc;
 mod gzip_encoders;
@@ -21,3 +22,4 @@ mod queue;
 mod service;
 mod spans;
 mod store;
+mod verify;

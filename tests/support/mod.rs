@@ -9,3 +9,4 @@ pub(crate) mod registry;
 pub(crate) mod s3;
 pub(crate) mod service;
 pub(crate) mod upstream;
+pub(crate) mod v1;
