@@ -283,9 +283,12 @@ impl Layer {
             .await
             .map_err(|source| self.unfetched(&spans, source))?;
         let layer = self.clone();
-        let decoding = tokio::task::spawn_blocking(move || layer.decode(spans, &bytes));
-        let bytes = decoding.await.map_err(|died| self.died(&died))??;
-        Ok(Plain { start, bytes, _memory: memory })
+        // The memory goes along: this thread comes to its end even when nobody waits any more.
+        let decoding = tokio::task::spawn_blocking(move || {
+            let bytes = layer.decode(spans, &bytes)?;
+            Ok(Plain { start, bytes, _memory: memory })
+        });
+        decoding.await.map_err(|died| self.died(&died))?
     }
 
     /// Blocks: the plain bytes of spans whose compressed bytes are what the table says.
