@@ -48,6 +48,8 @@ pub mod stored;
 mod stored_layers;
 /// What an archive holds and cost.
 pub mod summary;
+/// Whether an archive is what it should be.
+pub mod verify;
 /// What the user should know of a tree.
 mod warnings;
 
@@ -72,6 +74,7 @@ pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
 pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
+pub use verify::{Verified, VerifyOptions, verify};
 
 /// Runs work that takes a while off the async threads.
 async fn blocking<T: Send + 'static>(
@@ -126,7 +129,7 @@ pub enum ArchiveError {
         /// The last one.
         last: usize,
         /// What the source said.
-        source: OciError,
+        source: Box<OciError>,
     },
     /// What several readers waited for failed.
     #[error(transparent)]
@@ -207,7 +210,8 @@ pub enum ArchiveError {
 impl Classify for ArchiveError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.is_transient(),
+            Self::Oci(error) => error.is_transient(),
+            Self::SpanFetch { source, .. } => source.is_transient(),
             Self::Shared(error) => error.is_transient(),
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
@@ -219,7 +223,8 @@ impl Classify for ArchiveError {
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.fault(),
+            Self::Oci(error) => error.fault(),
+            Self::SpanFetch { source, .. } => source.fault(),
             Self::Shared(error) => error.fault(),
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
@@ -232,7 +237,8 @@ impl Classify for ArchiveError {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.code(),
+            Self::Oci(error) => error.code(),
+            Self::SpanFetch { source, .. } => source.code(),
             Self::Shared(error) => error.code(),
             Self::Layer(error) => error.code(),
             Self::Clip(error) => error.code(),

@@ -8,6 +8,7 @@ mod support;
 
 mod api;
 mod database;
+mod extract;
 mod faults;
 mod gc;
 mod gzip_encoders;
@@ -19,4 +20,6 @@ mod pack;
 mod push;
 mod queue;
 mod service;
+mod spans;
 mod store;
+mod verify;
