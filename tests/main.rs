@@ -12,6 +12,7 @@ mod faults;
 mod gzip_encoders;
 mod interop;
 mod merge;
+mod migrate;
 mod openapi;
 mod push;
 mod queue;

@@ -133,6 +133,7 @@ pub(crate) fn result_for(job: &Job) -> JobResult {
             warnings: Vec::new(),
         },
         archive: ArchiveObject { key: "x.rclip".to_owned(), size: 1, digest },
+        migration: None,
         seconds: 0.5,
     }
 }
