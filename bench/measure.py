@@ -1,23 +1,21 @@
-#!/usr/bin/env python3
-"""Runs two indexers on the same images by turns and compares what they cost. See index.sh."""
+"""What the benches share: running commands, their cost, and figures held against what they must reach."""
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
-FIGURES = ("wall", "cpu", "rss")  # seconds, seconds, bytes
+MIB = 1 << 20
+COSTS = ("wall", "cpu", "rss")  # seconds, seconds, bytes
 
 
-def run(command):
-    """Runs a command to its end; what it cost, as FIGURES."""
+def run(command, env=None, output=subprocess.DEVNULL):
+    """Runs a command to its end; what it and its children cost, as COSTS (rss: of the largest)."""
     start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    environment = {**os.environ, **(env or {})}
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, env=environment)
     errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - start
@@ -27,68 +25,62 @@ def run(command):
     return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * 1024}
 
 
-def compare(image, tools, runs):
-    """The median figures of each tool on one image."""
-    samples = {name: [] for name in tools}
-    size = {}
-    with tempfile.TemporaryDirectory() as directory:
-        for turn in range(runs + 1):
-            # Who goes first changes, so that neither always finds the other's warm cache.
-            for name in sorted(tools, reverse=turn % 2 == 1):
-                archive = os.path.join(directory, name + ".clip")
-                if os.path.exists(archive):
-                    os.remove(archive)
-                cost = run(tools[name](image, archive))
-                size[name] = os.path.getsize(archive)
-                if turn > 0:  # the first turn warms the page cache
-                    samples[name].append(cost)
-    return {
-        name: {
-            **{figure: statistics.median(s[figure] for s in samples[name]) for figure in FIGURES},
-            "archive": size[name],
-            "samples": samples[name],
-        }
-        for name in tools
-    }
+def by_turns(contestants, runs):
+    """Calls each of the functions `runs` times, by turns, after once to warm the caches; what each
+    returns is a cost. Gives the medians and the samples of each."""
+    samples = {name: [] for name in contestants}
+    for turn in range(runs + 1):
+        # Who goes first changes, so that none always finds another's warm cache.
+        for name in sorted(contestants, reverse=turn % 2 == 1):
+            cost = contestants[name]()
+            if turn > 0:
+                samples[name].append(cost)
+    return {name: {**median(samples[name]), "samples": samples[name]} for name in contestants}
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--upstream", required=True, help="the interop program")
-    parser.add_argument("--ours", required=True, help="the clipwright program")
-    parser.add_argument("--registry", required=True)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", required=True)
-    parser.add_argument("images", nargs="+")
-    args = parser.parse_args()
-
-    def reference(image):
-        return f"{args.registry}/{image}:latest"
-
-    tools = {
-        "upstream": lambda image, out: [args.upstream, "index", reference(image), out],
-        "clipwright": lambda image, out: [args.ours, "index", reference(image), "-o", out],
-    }
-    results = {}
-    row = "{:<8} {:>8} {:>8} {:>6}  {:>8} {:>8} {:>6}  {:>8} {:>8} {:>6}  {:>9} {:>9}"
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, median of {args.runs}")
-    print(row.format("", "wall s", "", "", "CPU s", "", "", "peak MiB", "", "", "archive MB", ""))
-    print(row.format("image", *["upstream", "ours", "ratio"] * 3, "upstream", "ours"))
-    for image in args.images:
-        results[image] = compare(image, tools, args.runs)
-        upstream, ours = results[image]["upstream"], results[image]["clipwright"]
-        cells = []
-        for figure in FIGURES:
-            unit = 1 << 20 if figure == "rss" else 1
-            form = "{:.0f}" if figure == "rss" else "{:.2f}"
-            cells += [form.format(upstream[figure] / unit), form.format(ours[figure] / unit)]
-            cells.append(f"{upstream[figure] / max(ours[figure], 1e-9):.2f}")
-        sizes = [f"{side['archive'] / 1e6:.2f}" for side in (upstream, ours)]
-        print(row.format(image, *cells, *sizes), flush=True)
-    print("ratio: upstream's figure over ours; above 1, ours is the smaller")
-    with open(args.json, "w") as file:
-        json.dump(results, file, indent=1)
+def median(samples):
+    """The median of each cost."""
+    return {cost: statistics.median(sample[cost] for sample in samples) for cost in COSTS}
 
 
-if __name__ == "__main__":
-    main()
+def machine():
+    """What the figures were taken on."""
+    with open("/proc/cpuinfo") as file:
+        models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    return f"{models[0] if models else os.uname().machine}, {os.cpu_count()} cores"
+
+
+class Figures:
+    """Rows of `make bench`: printed as they come, kept for a file."""
+
+    ROW = "{:<46} {:>10} {:>10} {:>10}  {}"
+
+    def __init__(self):
+        self.rows = []
+        print(self.ROW.format("figure", "value", "must", "aim", "reached"))
+
+    def add(self, name, value, must=None, aim=None, unit="", more_is_better=True, note=""):
+        """One figure, and whether it reaches `must` and `aim`; without them it is for information."""
+
+        def reaches(goal):
+            return value >= goal if more_is_better else value <= goal
+
+        def goal(value):
+            return "" if value is None else f"{'>=' if more_is_better else '<='} {value:g}"
+
+        if must is None:
+            reached = "-"
+        elif not reaches(must):
+            reached = "NO"
+        else:
+            reached = "aim" if aim is not None and reaches(aim) else "must"
+        shown = f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+        print(self.ROW.format(name, shown + unit, goal(must), goal(aim), f"{reached:<5} {note}".rstrip()), flush=True)
+        self.rows.append({"figure": name, "value": value, "unit": unit.strip(), "must": must, "aim": aim, "reached": reached, "note": note})
+
+    def write(self, file, **details):
+        """Keeps the rows, and whatever they were made of."""
+        missed = [row["figure"] for row in self.rows if row["reached"] == "NO"]
+        print(f"missed: {', '.join(missed)}" if missed else "every must is reached")
+        with open(file, "w") as out:
+            json.dump({"machine": machine(), "rows": self.rows, **details}, out, indent=1)

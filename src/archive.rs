@@ -12,6 +12,8 @@ pub mod budget;
 mod download;
 /// An archive becomes files.
 pub mod extract;
+/// What lies in a store and serves nobody.
+pub mod garbage;
 /// An image becomes a v2 archive.
 pub mod index;
 /// Layer indexes that were made before.
@@ -28,6 +30,10 @@ pub mod migrate;
 mod noted;
 /// An image becomes a v1 archive.
 pub mod pack;
+/// Which layers are taken.
+mod policy;
+/// Files that many read at once.
+mod positional;
 /// A v1 archive on its way into a store.
 pub mod publish;
 /// A file's content, wherever the archive says it lives.
@@ -35,13 +41,15 @@ pub mod read;
 /// The OCI runtime spec of an image.
 mod runtime_spec;
 /// A part of a layer by its spans.
-mod spans;
+pub mod spans;
 /// An archive in a store.
 pub mod stored;
 /// What a v2 archive says of its layers.
 mod stored_layers;
 /// What an archive holds and cost.
 pub mod summary;
+/// Whether an archive is what it should be.
+pub mod verify;
 /// What the user should know of a tree.
 mod warnings;
 
@@ -61,9 +69,12 @@ pub use layer_cache::LayerCache;
 pub use layer_claims::{Claim, LayerClaims};
 pub use layers::{ImageLayer, KnownLayer};
 pub use pack::{PackOptions, Packed, pack_image};
+pub use policy::{InvalidLayerPolicy, LayerPolicy};
 pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
+pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
+pub use verify::{Verified, VerifyOptions, verify};
 
 /// Runs work that takes a while off the async threads.
 async fn blocking<T: Send + 'static>(
@@ -90,8 +101,8 @@ pub enum ArchiveError {
     /// The store that holds a v1 archive's data failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A layer of a kind that can't be indexed yet.
-    #[error("layer {layer} is {kind} ({media_type}): only gzip layers can be indexed yet")]
+    /// A layer of a kind that is not taken.
+    #[error("layer {layer} is {kind} ({media_type}): {reason}")]
     UnsupportedLayer {
         /// Digest of the compressed layer.
         layer: Digest,
@@ -99,6 +110,8 @@ pub enum ArchiveError {
         kind: &'static str,
         /// As the manifest says.
         media_type: String,
+        /// Why such layers are not taken.
+        reason: &'static str,
     },
     /// beta9's workers refuse archives without layers (CONTRACT B.3).
     #[error("image {reference} has no layers, and beta9's workers refuse archives without any")]
@@ -106,6 +119,21 @@ pub enum ArchiveError {
         /// The pinned reference.
         reference: String,
     },
+    /// The compressed bytes of spans could not be had.
+    #[error("layer {layer} {}: {source}", if first == last { format!("span {first}") } else { format!("spans {first} to {last}") })]
+    SpanFetch {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// The first span asked for; counts from 0.
+        first: usize,
+        /// The last one.
+        last: usize,
+        /// What the source said.
+        source: Box<OciError>,
+    },
+    /// What several readers waited for failed.
+    #[error(transparent)]
+    Shared(std::sync::Arc<ArchiveError>),
     /// A registry, or whoever is between, gave other bytes than those that were indexed.
     #[error("layer {layer} span {span}: expected digest {expected}, found {found}")]
     SpanDigest {
@@ -118,7 +146,7 @@ pub enum ArchiveError {
         /// Of the bytes that came.
         found: Digest,
     },
-    /// A span can't be inflated, though its bytes are right: the seek table doesn't fit the layer.
+    /// A span can't be decoded, though its bytes are right: the seek table doesn't fit the layer.
     #[error("layer {layer} span {span}: {detail}")]
     Span {
         /// Digest of the compressed layer.
@@ -183,6 +211,8 @@ impl Classify for ArchiveError {
     fn is_transient(&self) -> bool {
         match self {
             Self::Oci(error) => error.is_transient(),
+            Self::SpanFetch { source, .. } => source.is_transient(),
+            Self::Shared(error) => error.is_transient(),
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
@@ -194,6 +224,8 @@ impl Classify for ArchiveError {
     fn fault(&self) -> Fault {
         match self {
             Self::Oci(error) => error.fault(),
+            Self::SpanFetch { source, .. } => source.fault(),
+            Self::Shared(error) => error.fault(),
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
             Self::Store(error) => error.fault(),
@@ -206,6 +238,8 @@ impl Classify for ArchiveError {
     fn code(&self) -> &'static str {
         match self {
             Self::Oci(error) => error.code(),
+            Self::SpanFetch { source, .. } => source.code(),
+            Self::Shared(error) => error.code(),
             Self::Layer(error) => error.code(),
             Self::Clip(error) => error.code(),
             Self::Store(error) => error.code(),

@@ -11,6 +11,8 @@ mod client;
 mod content;
 /// `clipwright extract`.
 mod extract;
+/// `clipwright gc`.
+mod gc;
 /// `clipwright index`.
 mod index;
 /// `clipwright inspect`.
@@ -60,6 +62,8 @@ enum Command {
     Ls(ls::Ls),
     /// Write a file's content to standard output, read through the archive
     Cat(cat::Cat),
+    /// Find what lies in the store and serves nobody, and remove it if told to
+    Gc(gc::Gc),
     /// Unpack an archive, or a directory of it, into a new directory
     Extract(extract::Extract),
     /// Check an archive: its structure, its tree, where its content is, and with --deep every byte
@@ -79,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
+        Command::Gc(command) => command.run(),
         Command::Extract(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Migrate(command) => command.run(),
@@ -129,10 +134,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     kind == Some(std::io::ErrorKind::BrokenPipe)
 }
 
-/// Runs a command's asynchronous part; Ctrl-C cancels it.
+/// Runs a command's asynchronous part; Ctrl-C cancels it, and warnings go to standard error.
 fn run_async<T>(
     work: impl AsyncFnOnce(tokio_util::sync::CancellationToken) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    crate::telemetry::init(&crate::telemetry::LogSettings::warnings());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let cancel = tokio_util::sync::CancellationToken::new();

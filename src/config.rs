@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::layer::Limits;
 use crate::oci::{Credentials, Reference, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
@@ -19,6 +20,8 @@ use crate::telemetry::{LogFormat, LogSettings};
 mod error;
 /// Where values come from.
 mod layers;
+/// What layers may cost.
+mod limits;
 /// The key for credentials at rest.
 mod secret_key;
 /// The table of settings.
@@ -28,6 +31,7 @@ mod value;
 
 pub use crate::database::DatabaseSettings;
 pub use error::ConfigError;
+pub use limits::LimitsArgs;
 pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
 pub use setting::SettingsArgs;
 
@@ -75,6 +79,10 @@ pub struct Config {
     pub docker_hub: Option<(String, SecretString)>,
     /// How archives name their image.
     pub reference_form: ReferenceForm,
+    /// Plain bytes from one place in a layer where reading can begin to the next.
+    pub span: u64,
+    /// What layers may cost.
+    pub limits: Limits,
     /// Where the key for credentials at rest is to be had.
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
@@ -140,6 +148,10 @@ impl Config {
             insecure_hosts: insecure_hosts(layers)?,
             docker_hub: docker_hub(layers)?,
             reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
+            span: layers.require(&setting::SPAN_MIB, |text| {
+                between(text, 1..=32).map(|mib: u64| mib << 20)
+            })?,
+            limits: limits::limits(layers)?,
             secret_key,
             log: LogSettings {
                 format: layers.require(&setting::LOG_FORMAT, |text| match text {

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -110,6 +110,19 @@ pub struct Listed {
     pub key: Key,
     /// Bytes.
     pub size: u64,
+    /// When it was written or touched last.
+    pub modified: SystemTime,
+}
+
+/// What a writer that died left behind; no key leads to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// What it was to become or, of a temporary file, its name.
+    pub name: String,
+    /// How the store itself names it.
+    pub(self) id: String,
+    /// When it was begun or written last.
+    pub since: SystemTime,
 }
 
 /// A store of immutable objects.
@@ -167,6 +180,13 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
     /// Says that the object is in use: its time of modification becomes now if it is older than
     /// `age`. `false`: there is no such key.
     async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError>;
+
+    /// What writers left behind that began more than `age` ago and have not ended. In a place that
+    /// is shared with others: what may be ours, by its name.
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError>;
+
+    /// Removes what was left behind; success if it is gone already.
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError>;
 
     /// Removes the object; a missing key is success.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;

@@ -147,7 +147,7 @@ async fn layers_that_are_not_what_they_should_be() {
     ] {
         let error = bench.refused_layers(&[Blob::plain(&plain, media_type)]).await;
         says(&error, "layer_unsupported", kind);
-        says(&error, "layer_unsupported", "only gzip layers can be indexed yet");
+        says(&error, "layer_unsupported", "beta9's workers read gzip alone");
     }
 
     let mut lying = good_layer();
@@ -172,7 +172,10 @@ async fn layers_that_are_not_what_they_should_be() {
 
     let no_gzip = Blob::plain(&plain, GZIP);
     let error = bench.refused_layers(&[no_gzip]).await;
-    says(&error, "layer_corrupt", "expected the gzip magic");
+    says(&error, "layer_unsupported", "is not compressed");
+    let nothing_known = Blob::plain(b"neither of these", GZIP);
+    let error = bench.refused_layers(&[nothing_known]).await;
+    says(&error, "layer_unsupported", "neither gzip, zstd nor tar");
 
     let no_tar = Blob::gzip(b"this is not a tar, though it is gzip");
     let error = bench.refused_layers(std::slice::from_ref(&no_tar)).await;

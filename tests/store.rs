@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use clipwright::digest::Digest;
 use clipwright::error::{Classify, Fault};
 use clipwright::store::{
-    self, ArchiveStore, Key, Overwrite, Put, S3Settings, StoreError, StoreSettings,
+    self, ArchiveStore, Committed, Key, NewObject, Overwrite, Put, S3Settings, StoreError,
+    StoreSettings,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,29 @@ impl Bench {
         self.store.put(&key(name), &file, digest, way, &CancellationToken::new()).await
     }
 
+    /// Makes an object piece by piece: the first bytes of `content` last.
+    async fn make(
+        &self,
+        name: &str,
+        content: &[u8],
+        way: Overwrite,
+    ) -> Result<Committed, StoreError> {
+        let NewObject { mut sink, commit } =
+            self.store.create(&key(name), &CancellationToken::new()).await?;
+        let head = content[..content.len().min(54)].to_vec();
+        let mut blank = vec![0; head.len()];
+        blank.extend_from_slice(&content[head.len()..]);
+        let write = move || {
+            // Pieces that fit into no part's size.
+            blank.chunks(700_001).try_for_each(|piece| sink.write_all(piece))?;
+            sink.flush()
+        };
+        match tokio::task::spawn_blocking(write).await.unwrap() {
+            Ok(()) => commit.finish(&head, way).await,
+            Err(error) => Err(commit.abort().await.unwrap_or_else(|| panic!("{error}"))),
+        }
+    }
+
     async fn content(&self, name: &str) -> Option<Vec<u8>> {
         let size = self.store.size(&key(name)).await.unwrap()?;
         Some(self.store.read(&key(name), 0, size).await.unwrap().to_vec())
@@ -50,19 +75,8 @@ fn key(name: &str) -> Key {
     name.parse().unwrap()
 }
 
-fn s3_settings(server: &S3Server) -> S3Settings {
-    S3Settings {
-        bucket: server.bucket.clone(),
-        region: server.region.clone(),
-        endpoint: Some(server.endpoint.clone()),
-        force_path_style: true,
-        keys: Some((server.access_key.clone().into(), server.secret_key.clone().into())),
-        part_size: S3Settings::MIN_PART_SIZE,
-    }
-}
-
 async fn s3(server: &S3Server) -> Bench {
-    Bench::open(StoreSettings::S3(s3_settings(server))).await
+    Bench::open(StoreSettings::S3(server.settings())).await
 }
 
 /// Not compressible into a pattern by chance: every 8 bytes differ.
@@ -168,8 +182,104 @@ async fn contract(bench: &Bench, extension: &str) {
         one_wins(bench, name, len).await;
     }
 
+    listing(bench).await;
     store.delete(&key("a.clip")).await.unwrap();
     assert_eq!(store.size(&key("a.clip")).await.unwrap(), None);
+    made_on_the_way(bench).await;
+    assert!(!store.touch(&key("a.clip"), Duration::ZERO).await.unwrap());
+}
+
+/// Objects whose bytes come piece by piece.
+async fn made_on_the_way(bench: &Bench) {
+    let store = &bench.store;
+    for len in [0, 10, 5 * MIB, 10 * MIB, 12 * MIB + 1] {
+        let content = noise(len, 5);
+        let made = bench.make("made.clip", &content, Overwrite::Never).await.unwrap();
+        assert_eq!(made, Committed::Written, "{len}");
+        assert!(bench.content("made.clip").await.unwrap() == content, "{len}");
+        let other = noise(len + 1, 6);
+        let made = bench.make("made.clip", &other, Overwrite::Never).await.unwrap();
+        assert_eq!(made, Committed::Taken, "{len}");
+        assert!(bench.content("made.clip").await.unwrap() == content, "{len}");
+        let made = bench.make("made.clip", &other, Overwrite::Replace).await.unwrap();
+        assert_eq!(made, Committed::Written, "{len}");
+        assert!(bench.content("made.clip").await.unwrap() == other, "{len}");
+        store.delete(&key("made.clip")).await.unwrap();
+    }
+    // What is given up, forgotten or cancelled is not there.
+    let cancel = CancellationToken::new();
+    let begin = async || store.create(&key("made.clip"), &cancel).await.unwrap();
+    assert!(begin().await.commit.abort().await.is_none());
+    drop(begin().await);
+    let NewObject { sink, commit } = begin().await;
+    drop(sink);
+    cancel.cancel();
+    let error = commit.finish(b"", Overwrite::Replace).await.unwrap_err();
+    assert!(matches!(error, StoreError::Cancelled { .. }), "{error}");
+    assert_eq!(store.size(&key("made.clip")).await.unwrap(), None);
+}
+
+/// Objects are listed by prefix, with their sizes and times, and say when they were touched.
+async fn listing(bench: &Bench) {
+    let store = &bench.store;
+    let list = async |prefix: &str| store.list(prefix, "", 100).await.unwrap();
+    let names = async |prefix: &str, after: &str, limit| -> Vec<String> {
+        let found = store.list(prefix, after, limit).await.unwrap();
+        found.iter().map(|object| object.key.to_string()).collect()
+    };
+    for name in ["list/a-2", "list/a-1", "list/b/c", "list/z", "listed"] {
+        bench.put(name, name.as_bytes(), Overwrite::Never).await.unwrap();
+    }
+    assert_eq!(names("list", "", 9).await, ["listed"]);
+    assert_eq!(names("list/", "", 9).await, ["list/a-1", "list/a-2", "list/z"]);
+    assert_eq!(names("list/", "", 2).await, ["list/a-1", "list/a-2"]);
+    assert_eq!(names("list/", "list/a-2", 2).await, ["list/z"]);
+    assert_eq!(names("list/a", "", 9).await, ["list/a-1", "list/a-2"]);
+    assert_eq!(names("list/b/", "", 9).await, ["list/b/c"]);
+    for nothing in ["list/c", "list/b/c/d", "no/such/place"] {
+        assert!(names(nothing, "", 9).await.is_empty(), "{nothing}");
+    }
+    let before = list("listed").await.remove(0);
+    assert_eq!(before.size, 6);
+    assert!(before.modified.elapsed().unwrap_or_default() < Duration::from_hours(1));
+
+    // Touched only if its time is older than that.
+    assert!(store.touch(&key("listed"), Duration::from_hours(1)).await.unwrap());
+    assert_eq!(list("listed").await, std::slice::from_ref(&before));
+    while list("listed").await[0].modified <= before.modified {
+        // Some servers count whole seconds.
+        assert!(store.touch(&key("listed"), Duration::ZERO).await.unwrap());
+    }
+    assert_eq!(bench.content("listed").await.unwrap(), b"listed");
+    assert_eq!(bench.put("listed", b"listed", Overwrite::Never).await.unwrap(), Put::Unchanged);
+    for name in ["list/a-1", "list/a-2", "list/b/c", "list/z", "listed"] {
+        store.delete(&key(name)).await.unwrap();
+    }
+    assert!(store.leftovers(Duration::ZERO).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_killed_upload_left_can_be_found_and_removed() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    for name in ["0123456789abcdef.clip", "somebody/elses.bin"] {
+        server.begin_upload(name).await;
+    }
+    assert!(bench.store.leftovers(Duration::from_hours(1)).await.unwrap().is_empty(), "too young");
+    // Times are told in whole seconds: that of a moment ago may lie ahead of it.
+    let found = loop {
+        let found = bench.store.leftovers(Duration::ZERO).await.unwrap();
+        if !found.is_empty() {
+            break found;
+        }
+    };
+    assert_eq!(found.len(), 1, "others' uploads are not ours to abort: {found:?}");
+    assert_eq!(found[0].name, "0123456789abcdef.clip");
+    assert_eq!(server.pending_uploads(), 2);
+    for _ in 0..2 {
+        bench.store.remove_leftover(&found[0]).await.unwrap();
+    }
+    assert_eq!(server.pending_uploads(), 1);
 }
 
 async fn one_wins(bench: &Bench, name: &str, len: usize) {
@@ -197,7 +307,7 @@ async fn directory_keeps_the_contract() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["big-race.clip", "big.clip", "dir", "race.clip", "two.clip"]);
+    assert_eq!(names, ["big-race.clip", "big.clip", "dir", "list", "race.clip", "two.clip"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,7 +379,7 @@ async fn content_that_others_wrote_is_compared_by_reading_it() {
 async fn s3_errors_name_the_cause_and_no_secret() {
     let server = S3Server::start().await;
     let open = async |change: fn(&mut S3Settings)| {
-        let mut settings = s3_settings(&server);
+        let mut settings = server.settings();
         change(&mut settings);
         Bench::open(StoreSettings::S3(settings)).await
     };

@@ -20,7 +20,6 @@ use super::{ArchiveError, blocking, io_error};
 use crate::clip::header;
 use crate::clip::node::{FileContent, Node, NodeKind};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
-use crate::clip::tree::Tree;
 use crate::digest::Digest;
 use crate::retry::{RetrySettings, retry};
 use crate::store::{self, ArchiveStore, Key, S3Settings, StoreSettings};
@@ -80,9 +79,9 @@ impl Block {
         }
     }
 
-    /// All distinct blocks of a tree, in the order of the data. Names of one block count once.
-    pub(super) fn all(tree: &Tree) -> Vec<Self> {
-        let mut blocks: Vec<Self> = tree.iter().filter_map(Self::of).collect();
+    /// All distinct blocks of these nodes, in the order of the data. Names of one block count once.
+    pub(super) fn all<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Self> {
+        let mut blocks: Vec<Self> = nodes.filter_map(Self::of).collect();
         blocks.sort_by_key(|block| (block.offset, block.length, block.sha256));
         blocks.dedup_by(|a, b| (a.offset, a.length, a.sha256) == (b.offset, b.length, b.sha256));
         blocks

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::layers::verify_diff_id;
 use super::metadata::image_metadata;
+use super::policy::LayerPolicy;
 use super::{ArchiveError, Budget, ImageLayer, KnownLayer, LayerCache, blocking, warnings};
 use crate::clip::atomic;
 use crate::clip::seek_table::LayerSpans;
@@ -19,7 +20,7 @@ use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
 use crate::gzip::DEFAULT_SPAN;
 use crate::layer::{LayerIndex, Limits, merge};
-use crate::oci::{Compression, LayerDescriptor, ReferenceForm, ResolvedImage, Source};
+use crate::oci::{LayerDescriptor, ReferenceForm, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
 /// How an image is indexed.
@@ -27,6 +28,8 @@ use crate::progress::{Progress, Step};
 pub struct IndexOptions {
     /// How the archive names the image.
     pub reference_form: ReferenceForm,
+    /// What becomes of layers that beta9's workers can't read.
+    pub layers: LayerPolicy,
     /// What a layer may cost.
     pub limits: Limits,
     /// Plain bytes from one place to begin reading at to the next; `None` records no such places.
@@ -41,6 +44,7 @@ impl Default for IndexOptions {
     fn default() -> Self {
         Self {
             reference_form: ReferenceForm::default(),
+            layers: LayerPolicy::default(),
             limits: Limits::default(),
             span: Some(DEFAULT_SPAN),
             budget: Arc::default(),
@@ -112,7 +116,7 @@ pub async fn index_image(
     if image.layers.is_empty() {
         return Err(ArchiveError::NoLayers { reference: image.reference.to_string() });
     }
-    image.layers.iter().try_for_each(indexable)?;
+    image.layers.iter().try_for_each(|layer| options.layers.check_described(layer))?;
     // What a manifest claims need not fit a number.
     let compressed_bytes =
         image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
@@ -135,7 +139,9 @@ pub async fn index_image(
         let (progress, stop) = (&progress, &stop);
         async move {
             let layer = ImageLayer { source, descriptor, diff_id };
-            Ok::<_, ArchiveError>((digest, layer.index(options, progress, stop).await?))
+            let known = layer.index(options, progress, stop).await?;
+            options.layers.check_read(descriptor, &known.index)?;
+            Ok::<_, ArchiveError>((digest, known))
         }
     });
     let known: BTreeMap<Digest, KnownLayer> = stream::iter(reads.collect::<Vec<_>>())
@@ -174,16 +180,4 @@ pub async fn index_image(
     }));
     let cached = cached.collect();
     Ok(IndexedImage { tree, storage, layers, span: options.span, cached, warnings })
-}
-
-pub(super) fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
-    let kind = match layer.compression {
-        _ if layer.foreign => "kept outside of the registry",
-        Compression::Gzip => return Ok(()),
-        Compression::Zstd => "compressed with zstd",
-        Compression::None => "not compressed",
-        Compression::Unknown => "of an unknown kind",
-    };
-    let media_type = layer.media_type.clone();
-    Err(ArchiveError::UnsupportedLayer { layer: layer.digest, kind, media_type })
 }

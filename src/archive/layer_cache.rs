@@ -282,3 +282,6 @@ async fn publish(
 fn file_name(key: &Key) -> &str {
     key.as_str().rsplit('/').next().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::download::with_layer;
-use super::index::indexable;
 use super::layers::verify_diff_id;
+use super::policy::LayerPolicy;
 use super::runtime_spec::runtime_spec;
 use super::{ArchiveError, Budget, blocking, warnings};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
-use crate::layer::{LayerIndex, LayerRead, Limits, merge, read_layer};
+use crate::layer::{LayerIndex, LayerRead, Limits, merge_whole, read_layer};
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
@@ -81,7 +81,8 @@ pub async fn pack_image(
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
 ) -> Result<Packed, ArchiveError> {
-    image.layers.iter().try_for_each(indexable)?;
+    // The archive carries the content, so that nobody has to read the layers again.
+    image.layers.iter().try_for_each(|layer| LayerPolicy::AsIs.check_described(layer))?;
     // What a manifest claims need not fit a number.
     let compressed_bytes =
         image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
@@ -116,7 +117,7 @@ pub async fn pack_image(
 
     let (stack, limits) = (layers.clone(), options.limits);
     let (tree, mut warnings) = blocking(move || {
-        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
+        let tree = Tree::new(merge_whole(stack.iter().map(AsRef::as_ref), &limits)?)?;
         let warnings = warnings::of_packed(&tree, &stack);
         Ok::<_, ArchiveError>((tree, warnings))
     })

@@ -4,7 +4,6 @@
 //! no way into the middle of a layer: the layer is read from its start, and verified to its end
 //! before a byte is handed out.
 
-use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,12 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::blocks::{Block, BlockData, BlockReader, S3Override};
 use super::download::with_layer;
-use super::spans::SpannedLayer;
+use super::spans::{SpanMemory, SpanReader};
 use super::stored_layers::StoredLayer;
 use super::{ArchiveError, Budget, io_error};
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
 use crate::clip::reader::Archive;
-use crate::clip::seek_table::SeekTable;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::layer::{LayerError, copy_range};
 use crate::oci::{Credentials, ImageSource, OciError, OciSettings, Reference, Source};
@@ -118,15 +116,12 @@ async fn from_layer(
         None => image_source(image)?,
     };
     let source = Source::open(&source, &settings.oci, settings.credentials).await?;
-    let mut file = File::open(file).map_err(io_error(format!("can't read {}", file.display())))?;
-    if let Some(table) = SeekTable::open(&mut file, &archive.header)?
-        && let Some(entry) = table.layer(&layer)
-    {
-        let spans = entry.spans(&mut file)?;
-        let spanned = SpannedLayer { source: &source, digest: layer, size, spans: &spans };
-        let range = remote.offset..remote.offset.saturating_add(remote.length);
+    let range = remote.offset..remote.offset.saturating_add(remote.length);
+    let memory = SpanMemory::default();
+    let spans = SpanReader::open(file, &archive.header, source.clone(), layer, size, memory)?;
+    if let Some(spans) = spans.filter(|spans| spans.is_seekable(&range)) {
         let mut spool = spooled_tempfile(SPOOL);
-        spanned.copy(&mut file, range, &mut spool, cancel).await?;
+        spans.copy(range, &mut spool, cancel).await?;
         spool.rewind().map_err(io_error("can't keep the content"))?;
         return Ok(spool);
     }

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use super::noted::Noted;
 use crate::clip::node::{Node, NodeKind};
 use crate::clip::tree::Tree;
-use crate::layer::LayerIndex;
+use crate::layer::{Encoding, LayerIndex};
+
+use super::policy::{GZIP_ALONE, kind};
+
+/// Larger spans, in plain bytes, are worth a word: to read anything in one, all of it has to be.
+const LARGE_SPAN: u64 = 32 << 20;
 
 /// Top-level names that workers take for parts of a v1 archive (CONTRACT A.12).
 const MISREAD: [&str; 3] = ["/rootfs", "/config.json", "/initial_config.json"];
@@ -13,6 +18,10 @@ const MISREAD: [&str; 3] = ["/rootfs", "/config.json", "/initial_config.json"];
 /// What to know of a v2 archive.
 pub(super) fn of(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
     let mut warnings = notes(layers);
+    for layer in layers {
+        let warned = [unreadable(layer), large(layer)].into_iter().flatten();
+        warnings.extend(warned.map(|what| format!("layer {}: {what}", layer.digest)));
+    }
     warnings.extend(told(
         tree,
         "devices and fifos are kept in the archive but not shown by current workers",
@@ -60,4 +69,19 @@ fn notes(layers: &[Arc<LayerIndex>]) -> Vec<String> {
 fn told(tree: &Tree, what: &str, says: impl Fn(&Node) -> bool) -> Option<String> {
     let paths: Noted = tree.iter().filter(|node| says(node)).map(|node| &node.path).collect();
     (!paths.is_empty()).then(|| format!("{paths}: {what}"))
+}
+
+fn unreadable(layer: &LayerIndex) -> Option<String> {
+    let what = kind(layer.encoding);
+    (layer.encoding != Encoding::Gzip).then(|| format!("it is {what}, but {GZIP_ALONE}"))
+}
+
+fn large(layer: &LayerIndex) -> Option<String> {
+    let largest = layer.spans.iter().map(|span| span.plain_length).max()?;
+    (layer.encoding == Encoding::Zstd && largest > LARGE_SPAN).then(|| {
+        let (frames, mib) = (layer.spans.len(), largest >> 20);
+        format!(
+            "no random access in zstd frames of up to {mib} MiB ({frames} places to begin reading at)"
+        )
+    })
 }

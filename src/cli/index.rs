@@ -12,7 +12,8 @@ use super::progress::on_stderr;
 use super::registry::RegistryArgs;
 use super::report::report;
 use super::run_async;
-use crate::archive::{Budget, IndexOptions, Summary, index_image};
+use crate::archive::{Budget, IndexOptions, LayerPolicy, Summary, index_image};
+use crate::config::LimitsArgs;
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
 /// Index an image into a v2 archive, without a service.
@@ -32,6 +33,19 @@ pub(super) struct Index {
     /// For oci:DIR: the reference under which readers will find the image
     #[arg(long, value_name = "REFERENCE")]
     published_as: Option<Reference>,
+    /// Layers that beta9's workers can't read, which is all but gzip ones: the image is refused, or
+    /// they are indexed as they are
+    #[arg(long, value_name = "refuse|as-is", default_value_t)]
+    layers: LayerPolicy,
+    /// MiB of plain bytes between places in a layer where reading can begin
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "CLIPWRIGHT_SPAN_MIB",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u64).range(1..=32)
+    )]
+    span_mib: u64,
     /// Layers read at a time; one a core by default
     #[arg(long, value_name = "N")]
     concurrency: Option<NonZeroUsize>,
@@ -42,6 +56,8 @@ pub(super) struct Index {
     json: bool,
     #[command(flatten)]
     registry: RegistryArgs,
+    #[command(flatten)]
+    limits: LimitsArgs,
 }
 
 impl Index {
@@ -54,8 +70,13 @@ impl Index {
         );
         let source = self.source();
         let credentials = self.registry.credentials(&source)?;
-        let mut options =
-            IndexOptions { reference_form: self.reference_form, ..IndexOptions::default() };
+        let mut options = IndexOptions {
+            reference_form: self.reference_form,
+            layers: self.layers,
+            limits: self.limits.load()?,
+            span: Some(self.span_mib << 20),
+            ..IndexOptions::default()
+        };
         if let Some(concurrency) = self.concurrency {
             options.budget = Arc::new(Budget::new(concurrency.get()));
         }

@@ -84,6 +84,8 @@ async fn run(
     };
     let index = IndexOptions {
         reference_form: config.reference_form,
+        limits: config.limits,
+        span: Some(config.span),
         budget: Arc::new(config.layer_concurrency.map_or_else(Budget::default, Budget::new)),
         cache: layer_cache(config, &store, &queue),
         ..IndexOptions::default()
@@ -91,7 +93,7 @@ async fn run(
     let migrator = Arc::new(Migrator {
         store: store.clone(),
         oci: oci.clone(),
-        pack: PackOptions { budget: index.budget.clone(), ..PackOptions::default() },
+        pack: PackOptions { limits: config.limits, budget: index.budget.clone() },
         index: index.clone(),
         build_registry: config.build_registry.clone(),
         scratch: scratch.clone(),

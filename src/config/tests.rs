@@ -220,6 +220,25 @@ fn settings_that_need_each_other() {
 }
 
 #[test]
+fn limits_stand_in_a_section_of_their_own() {
+    let run = Run::default().file("clipwright: {spanMib: 8, limits: {pathDepth: 9, treeMib: 2}}");
+    let config = run.load().unwrap();
+    assert_eq!((config.span, config.limits.path_depth), (8 << 20, 9));
+    assert_eq!(config.limits.tree_bytes, 2 << 20);
+    assert_eq!(run.args(&["--limit-path-depth", "7"]).load().unwrap().limits.path_depth, 7);
+    for (text, expected) in [
+        ("clipwright: {limits: {depth: 9}}", "clipwright.limits.depth in settings file"),
+        ("clipwright: {limits: {nodes: -1}}", "clipwright.limits.nodes = -1 in settings file"),
+        ("clipwright: {limits: 5}", "clipwright.limits in settings file"),
+        ("clipwright: {spanMib: 64}", "clipwright.spanMib = 64 in settings file"),
+        ("clipwright: {limit: {}}", "clipwright.limit in settings file"),
+    ] {
+        let error = Run::default().file(text).error();
+        assert!(error.starts_with(expected), "{error}");
+    }
+}
+
+#[test]
 fn others_are_let_in_with_a_token_only() {
     for listen in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "[::ffff:192.0.2.1]:80"] {
         let run = Run::default().args(&["--listen", listen]);

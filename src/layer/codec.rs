@@ -252,6 +252,12 @@ impl<'a> EntryWriter<'a> {
                 self.begin(kind, path, Some(meta));
                 put_varint(&mut self.body, (*rdev).into());
             }
+            EntryKind::Sparse { meta, offset, length } => {
+                self.begin(9, path, Some(meta));
+                put_varint(&mut self.body, offset.wrapping_sub(self.content_end));
+                put_varint(&mut self.body, *length);
+                self.content_end = *offset;
+            }
             EntryKind::Whiteout => self.begin(7, path, None),
             EntryKind::Opaque => self.begin(8, path, None),
         }
@@ -344,6 +350,12 @@ impl EntryReader<'_> {
                 },
                 rdev: self.u32()?,
             },
+            9 => {
+                let meta = self.meta(flags)?;
+                let offset = self.content_end.checked_add(self.fields.varint()?)?;
+                self.content_end = (offset <= self.plain_size).then_some(offset)?;
+                EntryKind::Sparse { meta, offset, length: self.fields.varint()? }
+            }
             _ if flags != 0 => return None,
             3 => EntryKind::HardLink { target: self.path()? },
             7 => EntryKind::Whiteout,

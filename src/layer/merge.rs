@@ -22,18 +22,42 @@ use crate::digest::Digest;
 const MAX_HOPS: usize = 255;
 
 /// Applies `layers`, bottom to top, to an empty root. Gives the nodes sorted by path, the root
-/// first.
+/// first. Every file's content is where its node says, which is impossible for sparse ones.
 pub fn merge<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
     limits: &Limits,
 ) -> Result<Vec<Node>, LayerError> {
+    let merger = merged(layers, limits)?;
+    let nodes = merger.nodes();
+    // What is hidden does no harm.
+    match nodes.iter().find(|(_, inode)| matches!(inode.kind, InodeKind::Sparse { .. })) {
+        Some((node, inode)) => {
+            Err(LayerError::Sparse { layer: inode.layer, path: node.path.to_string() })
+        }
+        None => Ok(nodes.into_iter().map(|(node, _)| node).collect()),
+    }
+}
+
+/// As [`merge`], for those who take the files' content whole as the layers go by: where a sparse
+/// file's node points tells which file it is, and not where its content would be.
+pub fn merge_whole<'a>(
+    layers: impl IntoIterator<Item = &'a LayerIndex>,
+    limits: &Limits,
+) -> Result<Vec<Node>, LayerError> {
+    Ok(merged(layers, limits)?.nodes().into_iter().map(|(node, _)| node).collect())
+}
+
+fn merged<'a>(
+    layers: impl IntoIterator<Item = &'a LayerIndex>,
+    limits: &Limits,
+) -> Result<Merger, LayerError> {
     let mut merger: Option<Merger> = None;
     for layer in layers {
         let merger = merger.get_or_insert_with(|| Merger::new(layer.digest, *limits));
         merger.layer = layer.digest;
         merger.apply(&layer.entries)?;
     }
-    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""), *limits)).into_nodes())
+    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""), *limits)))
 }
 
 type InodeId = usize;
@@ -51,6 +75,7 @@ struct Inode {
 enum InodeKind {
     Directory,
     File { offset: u64, length: u64 },
+    Sparse { offset: u64, length: u64 },
     Symlink { target: Vec<u8> },
     Special { special: Special, rdev: u32 },
 }
@@ -73,6 +98,9 @@ struct Merger {
     limits: Limits,
     /// Bytes that the names take so far. Symlinks can make long paths of short ones.
     cost: u64,
+    /// Where the last entry went: the next one mostly goes there too. Forgotten when a name goes,
+    /// which alone can make a path lead elsewhere.
+    last: Option<(NodePath, NameId)>,
 }
 
 /// Why an entry can't be put into the tree.
@@ -97,10 +125,11 @@ impl Merger {
     fn new(layer: Digest, limits: Limits) -> Self {
         let root = Inode { kind: InodeKind::Directory, meta: made_up(), layer };
         let names = vec![Name { inode: 0, path_bytes: 0, depth: 0, children: BTreeMap::new() }];
-        Self { names, inodes: vec![root], layer, limits, cost: 0 }
+        Self { names, inodes: vec![root], layer, limits, cost: 0, last: None }
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), LayerError> {
+        self.last = None;
         self.whiteouts(entries);
         let layer = self.layer;
         for Entry { path, kind } in entries {
@@ -174,7 +203,10 @@ impl Merger {
             self.change(ROOT, meta);
             return Ok(());
         };
-        let directory = self.make(&parent)?;
+        let directory = match self.last.take() {
+            Some((path, directory)) if path == parent => directory,
+            _ => self.make(&parent)?,
+        };
         let existing = self.names[directory].children.get(path.name()).copied();
         let (kind, meta) = match kind {
             EntryKind::Directory(meta) => {
@@ -189,6 +221,9 @@ impl Merger {
             EntryKind::File { meta, offset, length } => {
                 (InodeKind::File { offset: *offset, length: *length }, meta)
             }
+            EntryKind::Sparse { meta, offset, length } => {
+                (InodeKind::Sparse { offset: *offset, length: *length }, meta)
+            }
             EntryKind::Symlink { meta, target } => {
                 (InodeKind::Symlink { target: target.clone() }, meta)
             }
@@ -200,12 +235,18 @@ impl Merger {
                 self.names[directory].children.remove(path.name());
                 let inode = self.link_target(target)?;
                 self.put(directory, path.name().into(), inode)?;
+                if existing.is_none() {
+                    self.last = Some((parent, directory));
+                }
                 return Ok(());
             }
             EntryKind::Whiteout | EntryKind::Opaque => return Ok(()),
         };
         self.inodes.push(Inode { kind, meta: meta.clone(), layer: self.layer });
         self.put(directory, path.name().into(), self.inodes.len() - 1)?;
+        if existing.is_none() {
+            self.last = Some((parent, directory));
+        }
         Ok(())
     }
 
@@ -309,7 +350,7 @@ impl Merger {
                     }
                     todo.extend(target.rsplit(|b| *b == b'/').map(Box::from));
                 }
-                InodeKind::File { .. } | InodeKind::Special { .. } => {
+                InodeKind::File { .. } | InodeKind::Sparse { .. } | InodeKind::Special { .. } => {
                     let name = String::from_utf8_lossy(&component).into_owned();
                     return Err(format!("its parent {name:?} is not a directory"));
                 }
@@ -318,11 +359,11 @@ impl Merger {
         Ok(Walk { directory: trail[trail.len() - 1], missing })
     }
 
-    fn into_nodes(self) -> Vec<Node> {
+    fn nodes(&self) -> Vec<(Node, &Inode)> {
         let mut paths: Vec<(NodePath, NameId)> = Vec::with_capacity(self.names.len());
         let mut todo = vec![(NodePath::root(), ROOT)];
         while let Some((path, name)) = todo.pop() {
-            for (component, child) in &self.names[name].children {
+            for (component, child) in self.names[name].children.iter().rev() {
                 // Components come from clean paths and so make clean paths.
                 if let Ok(path) = path.join(component) {
                     todo.push((path, *child));
@@ -330,13 +371,19 @@ impl Merger {
             }
             paths.push((path, name));
         }
-        paths.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        // In order but for what sorts between a directory and its children, such as `a-b` between
+        // `a` and `a/b`: a stable sort makes use of that.
+        paths.sort_by(|a, b| a.0.cmp(&b.0));
 
         let mut links = vec![0_u32; self.inodes.len()];
         for (_, name) in &paths {
             links[self.names[*name].inode] += 1;
         }
-        let mut numbers = Numbers { given: vec![0; self.inodes.len()], used: HashSet::new() };
+        let mut numbers = Numbers {
+            given: vec![0; self.inodes.len()],
+            used: HashSet::with_capacity(self.inodes.len()),
+            layers: BTreeMap::new(),
+        };
         paths
             .into_iter()
             .map(|(path, name)| {
@@ -347,7 +394,7 @@ impl Merger {
                     _ => links[id],
                 };
                 let ino = numbers.of(id, inode.layer, &path);
-                inode.node(path, ino, nlink)
+                (inode.node(path, ino, nlink), inode)
             })
             .collect()
     }
@@ -372,12 +419,17 @@ struct Walk {
 struct Numbers {
     given: Vec<u64>,
     used: HashSet<u64>,
+    layers: BTreeMap<Digest, inode::LayerNumbers>,
 }
 
 impl Numbers {
     fn of(&mut self, id: InodeId, layer: Digest, path: &NodePath) -> u64 {
         if self.given[id] == 0 {
-            let mut number = if path.is_root() { inode::ROOT } else { inode::number(layer, path) };
+            let mut number = if path.is_root() {
+                inode::ROOT
+            } else {
+                self.layers.entry(layer).or_insert_with(|| layer.into()).of(path)
+            };
             while !self.used.insert(number) {
                 number = inode::next(number);
             }
@@ -392,7 +444,7 @@ impl Inode {
         let Meta { mode, uid, gid, mtime, atime, ctime, xattrs } = &self.meta;
         let (kind, size, rdev) = match &self.kind {
             InodeKind::Directory => (NodeKind::Directory, 0, 0),
-            InodeKind::File { offset, length } => {
+            InodeKind::File { offset, length } | InodeKind::Sparse { offset, length } => {
                 let remote = RemoteRef { layer: self.layer, offset: *offset, length: *length };
                 (NodeKind::File(FileContent::Remote(remote)), *length, 0)
             }

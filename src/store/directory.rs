@@ -18,8 +18,8 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArchiveStore, Bucket, Commit, Committed, Key, Listed, NewObject, Overwrite, Put, StoreError,
-    supervise,
+    ArchiveStore, Bucket, Commit, Committed, Key, Leftover, Listed, NewObject, Overwrite, Put,
+    StoreError, supervise,
 };
 use crate::digest::Digest;
 
@@ -53,20 +53,38 @@ impl DirectoryStore {
     }
 
     fn remove_leftovers(&self) -> io::Result<()> {
-        let now = SystemTime::now();
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-                continue;
-            }
-            let modified = entry.metadata().and_then(|m| m.modified());
-            let age = modified.ok().and_then(|at| now.duration_since(at).ok());
-            if age.is_some_and(|age| age > LEFTOVER_AGE) {
-                // Another replica may have been faster.
-                let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir_all(entry.path()));
-            }
+        for leftover in self.find_leftovers(LEFTOVER_AGE)? {
+            // Another replica may have been faster.
+            let _ = self.remove_temporary(&leftover.id);
         }
         Ok(())
+    }
+
+    fn find_leftovers(&self, age: Duration) -> io::Result<Vec<Leftover>> {
+        let now = SystemTime::now();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if !name.starts_with(TEMPORARY_PREFIX) {
+                continue;
+            }
+            // It may have got its right name meanwhile.
+            let Ok(since) = entry.metadata().and_then(|m| m.modified()) else { continue };
+            if now.duration_since(since).is_ok_and(|found| found > age) {
+                found.push(Leftover { name: name.clone(), id: name, since });
+            }
+        }
+        Ok(found)
+    }
+
+    /// A file, or the directory of an object that was being made.
+    fn remove_temporary(&self, name: &str) -> io::Result<()> {
+        let path = self.root.join(name);
+        match fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -223,7 +241,10 @@ impl DirectoryStore {
             }
             // What went meanwhile is not there.
             match fs::metadata(self.path(&key)) {
-                Ok(found) if found.is_file() => listed.push(Listed { key, size: found.len() }),
+                Ok(found) if found.is_file() => {
+                    let (size, modified) = (found.len(), found.modified().map_err(failed)?);
+                    listed.push(Listed { key, size, modified });
+                }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(failed(e)),
@@ -347,6 +368,21 @@ impl ArchiveStore for DirectoryStore {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
                 done => done.map_err(|e| StoreError::io(format!("touch {key}"), &path, e)),
             }
+        })
+        .await
+    }
+
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
+        self.blocking("list", move |store| {
+            store.find_leftovers(age).map_err(|e| StoreError::io("list", &store.root, e))
+        })
+        .await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
+        let name = leftover.id.clone();
+        self.blocking("delete", move |store| {
+            store.remove_temporary(&name).map_err(|e| StoreError::io("delete", &store.root, e))
         })
         .await
     }

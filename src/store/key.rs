@@ -62,6 +62,18 @@ impl Key {
         Self(format!("{}{}-{request}", Self::LAYER_INDEXES, layer.hex()))
     }
 
+    /// The image whose archive or archive's data this is, and the extension.
+    pub fn of_image(&self) -> Option<(ImageId, &str)> {
+        let (image, extension) = self.0.split_once('.')?;
+        matches!(extension, "clip" | "rclip").then_some(())?;
+        Some((image.parse().ok()?, extension))
+    }
+
+    /// Whether this is the index of a layer.
+    pub fn is_layer_index(&self) -> bool {
+        self.0.starts_with(Self::LAYER_INDEXES)
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -103,6 +115,15 @@ mod tests {
         let image: ImageId = "961eaef6668e480f".parse().unwrap();
         assert_eq!(Key::archive(&image, "rclip").as_str(), "961eaef6668e480f.rclip");
         assert_eq!(Key::archive(&image, "clip").as_str(), "961eaef6668e480f.clip");
+        assert_eq!(Key::archive(&image, "clip").of_image(), Some((image, "clip")));
+        for other in
+            ["961eaef6668e480f.tar", "961eaef6668e480f", "x.clip", "a/961eaef6668e480f.clip"]
+        {
+            assert_eq!(other.parse::<Key>().unwrap().of_image(), None, "{other}");
+        }
+        let (layer, request) = (Digest::of(b"layer"), Digest::of(b"request"));
+        let key = Key::layer_index(layer, request);
+        assert!(key.is_layer_index() && key.as_str().parse::<Key>().is_ok());
     }
 
     #[test]

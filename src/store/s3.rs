@@ -21,7 +21,9 @@ use bytes::{Bytes, BytesMut};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Bucket, Key, Listed, NewObject, Overwrite, Put, StoreError, supervise};
+use super::{
+    ArchiveStore, Bucket, Key, Leftover, Listed, NewObject, Overwrite, Put, StoreError, supervise,
+};
 use crate::digest::Digest;
 
 /// What the SDK's errors mean to us.
@@ -34,6 +36,8 @@ mod published;
 mod stream;
 /// The way of a put.
 mod upload;
+/// Uploads that never ended.
+mod uploads;
 
 use failure::Failure;
 
@@ -280,7 +284,8 @@ impl ArchiveStore for S3Store {
             // Keys that we would never make are not ours.
             listed.extend(objects.filter_map(|object| {
                 let size = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-                Some(Listed { key: object.key?.parse().ok()?, size })
+                let modified = uploads::time(object.last_modified()?)?;
+                Some(Listed { key: object.key?.parse().ok()?, size, modified })
             }));
             next = answer.next_continuation_token;
             if next.is_none() {
@@ -319,6 +324,25 @@ impl ArchiveStore for S3Store {
         match copy.send().await.map_err(Failure::from) {
             Ok(_) => Ok(true),
             Err(failure) => failed(failure),
+        }
+    }
+
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
+        uploads::left_behind(self, age).await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
+        let abort = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(&leftover.name)
+            .upload_id(&leftover.id);
+        match abort.send().await.map_err(Failure::from) {
+            Err(failure) if failure.code.as_deref() != Some("NoSuchUpload") => {
+                Err(failure.into_error(self, format!("abort an upload of {}", leftover.name)))
+            }
+            _ => Ok(()),
         }
     }
 

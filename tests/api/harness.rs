@@ -13,7 +13,9 @@ use axum::response::Response;
 use clipwright::api::{AppState, SpecValidator, router};
 use clipwright::digest::Digest;
 use clipwright::jobs::queue::{Queue, Vault};
-use clipwright::store::{ArchiveStore, Bucket, Key, Listed, NewObject, Overwrite, Put, StoreError};
+use clipwright::store::{
+    ArchiveStore, Bucket, Key, Leftover, Listed, NewObject, Overwrite, Put, StoreError,
+};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -216,6 +218,14 @@ impl ArchiveStore for Probe {
 
     async fn touch(&self, _: &Key, _: Duration) -> Result<bool, StoreError> {
         unreachable!("the API marks no archive")
+    }
+
+    async fn leftovers(&self, _: Duration) -> Result<Vec<Leftover>, StoreError> {
+        unreachable!("the API looks for nothing that was left behind")
+    }
+
+    async fn remove_leftover(&self, _: &Leftover) -> Result<(), StoreError> {
+        unreachable!("the API removes nothing that was left behind")
     }
 
     async fn delete(&self, _: &Key) -> Result<(), StoreError> {

@@ -119,6 +119,7 @@ pub(crate) fn new_job(n: u64) -> NewJob {
 pub(crate) fn result_for(job: &Job) -> JobResult {
     let digest = Digest::of(b"x");
     JobResult {
+        migration: None,
         image_id: job.spec.image_id().clone(),
         summary: Summary {
             reference: format!("registry.example/app@{digest}"),

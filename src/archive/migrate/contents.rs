@@ -26,7 +26,7 @@ pub(super) async fn of_blocks(
     cancel: &CancellationToken,
 ) -> Result<Vec<Digest>, MigrateError> {
     let size = data.size().await?;
-    let blocks = Block::all(tree);
+    let blocks = Block::all(tree.iter());
     let wanted = blocks.iter().map(|block| block.extent(size)).collect::<Result<Vec<_>, _>>()?;
     let hash_all = move |mut reader: crate::archive::blocks::BlockReader| {
         let hash = |block: Block| {

@@ -163,6 +163,9 @@ fn any_kind() -> impl Strategy<Value = EntryKind> {
         // A gap before the content here, its offset once the order is known.
         (any_meta(), 0..1_u64 << 40, 0..1_u64 << 40)
             .prop_map(|(meta, offset, length)| EntryKind::File { meta, offset, length }),
+        (any_meta(), 0..1_u64 << 40, any::<u32>()).prop_map(|(meta, offset, length)| {
+            EntryKind::Sparse { meta, offset, length: u64::from(length) << 31 }
+        }),
         (any_meta(), vec(any::<u8>(), 0..9))
             .prop_map(|(meta, target)| EntryKind::Symlink { meta, target }),
         any_path().prop_map(|target| EntryKind::HardLink { target }),
@@ -188,6 +191,9 @@ prop_compose! {
             if let EntryKind::File { offset, length, .. } = kind {
                 *offset += end;
                 end = *offset + *length;
+            } else if let EntryKind::Sparse { offset, .. } = kind {
+                *offset += end;
+                end = *offset;
             }
         }
         let entries = entries.into_iter().map(|(path, kind)| Entry { path, kind }).collect();
