@@ -28,11 +28,7 @@ async fn a_corrupt_block_stops_it_and_names_its_file() {
     let job = bench.migrate(2, false).await;
     assert_eq!(job["state"], "failed", "{job:#}");
     assert_eq!(job["error"]["code"], "block_mismatch", "{job:#}");
-    assert!(
-        job["error"]["message"].as_str().unwrap().contains("/rootfs/lib/bad")
-            || job["error"]["message"].as_str().unwrap().contains("/lib/bad"),
-        "{job:#}"
-    );
+    assert!(job["error"]["message"].as_str().unwrap().contains("/lib/bad"), "{job:#}");
     assert!(std::fs::read(&path).unwrap() == bytes);
     assert_eq!(files_in(path.parent().unwrap()).len(), 1);
 }
@@ -115,7 +111,6 @@ async fn a_cancelled_migration_changes_nothing() {
     proxy.broke_something().await;
     let (status, _) = service.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await;
     assert_eq!(status, 200);
-    proxy.cut_open_connections();
     assert_eq!(service.finished(&job).await["state"], "cancelled");
     assert!(std::fs::read(&path).unwrap() == bytes);
     assert_eq!(files_in(path.parent().unwrap()).len(), 1);
@@ -170,7 +165,7 @@ async fn an_archive_that_was_kept_is_taken_only_if_it_is_the_same() {
     std::fs::write(&kept, bytes).unwrap();
     let job = bench.migrate(1, false).await;
     assert_eq!(migration(&job)["restored"], false, "{job:#}");
-    let (_, events) = (0, bench.service.events(job["id"].as_str().unwrap()).await);
+    let events = bench.service.events(job["id"].as_str().unwrap()).await;
     assert!(events.iter().any(|event| event["event"] == "warning"
         && event["data"]["message"].as_str().unwrap().contains("can't be taken again")));
 }

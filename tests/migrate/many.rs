@@ -108,7 +108,7 @@ async fn failures_are_told_one_by_one() {
     assert!(!good);
     assert_eq!(outcomes(&report), ["ffffffffffffffff failed"]);
     let (good, _, error) = command(&bench, &["--to", "2"]).await;
-    assert!(!good && error.contains("--prefix"), "{error}");
+    assert!(!good && error.contains("<IMAGE_ID>"), "{error}");
 }
 
 /// The command is killed; its jobs go on, and the next run finds them or what came of them.
