@@ -19,6 +19,7 @@ mod checkpoint;
 mod error;
 mod header;
 mod inflate;
+mod plain;
 mod reader;
 mod span;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod window;
 pub use checkpoint::{Checkpoint, CheckpointKind, DEFAULT_SPAN, Span};
 pub use error::{DeflateError, GzipError, Problem};
 pub use inflate::{Advance, Engine, Inflate, Output, Pause, References, WINDOW};
-pub use reader::{GzipOptions, GzipReader, PlainBytes, Summary, Trailing};
+pub use plain::PlainBytes;
+pub use reader::{GzipOptions, GzipReader, Summary, Trailing};
 pub use span::inflate_span;
 pub use window::{SparseWindow, WindowError};

@@ -136,7 +136,7 @@ fn ours(layers: &[Blob], tars: &[Vec<u8>]) -> Result<BTreeMap<String, Seen>, Lay
             read_layer(read, &*layer.bytes, &mut NoContents)
         })
         .collect::<Result<_, _>>()?;
-    let nodes = merge(&indexes)?;
+    let nodes = merge(&indexes, &Limits::default())?;
     let content = |node: &Node| match &node.kind {
         NodeKind::Directory => "directory".to_owned(),
         NodeKind::Symlink { target } => format!("-> {}", String::from_utf8_lossy(target)),

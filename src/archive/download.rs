@@ -51,9 +51,7 @@ pub(super) async fn with_layer<T: Send + 'static>(
         Ok(done) => done,
         Err(died) => Err(LayerError::Thread { layer, detail: died.to_string() }),
     };
-    if let Err(LayerError::Gzip { .. } | LayerError::Tar { .. }) = done
-        && failure.is_none()
-    {
+    if failure.is_none() && done.as_ref().is_err_and(LayerError::is_of_content) {
         // Bytes that make no sense may not be the ones that were asked for: then that is the cause.
         while failure.is_none()
             && let Some(chunk) = stream.next().await

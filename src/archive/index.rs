@@ -144,9 +144,9 @@ pub async fn index_image(
         verify_diff_id(index, *diff_id)?;
     }
 
-    let stack = layers.clone();
+    let (stack, limits) = (layers.clone(), options.limits);
     let (tree, warnings) = blocking(move || {
-        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref))?)?;
+        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
         let warnings = warnings::of(&tree, &stack);
         Ok::<_, ArchiveError>((tree, warnings))
     })

@@ -12,6 +12,7 @@ use super::ArchiveError;
 use crate::clip::seek_table::SpanIndex;
 use crate::digest::Digest;
 use crate::gzip::{Engine, GzipError, GzipReader};
+use crate::layer::at_most;
 use crate::oci::Source;
 
 /// Neighbouring spans are fetched together up to so many compressed bytes, which are in memory.
@@ -126,8 +127,4 @@ impl SpannedLayer<'_> {
     fn broken(&self, span: usize, detail: String) -> ArchiveError {
         ArchiveError::Span { layer: self.digest, span, detail }
     }
-}
-
-fn at_most(have: usize, want: u64) -> usize {
-    usize::try_from(want).map_or(have, |want| have.min(want))
 }

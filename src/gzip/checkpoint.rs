@@ -30,8 +30,9 @@ pub struct Checkpoint {
 /// What stands at a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckpointKind {
-    /// A gzip member's header.
-    MemberStart,
+    /// What needs nothing of the bytes before it: a gzip member's header and, in layers that are
+    /// no gzip, a zstd frame or any byte of a tar.
+    Start,
     /// A deflate block's header.
     Block,
 }
@@ -111,7 +112,7 @@ impl SpanBuilder {
         let due = self.wants_block_from().saturating_sub(self.span / 4);
         let advances = self.start.as_ref().is_none_or(|start| plain > start.plain);
         if advances && plain >= due {
-            self.begin(self.seen * 8, plain, CheckpointKind::MemberStart);
+            self.begin(self.seen * 8, plain, CheckpointKind::Start);
         }
     }
 

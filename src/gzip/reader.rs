@@ -1,18 +1,17 @@
 //! A gzip stream (RFC 1952) as it arrives: members, their headers and trailers, and what follows the
 //! last. Lends out the plain bytes from its own buffer, or gives them away with it.
 
-use std::ops::{Deref, Range};
-
 use flate2::Crc;
 
 use super::checkpoint::{Checkpoint, CheckpointKind, Span, SpanBuilder};
 use super::error::{GzipError, Problem};
 use super::header::{Header, MAGIC};
 use super::inflate::{Engine, Inflate, Output, Pause, ROOM, WINDOW};
+use super::plain::PlainBytes;
 
 /// Room for the history, and as much again several times, so that moving the history to the front
 /// costs little. Small enough to stay in a core's second level cache.
-const BUFFER: usize = WINDOW + 256 * 1024;
+pub(super) const BUFFER: usize = WINDOW + 256 * 1024;
 
 /// With less room than this the history moves to the front.
 const LOW_ROOM: usize = 64 * 1024;
@@ -74,34 +73,6 @@ pub struct GzipReader {
     skip_crc: bool,
     trailing: Trailing,
     spans: Option<SpanBuilder>,
-}
-
-/// A buffer and the plain bytes in it.
-#[derive(Debug)]
-pub struct PlainBytes {
-    buffer: Box<[u8]>,
-    range: Range<usize>,
-}
-
-impl PlainBytes {
-    /// A buffer without bytes.
-    pub fn new() -> Self {
-        Self { buffer: vec![0; BUFFER].into_boxed_slice(), range: 0..0 }
-    }
-}
-
-impl Default for PlainBytes {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Deref for PlainBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.buffer[self.range.clone()]
-    }
 }
 
 /// What is next in the stream.

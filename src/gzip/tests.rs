@@ -329,7 +329,7 @@ fn thousands_of_small_members() {
     assert_eq!(summary.members, 2000);
     assert!(summary.spans.len() >= 7);
     for span in &summary.spans {
-        assert_eq!(span.start.kind, CheckpointKind::MemberStart);
+        assert_eq!(span.start.kind, CheckpointKind::Start);
         assert_eq!(span.start.window, SparseWindow::default());
     }
     check_spans(&compressed, &plain, &summary, Engine::Own);

@@ -13,6 +13,21 @@ pub struct Entry {
     pub kind: EntryKind,
 }
 
+impl Entry {
+    /// Bytes of what differs in length: path, link target, extended attributes.
+    pub(super) fn variable_bytes(&self) -> u64 {
+        let more = match &self.kind {
+            EntryKind::Directory(meta)
+            | EntryKind::File { meta, .. }
+            | EntryKind::Special { meta, .. } => meta.xattr_bytes(),
+            EntryKind::Symlink { meta, target } => meta.xattr_bytes() + target.len() as u64,
+            EntryKind::HardLink { target } => target.as_bytes().len() as u64,
+            EntryKind::Whiteout | EntryKind::Opaque => 0,
+        };
+        self.path.as_bytes().len() as u64 + more
+    }
+}
+
 /// What an entry does at its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
@@ -71,6 +86,13 @@ pub struct Meta {
     pub ctime: Time,
     /// Extended attributes by full name.
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Meta {
+    /// Bytes of the extended attributes, names and values.
+    pub(super) fn xattr_bytes(&self) -> u64 {
+        self.xattrs.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum()
+    }
 }
 
 /// A point in time, never before 1970 (CONTRACT A.5: negative times are clamped).

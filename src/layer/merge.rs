@@ -12,7 +12,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::entry::{Entry, EntryKind, Meta};
-use super::{LayerError, LayerIndex};
+use super::limits::NODE_COST;
+use super::{Excess, LayerError, LayerIndex, Limit, Limits};
 use crate::clip::inode;
 use crate::clip::node::{Attr, FileContent, Node, NodeKind, NodePath, RemoteRef, Special};
 use crate::digest::Digest;
@@ -20,29 +21,19 @@ use crate::digest::Digest;
 /// Symlinks followed on the way to one parent; Linux gives up at 40, umoci at 255.
 const MAX_HOPS: usize = 255;
 
-/// Bytes of one path once its parents are resolved; Linux takes no longer ones.
-const MAX_PATH: usize = 4096;
-/// What all names may cost together, in bytes: symlinks can make long paths of short ones.
-const MAX_TREE: usize = 1 << 30;
-/// What a name costs beside its path.
-const NAME_COST: usize = 128;
-
 /// Applies `layers`, bottom to top, to an empty root. Gives the nodes sorted by path, the root
 /// first.
 pub fn merge<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
+    limits: &Limits,
 ) -> Result<Vec<Node>, LayerError> {
     let mut merger: Option<Merger> = None;
     for layer in layers {
-        let merger = merger.get_or_insert_with(|| Merger::new(layer.digest));
+        let merger = merger.get_or_insert_with(|| Merger::new(layer.digest, *limits));
         merger.layer = layer.digest;
-        merger.apply(&layer.entries).map_err(|Broken { path, detail }| LayerError::Merge {
-            layer: layer.digest,
-            path: path.to_string(),
-            detail,
-        })?;
+        merger.apply(&layer.entries)?;
     }
-    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""))).into_nodes())
+    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""), *limits)).into_nodes())
 }
 
 type InodeId = usize;
@@ -68,7 +59,9 @@ enum InodeKind {
 struct Name {
     inode: InodeId,
     /// Bytes of its path.
-    path_bytes: usize,
+    path_bytes: u64,
+    /// Components of its path.
+    depth: u64,
     /// Only directories have any.
     children: BTreeMap<Box<[u8]>, NameId>,
 }
@@ -77,27 +70,46 @@ struct Merger {
     names: Vec<Name>,
     inodes: Vec<Inode>,
     layer: Digest,
-    /// What the names cost so far.
-    cost: usize,
+    limits: Limits,
+    /// Bytes that the names take so far. Symlinks can make long paths of short ones.
+    cost: u64,
 }
 
-/// An entry that can't be put into the tree.
-struct Broken {
-    path: NodePath,
-    detail: String,
+/// Why an entry can't be put into the tree.
+enum Broken {
+    Detail(String),
+    Limit(Excess),
+}
+
+impl From<String> for Broken {
+    fn from(detail: String) -> Self {
+        Self::Detail(detail)
+    }
+}
+
+impl From<Excess> for Broken {
+    fn from(excess: Excess) -> Self {
+        Self::Limit(excess)
+    }
 }
 
 impl Merger {
-    fn new(layer: Digest) -> Self {
+    fn new(layer: Digest, limits: Limits) -> Self {
         let root = Inode { kind: InodeKind::Directory, meta: made_up(), layer };
-        let names = vec![Name { inode: 0, path_bytes: 0, children: BTreeMap::new() }];
-        Self { names, inodes: vec![root], layer, cost: 0 }
+        let names = vec![Name { inode: 0, path_bytes: 0, depth: 0, children: BTreeMap::new() }];
+        Self { names, inodes: vec![root], layer, limits, cost: 0 }
     }
 
-    fn apply(&mut self, entries: &[Entry]) -> Result<(), Broken> {
+    fn apply(&mut self, entries: &[Entry]) -> Result<(), LayerError> {
         self.whiteouts(entries);
+        let layer = self.layer;
         for Entry { path, kind } in entries {
-            let broken = |detail| Broken { path: path.clone(), detail };
+            let broken = |broken| match broken {
+                Broken::Detail(detail) => {
+                    LayerError::Merge { layer, path: path.to_string(), detail }
+                }
+                Broken::Limit(excess) => LayerError::Limit { layer, excess },
+            };
             match kind {
                 EntryKind::Whiteout | EntryKind::Opaque => {}
                 _ => self.add(path, kind).map_err(broken)?,
@@ -154,10 +166,10 @@ impl Merger {
         matches!(self.inode(at).kind, InodeKind::Symlink { .. })
     }
 
-    fn add(&mut self, path: &NodePath, kind: &EntryKind) -> Result<(), String> {
+    fn add(&mut self, path: &NodePath, kind: &EntryKind) -> Result<(), Broken> {
         let Some(parent) = path.parent() else {
             let EntryKind::Directory(meta) = kind else {
-                return Err("the root must be a directory".into());
+                return Err(Broken::Detail("the root must be a directory".into()));
             };
             self.change(ROOT, meta);
             return Ok(());
@@ -203,16 +215,16 @@ impl Merger {
         directory: NameId,
         name: Box<[u8]>,
         inode: InodeId,
-    ) -> Result<NameId, String> {
-        let path_bytes = self.names[directory].path_bytes + 1 + name.len();
-        if path_bytes > MAX_PATH {
-            return Err(format!("its resolved path is over the limit of {MAX_PATH} bytes"));
-        }
-        self.cost += path_bytes + NAME_COST;
-        if self.cost > MAX_TREE {
-            return Err(format!("the tree is over the limit of {MAX_TREE} bytes"));
-        }
-        self.names.push(Name { inode, path_bytes, children: BTreeMap::new() });
+    ) -> Result<NameId, Broken> {
+        let parent = &self.names[directory];
+        let (path_bytes, depth) = (parent.path_bytes + 1 + name.len() as u64, parent.depth + 1);
+        self.cost += path_bytes + NODE_COST;
+        let place = || format!("{:?}", String::from_utf8_lossy(&name));
+        Limit::PathBytes.check(path_bytes, self.limits.path_bytes, place)?;
+        Limit::PathDepth.check(depth, self.limits.path_depth, place)?;
+        Limit::Nodes.check(self.names.len() as u64 + 1, self.limits.nodes, place)?;
+        Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, place)?;
+        self.names.push(Name { inode, path_bytes, depth, children: BTreeMap::new() });
         let id = self.names.len() - 1;
         self.names[directory].children.insert(name, id);
         Ok(id)
@@ -247,7 +259,7 @@ impl Merger {
     }
 
     /// Finds a directory as [`Self::find`] does, and makes what is missing.
-    fn make(&mut self, path: &NodePath) -> Result<NameId, String> {
+    fn make(&mut self, path: &NodePath) -> Result<NameId, Broken> {
         let Walk { mut directory, missing } = self.walk(path)?;
         for component in missing {
             let kind = InodeKind::Directory;

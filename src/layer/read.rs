@@ -1,17 +1,18 @@
 //! From a layer's compressed bytes to its [`LayerIndex`], in one pass over two threads: this one
-//! reads and inflates, another hashes the plain bytes and takes the tar apart. Memory is bounded
+//! reads and decodes, another hashes the plain bytes and takes the tar apart. Memory is bounded
 //! by a handful of buffers, whatever the layer's size.
 
-use std::io::{BufRead, ErrorKind, Write};
+use std::io::{BufRead, Chain, Cursor, ErrorKind, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
+use super::decode::{DecodeError, Decoder};
 use super::tar_scan::{ScanError, TarScanner};
-use super::{Contents, Encoding, LayerError, LayerIndex, Limits};
+use super::{Contents, Encoding, LayerError, LayerIndex, Limit, Limits, at_most};
 use crate::digest::Digest;
-use crate::gzip::{GzipError, GzipOptions, GzipReader, PlainBytes, Span};
+use crate::gzip::{PlainBytes, Span};
 
 /// Buffers of plain bytes between the threads, each of a few hundred KiB.
 const BUFFERS: usize = 4;
@@ -27,15 +28,17 @@ pub struct LayerRead {
     pub span: Option<u64>,
 }
 
-/// Reads a gzip layer (one member or many) from `compressed`, which must yield exactly the bytes
-/// that its digest names and fail if it can't. The content of files goes to `contents` on the way,
-/// on another thread.
+/// Reads a layer of any [`Encoding`] from `compressed`, which must yield exactly the bytes that its
+/// digest names and fail if it can't. The content of files goes to `contents` on the way, on
+/// another thread.
 pub fn read_layer(
     layer: LayerRead,
     compressed: impl BufRead,
     contents: &mut (dyn Contents + Send),
 ) -> Result<LayerIndex, LayerError> {
     let LayerRead { digest, limits, span } = layer;
+    let stream = PlainStream::new(digest, compressed, limits, span)?;
+    let encoding = stream.encoding;
     let (full, plain) = sync_channel::<PlainBytes>(BUFFERS);
     let (empty, spent) = sync_channel::<PlainBytes>(BUFFERS);
     for _ in 0..BUFFERS {
@@ -47,14 +50,13 @@ pub fn read_layer(
             .name("layer-scan".into())
             .spawn_scoped(scope, move || scan(&plain, &empty, limits, contents))
             .map_err(|e| died(&e.to_string()))?;
-        let inflated = inflate(Inflater::new(digest, compressed, span), &full, &spent);
+        let decoded = decode(stream, &full, &spent);
         drop(full);
         let scanned = scan.join().map_err(|_| died("the thread that scans its tar panicked"))?;
         // A scan that failed made this thread stop: its error is the cause.
         let (diff_id, plain_size, tar) = scanned.map_err(|e| e.of(digest))?;
-        let Inflated { compressed_size, spans } = inflated?;
+        let Decoded { compressed_size, spans } = decoded?;
         let (entries, notes) = tar.finish().map_err(|e| e.of(digest))?;
-        let encoding = Encoding::Gzip;
         Ok(LayerIndex {
             digest,
             encoding,
@@ -78,12 +80,13 @@ pub fn copy_range(
     length: u64,
     out: &mut impl Write,
 ) -> Result<(), LayerError> {
-    let mut inflater = Inflater::new(layer, compressed, None);
+    // Whoever made the archive has had the layer pass the limits.
+    let mut stream = PlainStream::new(layer, compressed, Limits::NONE, None)?;
     let mut hasher = Sha256::new();
     let mut buffer = PlainBytes::new();
     let (mut skip, mut want) = (offset, length);
     loop {
-        buffer = inflater.next(buffer)?;
+        buffer = stream.next(buffer)?;
         if buffer.is_empty() {
             break;
         }
@@ -95,7 +98,7 @@ pub fn copy_range(
         out.write_all(&buffer[skipped..skipped + taken])
             .map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;
     }
-    inflater.finish()?;
+    stream.finish()?;
     let found = Digest::from_hasher(hasher);
     if found != diff_id {
         return Err(LayerError::DiffId { layer, expected: diff_id, found });
@@ -107,16 +110,12 @@ pub fn copy_range(
     Ok(())
 }
 
-fn at_most(have: usize, want: u64) -> usize {
-    usize::try_from(want).map_or(have, |want| have.min(want))
-}
-
 /// Hands on everything that comes out of the layer, for as long as somebody takes it.
-fn inflate(
-    mut layer: Inflater<impl BufRead>,
+fn decode(
+    mut layer: PlainStream<impl BufRead>,
     full: &SyncSender<PlainBytes>,
     spent: &Receiver<PlainBytes>,
-) -> Result<Inflated, LayerError> {
+) -> Result<Decoded, LayerError> {
     while let Ok(spare) = spent.recv() {
         let buffer = layer.next(spare)?;
         if buffer.is_empty() {
@@ -127,7 +126,7 @@ fn inflate(
         }
     }
     // Nobody takes any more, and whoever stopped has the better reason.
-    Ok(Inflated { compressed_size: layer.read, spans: Vec::new() })
+    Ok(Decoded { compressed_size: layer.read, spans: Vec::new() })
 }
 
 /// Hashes and scans everything that arrives.
@@ -142,10 +141,7 @@ fn scan(
     let mut size = 0;
     while let Ok(buffer) = plain.recv() {
         size += buffer.len() as u64;
-        if size > limits.plain_bytes {
-            let what = "the uncompressed size".into();
-            return Err(ScanError::Limit { what, limit: limits.plain_bytes });
-        }
+        Limit::PlainBytes.check(size, limits.plain_bytes, String::new)?;
         hasher.update(&*buffer);
         scanner.push(&buffer, contents)?;
         let _ = empty.send(buffer); // the other side has ended: nobody needs the buffer
@@ -157,69 +153,101 @@ impl ScanError {
     fn of(self, layer: Digest) -> LayerError {
         match self {
             Self::Malformed { offset, detail } => LayerError::Tar { layer, offset, detail },
-            Self::Limit { what, limit } => LayerError::Limit { layer, what, limit },
+            Self::Limit(excess) => LayerError::Limit { layer, excess },
             Self::Contents(detail) => LayerError::Copy { layer, detail },
         }
     }
 }
 
-/// What is known of a layer that was inflated to its end.
-struct Inflated {
+/// What is known of a layer that was decoded to its end.
+struct Decoded {
     compressed_size: u64,
     spans: Vec<Span>,
 }
 
 /// The plain bytes of a layer, and whose fault it is when there are no more.
-struct Inflater<R> {
+struct PlainStream<R> {
     layer: Digest,
-    source: R,
-    reader: GzipReader,
-    /// Compressed bytes taken from the source.
+    encoding: Encoding,
+    source: Chain<Cursor<Vec<u8>>, R>,
+    decoder: Decoder,
+    limits: Limits,
+    /// Compressed bytes taken from the source, and plain bytes handed on.
     read: u64,
+    plain: u64,
 }
 
-impl<R: BufRead> Inflater<R> {
-    fn new(layer: Digest, source: R, span: Option<u64>) -> Self {
-        // The diff id that is verified in the end says more than a CRC.
-        let options = GzipOptions { skip_crc: true, span, ..GzipOptions::default() };
-        Self { layer, source, reader: GzipReader::new(options), read: 0 }
+impl<R: BufRead> PlainStream<R> {
+    /// Reads as much as tells the encoding.
+    fn new(
+        layer: Digest,
+        mut source: R,
+        limits: Limits,
+        span: Option<u64>,
+    ) -> Result<Self, LayerError> {
+        let mut prefix = Vec::with_capacity(Encoding::PREFIX);
+        (&mut source)
+            .take(Encoding::PREFIX as u64)
+            .read_to_end(&mut prefix)
+            .map_err(|source| LayerError::Source { layer, source })?;
+        let Some(encoding) = Encoding::of(&prefix) else {
+            prefix.truncate(8);
+            return Err(LayerError::Unrecognised { layer, prefix });
+        };
+        let decoder = Decoder::new(encoding, span, &limits);
+        let source = Cursor::new(prefix).chain(source);
+        Ok(Self { layer, encoding, source, decoder, limits, read: 0, plain: 0 })
     }
 
     /// The next plain bytes, in exchange for a buffer; none once the compressed bytes were read,
     /// and so verified, to their end.
     fn next(&mut self, spare: PlainBytes) -> Result<PlainBytes, LayerError> {
-        let layer = self.layer;
         loop {
             let mut chunk = match self.source.fill_buf() {
                 Ok(chunk) => chunk,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(source) => return Err(LayerError::Source { layer, source }),
+                Err(source) => return Err(LayerError::Source { layer: self.layer, source }),
             };
             let (before, ended) = (chunk.len(), chunk.is_empty());
-            let full = self.reader.fill(&mut chunk).map_err(|e| broken(layer, &e))?;
+            let full =
+                self.decoder.fill(&mut chunk).map_err(|e| e.of(self.layer, self.encoding))?;
             let used = before - chunk.len();
             self.source.consume(used);
             self.read += used as u64;
             if full || ended {
-                return Ok(self.reader.swap(spare));
+                let plain = self.decoder.swap(spare);
+                self.plain += plain.len() as u64;
+                self.check_ratio()?;
+                return Ok(plain);
             }
         }
     }
 
-    fn finish(self) -> Result<Inflated, LayerError> {
-        let layer = self.layer;
-        let summary = self.reader.finish().map_err(|e| broken(layer, &e))?;
-        if summary.trailing.bytes > 0 {
-            // gzip takes this for padding, but Go's reader, which upstream's mount uses, does not.
-            let detail = format!("{} bytes follow its end", summary.trailing.bytes);
-            return Err(LayerError::Gzip { layer, offset: summary.compressed, detail });
+    fn check_ratio(&self) -> Result<(), LayerError> {
+        if self.plain < self.limits.ratio_from {
+            return Ok(());
         }
-        Ok(Inflated { compressed_size: self.read, spans: summary.spans })
+        let ratio = self.plain / self.read.max(1);
+        Limit::Ratio
+            .check(ratio, self.limits.ratio, || format!("at plain byte {}", self.plain))
+            .map_err(|excess| LayerError::Limit { layer: self.layer, excess })
+    }
+
+    fn finish(self) -> Result<Decoded, LayerError> {
+        let spans = self.decoder.finish().map_err(|e| e.of(self.layer, self.encoding))?;
+        Ok(Decoded { compressed_size: self.read, spans })
     }
 }
 
-fn broken(layer: Digest, error: &GzipError) -> LayerError {
-    LayerError::Gzip { layer, offset: error.at, detail: error.problem.to_string() }
+impl DecodeError {
+    fn of(self, layer: Digest, encoding: Encoding) -> LayerError {
+        match self {
+            Self::Corrupt { offset, detail } => {
+                LayerError::Corrupt { layer, encoding, offset, detail }
+            }
+            Self::Limit(excess) => LayerError::Limit { layer, excess },
+        }
+    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@
 use tar::Header;
 
 use super::entry::{Entry, EntryKind, Meta, Name, Time, classify, clean};
+use super::limits::NODE_COST;
 use super::pax::Pax;
-use super::{Contents, Limits};
+use super::{Contents, Excess, Limit, Limits, at_most};
 use crate::clip::node::{NodePath, Special};
 
-const BLOCK: usize = 512;
+pub(super) const BLOCK: usize = 512;
 
 /// Why a stream is not a tar that can be indexed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,14 +26,15 @@ pub enum ScanError {
         detail: String,
     },
     /// A limit was passed.
-    Limit {
-        /// What there is too much of.
-        what: String,
-        /// The limit.
-        limit: u64,
-    },
+    Limit(Excess),
     /// Whoever takes the content failed.
     Contents(String),
+}
+
+impl From<Excess> for ScanError {
+    fn from(excess: Excess) -> Self {
+        Self::Limit(excess)
+    }
 }
 
 /// Takes a tar apart as its bytes come by.
@@ -47,6 +49,8 @@ pub struct TarScanner {
     /// Extension headers that wait for the entry they describe.
     extensions: Extensions,
     entries: Vec<Entry>,
+    /// Bytes of memory that the entries take.
+    cost: u64,
     notes: Vec<String>,
 }
 
@@ -91,6 +95,7 @@ impl TarScanner {
             position: 0,
             extensions: Extensions::default(),
             entries: Vec::new(),
+            cost: 0,
             notes: Vec::new(),
         }
     }
@@ -219,12 +224,10 @@ impl TarScanner {
     ) -> Result<State, ScanError> {
         let size = count(&header.as_old().size, "size", offset)?;
         let total = self.extensions.bytes.saturating_add(size);
-        let limit = self.limits.extension_bytes;
-        let size = usize::try_from(size).ok().filter(|_| total <= limit).ok_or_else(|| {
-            let what = format!("the size of extension headers at offset {offset}");
-            ScanError::Limit { what, limit }
-        })?;
+        let place = || format!("at offset {offset}");
+        Limit::ExtensionBytes.check(total, self.limits.extension_bytes, place)?;
         self.extensions.bytes = total;
+        let size = usize::try_from(size).map_err(|_| malformed(offset, "it is beyond memory"))?;
         let remaining = size.next_multiple_of(BLOCK);
         Ok(State::Extension { kind, data: Vec::with_capacity(remaining), size, remaining })
     }
@@ -296,6 +299,8 @@ impl TarScanner {
             ));
         }
         let meta = meta(header, pax, offset)?;
+        let place = || format!("{shown:?}");
+        Limit::XattrBytes.check(meta.xattr_bytes(), self.limits.xattr_bytes, place)?;
         let directory_by_name = raw_name.last() == Some(&b'/');
         let entry = match kind {
             b'5' => EntryKind::Directory(meta),
@@ -342,21 +347,29 @@ impl TarScanner {
     }
 
     fn take(&mut self, path: NodePath, kind: EntryKind, then: State) -> Result<State, ScanError> {
-        if self.entries.len() >= self.limits.entries {
-            let limit = self.limits.entries as u64;
-            return Err(ScanError::Limit { what: "the number of tar entries".into(), limit });
-        }
-        self.entries.push(Entry { path, kind });
+        let entry = Entry { path, kind };
+        self.cost += NODE_COST + entry.variable_bytes();
+        Limit::Entries.check(self.entries.len() as u64 + 1, self.limits.entries, String::new)?;
+        Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
+        self.entries.push(entry);
         Ok(then)
     }
 
     fn check_length(&self, path: &[u8], shown: &str) -> Result<(), ScanError> {
-        if path.len() <= self.limits.path_bytes {
-            return Ok(());
-        }
-        let what = format!("the length of a path or link target at {shown:?}");
-        Err(ScanError::Limit { what, limit: self.limits.path_bytes as u64 })
+        let place = || format!("{shown:?}");
+        let depth = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).count();
+        Limit::PathBytes.check(path.len() as u64, self.limits.path_bytes, place)?;
+        Limit::PathDepth.check(depth as u64, self.limits.path_depth, place)?;
+        Ok(())
     }
+}
+
+/// Whether a layer that begins so can be a tar: a header with the right checksum, or the zeros that
+/// an empty tar is made of.
+pub(super) fn is_block(prefix: &[u8]) -> bool {
+    let Some(block) = prefix.first_chunk::<BLOCK>() else { return false };
+    block.iter().all(|byte| *byte == 0)
+        || verify_checksum(Header::from_byte_slice(block), 0).is_ok()
 }
 
 fn refused(error: std::io::Error) -> ScanError {
@@ -365,10 +378,6 @@ fn refused(error: std::io::Error) -> ScanError {
 
 fn malformed(offset: u64, detail: &str) -> ScanError {
     ScanError::Malformed { offset, detail: detail.to_owned() }
-}
-
-fn at_most(have: usize, want: u64) -> usize {
-    usize::try_from(want).map_or(have, |want| have.min(want))
 }
 
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {

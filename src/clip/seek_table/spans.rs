@@ -92,13 +92,11 @@ impl SpanIndex {
                 return Err(wrong("its entry is cut off or holds a malformed number".into()));
             };
             let kind = match raw.kind {
-                MEMBER_START => CheckpointKind::MemberStart,
+                MEMBER_START => CheckpointKind::Start,
                 BLOCK => CheckpointKind::Block,
                 other => return Err(wrong(format!("expected kind 0 or 1, found {other}"))),
             };
-            if kind == CheckpointKind::MemberStart
-                && (!bit.is_multiple_of(8) || raw.window.is_some())
-            {
+            if kind == CheckpointKind::Start && (!bit.is_multiple_of(8) || raw.window.is_some()) {
                 return Err(wrong(format!("a member can't start at bit {bit} or with a window")));
             }
             if spans.last().map_or(kind == CheckpointKind::Block, |last| last.plain.is_empty()) {
@@ -201,7 +199,7 @@ pub(super) fn put_entry(entries: &mut Vec<u8>, span: &Span, bit_end: u64) {
     put_varint(entries, bit_end.saturating_sub(span.start.compressed_bit));
     put_varint(entries, span.plain_length);
     entries.push(match span.start.kind {
-        CheckpointKind::MemberStart => MEMBER_START,
+        CheckpointKind::Start => MEMBER_START,
         CheckpointKind::Block => BLOCK,
     });
     let window = span.start.window.encoded();

@@ -49,7 +49,7 @@ fn layer(number: u8, lines: &str) -> LayerIndex {
 
 fn try_merged(layers: &[&str]) -> Result<Vec<Node>, LayerError> {
     let layers: Vec<_> = (1..).zip(layers).map(|(n, lines)| layer(n, lines)).collect();
-    merge(&layers)
+    merge(&layers, &Limits::default())
 }
 
 /// `path`, or `path@L` for files of layer L, `path -> target`, `path/` for directories.
@@ -79,7 +79,7 @@ fn node(nodes: &[Node], path: &str) -> Node {
 
 #[test]
 fn no_layers_make_a_root() {
-    let nodes = merge(&[]).unwrap();
+    let nodes = merge(&[], &Limits::default()).unwrap();
     assert_eq!(nodes.len(), 1);
     assert_eq!(nodes[0].attr.ino, 1);
     assert_eq!(nodes[0].attr.mode, 0o040_755);
@@ -216,13 +216,35 @@ fn symlinks_cannot_blow_a_path_up() {
         let last = n - 1;
         lines = format!("{lines};f l{last}/{deep}f; l l{n} l{last}/{deep}");
     }
-    let error = try_merged(&[&lines]).unwrap_err().to_string();
-    assert!(error.contains("its resolved path is over the limit of 4096 bytes"), "{error}");
+    let limits = Limits { path_depth: u64::MAX, ..Limits::default() };
+    let error = merge(&[layer(1, &lines)], &limits).unwrap_err().to_string();
+    assert!(error.contains("clipwright.limits.pathBytes allows 4096"), "{error}");
+}
+
+#[test]
+fn each_limit_of_the_tree_has_its_error() {
+    let limits = Limits { path_bytes: 8, path_depth: 3, nodes: 5, ..Limits::NONE };
+    for (lines, place, limit) in [
+        ("f 123456789", "123456789", Limit::PathBytes),
+        ("l a 1/2/3; f a/f", "f", Limit::PathDepth),
+        ("f a; f b; f c; f d; f e", "e", Limit::Nodes),
+        ("f 1/2/3", "2", Limit::TreeBytes),
+    ] {
+        let limits = match limit {
+            Limit::TreeBytes => Limits { tree_bytes: 2 * NODE_COST, ..limits },
+            _ => limits,
+        };
+        let error = merge(&[layer(1, lines)], &limits).unwrap_err();
+        let LayerError::Limit { excess, .. } = &error else { panic!("{error}") };
+        assert_eq!(excess.limit, limit, "{error}");
+        assert!(error.to_string().contains(&format!("{place:?}: ")), "{error}");
+        assert!(error.to_string().contains(limit.setting()), "{error}");
+    }
 }
 
 #[test]
 fn one_layer_twice_is_no_trouble() {
     let layer = layer(1, "d a; f a/x; f b; h c b; w .wh.zzz");
-    let once = merge([&layer]).unwrap();
-    assert_eq!(merge([&layer, &layer]).unwrap(), once);
+    let once = merge([&layer], &Limits::default()).unwrap();
+    assert_eq!(merge([&layer, &layer], &Limits::default()).unwrap(), once);
 }

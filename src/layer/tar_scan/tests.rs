@@ -218,23 +218,39 @@ fn what_is_wrong_is_said() {
 
 #[test]
 fn limits_hold() {
-    let limits = Limits { entries: 2, path_bytes: 20, extension_bytes: 1000, ..Limits::default() };
+    let limits = Limits {
+        entries: 2,
+        path_bytes: 20,
+        path_depth: 5,
+        extension_bytes: 1000,
+        xattr_bytes: 30,
+        ..Limits::default()
+    };
     let tar_of = |name: &str| build(|b| file(b, name, b""));
     let three = build(|b| ["a", "b", "c"].iter().for_each(|name| file(b, name, b"")));
-    for (tar, expected) in [
-        (three, "the number of tar entries"),
-        (tar_of(&"n".repeat(30)), "the length of a path"),
-        (tar_of(&"n/".repeat(1000)), "the size of extension headers"),
+    let attributes = |count| {
+        build(|b| {
+            let value = vec![1; count];
+            b.append_pax_extensions([("SCHILY.xattr.user.x", &value[..])]).unwrap();
+            file(b, "a", b"");
+        })
+    };
+    for (tar, limits, expected) in [
+        (three, limits, Limit::Entries),
+        (tar_of(&"n".repeat(30)), limits, Limit::PathBytes),
+        (tar_of("1/2/3/4/5/6"), limits, Limit::PathDepth),
+        (tar_of(&"n/".repeat(1000)), limits, Limit::ExtensionBytes),
+        (attributes(25), limits, Limit::XattrBytes),
+        (tar_of("a"), Limits { tree_bytes: 100, ..limits }, Limit::TreeBytes),
     ] {
         let mut scanner = TarScanner::new(limits);
-        let ScanError::Limit { what, .. } = scanner.push(&tar, &mut NoContents).unwrap_err() else {
-            panic!()
-        };
-        assert!(what.contains(expected), "{what}");
+        let error = scanner.push(&tar, &mut NoContents).unwrap_err();
+        assert!(matches!(&error, ScanError::Limit(e) if e.limit == expected), "{error:?}");
     }
+    TarScanner::new(limits).push(&attributes(20), &mut NoContents).unwrap();
     // A header may claim any size; nothing is allocated for it.
     let claim = block(b'x', b"x", b"77777777777");
-    assert!(matches!(scan(&claim), Err(ScanError::Limit { .. })));
+    assert!(matches!(scan(&claim), Err(ScanError::Limit(_))));
 }
 
 proptest! {

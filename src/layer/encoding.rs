@@ -1,0 +1,71 @@
+//! How a layer's tar is stored, told from its first bytes: media types are often wrong, since
+//! registries and builders pass them on as they came.
+
+use std::fmt;
+
+use super::tar_scan;
+
+/// How a layer's tar is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// gzip, of one member or many.
+    Gzip,
+    /// As it is.
+    Tar,
+    /// Zstandard, of one frame or many.
+    Zstd,
+}
+
+impl Encoding {
+    /// As many of a layer's first bytes as [`Self::of`] looks at.
+    pub(super) const PREFIX: usize = tar_scan::BLOCK;
+
+    /// Tells the encoding from a layer's first bytes.
+    pub(super) fn of(prefix: &[u8]) -> Option<Self> {
+        match prefix {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            // A frame, or a skippable one (RFC 8878, 3.1).
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
+            // Old tars have no magic, but a checksum.
+            _ => tar_scan::is_block(prefix).then_some(Self::Tar),
+        }
+    }
+}
+
+/// As it stands in sentences: "not valid gzip".
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Tar => "tar",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn magic_tells_and_nothing_else_does() {
+        let mut header = tar::Header::new_old();
+        header.set_path("x").unwrap();
+        header.set_cksum();
+        for (prefix, encoding) in [
+            (&b"\x1f\x8b\x08"[..], Some(Encoding::Gzip)),
+            (b"\x28\xb5\x2f\xfd\0", Some(Encoding::Zstd)),
+            (b"\x50\x2a\x4d\x18\0", Some(Encoding::Zstd)),
+            (b"\x5f\x2a\x4d\x18\0", Some(Encoding::Zstd)),
+            (b"\x60\x2a\x4d\x18\0", None),
+            (header.as_bytes(), Some(Encoding::Tar)),
+            (&header.as_bytes()[..511], None),
+            (&[0; 512], Some(Encoding::Tar)),
+            (&[1; 512], None),
+            (b"\x1f", None),
+            (b"", None),
+        ] {
+            assert_eq!(Encoding::of(prefix), encoding, "{prefix:02x?}");
+        }
+    }
+}
