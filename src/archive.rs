@@ -10,8 +10,14 @@ mod download;
 pub mod index;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// An image becomes a v1 archive.
+pub mod pack;
+/// A v1 archive on its way into a store.
+pub mod publish;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// The OCI runtime spec of an image.
+mod runtime_spec;
 /// A part of a layer by its spans.
 mod spans;
 /// What an archive holds and cost.
@@ -27,6 +33,8 @@ use crate::oci::OciError;
 use crate::store::StoreError;
 
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
+pub use pack::{PackOptions, Packed, pack_image};
+pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
 pub use summary::{LayerSummary, Summary};
 

@@ -11,10 +11,14 @@ mod inspect;
 mod ls;
 /// `clipwright openapi`.
 mod openapi;
+/// `clipwright pack`.
+mod pack;
 /// Progress bars and lines.
 mod progress;
 /// Options for commands that reach registries.
 mod registry;
+/// What a command that made an archive says.
+mod report;
 /// `clipwright serve`.
 mod serve;
 use std::process::ExitCode;
@@ -35,6 +39,8 @@ enum Command {
     Serve(serve::Serve),
     /// Index an image into a v2 archive, without a service
     Index(index::Index),
+    /// Pack an image into a v1 archive, which carries the files' content, without a service
+    Pack(pack::Pack),
     /// Show what an archive is and where its content lives
     Inspect(inspect::Inspect),
     /// List the files in an archive
@@ -50,6 +56,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(command) => command.run(),
         Command::Index(command) => command.run(),
+        Command::Pack(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),

@@ -4,6 +4,7 @@
 //! is there, so that an archive's presence is the commit point of its job (CONTRACT section C).
 //! It knows nothing of jobs, images' contents or the archive format.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,6 +46,53 @@ pub enum Overwrite {
     Replace,
 }
 
+/// An object on its way into a store, piece by piece.
+pub struct NewObject {
+    /// Takes the bytes, on a thread that may block; flushing it ends the object.
+    pub sink: Box<dyn Write + Send>,
+    /// Makes it visible, or not.
+    pub commit: Box<dyn Commit>,
+}
+
+/// The end of a [`NewObject`]. Dropping it is giving up: nothing stays behind.
+#[async_trait]
+pub trait Commit: Send {
+    /// Makes the object visible, its first bytes replaced by `head`, once the sink was flushed.
+    ///
+    /// Among concurrent calls with [`Overwrite::Never`] exactly one writes.
+    async fn finish(
+        self: Box<Self>,
+        head: &[u8],
+        overwrite: Overwrite,
+    ) -> Result<Committed, StoreError>;
+
+    /// Gives up; when this returns nothing is left. Where the store had failed already, that is
+    /// the cause of whatever went wrong after.
+    async fn abort(self: Box<Self>) -> Option<StoreError>;
+}
+
+/// How a [`Commit`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// The object is there.
+    Written,
+    /// The key was taken: what was there is there still, and ours is gone.
+    Taken,
+}
+
+/// Where in S3 a store's objects are; never credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// Region.
+    pub region: String,
+    /// Base address; `None` is AWS itself.
+    pub endpoint: Option<String>,
+    /// Path-style addresses.
+    pub force_path_style: bool,
+}
+
 /// Whether a [`ArchiveStore::put`] wrote anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
@@ -76,6 +124,13 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
         overwrite: Overwrite,
         cancel: &CancellationToken,
     ) -> Result<Put, StoreError>;
+
+    /// Begins an object whose bytes are not known yet. When `cancel` fires before it is visible,
+    /// nothing of it stays behind.
+    async fn create(&self, key: &Key, cancel: &CancellationToken) -> Result<NewObject, StoreError>;
+
+    /// Where readers without us find the objects, if that is in S3.
+    fn bucket(&self) -> Option<Bucket>;
 
     /// The object's size in bytes, or `None` when there is no such key.
     async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError>;

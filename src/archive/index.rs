@@ -166,7 +166,7 @@ pub async fn index_image(
     Ok(IndexedImage { tree, storage, layers, span: options.span, warnings })
 }
 
-fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
+pub(super) fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
     let kind = match layer.compression {
         _ if layer.foreign => "kept outside of the registry",
         Compression::Gzip => return Ok(()),
@@ -178,7 +178,7 @@ fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
     Err(ArchiveError::UnsupportedLayer { layer: layer.digest, kind, media_type })
 }
 
-fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {
+pub(super) fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {
     let (layer, found) = (index.digest, index.diff_id);
     if found == expected { Ok(()) } else { Err(LayerError::DiffId { layer, expected, found }) }
 }
@@ -200,7 +200,7 @@ async fn index_layer(
     Ok(index)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ArchiveError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Io {

@@ -1,11 +1,16 @@
 //! What a finished archive holds and cost, for people and programs.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::index::IndexedImage;
+use super::pack::Packed;
 use crate::clip::node::NodeKind;
+use crate::clip::tree::Tree;
 use crate::digest::Digest;
+use crate::layer::LayerIndex;
 use crate::oci::ResolvedImage;
 
 /// What an archive was made from and holds.
@@ -52,9 +57,23 @@ pub struct LayerSummary {
 impl Summary {
     /// Sums up what was made of `image`.
     pub fn of(image: &ResolvedImage, indexed: &IndexedImage) -> Self {
+        Self::new(image, 2, &indexed.layers, &indexed.tree, &indexed.warnings)
+    }
+
+    /// Sums up what was packed of `image`.
+    pub fn of_packed(image: &ResolvedImage, packed: &Packed) -> Self {
+        Self::new(image, 1, &packed.layers, &packed.tree, &packed.warnings)
+    }
+
+    fn new(
+        image: &ResolvedImage,
+        clip_version: u8,
+        layers: &[Arc<LayerIndex>],
+        tree: &Tree,
+        warnings: &[String],
+    ) -> Self {
         let is_file = |kind: &NodeKind| matches!(kind, NodeKind::File(_));
-        let layers: Vec<_> = indexed
-            .layers
+        let layers: Vec<_> = layers
             .iter()
             .map(|layer| LayerSummary {
                 digest: layer.digest,
@@ -67,13 +86,13 @@ impl Summary {
             reference: image.reference.to_string(),
             manifest_digest: image.manifest_digest,
             platform: image.platform.to_string(),
-            clip_version: 2,
+            clip_version,
             compressed_bytes: layers.iter().map(|layer| layer.size).sum(),
             plain_bytes: layers.iter().map(|layer| layer.plain_size).sum(),
             layers,
-            files: indexed.tree.iter().filter(|node| is_file(&node.kind)).count() as u64,
-            nodes: indexed.tree.len() as u64,
-            warnings: indexed.warnings.clone(),
+            files: tree.iter().filter(|node| is_file(&node.kind)).count() as u64,
+            nodes: tree.len() as u64,
+            warnings: warnings.to_vec(),
         }
     }
 }

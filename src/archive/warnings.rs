@@ -12,29 +12,57 @@ const NAMED: usize = 5;
 /// Top-level names that workers take for parts of a v1 archive (CONTRACT A.12).
 const MISREAD: [&str; 3] = ["/rootfs", "/config.json", "/initial_config.json"];
 
+/// What to know of a v2 archive.
 pub(super) fn of(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
-    let mut warnings: Vec<String> = layers
+    let mut warnings = notes(layers);
+    warnings.extend(told(
+        tree,
+        "devices and fifos are kept in the archive but not shown by current workers",
+        is_special,
+    ));
+    warnings.extend(told(tree, XATTRS, has_xattrs));
+    warnings.extend(told(
+        tree,
+        "workers misread an image that has this at its top as a v1 archive",
+        |node| MISREAD.iter().any(|name| node.path.as_bytes() == name.as_bytes()),
+    ));
+    warnings
+}
+
+/// What to know of a v1 archive of the image with this tree.
+pub(super) fn of_packed(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
+    let mut warnings = notes(layers);
+    let left_out = "devices and fifos are left out: a v1 archive has no place for them";
+    warnings.extend(told(tree, left_out, is_special));
+    warnings.extend(told(tree, XATTRS, has_xattrs));
+    warnings
+}
+
+const XATTRS: &str = "extended attributes are kept in the archive but not shown by current workers";
+
+fn is_special(node: &Node) -> bool {
+    matches!(node.kind, NodeKind::Special(_))
+}
+
+fn has_xattrs(node: &Node) -> bool {
+    !node.xattrs.is_empty()
+}
+
+/// What was noticed in the layers themselves.
+fn notes(layers: &[Arc<LayerIndex>]) -> Vec<String> {
+    let mut notes: Vec<String> = layers
         .iter()
         .flat_map(|layer| layer.notes.iter().map(|note| format!("layer {}: {note}", layer.digest)))
         .collect();
-    warnings.dedup();
-    let mut tell = |what: &str, says: fn(&Node) -> bool| {
-        let paths: Vec<String> =
-            tree.iter().filter(|node| says(node)).map(|node| node.path.to_string()).collect();
-        if !paths.is_empty() {
-            warnings.push(format!("{}: {what}", named(&paths)));
-        }
-    };
-    tell("devices and fifos are kept in the archive but not shown by current workers", |node| {
-        matches!(node.kind, NodeKind::Special(_))
-    });
-    tell("extended attributes are kept in the archive but not shown by current workers", |node| {
-        !node.xattrs.is_empty()
-    });
-    tell("workers misread an image that has this at its top as a v1 archive", |node| {
-        MISREAD.iter().any(|name| node.path.as_bytes() == name.as_bytes())
-    });
-    warnings
+    notes.dedup();
+    notes
+}
+
+/// One sentence on all nodes that a question is answered with yes for.
+fn told(tree: &Tree, what: &str, says: impl Fn(&Node) -> bool) -> Option<String> {
+    let paths: Vec<String> =
+        tree.iter().filter(|node| says(node)).map(|node| node.path.to_string()).collect();
+    (!paths.is_empty()).then(|| format!("{}: {what}", named(&paths)))
 }
 
 fn named(paths: &[String]) -> String {

@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use indicatif::HumanBytes;
-use serde::Serialize;
 
 use super::progress::on_stderr;
 use super::registry::RegistryArgs;
+use super::report::report;
 use super::run_async;
-use crate::archive::index::Written;
 use crate::archive::{IndexOptions, Summary, index_image};
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
@@ -42,21 +40,6 @@ pub(super) struct Index {
     registry: RegistryArgs,
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    #[serde(flatten)]
-    summary: &'a Summary,
-    archive: File,
-    seconds: f64,
-}
-
-#[derive(Serialize)]
-struct File {
-    path: PathBuf,
-    size: u64,
-    digest: crate::digest::Digest,
-}
-
 impl Index {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let started = Instant::now();
@@ -81,7 +64,7 @@ impl Index {
             let written = indexed.write(&self.output)?;
             Ok((Summary::of(&image, &indexed), written))
         })?;
-        self.report(&summary, written, started.elapsed().as_secs_f64())
+        report(self.json, &summary, &self.output, written, started)
     }
 
     fn source(&self) -> ImageSource {
@@ -91,23 +74,5 @@ impl Index {
             }
             (source, _) => source,
         }
-    }
-
-    fn report(&self, summary: &Summary, written: Written, seconds: f64) -> anyhow::Result<()> {
-        let Written { size, digest } = written;
-        if self.json {
-            let archive = File { path: self.output.clone(), size, digest };
-            println!("{}", serde_json::to_string(&Report { summary, archive, seconds })?);
-            return Ok(());
-        }
-        println!("image     {}", summary.reference);
-        println!("platform  {}", summary.platform);
-        let (packed, plain) =
-            (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
-        println!("layers    {}: {packed} compressed, {plain} plain", summary.layers.len());
-        println!("files     {} of {} nodes", summary.files, summary.nodes);
-        println!("archive   {}: {}", self.output.display(), HumanBytes(size));
-        println!("seconds   {seconds:.2}");
-        Ok(())
     }
 }

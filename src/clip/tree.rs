@@ -69,6 +69,11 @@ impl Tree {
         self.nodes.iter()
     }
 
+    /// All nodes in the order of their paths, the root first.
+    pub fn into_nodes(self) -> Vec<Node> {
+        self.nodes
+    }
+
     /// How many nodes there are.
     pub fn len(&self) -> usize {
         self.nodes.len()

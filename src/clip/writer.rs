@@ -1,6 +1,6 @@
 //! Writing archives. The same tree and storage info give the same bytes.
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Write;
 
 use sha2::{Digest as _, Sha256};
 
@@ -74,64 +74,104 @@ fn encode_index<'a>(
 }
 
 /// Writes a local v1 archive: content first, block by block, then the index (CONTRACT A.2, A.3).
+///
+/// The header, which says where the index is, is known last and stands first: `out` gets zeros in
+/// its place, and whoever owns `out` puts it there in the end.
 #[derive(Debug)]
 pub struct LocalWriter<W> {
     out: W,
     position: u64,
+    block: Option<Block>,
+}
+
+/// The file whose content is being written.
+#[derive(Debug)]
+struct Block {
+    offset: u64,
+    sha256: Sha256,
+    crc: crc_fast::Digest,
+}
+
+/// A v1 archive that is whole but for its header.
+#[derive(Debug)]
+pub struct Finished<W> {
+    /// Where it went; not flushed.
+    pub out: W,
+    /// Replaces the zeros at the start.
+    pub head: Vec<u8>,
+    /// Bytes of the archive, the header included.
+    pub size: u64,
+    /// SHA-256 of the header and the index. The index holds the SHA-256 of each file, so that this
+    /// names the whole archive, and at the cost of its smallest part.
+    pub digest: Digest,
 }
 
 /// Type of the only kind of block there is.
 const BLOCK_FILE: u8 = 0;
 
-impl<W: Write + Seek> LocalWriter<W> {
+impl<W: Write> LocalWriter<W> {
     /// Starts an archive at the beginning of `out`.
-    pub fn new(mut out: W) -> Result<Self, ClipError> {
-        out.write_all(&[0; header::LENGTH]).map_err(write_error)?;
-        Ok(Self { out, position: START })
+    pub fn new(mut out: W) -> std::io::Result<Self> {
+        out.write_all(&[0; header::LENGTH])?;
+        Ok(Self { out, position: START, block: None })
     }
 
-    /// Appends one file's content; the result belongs into its node.
-    pub fn block(&mut self, mut content: impl Read) -> Result<FileContent, ClipError> {
-        self.out.write_all(&[BLOCK_FILE]).map_err(write_error)?;
-        let offset = self.position + 1;
-        let (mut length, mut sha256) = (0_u64, Sha256::new());
-        let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let read = match content.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(source) => {
-                    let what = "can't read a file's content".into();
-                    return Err(ClipError::Io { what, source });
-                }
-            };
-            sha256.update(&buffer[..read]);
-            crc.update(&buffer[..read]);
-            self.out.write_all(&buffer[..read]).map_err(write_error)?;
-            length += read as u64;
-        }
-        self.out.write_all(&crc.finalize().to_be_bytes()).map_err(write_error)?;
-        self.position = offset + length + 8;
+    /// Begins one file's content; [`Self::bytes`] and [`Self::end`] follow.
+    pub fn begin(&mut self) -> std::io::Result<()> {
+        self.out.write_all(&[BLOCK_FILE])?;
+        self.position += 1;
+        let crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
+        self.block = Some(Block { offset: self.position, sha256: Sha256::new(), crc });
+        Ok(())
+    }
+
+    /// Appends to the file's content.
+    pub fn bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let block = self.block.as_mut().ok_or_else(no_block)?;
+        block.sha256.update(bytes);
+        block.crc.update(bytes);
+        self.out.write_all(bytes)?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Ends the file's content; the result belongs into its node.
+    pub fn end(&mut self) -> std::io::Result<FileContent> {
+        let Block { offset, sha256, crc } = self.block.take().ok_or_else(no_block)?;
+        let length = self.position - offset;
+        self.out.write_all(&crc.finalize().to_be_bytes())?;
+        self.position += 8;
         Ok(FileContent::Embedded { offset, length, sha256: Some(Digest::from_hasher(sha256)) })
     }
 
-    /// Appends the index and completes the header.
-    pub fn finish(mut self, tree: &Tree) -> Result<W, ClipError> {
+    /// Appends one file's whole content.
+    pub fn block(&mut self, content: &[u8]) -> std::io::Result<FileContent> {
+        self.begin()?;
+        self.bytes(content)?;
+        self.end()
+    }
+
+    /// Bytes so far, the header included.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Appends the index.
+    pub fn finish(mut self, tree: &Tree) -> Result<Finished<W>, ClipError> {
         let (index, _) = encode_index(tree, &StorageInfo::Local)?;
-        let end = self.position + index.len() as u64;
-        let header = Header { index: self.position..end, storage: None, storage_type: "" };
-        self.out.write_all(&index).map_err(write_error)?;
-        self.out.seek(SeekFrom::Start(0)).map_err(write_error)?;
-        self.out.write_all(&header.encode()).map_err(write_error)?;
-        self.out.flush().map_err(write_error)?;
-        Ok(self.out)
+        let size = self.position + index.len() as u64;
+        let header = Header { index: self.position..size, storage: None, storage_type: "" };
+        self.out
+            .write_all(&index)
+            .map_err(|source| ClipError::Io { what: "can't write the archive".into(), source })?;
+        let head = header.encode();
+        let digest = Digest::from_hasher(Sha256::new().chain_update(&head).chain_update(&index));
+        Ok(Finished { out: self.out, head, size, digest })
     }
 }
 
-fn write_error(source: std::io::Error) -> ClipError {
-    ClipError::Io { what: "can't write the archive".into(), source }
+fn no_block() -> std::io::Error {
+    std::io::Error::other("no file was begun")
 }
 
 #[cfg(test)]

@@ -17,12 +17,19 @@ use tempfile::NamedTempFile;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Key, Overwrite, Put, StoreError, supervise};
+use super::{
+    ArchiveStore, Bucket, Commit, Committed, Key, NewObject, Overwrite, Put, StoreError, supervise,
+};
 use crate::digest::Digest;
 
 const TEMPORARY_PREFIX: &str = ".tmp-";
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 const CHUNK: usize = 256 * 1024;
+
+/// A file on its way.
+mod draft;
+
+use draft::Draft;
 
 /// Objects as files in one directory.
 #[derive(Debug, Clone)]
@@ -108,13 +115,28 @@ impl DirectoryStore {
             let (key, file) = (key.clone(), file.to_owned());
             return Err(StoreError::Mismatch { key, file, expected: digest, found });
         }
+        match self.publish(key, temporary, overwrite, cancel)? {
+            Committed::Written => Ok(Put::Written),
+            Committed::Taken => self.compare(key, digest, cancel),
+        }
+    }
+
+    /// Gives a whole temporary file its name.
+    fn publish(
+        &self,
+        key: &Key,
+        temporary: NamedTempFile,
+        overwrite: Overwrite,
+        cancel: &CancellationToken,
+    ) -> Result<Committed, StoreError> {
+        let target = self.path(key);
+        let failed = |e| StoreError::io(format!("write {key}"), &target, e);
         temporary.as_file().sync_all().map_err(failed)?;
         let parent = target.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(failed)?;
         if cancel.is_cancelled() {
             return Err(StoreError::Cancelled { key: key.clone() });
         }
-
         match overwrite {
             Overwrite::Replace => {
                 temporary.persist(&target).map_err(|e| failed(e.error))?;
@@ -122,14 +144,14 @@ impl DirectoryStore {
             Overwrite::Never => match temporary.persist_noclobber(&target) {
                 Ok(_) => {}
                 Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
-                    return self.compare(key, digest, cancel);
+                    return Ok(Committed::Taken);
                 }
                 Err(e) => return Err(failed(e.error)),
             },
         }
         // The rename is lasting only once the directory that holds the name is synced.
         File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        Ok(Put::Written)
+        Ok(Committed::Written)
     }
 
     /// Decides between [`Put::Unchanged`] and a conflict when the key is taken.
@@ -191,6 +213,15 @@ impl ArchiveStore for DirectoryStore {
             move || store.put_blocking(&key, &file, digest, overwrite, &token)
         });
         supervise(key, token, task).await
+    }
+
+    async fn create(&self, key: &Key, cancel: &CancellationToken) -> Result<NewObject, StoreError> {
+        let (key, cancel) = (key.clone(), cancel.child_token());
+        self.blocking("write", move |store| Draft::begin(store, key, cancel)).await
+    }
+
+    fn bucket(&self) -> Option<Bucket> {
+        None
     }
 
     async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {

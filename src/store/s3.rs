@@ -2,7 +2,7 @@
 //!
 //! Requests are retried by the SDK; what it gives up on is the caller's to retry. Checksums beyond
 //! the signed payload are sent only where S3 requires them, since many compatible servers know
-//! none. `upload` holds the way of a put.
+//! none. `upload` holds the way of a put, `stream` that of an object that is made on the way.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,13 +20,17 @@ use bytes::{Bytes, BytesMut};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Key, Overwrite, Put, StoreError, supervise};
+use super::{ArchiveStore, Bucket, Key, NewObject, Overwrite, Put, StoreError, supervise};
 use crate::digest::Digest;
 
 /// What the SDK's errors mean to us.
 mod failure;
+/// An upload in parts.
+mod multipart;
 /// Which content is there now.
 mod published;
+/// An object whose bytes come piece by piece.
+mod stream;
 /// The way of a put.
 mod upload;
 
@@ -70,6 +74,9 @@ impl S3Settings {
 pub struct S3Store {
     client: Client,
     bucket: String,
+    region: String,
+    endpoint: Option<String>,
+    force_path_style: bool,
     part_size: u64,
 }
 
@@ -114,6 +121,9 @@ impl S3Store {
         Self {
             client: Client::from_conf(builder.build()),
             bucket: settings.bucket.clone(),
+            region: settings.region.clone(),
+            endpoint: settings.endpoint.clone(),
+            force_path_style: settings.force_path_style,
             part_size,
         }
     }
@@ -183,6 +193,19 @@ impl ArchiveStore for S3Store {
             async move { Box::pin(upload::put(&store, &key, &file, digest, overwrite, &token)).await }
         });
         supervise(key, token, task).await
+    }
+
+    async fn create(&self, key: &Key, cancel: &CancellationToken) -> Result<NewObject, StoreError> {
+        Ok(stream::begin(self, key, cancel))
+    }
+
+    fn bucket(&self) -> Option<Bucket> {
+        Some(Bucket {
+            name: self.bucket.clone(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            force_path_style: self.force_path_style,
+        })
     }
 
     async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {

@@ -101,7 +101,7 @@ fn content_must_be_where_the_storage_info_says() {
 
 #[test]
 fn a_local_archive_holds_its_content() {
-    let mut writer = LocalWriter::new(Cursor::new(Vec::new())).unwrap();
+    let mut writer = LocalWriter::new(Vec::new()).unwrap();
     let contents = [&b"hello"[..], b"", b"123456789"];
     let mut nodes = vec![root()];
     for (name, content) in [b"/a", b"/b", b"/c"].into_iter().zip(contents) {
@@ -109,7 +109,10 @@ fn a_local_archive_holds_its_content() {
         nodes.push(node(name, content, Attr::default()));
     }
     let tree = Tree::new(nodes).unwrap();
-    let bytes = writer.finish(&tree).unwrap().into_inner();
+    let Finished { out: mut bytes, head, size, digest } = writer.finish(&tree).unwrap();
+    bytes[..head.len()].copy_from_slice(&head);
+    assert_eq!(bytes.len() as u64, size);
+    assert_eq!(digest, Digest::of(&[&head, &bytes[95..]].concat()));
     let archive = reopened(&bytes);
     assert_eq!(archive.tree, tree);
     assert_eq!(archive.storage, StorageInfo::Local);

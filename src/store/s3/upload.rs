@@ -1,21 +1,19 @@
 //! The way of a put: one request for a small file, a multipart upload for a larger one.
 //!
 //! Creation is conditional (`If-None-Match: *`) on the request that makes the object visible, so
-//! that the server decides between concurrent writers. A multipart upload that fails or is
-//! cancelled is aborted, since its parts would be stored and paid for otherwise.
+//! that the server decides between concurrent writers.
 
 use std::path::Path;
 
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
+use super::multipart::{MAX_PARTS, Multipart, condition};
 use super::published::{DIGEST_METADATA, published};
 use super::{ArchiveStore, S3Store};
 use crate::digest::Digest;
@@ -23,8 +21,6 @@ use crate::store::{Key, Overwrite, Put, StoreError};
 
 /// Parts on their way at a time.
 const CONCURRENCY: usize = 4;
-/// S3's limit for one upload.
-const MAX_PARTS: u64 = 10_000;
 
 /// Publishes `file` as `key` (see [`ArchiveStore::put`]).
 pub(super) async fn put(
@@ -79,7 +75,7 @@ impl PutRequest<'_> {
             .bucket(&self.store.bucket)
             .key(self.key.as_str())
             .metadata(DIGEST_METADATA, self.digest.hex())
-            .set_if_none_match(self.condition())
+            .set_if_none_match(condition(self.overwrite))
             .body(ByteStream::from(content))
             .send()
             .await;
@@ -95,27 +91,18 @@ impl PutRequest<'_> {
         size: u64,
         cancel: &CancellationToken,
     ) -> Result<Put, StoreError> {
-        let created = self
-            .store
-            .client
-            .create_multipart_upload()
-            .bucket(&self.store.bucket)
-            .key(self.key.as_str())
-            .metadata(DIGEST_METADATA, self.digest.hex())
-            .send()
-            .await
-            .map_err(|e| self.failed(e.into()))?;
-        let id = created.upload_id().unwrap_or_default();
-
-        let parts = or_cancelled(cancel, self.key, self.send_parts(id, source, size)).await;
+        let digest = Some(self.digest);
+        let mut upload = Multipart::begin(self.store, self.key, digest, CONCURRENCY).await?;
+        let parts =
+            or_cancelled(cancel, self.key, self.send_parts(&mut upload, source, size)).await;
         let result = match parts {
             // Not cancelled from here on: whether it took effect could not be told.
-            Ok(parts) if !cancel.is_cancelled() => self.complete(id, parts).await,
-            Ok(_) => Err(StoreError::Cancelled { key: self.key.clone() }),
+            Ok(()) if !cancel.is_cancelled() => self.complete(&mut upload).await,
+            Ok(()) => Err(StoreError::Cancelled { key: self.key.clone() }),
             Err(error) => Err(error),
         };
         if !matches!(result, Ok(Put::Written)) {
-            self.abort(id).await;
+            upload.abort().await;
         }
         result
     }
@@ -123,78 +110,28 @@ impl PutRequest<'_> {
     /// Reads the file once, in order, while the last few parts are on their way.
     async fn send_parts(
         &self,
-        id: &str,
+        upload: &mut Multipart<'_>,
         source: &mut File,
         size: u64,
-    ) -> Result<Vec<CompletedPart>, StoreError> {
+    ) -> Result<(), StoreError> {
         let part_size = self.store.part_size.max(size.div_ceil(MAX_PARTS));
         let mut hasher = Sha256::new();
-        let mut sending = JoinSet::new();
-        let mut sent = Vec::new();
         let mut offset = 0;
         let mut number = 0;
         while offset < size {
-            if sending.len() == CONCURRENCY {
-                sent.extend(self.next_part(&mut sending).await?);
-            }
             let len = part_size.min(size - offset);
             let content = self.read_part(source, len, &mut hasher).await?;
             offset += len;
             number += 1;
-            let request = self
-                .store
-                .client
-                .upload_part()
-                .bucket(&self.store.bucket)
-                .key(self.key.as_str())
-                .upload_id(id)
-                .part_number(number)
-                .body(ByteStream::from(content));
-            sending.spawn(async move {
-                let part = request.send().await.map_err(Failure::from)?;
-                Ok(CompletedPart::builder()
-                    .part_number(number)
-                    .set_e_tag(part.e_tag().map(str::to_owned))
-                    .build())
-            });
+            upload.send(number, content).await?;
         }
         self.expect_end(source, hasher).await?;
-        while let Some(part) = self.next_part(&mut sending).await? {
-            sent.push(part);
-        }
-        sent.sort_by_key(CompletedPart::part_number);
-        Ok(sent)
+        upload.all_arrived().await
     }
 
-    async fn next_part(
-        &self,
-        sending: &mut JoinSet<Result<CompletedPart, Failure>>,
-    ) -> Result<Option<CompletedPart>, StoreError> {
-        match sending.join_next().await {
-            None => Ok(None),
-            Some(Ok(Ok(part))) => Ok(Some(part)),
-            Some(Ok(Err(failure))) => Err(self.failed(failure)),
-            Some(Err(error)) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(StoreError::Cancelled { key: self.key.clone() }),
-            },
-        }
-    }
-
-    async fn complete(&self, id: &str, parts: Vec<CompletedPart>) -> Result<Put, StoreError> {
-        let completed = self
-            .store
-            .client
-            .complete_multipart_upload()
-            .bucket(&self.store.bucket)
-            .key(self.key.as_str())
-            .upload_id(id)
-            .set_if_none_match(self.condition())
-            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
-            .send()
-            .await;
-        match completed.map_err(Failure::from) {
-            Ok(_) => Ok(Put::Written),
+    async fn complete(&self, upload: &mut Multipart<'_>) -> Result<Put, StoreError> {
+        match upload.complete(self.overwrite).await {
+            Ok(()) => Ok(Put::Written),
             // The answer to a first try was lost and a retry found the upload gone.
             Err(failure) if failure.code.as_deref() == Some("NoSuchUpload") => {
                 match published(self.store, self.key).await? {
@@ -203,25 +140,6 @@ impl PutRequest<'_> {
                 }
             }
             Err(failure) => self.refused(failure).await,
-        }
-    }
-
-    async fn abort(&self, id: &str) {
-        let aborted = self
-            .store
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.store.bucket)
-            .key(self.key.as_str())
-            .upload_id(id)
-            .send()
-            .await
-            .map_err(Failure::from);
-        if let Err(failure) = aborted
-            && failure.code.as_deref() != Some("NoSuchUpload")
-        {
-            let error = self.failed(failure);
-            tracing::warn!(key = %self.key, %error, "a multipart upload could not be aborted");
         }
     }
 
@@ -273,10 +191,6 @@ impl PutRequest<'_> {
         }
         let (key, file) = (self.key.clone(), self.file.to_owned());
         Err(StoreError::Mismatch { key, file, expected: self.digest, found })
-    }
-
-    fn condition(&self) -> Option<String> {
-        (self.overwrite == Overwrite::Never).then(|| "*".to_owned())
     }
 
     fn failed(&self, failure: Failure) -> StoreError {

@@ -1,0 +1,212 @@
+//! A v1 archive on its way into a store, under an image's id.
+//!
+//! In a directory it is one file, `<id>.clip`. In S3 its data is the object `<id>.clip`, sent while
+//! it is made, and its index `<id>.rclip` comes last: the index's presence is the commit (CONTRACT
+//! A.2, C). Data that an index points to is never replaced by other data, unless that is asked for;
+//! where there is an index already, the archive is made for nobody and compared.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::ArchiveError;
+use super::index::{Written, blocking};
+use super::pack::{PackOptions, Packed, Sink, pack_image};
+use crate::clip::MAX_INDEX_BYTES;
+use crate::clip::header::{self, Header};
+use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
+use crate::clip::writer::index_archive;
+use crate::digest::Digest;
+use crate::image_id::ImageId;
+use crate::oci::{ResolvedImage, Source};
+use crate::progress::{Progress, Silent};
+use crate::store::{ArchiveStore, Bucket, Committed, Key, NewObject, Overwrite, Put, StoreError};
+
+/// Extension of what holds the data, in every store.
+const DATA: &str = "clip";
+
+/// A v1 archive that is in a store.
+#[derive(Debug)]
+pub struct Published {
+    /// What was packed.
+    pub packed: Packed,
+    /// The archive's key.
+    pub key: Key,
+    /// The archive object. In S3 that is the index; [`Packed::size`] is that of the data.
+    pub archive: Written,
+    /// Whether it had to be written.
+    pub put: Put,
+}
+
+/// What to publish, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    /// Where the image's layers are.
+    pub source: &'a Source,
+    /// The image.
+    pub image: &'a ResolvedImage,
+    /// How it is packed.
+    pub options: &'a PackOptions,
+    /// Where the archive goes.
+    pub store: &'a dyn ArchiveStore,
+    /// The name it goes by.
+    pub id: &'a ImageId,
+    /// Whether it may replace another archive.
+    pub overwrite: Overwrite,
+}
+
+impl Publication<'_> {
+    /// Packs the image into the store. When it fails or is cancelled nothing partial stays behind.
+    pub async fn publish(
+        &self,
+        progress: Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Published, ArchiveError> {
+        match self.store.bucket() {
+            None => self.to_directory(progress, cancel).await,
+            Some(bucket) => self.to_bucket(&bucket, progress, cancel).await,
+        }
+    }
+
+    async fn to_directory(
+        &self,
+        progress: Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Published, ArchiveError> {
+        let key = Key::archive(self.id, DATA);
+        let taken = self.overwrite == Overwrite::Never && self.store.size(&key).await?.is_some();
+        let (packed, committed) = if taken {
+            (self.rehearse(progress, cancel).await?, Committed::Taken)
+        } else {
+            let NewObject { sink, commit } = self.store.create(&key, cancel).await?;
+            match self.pack(sink, progress, cancel).await {
+                Ok(packed) => {
+                    let committed = commit.finish(&packed.head, self.overwrite).await?;
+                    (packed, committed)
+                }
+                Err(error) => return Err(commit.abort().await.map_or(error, Into::into)),
+            }
+        };
+        let archive = Written { size: packed.size, digest: packed.digest };
+        let put = match committed {
+            Committed::Written => Put::Written,
+            Committed::Taken => {
+                let found = self.published(&key).await?;
+                self.same(&key, packed.digest, found)?
+            }
+        };
+        Ok(Published { packed, key, archive, put })
+    }
+
+    async fn to_bucket(
+        &self,
+        bucket: &Bucket,
+        mut progress: Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Published, ArchiveError> {
+        let key = Key::archive(self.id, self.store.extension());
+        let data = Key::archive(self.id, DATA);
+        let replace = self.overwrite == Overwrite::Replace;
+        if !replace && self.store.size(&key).await?.is_some() {
+            let packed = self.rehearse(progress, cancel).await?;
+            let index = index_of(&packed, bucket, &data)?;
+            let digest = Digest::of(&index);
+            let put = self.same(&key, digest, self.published(&key).await?)?;
+            if self.store.size(&data).await? == Some(packed.size) {
+                let archive = Written { size: index.len() as u64, digest };
+                return Ok(Published { packed, key, archive, put });
+            }
+            progress = Arc::new(Silent); // an index without its data: bring them
+        }
+
+        // Data without an index is what a crash left behind.
+        let orphan = self.store.size(&data).await?.is_some();
+        let way = if replace || orphan { Overwrite::Replace } else { Overwrite::Never };
+        let NewObject { sink, commit } = self.store.create(&data, cancel).await?;
+        let packed = match self.pack(sink, progress, cancel).await {
+            Ok(packed) => packed,
+            Err(error) => return Err(commit.abort().await.map_or(error, Into::into)),
+        };
+        let index = index_of(&packed, bucket, &data)?;
+        let archive = Written { size: index.len() as u64, digest: Digest::of(&index) };
+        match self.store.size(&key).await? {
+            // Better no image for a moment than one whose index and data don't fit.
+            Some(_) if replace => self.store.delete(&key).await?,
+            // Somebody was faster, or only the data were missing.
+            Some(_) => {
+                self.same(&key, archive.digest, self.published(&key).await?)?;
+            }
+            None => {}
+        }
+        if commit.finish(&packed.head, way).await? == Committed::Taken {
+            let found = self.published(&data).await?;
+            self.same(&data, packed.digest, found)?;
+        }
+
+        let NewObject { mut sink, commit } = self.store.create(&key, cancel).await?;
+        let sent = blocking(move || sink.write_all(&index).and_then(|()| sink.flush())).await?;
+        if let Err(source) = sent {
+            let what = format!("can't write {key}");
+            let error = ArchiveError::Io { what, source };
+            return Err(commit.abort().await.map_or(error, Into::into));
+        }
+        let put = match commit.finish(&[], self.overwrite).await? {
+            Committed::Written => Put::Written,
+            Committed::Taken => self.same(&key, archive.digest, self.published(&key).await?)?,
+        };
+        Ok(Published { packed, key, archive, put })
+    }
+
+    async fn pack(
+        &self,
+        sink: Sink,
+        progress: Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Packed, ArchiveError> {
+        pack_image(self.source, self.image, self.options, sink, progress, cancel).await
+    }
+
+    /// Packs for nobody, to know what would be written.
+    async fn rehearse(
+        &self,
+        progress: Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Packed, ArchiveError> {
+        self.pack(Box::new(std::io::sink()), progress, cancel).await
+    }
+
+    /// What names the content that is under `key`: the digest of all but its data blocks.
+    async fn published(&self, key: &Key) -> Result<Option<Digest>, ArchiveError> {
+        let Some(size) = self.store.size(key).await? else { return Ok(None) };
+        let head = self.store.read(key, 0, header::LENGTH as u64).await?;
+        let index = match Header::decode(&head, size) {
+            Ok(header) => header.index.start..size,
+            Err(_) => head.len() as u64..size,
+        };
+        // What is not of our making may be of any size: then its end is enough to tell.
+        let start = index.start.max(size.saturating_sub(MAX_INDEX_BYTES));
+        let rest = self.store.read(key, start, size - start).await?;
+        Ok(Some(Digest::of(&[&head[..], &rest[..]].concat())))
+    }
+
+    fn same(&self, key: &Key, expected: Digest, found: Option<Digest>) -> Result<Put, StoreError> {
+        let store = self.store.describe();
+        match found {
+            Some(found) if found == expected => Ok(Put::Unchanged),
+            Some(found) => Err(StoreError::Conflict { key: key.clone(), store, expected, found }),
+            None => Err(StoreError::NotFound { key: key.clone(), store }),
+        }
+    }
+}
+
+/// The index that points to the data object.
+fn index_of(packed: &Packed, bucket: &Bucket, data: &Key) -> Result<Vec<u8>, ArchiveError> {
+    let storage = StorageInfo::S3(S3StorageInfo {
+        bucket: bucket.name.clone(),
+        region: bucket.region.clone(),
+        key: data.to_string(),
+        endpoint: bucket.endpoint.clone().unwrap_or_default(),
+        force_path_style: bucket.force_path_style,
+    });
+    Ok(index_archive(&packed.tree, &storage)?)
+}

@@ -1,0 +1,51 @@
+//! What a command that made an archive says in the end.
+
+use std::path::Path;
+use std::time::Instant;
+
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use crate::archive::Summary;
+use crate::archive::index::Written;
+use crate::digest::Digest;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    archive: File<'a>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    path: &'a Path,
+    size: u64,
+    digest: Digest,
+}
+
+/// Prints it, as one JSON object or for people.
+pub(super) fn report(
+    json: bool,
+    summary: &Summary,
+    path: &Path,
+    written: Written,
+    started: Instant,
+) -> anyhow::Result<()> {
+    let Written { size, digest } = written;
+    let seconds = started.elapsed().as_secs_f64();
+    if json {
+        let archive = File { path, size, digest };
+        println!("{}", serde_json::to_string(&Report { summary, archive, seconds })?);
+        return Ok(());
+    }
+    println!("image     {}", summary.reference);
+    println!("platform  {}", summary.platform);
+    let (packed, plain) = (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
+    println!("layers    {}: {packed} compressed, {plain} plain", summary.layers.len());
+    println!("files     {} of {} nodes", summary.files, summary.nodes);
+    println!("archive   {}: {}", path.display(), HumanBytes(size));
+    println!("seconds   {seconds:.2}");
+    Ok(())
+}
