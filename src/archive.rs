@@ -16,6 +16,8 @@ pub mod pack;
 pub mod publish;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// An image becomes another one that beta9's workers can read.
+pub mod republish;
 /// The OCI runtime spec of an image.
 mod runtime_spec;
 /// A part of a layer by its spans.
@@ -25,17 +27,21 @@ pub mod summary;
 /// What the user should know of a tree.
 mod warnings;
 
+use std::time::Duration;
+
 use crate::clip::ClipError;
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 use crate::layer::LayerError;
 use crate::oci::OciError;
+use crate::retry::Retryable;
 use crate::store::StoreError;
 
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
 pub use pack::{PackOptions, Packed, pack_image};
 pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
+pub use republish::{Republication, Republished};
 pub use summary::{LayerSummary, Summary};
 
 /// Why an archive could not be made or read.
@@ -53,8 +59,8 @@ pub enum ArchiveError {
     /// The store that holds a v1 archive's data failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A layer of a kind that can't be indexed yet.
-    #[error("layer {layer} is {kind} ({media_type}): only gzip layers can be indexed yet")]
+    /// A layer of a kind that can't be read.
+    #[error("layer {layer} is {kind} ({media_type}) and can't be read")]
     UnsupportedLayer {
         /// Digest of the compressed layer.
         layer: Digest,
@@ -110,6 +116,19 @@ pub enum ArchiveError {
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl Retryable for ArchiveError {
+    fn cancelled() -> Self {
+        Self::Cancelled
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Oci(error) => error.retry_after(),
+            _ => None,
+        }
+    }
 }
 
 impl Classify for ArchiveError {

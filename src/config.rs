@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::oci::ReferenceForm;
+use crate::jobs::job::Fallback;
+use crate::oci::{Credentials, Reference, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
@@ -61,6 +62,10 @@ pub struct Config {
     pub store: StoreSettings,
     /// Archive version of jobs that don't ask for one: 1 or 2.
     pub clip_version: u8,
+    /// What becomes of images that can't be served as v2, of jobs that don't say.
+    pub fallback: Fallback,
+    /// Where built and re-published images go.
+    pub build_registry: BuildRegistry,
     /// Registries that are spoken to without TLS, `host[:port]` in lower case.
     pub insecure_hosts: Vec<String>,
     /// Docker Hub user and password for pulls that bring no credentials.
@@ -71,6 +76,17 @@ pub struct Config {
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
     pub log: LogSettings,
+}
+
+/// The repository that images of our own making are pushed to.
+#[derive(Debug, Clone)]
+pub struct BuildRegistry {
+    /// `host[:port]` in lower case.
+    pub host: String,
+    /// The repository.
+    pub repository: String,
+    /// How to log in; `None` leaves it to docker's config file.
+    pub credentials: Option<Credentials>,
 }
 
 impl Config {
@@ -111,6 +127,8 @@ impl Config {
             })?,
             store: store(layers, &data_dir)?,
             clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
+            fallback: layers.require(&setting::FALLBACK, from_str)?,
+            build_registry: build_registry(layers)?,
             insecure_hosts: insecure_hosts(layers)?,
             docker_hub: docker_hub(layers)?,
             reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
@@ -213,6 +231,18 @@ fn docker_hub(layers: &Layers<'_>) -> Result<Option<(String, SecretString)>, Con
     let username = layers.parse(&setting::DOCKER_USERNAME, word)?;
     let password = layers.parse(&setting::DOCKER_PASSWORD, secret)?;
     both(username, &setting::DOCKER_USERNAME, password, &setting::DOCKER_PASSWORD)
+}
+
+fn build_registry(layers: &Layers<'_>) -> Result<BuildRegistry, ConfigError> {
+    let host = layers.require(&setting::BUILD_REGISTRY, registry_host)?;
+    let repository = layers.require(&setting::BUILD_REPOSITORY, |text| {
+        let whole: Option<Reference> = from_str(&format!("{host}/{text}"));
+        whole.filter(|whole| whole.repository() == text).map(|_| text.to_owned())
+    })?;
+    let credentials = layers.parse(&setting::BUILD_REGISTRY_CREDENTIALS, |text| {
+        Credentials::parse(text, &host).ok().flatten()
+    })?;
+    Ok(BuildRegistry { host, repository, credentials })
 }
 
 fn insecure_hosts(layers: &Layers<'_>) -> Result<Vec<String>, ConfigError> {

@@ -12,7 +12,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::jobs::job::{ImageId, JobSpec, PullSpec};
+use crate::jobs::job::{Fallback, ImageId, JobSpec, LayerTreatment, PullSpec};
 
 use super::SpecValidator;
 use super::extract::invalid_job;
@@ -47,6 +47,13 @@ pub(super) struct NewJobBody {
     /// The archive version wanted, 1 or 2; the configured one when absent.
     #[schema(minimum = 1, maximum = 2)]
     clip_version: Option<u8>,
+    /// What to do with layers that beta9's workers can't read (those that are not gzip): index them
+    /// as they are, or re-publish the image in gzip to the build registry. When absent they are a
+    /// reason to fall back.
+    layers: Option<LayerTreatment>,
+    /// What to do when the image can't be served as v2: a v1 archive instead, or no archive; what
+    /// is configured when absent.
+    fallback: Option<Fallback>,
     /// Replace an archive of this image id that has other content.
     #[serde(default)]
     #[schema(default = false)]
@@ -121,6 +128,8 @@ impl NewJobBody {
             source,
             platform: platform.flatten(),
             clip_version: clip_version.flatten(),
+            layers: self.layers,
+            fallback: self.fallback,
             force: self.force,
         });
         let credentials = credentials.flatten();

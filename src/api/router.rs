@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
-use super::{AppState, auth, docs, events, health, images, jobs, observe, origin, problem};
+use super::{AppState, auth, docs, events, health, images, jobs, metrics, observe, origin, problem};
 
 /// What needs the token, when there is one.
 fn v1() -> OpenApiRouter<AppState> {
@@ -25,7 +25,10 @@ fn v1() -> OpenApiRouter<AppState> {
 
 /// What never does.
 fn probes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default().routes(routes!(health::live)).routes(routes!(health::ready))
+    OpenApiRouter::default()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::show))
 }
 
 /// The whole service as one `tower` service.

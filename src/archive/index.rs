@@ -55,7 +55,8 @@ pub struct IndexedImage {
     pub storage: StorageInfo,
     /// Bottom to top; a layer used twice stands here twice.
     pub layers: Vec<Arc<LayerIndex>>,
-    /// Plain bytes from one place to begin reading at to the next, as asked for.
+    /// Plain bytes from one place to begin reading at to the next, as asked for; with `None` the
+    /// archive gets no seek table.
     pub span: Option<u64>,
     /// What the user should know, one sentence each.
     pub warnings: Vec<String>,
@@ -77,7 +78,7 @@ impl IndexedImage {
         let seekable: Vec<LayerSpans<'_>> = self
             .layers
             .iter()
-            .filter(|layer| !layer.spans.is_empty())
+            .filter(|layer| self.span.is_some() && !layer.spans.is_empty())
             .map(|layer| LayerSpans {
                 digest: layer.digest,
                 plain_size: layer.plain_size,

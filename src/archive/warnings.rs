@@ -9,9 +9,6 @@ use crate::layer::LayerIndex;
 /// Paths named in one warning; the rest are counted.
 const NAMED: usize = 5;
 
-/// Top-level names that workers take for parts of a v1 archive (CONTRACT A.12).
-const MISREAD: [&str; 3] = ["/rootfs", "/config.json", "/initial_config.json"];
-
 /// What to know of a v2 archive.
 pub(super) fn of(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
     let mut warnings = notes(layers);
@@ -21,11 +18,6 @@ pub(super) fn of(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
         is_special,
     ));
     warnings.extend(told(tree, XATTRS, has_xattrs));
-    warnings.extend(told(
-        tree,
-        "workers misread an image that has this at its top as a v1 archive",
-        |node| MISREAD.iter().any(|name| node.path.as_bytes() == name.as_bytes()),
-    ));
     warnings
 }
 

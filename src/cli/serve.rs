@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api::{self, AppState, FieldError};
-use crate::archive::IndexOptions;
+use crate::archive::{IndexOptions, PackOptions};
 use crate::config::{Config, SettingsArgs};
 use crate::database::Database;
 use crate::jobs::pull::Puller;
@@ -39,12 +39,6 @@ impl Serve {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        config.clip_version == 2,
-        "clipVersion is {} (imageService.clipVersion, B9_CLIP_VERSION or --clip-version): archives of \
-         that version can't be made yet, expected 2",
-        config.clip_version
-    );
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     // The port first: a second service on it should fail before it touches anything.
@@ -82,7 +76,10 @@ async fn run(
             ..OciSettings::default()
         },
         index: IndexOptions { reference_form: config.reference_form, ..IndexOptions::default() },
+        pack: PackOptions::default(),
         clip_version: config.clip_version,
+        fallback: config.fallback,
+        build_registry: config.build_registry.clone(),
         scratch,
     });
     let checker = puller.clone();

@@ -241,6 +241,9 @@ impl Document {
                 .collect::<Option<Vec<_>>>()
                 .map(|items| items.join(",")),
             Value::Null => return Ok(None),
+            // beta9's own defaults have such mappings with nothing in them.
+            Value::Mapping(_) if setting.mapping && says_nothing(value) => return Ok(None),
+            Value::Mapping(_) if setting.mapping => serde_json::to_string(value).ok(),
             value => scalar(value, setting),
         };
         match text {
@@ -248,6 +251,15 @@ impl Document {
             Some(text) => Ok(Some(text)),
             None => Err(bad_value(setting.file, &source, setting, None)),
         }
+    }
+}
+
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Mapping(mapping) => mapping.values().all(says_nothing),
+        _ => false,
     }
 }
 

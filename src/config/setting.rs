@@ -22,6 +22,8 @@ pub(super) struct Setting {
     pub(super) secret: bool,
     /// May be given more than once, or separated by commas.
     pub(super) list: bool,
+    /// May be a mapping in the settings file; its text is JSON then.
+    pub(super) mapping: bool,
     /// What it is for.
     pub(super) help: &'static str,
 }
@@ -34,6 +36,7 @@ const NONE: Setting = Setting {
     expected: "a value",
     secret: false,
     list: false,
+    mapping: false,
     help: "",
 };
 
@@ -151,9 +154,28 @@ settings! {
         file: "imageService.clipVersion", default: Some("2"), expected: "1 or 2",
         help: "Archive version of jobs that don't ask for one",
     }
+    FALLBACK {
+        flag: "fallback", env: &["CLIPWRIGHT_FALLBACK"], file: "clipwright.fallback",
+        default: Some("v1"), expected: "v1 or none",
+        help: "What becomes of images that can't be served as v2, of jobs that don't say",
+    }
     BUILD_REGISTRY {
+        flag: "build-registry", env: &["CLIPWRIGHT_BUILD_REGISTRY"],
         file: "imageService.buildRegistry", default: Some("registry.localhost:5000"),
-        expected: "host or host:port", help: "Registry that built images are pushed to",
+        expected: "host or host:port",
+        help: "Registry that built and re-published images are pushed to",
+    }
+    BUILD_REPOSITORY {
+        flag: "build-repository", env: &["CLIPWRIGHT_BUILD_REPOSITORY"],
+        file: "imageService.buildRepositoryName", default: Some("beta9-users"),
+        expected: "a repository name such as team/images",
+        help: "Repository of the build registry that images are pushed to, each under its image id",
+    }
+    BUILD_REGISTRY_CREDENTIALS {
+        env: &["CLIPWRIGHT_BUILD_REGISTRY_CREDENTIALS"],
+        file: "imageService.buildRegistryCredentials", secret: true, mapping: true,
+        expected: "user:password or a type and credentials, complete",
+        help: "How to log in to the build registry; without them docker's config file is asked",
     }
     BUILD_REGISTRY_INSECURE {
         file: "imageService.buildRegistryInsecure", default: Some("true"),

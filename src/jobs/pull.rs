@@ -1,25 +1,37 @@
-//! The way of one pull: reference, manifest, layers, tree, archive, store. The archive goes into
-//! the store last: its presence there is the commit.
+//! Pulls: what a job asks for, parsed and checked; how it is done is in `make`, and what is made in
+//! `decide`.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{ArchiveObject, EventKind, Job, JobError, JobResult, JobSpec, PullSpec};
+use super::job::{Fallback, Job, JobError, JobResult, JobSpec, PullSpec};
 use super::worker::{EventSink, Handler};
-use crate::archive::{ArchiveError, IndexOptions, Summary, index_image};
-use crate::clip::{MAX_INDEX_BYTES, WARN_INDEX_BYTES};
+use crate::archive::{ArchiveError, IndexOptions, PackOptions};
+use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
 use crate::oci::{
     Credentials, ImageSource, InvalidCredentials, InvalidPlatform, InvalidReference, OciError,
     OciSettings, Platform, Reference, Source,
 };
-use crate::progress::{Progress, Step};
-use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
+use crate::store::{ArchiveStore, Overwrite, StoreError};
+
+/// Which version an archive gets.
+pub mod decide;
+/// What speaks against v2.
+mod findings;
+/// The way of one pull.
+mod make;
+/// Progress, as events.
+mod progress;
+
+use decide::{ClipVersion, Finding, Policy};
+use make::{Found, Made, Making};
+use progress::JobProgress;
 
 /// Everything that pulls have in common.
 #[derive(Debug)]
@@ -30,8 +42,14 @@ pub struct Puller {
     pub oci: OciSettings,
     /// How images are indexed.
     pub index: IndexOptions,
+    /// How images are packed.
+    pub pack: PackOptions,
     /// Archive version of jobs that don't ask for one.
     pub clip_version: u8,
+    /// What becomes of images that can't be served as v2, of jobs that don't say.
+    pub fallback: Fallback,
+    /// Where images go that are re-published.
+    pub build_registry: BuildRegistry,
     /// Where archives are written before they are published.
     pub scratch: PathBuf,
 }
@@ -48,9 +66,15 @@ pub enum PullError {
     /// The credentials can't be used.
     #[error(transparent)]
     Credentials(#[from] InvalidCredentials),
-    /// The job wants an archive that can't be made yet.
-    #[error("clip_version {0} can't be made yet: expected 2")]
+    /// There is no such version.
+    #[error("clip_version {0} is none: expected 1 or 2")]
     ClipVersion(u8),
+    /// The image can't be served as v2, and the job wants nothing else.
+    #[error("the image can't be served as v2: {finding}; {}", finding.ways_out())]
+    NotV2 {
+        /// Why not.
+        finding: Finding,
+    },
     /// The image could not be had.
     #[error(transparent)]
     Oci(#[from] OciError),
@@ -97,6 +121,7 @@ impl Classify for PullError {
             Self::Platform(_) => "invalid_platform",
             Self::Credentials(_) => "invalid_credentials",
             Self::ClipVersion(_) => "clip_version_unsupported",
+            Self::NotV2 { finding } => finding.code(),
             Self::Scratch { .. } => "io",
             _ => self.cause().map_or("internal", Classify::code),
         }
@@ -119,20 +144,24 @@ impl From<PullError> for JobError {
 struct Request {
     reference: Reference,
     platform: Platform,
+    policy: Policy,
 }
 
 impl Puller {
     fn parse(&self, spec: &PullSpec) -> Result<Request, PullError> {
-        match spec.clip_version.unwrap_or(self.clip_version) {
-            2 => {}
-            other => return Err(PullError::ClipVersion(other)),
-        }
+        let wanted = spec.clip_version.unwrap_or(self.clip_version);
+        let wanted = ClipVersion::try_from(wanted).map_err(PullError::ClipVersion)?;
+        let policy = Policy {
+            wanted,
+            layers: spec.layers,
+            fallback: spec.fallback.unwrap_or(self.fallback),
+        };
         let reference = spec.source.parse()?;
         let platform = match &spec.platform {
             Some(platform) => platform.parse()?,
             None => Platform::host(),
         };
-        Ok(Request { reference, platform })
+        Ok(Request { reference, platform, policy })
     }
 
     async fn pull(
@@ -143,7 +172,7 @@ impl Puller {
         cancel: &CancellationToken,
     ) -> Result<JobResult, PullError> {
         let started = Instant::now();
-        let Request { reference, platform } = self.parse(spec)?;
+        let Request { reference, platform, policy } = self.parse(spec)?;
         let credentials = match credentials {
             Some(text) => Credentials::parse(text.expose_secret(), reference.registry())?,
             None => None,
@@ -151,40 +180,30 @@ impl Puller {
         let source =
             Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
         let image = source.resolve(&platform, cancel).await?;
-        let progress = Arc::new(JobProgress { events: events.clone(), counts: Mutex::default() });
-        let indexed = index_image(&source, &image, &self.index, progress, cancel).await?;
-
-        let no_scratch = |source| PullError::Scratch { directory: self.scratch.clone(), source };
-        let scratch = tempfile::tempdir_in(&self.scratch).map_err(no_scratch)?;
-        let file = scratch.path().join("archive");
-        let target = file.clone();
-        let writing = tokio::task::spawn_blocking(move || {
-            let written = indexed.write(&target)?;
-            Ok::<_, ArchiveError>((Summary::of(&image, &indexed), written))
-        });
-        let (mut summary, written) =
-            writing.await.map_err(|died| no_scratch(std::io::Error::other(died)))??;
-        if written.size > WARN_INDEX_BYTES {
-            let warning = format!(
-                "the archive is {} bytes; beta9's workers refuse more than {MAX_INDEX_BYTES}",
-                written.size
-            );
-            events.send(EventKind::Warning { message: warning.clone() });
-            summary.warnings.push(warning);
-        }
-        let key = Key::archive(&spec.image_id, self.store.extension());
-        let overwrite = if spec.force { Overwrite::Replace } else { Overwrite::Never };
-        self.store.put(&key, &file, written.digest, overwrite, cancel).await?;
+        let making = Making {
+            puller: self,
+            id: &spec.image_id,
+            policy,
+            requested: spec.clip_version,
+            overwrite: if spec.force { Overwrite::Replace } else { Overwrite::Never },
+            events,
+            progress: Arc::new(JobProgress::new(events.clone())),
+            cancel,
+        };
+        let Made { summary, archive, version, republished_from } =
+            making.make(Found { source, image }).await?;
         Ok(JobResult {
             image_id: spec.image_id.clone(),
             summary,
-            archive: ArchiveObject {
-                key: key.to_string(),
-                size: written.size,
-                digest: written.digest,
-            },
+            archive,
+            version: Some(version),
+            republished_from,
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+
+    fn no_scratch(&self, source: std::io::Error) -> PullError {
+        PullError::Scratch { directory: self.scratch.clone(), source }
     }
 
     /// What can be said of a job before it is accepted; names the field that is wrong.
@@ -226,50 +245,3 @@ impl Handler for Puller {
     }
 }
 
-/// Progress of a job, as events.
-struct JobProgress {
-    events: EventSink,
-    counts: Mutex<Counts>,
-}
-
-#[derive(Default)]
-struct Counts {
-    layers_done: u64,
-    layers_total: u64,
-    bytes_done: u64,
-    bytes_total: u64,
-}
-
-impl Progress for JobProgress {
-    fn step(&self, step: Step) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = match step {
-            Step::Resolved { manifest, layers, compressed_bytes } => {
-                let layers = layers as u64;
-                (counts.layers_total, counts.bytes_total) = (layers, compressed_bytes);
-                EventKind::Resolved { manifest_digest: manifest, layers, compressed_bytes }
-            }
-            Step::Warning(message) => EventKind::Warning { message },
-            Step::LayerBytes { bytes, .. } => {
-                counts.bytes_done += bytes;
-                counts.progress()
-            }
-            Step::LayerDone { .. } => {
-                counts.layers_done += 1;
-                counts.progress()
-            }
-        };
-        self.events.send(event);
-    }
-}
-
-impl Counts {
-    fn progress(&self) -> EventKind {
-        EventKind::Progress {
-            layers_done: self.layers_done,
-            layers_total: self.layers_total,
-            bytes_done: self.bytes_done,
-            bytes_total: self.bytes_total,
-        }
-    }
-}

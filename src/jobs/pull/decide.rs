@@ -6,7 +6,7 @@ use std::fmt;
 use crate::clip::MAX_INDEX_BYTES;
 use crate::clip::node::NodePath;
 use crate::digest::Digest;
-use crate::jobs::job::{Fallback, LayerPolicy};
+use crate::jobs::job::{Fallback, LayerTreatment};
 
 /// An archive's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct Policy {
     /// The version wanted.
     pub wanted: ClipVersion,
     /// What to do with layers that workers can't read; `None`: that is a reason to fall back.
-    pub layers: Option<LayerPolicy>,
+    pub layers: Option<LayerTreatment>,
     /// What to do when the image can't be served as v2.
     pub fallback: Fallback,
 }
@@ -55,7 +55,7 @@ pub enum Finding {
         /// Digest of the layer as it is stored.
         layer: Digest,
         /// Where it is.
-        path: NodePath,
+        path: String,
     },
     /// They refuse v2 archives without layers (CONTRACT B.3).
     NoLayers,
@@ -74,11 +74,8 @@ pub enum Finding {
 /// What becomes of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// A v2 archive. Layers that workers can't read are in it all the same, to be warned of.
-    V2 {
-        /// The findings that are borne.
-        in_spite_of: Vec<Finding>,
-    },
+    /// A v2 archive. Layers that workers can't read are in it all the same, if that was asked for.
+    V2,
     /// A v2 archive of the image as it is re-published, with all layers in gzip.
     Republish,
     /// A v1 archive.
@@ -96,17 +93,15 @@ impl Policy {
         if self.wanted == ClipVersion::V1 {
             return Decision::V1 { because: None };
         }
-        let (unreadable, others): (Vec<_>, Vec<_>) =
-            findings.iter().cloned().partition(|f| matches!(f, Finding::UnreadableLayer { .. }));
-        let obstacle = match (self.layers, unreadable.first()) {
-            (None, Some(layer)) => Some(layer),
-            _ => others.first(),
-        };
-        match (obstacle, self.fallback, self.layers) {
-            (Some(obstacle), Fallback::V1, _) => Decision::V1 { because: Some(obstacle.clone()) },
-            (Some(obstacle), Fallback::None, _) => Decision::Refuse(obstacle.clone()),
-            (None, _, Some(LayerPolicy::Gzip)) if !unreadable.is_empty() => Decision::Republish,
-            (None, ..) => Decision::V2 { in_spite_of: unreadable },
+        let is_layer = |finding: &Finding| matches!(finding, Finding::UnreadableLayer { .. });
+        let obstacle = findings.iter().find(|finding| self.layers.is_none() || !is_layer(finding));
+        match (obstacle, self.fallback) {
+            (Some(obstacle), Fallback::V1) => Decision::V1 { because: Some(obstacle.clone()) },
+            (Some(obstacle), Fallback::None) => Decision::Refuse(obstacle.clone()),
+            (None, _) if findings.is_empty() || self.layers == Some(LayerTreatment::AsIs) => {
+                Decision::V2
+            }
+            (None, _) => Decision::Republish,
         }
     }
 }
@@ -116,7 +111,7 @@ impl Finding {
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnreadableLayer { .. } => "layer_unsupported",
-            Self::SparseFile { .. } => "sparse_file",
+            Self::SparseFile { .. } => "layer_sparse",
             Self::NoLayers => "no_layers",
             Self::MisreadName { .. } => "misread_name",
             Self::TooLarge { .. } => "archive_too_large",
@@ -169,7 +164,7 @@ mod tests {
         Finding::UnreadableLayer { layer: Digest::of(b"l"), kind: "not compressed".into() }
     }
 
-    fn policy(layers: Option<LayerPolicy>, fallback: Fallback) -> Policy {
+    fn policy(layers: Option<LayerTreatment>, fallback: Fallback) -> Policy {
         Policy { wanted: ClipVersion::V2, layers, fallback }
     }
 
@@ -179,12 +174,8 @@ mod tests {
         for (layers, fallback, decision) in [
             (None, Fallback::V1, Decision::V1 { because: because() }),
             (None, Fallback::None, Decision::Refuse(layer())),
-            (Some(LayerPolicy::Gzip), Fallback::None, Decision::Republish),
-            (
-                Some(LayerPolicy::AsIs),
-                Fallback::V1,
-                Decision::V2 { in_spite_of: vec![layer()] },
-            ),
+            (Some(LayerTreatment::Gzip), Fallback::None, Decision::Republish),
+            (Some(LayerTreatment::AsIs), Fallback::V1, Decision::V2),
         ] {
             assert_eq!(policy(layers, fallback).decide(&[layer()]), decision);
         }
@@ -204,14 +195,14 @@ mod tests {
     fn policies() -> impl Strategy<Value = Policy> {
         let wanted = prop_oneof![Just(ClipVersion::V1), Just(ClipVersion::V2)];
         let layers =
-            prop_oneof![Just(None), Just(Some(LayerPolicy::AsIs)), Just(Some(LayerPolicy::Gzip))];
+            prop_oneof![Just(None), Just(Some(LayerTreatment::AsIs)), Just(Some(LayerTreatment::Gzip))];
         let fallback = prop_oneof![Just(Fallback::V1), Just(Fallback::None)];
         (wanted, layers, fallback)
             .prop_map(|(wanted, layers, fallback)| Policy { wanted, layers, fallback })
     }
 
     fn is_v2(decision: &Decision) -> bool {
-        matches!(decision, Decision::V2 { .. } | Decision::Republish)
+        matches!(decision, Decision::V2 | Decision::Republish)
     }
 
     proptest! {
@@ -231,12 +222,12 @@ mod tests {
                     prop_assert!(found.contains(finding));
                 }
                 Decision::Republish => {
-                    prop_assert_eq!(policy.layers, Some(LayerPolicy::Gzip));
+                    prop_assert_eq!(policy.layers, Some(LayerTreatment::Gzip));
                     prop_assert!(!found.is_empty());
                 }
-                Decision::V2 { in_spite_of } => {
-                    prop_assert!(in_spite_of.is_empty() || policy.layers == Some(LayerPolicy::AsIs));
-                    prop_assert_eq!(in_spite_of, &found);
+                Decision::V2 => {
+                    prop_assert!(found.is_empty() || policy.layers == Some(LayerTreatment::AsIs));
+                    prop_assert!(found.iter().all(|finding| *finding == layer()));
                 }
             }
             if policy.wanted == ClipVersion::V2 && found.is_empty() {
