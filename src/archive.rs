@@ -14,6 +14,10 @@ mod metadata;
 pub mod pack;
 /// A v1 archive on its way into a store.
 pub mod publish;
+/// Which layers are taken.
+mod policy;
+/// Files that many read at once.
+mod positional;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
 /// An image becomes another one that beta9's workers can read.
@@ -21,7 +25,7 @@ pub mod republish;
 /// The OCI runtime spec of an image.
 mod runtime_spec;
 /// A part of a layer by its spans.
-mod spans;
+pub mod spans;
 /// What an archive holds and cost.
 pub mod summary;
 /// What the user should know of a tree.
@@ -39,10 +43,13 @@ use crate::store::StoreError;
 
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
 pub use pack::{PackOptions, Packed, pack_image};
+pub use policy::{InvalidLayerPolicy, LayerPolicy};
 pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
 pub use republish::{Republication, Republished};
+pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
+pub use warnings::MISREAD_NAMES;
 
 /// Why an archive could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +66,8 @@ pub enum ArchiveError {
     /// The store that holds a v1 archive's data failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A layer of a kind that can't be read.
-    #[error("layer {layer} is {kind} ({media_type}) and can't be read")]
+    /// A layer of a kind that is not taken.
+    #[error("layer {layer} is {kind} ({media_type}): {reason}")]
     UnsupportedLayer {
         /// Digest of the compressed layer.
         layer: Digest,
@@ -68,6 +75,8 @@ pub enum ArchiveError {
         kind: &'static str,
         /// As the manifest says.
         media_type: String,
+        /// Why such layers are not taken.
+        reason: &'static str,
     },
     /// beta9's workers refuse archives without layers (CONTRACT B.3).
     #[error("image {reference} has no layers, and beta9's workers refuse archives without any")]
@@ -75,6 +84,21 @@ pub enum ArchiveError {
         /// The pinned reference.
         reference: String,
     },
+    /// The compressed bytes of spans could not be had.
+    #[error("layer {layer} {}: {source}", if first == last { format!("span {first}") } else { format!("spans {first} to {last}") })]
+    SpanFetch {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// The first span asked for; counts from 0.
+        first: usize,
+        /// The last one.
+        last: usize,
+        /// What the source said.
+        source: OciError,
+    },
+    /// What several readers waited for failed.
+    #[error(transparent)]
+    Shared(std::sync::Arc<ArchiveError>),
     /// A registry, or whoever is between, gave other bytes than those that were indexed.
     #[error("layer {layer} span {span}: expected digest {expected}, found {found}")]
     SpanDigest {
@@ -87,7 +111,7 @@ pub enum ArchiveError {
         /// Of the bytes that came.
         found: Digest,
     },
-    /// A span can't be inflated, though its bytes are right: the seek table doesn't fit the layer.
+    /// A span can't be decoded, though its bytes are right: the seek table doesn't fit the layer.
     #[error("layer {layer} span {span}: {detail}")]
     Span {
         /// Digest of the compressed layer.
@@ -134,7 +158,8 @@ impl Retryable for ArchiveError {
 impl Classify for ArchiveError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Oci(error) => error.is_transient(),
+            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.is_transient(),
+            Self::Shared(error) => error.is_transient(),
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
             Self::Store(error) => error.is_transient(),
@@ -145,7 +170,8 @@ impl Classify for ArchiveError {
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Oci(error) => error.fault(),
+            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.fault(),
+            Self::Shared(error) => error.fault(),
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
             Self::Store(error) => error.fault(),
@@ -157,7 +183,8 @@ impl Classify for ArchiveError {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Oci(error) => error.code(),
+            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.code(),
+            Self::Shared(error) => error.code(),
             Self::Layer(error) => error.code(),
             Self::Clip(error) => error.code(),
             Self::Store(error) => error.code(),

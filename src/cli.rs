@@ -107,10 +107,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     kind == Some(std::io::ErrorKind::BrokenPipe)
 }
 
-/// Runs a command's asynchronous part; Ctrl-C cancels it.
+/// Runs a command's asynchronous part; Ctrl-C cancels it, and warnings go to standard error.
 fn run_async<T>(
     work: impl AsyncFnOnce(tokio_util::sync::CancellationToken) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    crate::telemetry::init(&crate::telemetry::LogSettings::warnings());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let cancel = tokio_util::sync::CancellationToken::new();

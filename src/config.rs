@@ -18,6 +18,8 @@ use crate::telemetry::{LogFormat, LogSettings};
 
 /// Why settings can't be used.
 mod error;
+/// How images are read.
+mod indexing;
 /// Where values come from.
 mod layers;
 /// The key for credentials at rest.
@@ -29,6 +31,7 @@ mod value;
 
 pub use crate::database::DatabaseSettings;
 pub use error::ConfigError;
+pub use indexing::{IndexingArgs, IndexingSettings};
 pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
 pub use setting::SettingsArgs;
 
@@ -72,6 +75,8 @@ pub struct Config {
     pub docker_hub: Option<(String, SecretString)>,
     /// How archives name their image.
     pub reference_form: ReferenceForm,
+    /// How images are read.
+    pub indexing: IndexingSettings,
     /// Where the key for credentials at rest is to be had.
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
@@ -132,6 +137,7 @@ impl Config {
             insecure_hosts: insecure_hosts(layers)?,
             docker_hub: docker_hub(layers)?,
             reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
+            indexing: IndexingSettings::of(layers)?,
             secret_key,
             log: LogSettings {
                 format: layers.require(&setting::LOG_FORMAT, |text| match text {

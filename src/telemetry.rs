@@ -56,6 +56,13 @@ pub struct LogSettings {
     pub filter: LogFilter,
 }
 
+impl LogSettings {
+    /// What commands other than the service have to say beside their output.
+    pub fn warnings() -> Self {
+        Self { format: LogFormat::Text, filter: LogFilter("warn".to_owned()) }
+    }
+}
+
 /// Sends log lines to standard error from now on. The first call in a process decides; the answer
 /// says whether this one did.
 pub fn init(settings: &LogSettings) -> bool {

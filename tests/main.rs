@@ -17,3 +17,4 @@ mod push;
 mod queue;
 mod service;
 mod store;
+mod versions;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::download::with_layer;
 use super::metadata::image_metadata;
+use super::policy::LayerPolicy;
 use super::{ArchiveError, warnings};
 use crate::clip::atomic;
 use crate::clip::seek_table::LayerSpans;
@@ -19,7 +20,7 @@ use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
 use crate::gzip::DEFAULT_SPAN;
 use crate::layer::{LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer};
-use crate::oci::{Compression, LayerDescriptor, ReferenceForm, ResolvedImage, Source};
+use crate::oci::{LayerDescriptor, ReferenceForm, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
 /// How an image is indexed.
@@ -27,6 +28,8 @@ use crate::progress::{Progress, Step};
 pub struct IndexOptions {
     /// How the archive names the image.
     pub reference_form: ReferenceForm,
+    /// What becomes of layers that beta9's workers can't read.
+    pub layers: LayerPolicy,
     /// What a layer may cost.
     pub limits: Limits,
     /// Plain bytes from one place to begin reading at to the next; `None` records no such places.
@@ -39,6 +42,7 @@ impl Default for IndexOptions {
     fn default() -> Self {
         Self {
             reference_form: ReferenceForm::default(),
+            layers: LayerPolicy::default(),
             limits: Limits::default(),
             span: Some(DEFAULT_SPAN),
             concurrency: std::thread::available_parallelism().map_or(1, usize::from),
@@ -81,6 +85,7 @@ impl IndexedImage {
             .filter(|layer| self.span.is_some() && !layer.spans.is_empty())
             .map(|layer| LayerSpans {
                 digest: layer.digest,
+                encoding: layer.encoding,
                 plain_size: layer.plain_size,
                 compressed_size: layer.compressed_size,
                 span: self.span.unwrap_or_default(),
@@ -107,7 +112,7 @@ pub async fn index_image(
     if image.layers.is_empty() {
         return Err(ArchiveError::NoLayers { reference: image.reference.to_string() });
     }
-    image.layers.iter().try_for_each(indexable)?;
+    image.layers.iter().try_for_each(|layer| options.layers.check_described(layer))?;
     // What a manifest claims need not fit a number.
     let compressed_bytes =
         image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
@@ -131,6 +136,7 @@ pub async fn index_image(
         async move {
             let index = index_layer(source, layer, options, progress, stop).await?;
             verify_diff_id(&index, diff_id)?;
+            options.layers.check_read(layer, &index)?;
             Ok::<_, ArchiveError>((digest, Arc::new(index)))
         }
     });
@@ -165,18 +171,6 @@ pub async fn index_image(
         image_metadata: Some(image_metadata(image)),
     }));
     Ok(IndexedImage { tree, storage, layers, span: options.span, warnings })
-}
-
-pub(super) fn indexable(layer: &LayerDescriptor) -> Result<(), ArchiveError> {
-    let kind = match layer.compression {
-        _ if layer.foreign => "kept outside of the registry",
-        Compression::Gzip => return Ok(()),
-        Compression::Zstd => "compressed with zstd",
-        Compression::None => "not compressed",
-        Compression::Unknown => "of an unknown kind",
-    };
-    let media_type = layer.media_type.clone();
-    Err(ArchiveError::UnsupportedLayer { layer: layer.digest, kind, media_type })
 }
 
 pub(super) fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {

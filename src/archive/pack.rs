@@ -15,7 +15,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::download::with_layer;
-use super::index::{blocking, indexable, verify_diff_id};
+use super::index::{blocking, verify_diff_id};
+use super::policy::LayerPolicy;
 use super::runtime_spec::runtime_spec;
 use super::{ArchiveError, warnings};
 use crate::clip::tree::Tree;
@@ -78,7 +79,7 @@ pub async fn pack_image(
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
 ) -> Result<Packed, ArchiveError> {
-    image.layers.iter().try_for_each(indexable)?;
+    image.layers.iter().try_for_each(|layer| LayerPolicy::AsIs.check_described(layer))?;
     // What a manifest claims need not fit a number.
     let compressed_bytes =
         image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
@@ -106,9 +107,9 @@ pub async fn pack_image(
     let layers: Vec<Arc<LayerIndex>> =
         image.layers.iter().filter_map(|layer| read.get(&layer.digest).cloned()).collect();
 
-    let stack = layers.clone();
+    let (stack, limits) = (layers.clone(), options.limits);
     let (tree, mut warnings) = blocking(move || {
-        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref))?)?;
+        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
         let warnings = warnings::of_packed(&tree, &stack);
         Ok::<_, ArchiveError>((tree, warnings))
     })

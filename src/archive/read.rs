@@ -15,10 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::ArchiveError;
 use super::download::with_layer;
-use super::spans::SpannedLayer;
+use super::spans::{SpanMemory, SpanReader};
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
 use crate::clip::reader::Archive;
-use crate::clip::seek_table::SeekTable;
 use crate::clip::storage_info::{OciStorageInfo, S3StorageInfo, StorageInfo};
 use crate::digest::Digest;
 use crate::layer::{LayerError, copy_range};
@@ -196,15 +195,12 @@ async fn from_layer(
         None => image_source(image)?,
     };
     let source = Source::open(&source, &settings.oci, settings.credentials).await?;
-    let mut file = File::open(file).map_err(io_error(format!("can't read {}", file.display())))?;
-    if let Some(table) = SeekTable::open(&mut file, &archive.header)?
-        && let Some(entry) = table.layer(&layer)
-    {
-        let spans = entry.spans(&mut file)?;
-        let spanned = SpannedLayer { source: &source, digest: layer, size, spans: &spans };
-        let range = remote.offset..remote.offset.saturating_add(remote.length);
+    let range = remote.offset..remote.offset.saturating_add(remote.length);
+    let memory = SpanMemory::default();
+    let spans = SpanReader::open(file, &archive.header, source.clone(), layer, size, memory)?;
+    if let Some(spans) = spans.filter(|spans| spans.is_seekable(&range)) {
         let mut spool = spooled_tempfile(SPOOL);
-        spanned.copy(&mut file, range, &mut spool, cancel).await?;
+        spans.copy(range, &mut spool, cancel).await?;
         spool.rewind().map_err(io_error("can't keep the content"))?;
         return Ok(spool);
     }

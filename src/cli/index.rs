@@ -10,7 +10,8 @@ use super::progress::on_stderr;
 use super::registry::RegistryArgs;
 use super::report::report;
 use super::run_async;
-use crate::archive::{IndexOptions, Summary, index_image};
+use crate::archive::{IndexOptions, LayerPolicy, Summary, index_image};
+use crate::config::IndexingArgs;
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
 /// Index an image into a v2 archive, without a service.
@@ -30,6 +31,10 @@ pub(super) struct Index {
     /// For oci:DIR: the reference under which readers will find the image
     #[arg(long, value_name = "REFERENCE")]
     published_as: Option<Reference>,
+    /// Layers that beta9's workers can't read, which is all but gzip ones: the image is refused, or
+    /// they are indexed as they are
+    #[arg(long, value_name = "refuse|as-is", default_value_t)]
+    layers: LayerPolicy,
     /// Layers read at a time; one a core by default
     #[arg(long, value_name = "N")]
     concurrency: Option<NonZeroUsize>,
@@ -38,6 +43,8 @@ pub(super) struct Index {
     json: bool,
     #[command(flatten)]
     registry: RegistryArgs,
+    #[command(flatten)]
+    indexing: IndexingArgs,
 }
 
 impl Index {
@@ -50,8 +57,14 @@ impl Index {
         );
         let source = self.source();
         let credentials = self.registry.credentials(&source)?;
-        let mut options =
-            IndexOptions { reference_form: self.reference_form, ..IndexOptions::default() };
+        let indexing = self.indexing.load()?;
+        let mut options = IndexOptions {
+            reference_form: self.reference_form,
+            layers: self.layers,
+            limits: indexing.limits,
+            span: Some(indexing.span),
+            ..IndexOptions::default()
+        };
         if let Some(concurrency) = self.concurrency {
             options.concurrency = concurrency.get();
         }

@@ -75,8 +75,13 @@ async fn run(
             }),
             ..OciSettings::default()
         },
-        index: IndexOptions { reference_form: config.reference_form, ..IndexOptions::default() },
-        pack: PackOptions::default(),
+        index: IndexOptions {
+            reference_form: config.reference_form,
+            limits: config.indexing.limits,
+            span: Some(config.indexing.span),
+            ..IndexOptions::default()
+        },
+        pack: PackOptions { limits: config.indexing.limits },
         clip_version: config.clip_version,
         fallback: config.fallback,
         build_registry: config.build_registry.clone(),

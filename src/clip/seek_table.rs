@@ -26,7 +26,7 @@ use super::error::ClipError;
 use super::header::Header;
 use crate::digest::Digest;
 
-pub use directory::LayerEntry;
+pub use directory::{Encoding, LayerEntry};
 pub use encode::{LayerSpans, encode};
 pub use spans::{SpanEntry, SpanIndex};
 

@@ -106,6 +106,14 @@ impl<'a> Layers<'a> {
         Ok(layers)
     }
 
+    /// The command line and the environment alone.
+    pub(super) fn without_files(
+        args: &'a SettingsArgs,
+        env: &'a dyn Fn(&str) -> Option<OsString>,
+    ) -> Self {
+        Self { args, env, documents: Vec::new() }
+    }
+
     /// An environment variable; an empty one is as good as none.
     pub(super) fn variable(
         &self,
@@ -190,18 +198,25 @@ impl Document {
 
     /// beta9's own sections hold much that is not for us; ours holds nothing else.
     fn refuse_unknown(&self) -> Result<(), ConfigError> {
-        let Some(Value::Mapping(section)) = self.root.get(OUR_SECTION) else { return Ok(()) };
-        let known: Vec<_> = ALL
-            .iter()
-            .filter_map(|setting| setting.file.strip_prefix(OUR_SECTION)?.strip_prefix('.'))
-            .collect();
-        for key in section.keys() {
+        self.root.get(OUR_SECTION).map_or(Ok(()), |ours| self.refuse_unknown_in(ours, OUR_SECTION))
+    }
+
+    /// Looks through what stands at `path`.
+    fn refuse_unknown_in(&self, section: &Value, path: &str) -> Result<(), ConfigError> {
+        let Value::Mapping(mapping) = section else { return Ok(()) };
+        let inside = format!("{path}.");
+        let known = ALL.iter().filter_map(|setting| setting.file.strip_prefix(&inside));
+        for (key, value) in mapping {
             let key = key.as_str().unwrap_or("a key that is no text");
-            if !known.contains(&key) {
+            let is_section =
+                |name: &str| name.split_once('.').is_some_and(|(first, _)| first == key);
+            if known.clone().any(is_section) {
+                self.refuse_unknown_in(value, &format!("{inside}{key}"))?;
+            } else if !known.clone().any(|name| name == key) {
                 return Err(ConfigError::Unknown {
-                    key: format!("{OUR_SECTION}.{}", key.chars().take(100).collect::<String>()),
+                    key: format!("{inside}{}", key.chars().take(100).collect::<String>()),
                     source_name: format!("in {}", self.name),
-                    known: known.join(", "),
+                    known: known.collect::<Vec<_>>().join(", "),
                 });
             }
         }

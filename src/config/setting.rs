@@ -40,6 +40,9 @@ const NONE: Setting = Setting {
     help: "",
 };
 
+/// What counts, and what MiB make bytes of, fits a number.
+const COUNT: &str = "1 to 1000000000";
+
 macro_rules! settings {
     ($($name:ident { $($field:ident: $value:expr),* $(,)? })*) => {
         $(pub(super) const $name: Setting = Setting { $($field: $value,)* ..NONE };)*
@@ -193,6 +196,66 @@ settings! {
         expected: "digest or tag-and-digest",
         help: "How archives name their image; tag-and-digest is for workers older than May 2026",
     }
+    SPAN_MIB {
+        flag: "span-mib", env: &["CLIPWRIGHT_SPAN_MIB"], file: "clipwright.spanMib",
+        default: Some("4"), expected: "1 to 32",
+        help: "MiB of plain bytes between places in a layer where reading can begin",
+    }
+    LIMIT_ENTRIES {
+        flag: "limit-entries", env: &["CLIPWRIGHT_LIMIT_ENTRIES"],
+        file: "clipwright.limits.entries", default: Some("4000000"), expected: COUNT,
+        help: "Tar entries that a layer may have",
+    }
+    LIMIT_PATH_BYTES {
+        flag: "limit-path-bytes", env: &["CLIPWRIGHT_LIMIT_PATH_BYTES"],
+        file: "clipwright.limits.pathBytes", default: Some("4096"), expected: COUNT,
+        help: "Bytes that a path or link target may have",
+    }
+    LIMIT_PATH_DEPTH {
+        flag: "limit-path-depth", env: &["CLIPWRIGHT_LIMIT_PATH_DEPTH"],
+        file: "clipwright.limits.pathDepth", default: Some("256"), expected: COUNT,
+        help: "Components that a path may have",
+    }
+    LIMIT_PLAIN_MIB {
+        flag: "limit-plain-mib", env: &["CLIPWRIGHT_LIMIT_PLAIN_MIB"],
+        file: "clipwright.limits.plainMib", default: Some("262144"), expected: COUNT,
+        help: "MiB that a layer may have when uncompressed",
+    }
+    LIMIT_RATIO {
+        flag: "limit-ratio", env: &["CLIPWRIGHT_LIMIT_RATIO"],
+        file: "clipwright.limits.ratio", default: Some("1100"), expected: COUNT,
+        help: "Uncompressed bytes that a layer may have for each compressed one",
+    }
+    LIMIT_RATIO_FROM_MIB {
+        flag: "limit-ratio-from-mib", env: &["CLIPWRIGHT_LIMIT_RATIO_FROM_MIB"],
+        file: "clipwright.limits.ratioFromMib", default: Some("1024"), expected: COUNT,
+        help: "MiB up to which an uncompressed layer may have any ratio",
+    }
+    LIMIT_XATTR_KIB {
+        flag: "limit-xattr-kib", env: &["CLIPWRIGHT_LIMIT_XATTR_KIB"],
+        file: "clipwright.limits.xattrKib", default: Some("128"), expected: COUNT,
+        help: "KiB of extended attributes that an entry may have, names and values",
+    }
+    LIMIT_EXTENSION_KIB {
+        flag: "limit-extension-kib", env: &["CLIPWRIGHT_LIMIT_EXTENSION_KIB"],
+        file: "clipwright.limits.extensionKib", default: Some("1024"), expected: COUNT,
+        help: "KiB of PAX records or GNU long names that an entry may have",
+    }
+    LIMIT_ZSTD_WINDOW_MIB {
+        flag: "limit-zstd-window-mib", env: &["CLIPWRIGHT_LIMIT_ZSTD_WINDOW_MIB"],
+        file: "clipwright.limits.zstdWindowMib", default: Some("128"), expected: "1 to 2048",
+        help: "MiB that decoding a zstd layer may take",
+    }
+    LIMIT_NODES {
+        flag: "limit-nodes", env: &["CLIPWRIGHT_LIMIT_NODES"],
+        file: "clipwright.limits.nodes", default: Some("4000000"), expected: COUNT,
+        help: "Nodes that all layers together may make",
+    }
+    LIMIT_TREE_MIB {
+        flag: "limit-tree-mib", env: &["CLIPWRIGHT_LIMIT_TREE_MIB"],
+        file: "clipwright.limits.treeMib", default: Some("1024"), expected: COUNT,
+        help: "MiB of memory for the paths, link targets and attributes of a layer or of the tree",
+    }
     SECRET_KEY {
         env: &["CLIPWRIGHT_SECRET_KEY"], file: "clipwright.secretKey", secret: true,
         expected: "32 bytes in hex or base64, in quotes",
@@ -209,6 +272,22 @@ settings! {
         help: "Which log lines are written",
     }
 }
+
+/// How images are read, which is not only the service's business.
+pub(super) const INDEXING: &[&Setting] = &[
+    &SPAN_MIB,
+    &LIMIT_ENTRIES,
+    &LIMIT_PATH_BYTES,
+    &LIMIT_PATH_DEPTH,
+    &LIMIT_PLAIN_MIB,
+    &LIMIT_RATIO,
+    &LIMIT_RATIO_FROM_MIB,
+    &LIMIT_XATTR_KIB,
+    &LIMIT_EXTENSION_KIB,
+    &LIMIT_ZSTD_WINDOW_MIB,
+    &LIMIT_NODES,
+    &LIMIT_TREE_MIB,
+];
 
 /// The settings given on the command line; flatten it into a clap command.
 #[derive(Debug, Clone, Default)]
@@ -239,9 +318,26 @@ impl Setting {
     }
 }
 
+/// Adds the flags of `settings` to a command.
+pub(super) fn augment(command: Command, settings: &[&Setting]) -> Command {
+    command.args(settings.iter().filter(|setting| !setting.flag.is_empty()).map(|s| s.arg()))
+}
+
+impl SettingsArgs {
+    /// Takes the values of `settings` over.
+    pub(super) fn update(&mut self, matches: &ArgMatches, settings: &[&Setting]) {
+        for setting in settings.iter().filter(|setting| !setting.flag.is_empty()) {
+            if let Some(values) = matches.get_many::<String>(setting.flag) {
+                let values: Vec<_> = values.map(String::as_str).collect();
+                self.values.insert(setting.flag, values.join(","));
+            }
+        }
+    }
+}
+
 impl clap::Args for SettingsArgs {
     fn augment_args(command: Command) -> Command {
-        command.args(ALL.iter().filter(|setting| !setting.flag.is_empty()).map(|s| s.arg()))
+        augment(command, ALL)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -257,12 +353,7 @@ impl clap::FromArgMatches for SettingsArgs {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        for setting in ALL.iter().filter(|setting| !setting.flag.is_empty()) {
-            if let Some(values) = matches.get_many::<String>(setting.flag) {
-                let values: Vec<_> = values.map(String::as_str).collect();
-                self.values.insert(setting.flag, values.join(","));
-            }
-        }
+        self.update(matches, ALL);
         Ok(())
     }
 }

@@ -1,20 +1,8 @@
 //! How a layer's tar is stored, told from its first bytes: media types are often wrong, since
 //! registries and builders pass them on as they came.
 
-use std::fmt;
-
 use super::tar_scan;
-
-/// How a layer's tar is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Encoding {
-    /// gzip, of one member or many.
-    Gzip,
-    /// As it is.
-    Tar,
-    /// Zstandard, of one frame or many.
-    Zstd,
-}
+pub use crate::clip::seek_table::Encoding;
 
 impl Encoding {
     /// As many of a layer's first bytes as [`Self::of`] looks at.
@@ -29,17 +17,6 @@ impl Encoding {
             // Old tars have no magic, but a checksum.
             _ => tar_scan::is_block(prefix).then_some(Self::Tar),
         }
-    }
-}
-
-/// As it stands in sentences: "not valid gzip".
-impl fmt::Display for Encoding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gzip => "gzip",
-            Self::Tar => "tar",
-            Self::Zstd => "zstd",
-        })
     }
 }
 

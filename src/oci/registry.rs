@@ -6,6 +6,7 @@
 //! manifests and errors of any length, and asks anonymously when authorization fails.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -28,11 +29,13 @@ pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-co
 pub(super) struct Registry {
     pub(super) session: Session,
     pub(super) retry: RetrySettings,
+    /// Whether it was said that the registry ignores ranges.
+    warned: AtomicBool,
 }
 
 impl Registry {
     pub(super) fn new(session: Session, retry: RetrySettings) -> Self {
-        Self { session, retry }
+        Self { session, retry, warned: AtomicBool::new(false) }
     }
 
     /// `registry/repository`, for people.
@@ -142,12 +145,12 @@ impl Registry {
                 found,
             });
         }
-        if !whole {
+        if !whole && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 repository = self.name(),
                 %digest,
                 offset,
-                "the registry ignores Range: reading the blob from its start"
+                "the registry ignores Range: blobs are read from their start, which is slow"
             );
         }
         Ok(skip(self.body(answer, what), offset))

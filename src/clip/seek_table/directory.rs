@@ -1,20 +1,55 @@
 //! The directory: a record of fixed size for each layer, ascending by digest.
 
+use std::fmt;
 use std::io::{Read, Seek};
 use std::ops::Range;
 
 use super::fields::Fields;
 use super::section::{Section, wrong};
-use super::spans::SpanIndex;
+use super::spans::{Described, SpanIndex};
 use crate::clip::ClipError;
 use crate::digest::Digest;
 
 /// Bytes of a record.
 const RECORD: usize = 32 + 4 + 5 * 8 + 32;
 
-/// The kind of layer that has gzip spans. 2 is kept for uncompressed tar and 3 for zstd frames;
-/// kinds that a reader does not know it passes over.
-pub(super) const KIND_GZIP: u32 = 1;
+/// How a layer's tar is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// gzip, of one member or many.
+    Gzip,
+    /// As it is.
+    Tar,
+    /// Zstandard, of one frame or many.
+    Zstd,
+}
+
+impl Encoding {
+    /// The kind of a layer's record.
+    pub(super) fn kind(self) -> u32 {
+        match self {
+            Self::Gzip => 1,
+            Self::Tar => 2,
+            Self::Zstd => 3,
+        }
+    }
+
+    /// Kinds that a reader does not know it passes over.
+    fn of_kind(kind: u32) -> Option<Self> {
+        [Self::Gzip, Self::Tar, Self::Zstd].into_iter().find(|encoding| encoding.kind() == kind)
+    }
+}
+
+/// As it stands in sentences: "not valid gzip".
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gzip => "gzip",
+            Self::Tar => "tar",
+            Self::Zstd => "zstd",
+        })
+    }
+}
 
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +100,8 @@ impl Record {
 pub struct LayerEntry {
     /// Names the compressed bytes.
     pub digest: Digest,
+    /// How its tar is stored.
+    pub encoding: Encoding,
     /// Bytes of the plain stream.
     pub plain_size: u64,
     /// Bytes of the compressed blob.
@@ -83,10 +120,13 @@ impl LayerEntry {
         let entries = self.entries.read(archive, || format!("layer {}", self.digest))?;
         SpanIndex::decode(
             &entries,
-            self.digest,
-            self.plain_size,
-            self.compressed_size,
-            self.windows.clone(),
+            &Described {
+                digest: self.digest,
+                encoding: self.encoding,
+                plain_size: self.plain_size,
+                compressed_size: self.compressed_size,
+                windows: self.windows.clone(),
+            },
         )
     }
 }
@@ -120,9 +160,10 @@ pub(super) fn decode(bytes: &[u8], parts: Range<u64>) -> Result<Vec<LayerEntry>,
         let windows = windows_at..windows_at + record.windows_length;
         let entries = entries_at..entries_at + record.entries_length;
         (windows_at, entries_at) = (windows.end, entries.end);
-        if record.kind == KIND_GZIP {
+        if let Some(encoding) = Encoding::of_kind(record.kind) {
             layers.push(LayerEntry {
                 digest: record.digest,
+                encoding,
                 plain_size: record.plain_size,
                 compressed_size: record.compressed_size,
                 span: record.span,

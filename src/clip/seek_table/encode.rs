@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use super::directory::{KIND_GZIP, Record};
+use super::directory::{Encoding, Record};
 use super::section::wrong;
-use super::spans::{SpanIndex, put_entry};
+use super::spans::{Described, SpanIndex, put_entry};
 use super::trailer::Trailer;
 use super::{HEAD, MAX_DIRECTORY, VERSION};
 use crate::clip::ClipError;
 use crate::digest::Digest;
 use crate::gzip::Span;
 
-/// A gzip layer and the spans that were made while it was read.
+/// A layer and the spans that were made while it was read.
 #[derive(Debug, Clone, Copy)]
 pub struct LayerSpans<'a> {
     /// Names the compressed bytes.
     pub digest: Digest,
+    /// How its tar is stored.
+    pub encoding: Encoding,
     /// Bytes of the plain stream.
     pub plain_size: u64,
     /// Bytes of the compressed blob.
@@ -38,23 +40,26 @@ pub fn encode(layers: &[LayerSpans<'_>]) -> Result<Vec<u8>, ClipError> {
         let end = layer.spans.last().and_then(|last| last.compressed.end.checked_mul(8));
         for (span, bit_end) in layer.spans.iter().zip(ends.chain(end)) {
             table.extend_from_slice(span.start.window.encoded());
-            put_entry(&mut entries, span, bit_end);
+            put_entry(&mut entries, layer.encoding, span, bit_end);
         }
         let entries_of = &entries[entries_at..];
         // What readers would refuse or take for something else is not written.
         let read_back = SpanIndex::decode(
             entries_of,
-            layer.digest,
-            layer.plain_size,
-            layer.compressed_size,
-            windows_at as u64..table.len() as u64,
+            &Described {
+                digest: layer.digest,
+                encoding: layer.encoding,
+                plain_size: layer.plain_size,
+                compressed_size: layer.compressed_size,
+                windows: windows_at as u64..table.len() as u64,
+            },
         )?;
         if !read_back.describes(layer.spans) {
             return Err(wrong(format!("layer {}", layer.digest), "its spans leave gaps"));
         }
         Record {
             digest: layer.digest,
-            kind: KIND_GZIP,
+            kind: layer.encoding.kind(),
             plain_size: layer.plain_size,
             compressed_size: layer.compressed_size,
             span: layer.span,

@@ -1,22 +1,24 @@
-//! The span entries of one gzip layer, and its windows.
+//! The span entries of one layer, and its windows.
 
 use std::io::{Read, Seek};
 use std::ops::Range;
 
 use super::MAX_WINDOW;
+use super::directory::Encoding;
 use super::fields::{Fields, put_varint};
 use super::section::{Section, wrong};
 use crate::clip::ClipError;
 use crate::digest::Digest;
 use crate::gzip::{Checkpoint, CheckpointKind, Span, SparseWindow};
 
-const MEMBER_START: u8 = 0;
+const START: u8 = 0;
 const BLOCK: u8 = 1;
 
 /// The spans of a layer, in order and without gaps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpanIndex {
     layer: Digest,
+    encoding: Encoding,
     spans: Vec<SpanEntry>,
 }
 
@@ -38,7 +40,22 @@ pub struct SpanEntry {
     window: Option<Section>,
 }
 
+/// What the directory says of a layer.
+pub(super) struct Described {
+    pub(super) digest: Digest,
+    pub(super) encoding: Encoding,
+    pub(super) plain_size: u64,
+    pub(super) compressed_size: u64,
+    /// Where its windows lie.
+    pub(super) windows: Range<u64>,
+}
+
 impl SpanIndex {
+    /// How the layer's tar is stored.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
     /// The spans; their indices are what the other methods speak of.
     pub fn entries(&self) -> &[SpanEntry] {
         &self.spans
@@ -75,24 +92,19 @@ impl SpanIndex {
         })
     }
 
-    /// Reads the entries of a layer whose windows are at `windows`.
-    pub(super) fn decode(
-        entries: &[u8],
-        layer: Digest,
-        plain_size: u64,
-        compressed_size: u64,
-        windows: Range<u64>,
-    ) -> Result<Self, ClipError> {
+    /// Reads the entries of a layer.
+    pub(super) fn decode(entries: &[u8], of: &Described) -> Result<Self, ClipError> {
+        let &Described { digest: layer, encoding, plain_size, compressed_size, ref windows } = of;
         let mut fields = Fields(entries);
         let mut spans: Vec<SpanEntry> = Vec::new();
         let (mut bit, mut plain, mut window_at) = (0_u64, 0_u64, windows.start);
         while !fields.is_empty() {
             let wrong = |detail: String| wrong(place(layer, spans.len()), detail);
-            let Some(raw) = Raw::take(&mut fields) else {
+            let Some(raw) = Raw::take(&mut fields, encoding) else {
                 return Err(wrong("its entry is cut off or holds a malformed number".into()));
             };
             let kind = match raw.kind {
-                MEMBER_START => CheckpointKind::Start,
+                START => CheckpointKind::Start,
                 BLOCK => CheckpointKind::Block,
                 other => return Err(wrong(format!("expected kind 0 or 1, found {other}"))),
             };
@@ -127,6 +139,10 @@ impl SpanIndex {
                     Some(Section { range: start..window_at, digest })
                 }
             };
+            if encoding == Encoding::Tar && raw.bits / 8 != raw.plain {
+                let detail = format!("{} bits of a tar can't hold {} bytes", raw.bits, raw.plain);
+                return Err(wrong(detail));
+            }
             spans.push(SpanEntry {
                 compressed_bit: bit,
                 compressed: bit / 8..bit_end.div_ceil(8),
@@ -153,7 +169,7 @@ impl SpanIndex {
                 format!("{left} bytes belong to no window"),
             ));
         }
-        Ok(Self { layer, spans })
+        Ok(Self { layer, encoding, spans })
     }
 
     /// Whether these are `spans`, but for their windows.
@@ -179,7 +195,16 @@ struct Raw {
 }
 
 impl Raw {
-    fn take(fields: &mut Fields<'_>) -> Option<Self> {
+    fn take(fields: &mut Fields<'_>, encoding: Encoding) -> Option<Self> {
+        if encoding != Encoding::Gzip {
+            return Some(Self {
+                bits: fields.varint()?.checked_mul(8)?,
+                plain: fields.varint()?,
+                kind: START,
+                window: None,
+                digest: fields.digest()?,
+            });
+        }
         Some(Self {
             bits: fields.varint()?,
             plain: fields.varint()?,
@@ -194,18 +219,24 @@ impl Raw {
 }
 
 /// Appends the entry of a span that ends at compressed bit `bit_end`.
-pub(super) fn put_entry(entries: &mut Vec<u8>, span: &Span, bit_end: u64) {
-    // What does not ascend is found when the entries are read back.
-    put_varint(entries, bit_end.saturating_sub(span.start.compressed_bit));
-    put_varint(entries, span.plain_length);
-    entries.push(match span.start.kind {
-        CheckpointKind::Start => MEMBER_START,
-        CheckpointKind::Block => BLOCK,
-    });
-    let window = span.start.window.encoded();
-    put_varint(entries, window.len() as u64);
-    if !window.is_empty() {
-        entries.extend_from_slice(Digest::of(window).as_bytes());
+pub(super) fn put_entry(entries: &mut Vec<u8>, encoding: Encoding, span: &Span, bit_end: u64) {
+    // What does not ascend or begins within a byte is found when the entries are read back.
+    let bits = bit_end.saturating_sub(span.start.compressed_bit);
+    if encoding == Encoding::Gzip {
+        put_varint(entries, bits);
+        put_varint(entries, span.plain_length);
+        entries.push(match span.start.kind {
+            CheckpointKind::Start => START,
+            CheckpointKind::Block => BLOCK,
+        });
+        let window = span.start.window.encoded();
+        put_varint(entries, window.len() as u64);
+        if !window.is_empty() {
+            entries.extend_from_slice(Digest::of(window).as_bytes());
+        }
+    } else {
+        put_varint(entries, bits / 8);
+        put_varint(entries, span.plain_length);
     }
     entries.extend_from_slice(span.digest.as_bytes());
 }

@@ -4,17 +4,20 @@ use std::io::{Cursor, Write};
 use flate2::{Compression, GzBuilder};
 use proptest::prelude::*;
 
-use super::directory::{KIND_GZIP, Record};
+use super::directory::Record;
 use super::*;
 use crate::clip::node::{Attr, Node, NodeKind, NodePath};
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
 use crate::clip::writer::{index_archive, seekable_archive};
-use crate::gzip::{CheckpointKind, Engine, GzipOptions, GzipReader, Span, inflate_span};
+use crate::gzip::{
+    Checkpoint, CheckpointKind, Engine, GzipOptions, GzipReader, Span, SparseWindow, inflate_span,
+};
 
-/// A gzip layer that was read, with all its bytes.
+/// A layer that was read, with all its bytes.
 struct Layer {
+    encoding: Encoding,
     compressed: Vec<u8>,
     plain: Vec<u8>,
     digest: Digest,
@@ -51,12 +54,63 @@ impl Layer {
         let mut input = &compressed[..];
         while reader.next(&mut input).unwrap().is_some() {}
         let spans = reader.finish().unwrap().spans;
-        Self { digest: Digest::of(&compressed), compressed, plain, spans }
+        let (encoding, digest) = (Encoding::Gzip, Digest::of(&compressed));
+        Self { encoding, digest, compressed, plain, spans }
+    }
+
+    /// The same bytes as a tar or as zstd frames, with a skippable frame behind the last.
+    fn whole(seed: u32, encoding: Encoding) -> Self {
+        let plain = Self::new(seed, 1).plain;
+        let (mut compressed, mut spans) = (Vec::new(), Vec::new());
+        for (number, part) in (0..).zip(plain.chunks(usize::try_from(SPAN).unwrap())) {
+            let bytes = match encoding {
+                Encoding::Zstd => zstd::bulk::compress(part, 3).unwrap(),
+                _ => part.to_vec(),
+            };
+            let from = compressed.len() as u64;
+            compressed.extend_from_slice(&bytes);
+            spans.push(Span {
+                start: Checkpoint {
+                    compressed_bit: 8 * from,
+                    plain: number * SPAN,
+                    kind: CheckpointKind::Start,
+                    window: SparseWindow::default(),
+                },
+                plain_length: part.len() as u64,
+                compressed: from..compressed.len() as u64,
+                digest: Digest::of(&bytes),
+            });
+        }
+        if encoding == Encoding::Zstd {
+            compressed.extend_from_slice(b"\x50\x2a\x4d\x18\0\0\0\0");
+        }
+        Self { encoding, digest: Digest::of(&compressed), compressed, plain, spans }
+    }
+
+    /// The plain byte at `skip` behind a span's start.
+    fn byte(&self, start: &Checkpoint, span: &SpanEntry, skip: u64) -> u8 {
+        let [from, to] =
+            [span.compressed.start, span.compressed.end].map(|at| usize::try_from(at).unwrap());
+        let bytes = &self.compressed[from..to];
+        assert_eq!(Digest::of(bytes), span.digest);
+        let mut byte = [0];
+        match self.encoding {
+            Encoding::Gzip => {
+                let piece = [(span.compressed.start, bytes)];
+                assert_eq!(inflate_span(start, piece, skip, &mut byte, Engine::Own).unwrap(), 1);
+                byte[0]
+            }
+            Encoding::Tar => bytes[usize::try_from(skip).unwrap()],
+            Encoding::Zstd => {
+                zstd::stream::decode_all(bytes).unwrap()[usize::try_from(skip).unwrap()]
+            }
+        }
     }
 
     fn given(&self) -> LayerSpans<'_> {
         LayerSpans {
             digest: self.digest,
+            encoding: self.encoding,
             plain_size: self.plain.len() as u64,
             compressed_size: self.compressed.len() as u64,
             span: SPAN,
@@ -115,13 +169,18 @@ fn error(archive: &[u8]) -> String {
 
 #[test]
 fn every_span_comes_back_and_inflates() {
-    let mut layers = [Layer::new(1, 1), Layer::new(2, 3)];
+    let mut layers = [
+        Layer::new(1, 1),
+        Layer::new(2, 3),
+        Layer::whole(3, Encoding::Tar),
+        Layer::whole(4, Encoding::Zstd),
+    ];
     layers.sort_by_key(|layer| layer.digest);
     let archive =
         seekable_archive(&tree(), &storage(), &layers.each_ref().map(Layer::given)).unwrap();
     let read = read_all(&archive).unwrap().unwrap();
     assert_eq!(read, layers.each_ref().map(|layer| layer.spans.clone()));
-    let kinds = |kind| layers[0].spans.iter().chain(&layers[1].spans).any(|s| s.start.kind == kind);
+    let kinds = |kind| layers.iter().flat_map(|layer| &layer.spans).any(|s| s.start.kind == kind);
     assert!(kinds(CheckpointKind::Block), "the layers are to have windows");
 
     let table = open(&archive).unwrap().unwrap();
@@ -130,20 +189,14 @@ fn every_span_comes_back_and_inflates() {
         let entry = table.layer(&layer.digest).unwrap();
         assert_eq!((entry.plain_size, entry.span), (layer.plain.len() as u64, SPAN));
         let index = entry.spans(&mut file).unwrap();
+        assert_eq!([entry.encoding, index.encoding()], [layer.encoding; 2]);
         for offset in (0..layer.plain.len()).step_by(9_973) {
             let at = index.find(offset as u64).unwrap();
             let span = &index.entries()[at];
             assert!(span.plain.contains(&(offset as u64)));
             let start = index.checkpoint(at, &mut file).unwrap();
-            let [from, to] =
-                [span.compressed.start, span.compressed.end].map(|at| usize::try_from(at).unwrap());
-            let bytes = &layer.compressed[from..to];
-            assert_eq!(Digest::of(bytes), span.digest);
-            let mut byte = [0];
-            let skip = offset as u64 - span.plain.start;
-            let piece = [(span.compressed.start, bytes)];
-            assert_eq!(inflate_span(&start, piece, skip, &mut byte, Engine::Own).unwrap(), 1);
-            assert_eq!(byte[0], layer.plain[offset]);
+            let byte = layer.byte(&start, span, offset as u64 - span.plain.start);
+            assert_eq!(byte, layer.plain[offset]);
         }
         assert_eq!(index.find(layer.plain.len() as u64), None);
         assert_eq!(index.find(u64::MAX), None);
@@ -210,6 +263,14 @@ fn every_cut_is_seen() {
 fn every_flipped_bit_is_seen() {
     let layer = Layer::new(1, 2);
     let start = plain_archive().len();
+    for whole in [Encoding::Tar, Encoding::Zstd].map(|encoding| Layer::whole(1, encoding)) {
+        let archive = [plain_archive(), encode(&[whole.given()]).unwrap()].concat();
+        for at in start..archive.len() {
+            let mut damaged = archive.clone();
+            damaged[at] ^= 1 << (at % 8);
+            assert!(error(&damaged).starts_with("seek table: "), "byte {at}");
+        }
+    }
     let archive = [plain_archive(), encode(&[layer.given()]).unwrap()].concat();
     let windows: usize = layer.spans.iter().map(|span| span.start.window.encoded().len()).sum();
     let windows = start + HEAD.len()..start + HEAD.len() + windows;
@@ -273,7 +334,7 @@ fn assemble(windows: &[u8], entries: &[u8], records: &[Record]) -> Vec<u8> {
 fn record(windows: &[u8], entries: &[u8]) -> Record {
     Record {
         digest: Digest::of(b"layer"),
-        kind: KIND_GZIP,
+        kind: Encoding::Gzip.kind(),
         plain_size: 1000,
         compressed_size: 100,
         span: SPAN,
@@ -344,6 +405,65 @@ fn lies_about_ranges_are_refused() {
     .unwrap();
 }
 
+/// Entries of kinds 2 and 3 to the byte, as docs/format.md tells them.
+#[test]
+fn whole_spans_are_stored_as_the_format_says() {
+    let layer = Layer::whole(1, Encoding::Tar);
+    let table = encode(&[layer.given()]).unwrap();
+    let mut entries = Vec::new();
+    for part in layer.plain.chunks(40_000) {
+        let length = part.len();
+        let varint = match length {
+            40_000 => vec![0xc0, 0xb8, 0x02],
+            _ => vec![u8::try_from(length).unwrap()],
+        };
+        entries.extend([&varint[..], &varint, Digest::of(part).as_bytes()].concat());
+    }
+    assert_eq!(table[..8], HEAD);
+    assert_eq!(table[8..8 + entries.len()], entries);
+    let record = &table[8 + entries.len()..table.len() - 88];
+    let numbers =
+        [layer.plain.len() as u64, layer.plain.len() as u64, SPAN, 0, entries.len() as u64];
+    let numbers = numbers.map(u64::to_le_bytes).concat();
+    let digests = (layer.digest, Digest::of(&entries));
+    let expected =
+        [&digests.0.as_bytes()[..], &[2, 0, 0, 0], &numbers, digests.1.as_bytes()].concat();
+    assert_eq!(record, expected);
+}
+
+#[test]
+fn lies_about_whole_spans_are_refused() {
+    let span = *Digest::of(b"span").as_bytes();
+    let entry = |compressed: &[u8], plain: &[u8]| [compressed, plain, &span].concat();
+    let check = |encoding: Encoding, sizes: (u64, u64), entries: &[u8]| {
+        let (plain_size, compressed_size) = sizes;
+        let record =
+            Record { kind: encoding.kind(), plain_size, compressed_size, ..record(b"", entries) };
+        read_all(&assemble(b"", entries, &[record]))
+    };
+    let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    check(Encoding::Tar, (9, 9), &entry(&[9], &[9])).unwrap();
+    check(Encoding::Zstd, (9, 7), &entry(&[5], &[9])).unwrap();
+    for (what, encoding, sizes, entries) in [
+        ("a tar that grows", Encoding::Tar, (9, 9), entry(&[8], &[9])),
+        ("a span behind the end", Encoding::Zstd, (9, 4), entry(&[5], &[9])),
+        ("too few plain bytes", Encoding::Zstd, (9, 7), entry(&[5], &[8])),
+        ("an empty span", Encoding::Zstd, (9, 7), entry(&[0], &[9])),
+        ("no spans", Encoding::Tar, (0, 0), vec![]),
+        ("an entry cut off", Encoding::Zstd, (9, 7), entry(&[5], &[9])[..33].to_vec()),
+        ("bytes beyond all measure", Encoding::Zstd, (9, u64::MAX), entry(&huge, &[9])),
+        ("plain bytes beyond all measure", Encoding::Tar, (u64::MAX, 9), entry(&[9], &huge)),
+    ] {
+        let error = check(encoding, sizes, &entries).expect_err(what).to_string();
+        assert!(error.contains(&format!("layer {}", Digest::of(b"layer"))), "{what}: {error}");
+    }
+    // A window that no span has.
+    let entries = entry(&[9], &[9]);
+    let kind = Encoding::Tar.kind();
+    let record = Record { kind, plain_size: 9, compressed_size: 9, ..record(b"w", &entries) };
+    assert!(error(&assemble(b"w", &entries, &[record])).contains("belong to no window"));
+}
+
 #[test]
 fn sums_do_not_overflow() {
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
@@ -412,9 +532,10 @@ proptest! {
         windows in prop::collection::vec(any::<u8>(), 0..40),
         entries in prop::collection::vec(prop_oneof![0_u8..3, any::<u8>()], 0..400),
         sizes in any::<[u64; 2]>(),
+        kind in 0_u32..5,
         lie in prop::option::of(any::<u64>()),
     ) {
-        let mut record = record(&windows, &entries);
+        let mut record = Record { kind, ..record(&windows, &entries) };
         [record.plain_size, record.compressed_size] = sizes;
         let _ = read_all(&assemble(&windows, &entries, &[record]));
         record.windows_length = lie.unwrap_or(record.windows_length);

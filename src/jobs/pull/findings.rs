@@ -1,17 +1,13 @@
 //! What keeps beta9's workers from using a v2 archive of an image: as far as its manifest tells, and
 //! as its layers and its tree turn out to be.
 
-use crate::archive::ArchiveError;
+use crate::archive::{ArchiveError, MISREAD_NAMES};
 use crate::clip::ClipError;
 use crate::clip::node::NodePath;
 use crate::clip::tree::Tree;
-use crate::layer::LayerError;
 use crate::oci::{Compression, LayerDescriptor, ResolvedImage};
 
 use super::decide::Finding;
-
-/// Top-level names that workers take for parts of a v1 archive (CONTRACT A.12).
-const MISREAD: [&[u8]; 3] = [b"/rootfs", b"/config.json", b"/initial_config.json"];
 
 /// As far as the manifest tells.
 pub(super) fn of_manifest(image: &ResolvedImage) -> Vec<Finding> {
@@ -29,7 +25,7 @@ pub(super) fn of_manifest(image: &ResolvedImage) -> Vec<Finding> {
 
 /// As the tree turned out to be.
 pub(super) fn of_tree(tree: &Tree) -> Vec<Finding> {
-    let names = MISREAD.iter().filter_map(|name| NodePath::new(name).ok());
+    let names = MISREAD_NAMES.iter().filter_map(|name| NodePath::new(name.as_bytes()).ok());
     let there = names.filter(|name| tree.get(name).is_some());
     there.map(|path| Finding::MisreadName { path }).collect()
 }
@@ -40,9 +36,6 @@ pub(super) fn of_error(image: &ResolvedImage, error: &ArchiveError) -> Option<Fi
     match error {
         ArchiveError::Clip(ClipError::TooLarge { size, .. }) => {
             Some(Finding::TooLarge { size: *size })
-        }
-        ArchiveError::Layer(LayerError::Sparse { layer, path }) => {
-            Some(Finding::SparseFile { layer: *layer, path: path.clone() })
         }
         // What is not in the registry can't be packed either.
         ArchiveError::UnsupportedLayer { layer, kind, media_type, .. }

@@ -127,7 +127,12 @@ fn encodings() -> Vec<(&'static str, Encoding, Vec<u8>, usize)> {
         ("tar", Encoding::Tar, plain.clone(), plain.len().div_ceil(200_000)),
         ("one frame", Encoding::Zstd, zstd_frames(&plain, plain.len()), 1),
         ("as zstd:chunked", Encoding::Zstd, chunked, plain.len().div_ceil(210_000)),
-        ("large frames", Encoding::Zstd, zstd_frames(&plain, 500_000), plain.len().div_ceil(500_000)),
+        (
+            "large frames",
+            Encoding::Zstd,
+            zstd_frames(&plain, 500_000),
+            plain.len().div_ceil(500_000),
+        ),
     ]
 }
 
@@ -158,7 +163,8 @@ fn every_encoding_gives_the_same_index() {
             assert_eq!(end.1, index.plain_size, "{what}");
         }
         let mut out = Vec::new();
-        copy_range(Digest::of(&layer), &*layer, by_gzip.diff_id, 99_000, 300_000, &mut out).unwrap();
+        copy_range(Digest::of(&layer), &*layer, by_gzip.diff_id, 99_000, 300_000, &mut out)
+            .unwrap();
         assert_eq!(out, tar()[99_000..399_000], "{what}");
     }
 }
