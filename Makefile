@@ -18,9 +18,10 @@ test-full: ## the same, on the whole corpus (debian, pydata, node, torch)
 	scripts/corpus.sh debian pydata node torch tiny odd
 	CLIPWRIGHT_FULL=1 cargo test --locked
 
-bench: ## index the corpus with upstream's indexer and with ours; BENCH_IMAGES="debian node" chooses
+bench: ## index and pack the corpus with upstream's tools and with ours; BENCH_IMAGES="debian node" chooses
 	scripts/setup.sh bench
 	bench/index.sh
+	bench/pack.sh
 
 lint: ## formatting, clippy, checked-in documents, dependencies, scripts
 	scripts/setup.sh lint

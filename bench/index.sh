@@ -26,5 +26,5 @@ start_registry "$work"
 for image in "${images[@]}"; do
   push_layout "$corpus/oci/$image" "$image"
 done
-bench/measure.py --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/release/clipwright" \
-  --registry "$REGISTRY" --runs "${BENCH_RUNS:-3}" --json "$out/index.json" "${images[@]}"
+bench/measure.py index --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/release/clipwright" \
+  --from "$REGISTRY" --runs "${BENCH_RUNS:-3}" --json "$out/index.json" "${images[@]}"

@@ -21,6 +21,8 @@ pub mod merge;
 mod pax;
 /// From compressed bytes to a `LayerIndex`.
 pub mod read;
+/// Sparse files.
+mod sparse;
 /// Tar framing.
 pub mod tar_scan;
 
@@ -32,7 +34,7 @@ pub use encoding::Encoding;
 pub use entry::{Entry, EntryKind, Meta};
 pub use error::LayerError;
 pub use limits::{Excess, Limit, Limits};
-pub use merge::merge;
+pub use merge::{merge, merge_whole};
 pub use read::{LayerRead, copy_layer, copy_range, read_layer};
 
 /// All that is learnt from reading a layer once.

@@ -6,13 +6,20 @@
 //! whole corpus.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use clipwright::archive::{PackOptions, Publication};
+use clipwright::progress::Silent;
+use clipwright::store::{self, Overwrite, StoreSettings};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
+use crate::support::pack::Image;
 use crate::support::registry::Registry;
+use crate::support::s3::S3Server;
 use crate::support::upstream::{Mount, corpus_image, interop, make_image, run, unpack};
 
 /// A directory on the disk that the build is on: whole images don't belong in memory.
@@ -53,14 +60,17 @@ fn mounted_equals_unpacked(interop: &Path, name: &str, layout: &Path) {
     let mount = Mount::new(interop, &archive, dir.path());
     let mut compare = Command::new(interop);
     compare.arg("compare");
-    for list in ["every-image", name] {
-        let differences = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("tests/interop/differences/{list}.txt"));
-        if differences.exists() {
-            compare.arg("--allow").arg(differences);
-        }
+    for list in differences(name) {
+        compare.arg("--allow").arg(list);
     }
     run(compare.arg(root).arg(&mount.point));
+}
+
+/// The lists of what may differ in this image.
+fn differences(name: &str) -> impl Iterator<Item = PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/differences");
+    let lists = ["every-image", name].map(|list| directory.join(format!("{list}.txt")));
+    lists.into_iter().filter(|list| list.exists())
 }
 
 /// A test for one image that `scripts/make_image.py` makes.
@@ -73,11 +83,21 @@ fn made_image(name: &str) {
 
 /// A test for one image of the corpus; the large ones only when asked for.
 fn real_image(name: &str, only_in_full: bool) {
-    if only_in_full && std::env::var_os("CLIPWRIGHT_FULL").is_none_or(|full| full.is_empty()) {
-        eprintln!("skipped: {name} is compared with CLIPWRIGHT_FULL=1 only");
-    } else if let (Some(interop), Some(layout)) = (interop(), corpus_image(name)) {
+    if only_in_full && !full(name) {
+        return;
+    }
+    if let (Some(interop), Some(layout)) = (interop(), corpus_image(name)) {
         mounted_equals_unpacked(interop, name, &layout);
     }
+}
+
+/// Whether large images are to be compared.
+fn full(name: &str) -> bool {
+    let full = std::env::var_os("CLIPWRIGHT_FULL").is_some_and(|full| !full.is_empty());
+    if !full {
+        eprintln!("skipped: {name} is compared with CLIPWRIGHT_FULL=1 only");
+    }
+    full
 }
 
 #[test]
@@ -128,6 +148,93 @@ fn we_list_the_special_files_that_upstream_cannot_show() {
         let node = nodes.get(&(path, None)).unwrap_or_else(|| panic!("{path} is not listed"));
         assert_eq!(node["type"], kind, "{path}");
         assert_eq!(node["rdev"], rdev, "{path}");
+    }
+}
+
+// ---- our v1 archives, read by upstream ---------------------------------------------------------
+
+/// What umoci made of the image, and what upstream shows of our v1 archive.
+fn bundles_are_the_same(interop: &Path, name: &str, bundle: &Path, mount: &Path) {
+    let mut compare = Command::new(interop);
+    compare.arg("compare");
+    for list in differences(name) {
+        compare.arg("--allow").arg(list);
+    }
+    run(compare.arg(bundle.join("rootfs")).arg(mount.join("rootfs")));
+    let spec = |directory: &Path, file: &str| {
+        let bytes = std::fs::read(directory.join(file)).unwrap();
+        serde_json::from_slice::<Value>(&bytes).unwrap()
+    };
+    let theirs = spec(bundle, "config.json");
+    assert_eq!(spec(mount, "config.json"), theirs, "{name}");
+    assert_eq!(spec(mount, "initial_config.json"), theirs, "{name}");
+}
+
+/// The image, packed by us and mounted by upstream from a file and from S3, is the bundle that
+/// `umoci unpack` makes of it; and the same image gives the same bytes twice.
+async fn packed_equals_unpacked(interop: &Path, name: &str, layout: &Path) {
+    let dir = scratch();
+    let bundle = dir.path().join("bundle");
+    unpack(layout, &bundle);
+
+    let (archive, again) = (dir.path().join("image.clip"), dir.path().join("again.clip"));
+    for file in [&archive, &again] {
+        let image = format!("oci:{}", layout.display());
+        run(clipwright().args(["pack", &image, "-o"]).arg(file));
+    }
+    let same = Command::new("cmp").args([&archive, &again]).status().unwrap().success();
+    assert!(same, "{name}: packing twice gave different bytes");
+    std::fs::remove_file(again).unwrap();
+    let local = dir.path().join("local");
+    let mount = Mount::new(interop, &archive, &local);
+    bundles_are_the_same(interop, name, &bundle, &mount.point);
+    drop(mount);
+
+    let server = S3Server::start().await;
+    let store = store::open(&StoreSettings::S3(server.settings())).await.unwrap();
+    let Image { source, image } = &Image::open(layout).await;
+    let id = &"961eaef6668e480f".parse().unwrap();
+    let (options, overwrite) = (&PackOptions::default(), Overwrite::Never);
+    Publication { source, image, options, store: &*store, id, overwrite }
+        .publish(Arc::new(Silent), &CancellationToken::new())
+        .await
+        .unwrap();
+    let [data, index] = ["clip", "rclip"].map(|ext| server.object_path(&format!("{id}.{ext}")));
+    let same = Command::new("cmp").args([&archive, &data]).status().unwrap().success();
+    assert!(same, "{name}: the data in S3 are not those of the local archive");
+    let keys = [
+        ("AWS_ACCESS_KEY_ID", server.access_key.as_str()),
+        ("AWS_SECRET_ACCESS_KEY", server.secret_key.as_str()),
+    ];
+    let mount = Mount::with(interop, &index, dir.path(), &keys);
+    bundles_are_the_same(interop, name, &bundle, &mount.point);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_mounts_our_v1_archives_of_small_images() {
+    if let Some(interop) = interop() {
+        for name in ["odd", "opaque"] {
+            let dir = scratch();
+            packed_equals_unpacked(interop, name, &make_image(name, dir.path())).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_mounts_our_v1_archives_of_pydata() {
+    if let (Some(interop), Some(layout)) = (interop(), corpus_image("pydata")) {
+        packed_equals_unpacked(interop, "pydata", &layout).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_mounts_our_v1_archives_of_the_whole_corpus() {
+    for name in ["debian", "node", "torch"] {
+        if full(name)
+            && let (Some(interop), Some(layout)) = (interop(), corpus_image(name))
+        {
+            packed_equals_unpacked(interop, name, &layout).await;
+        }
     }
 }
 

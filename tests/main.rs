@@ -13,6 +13,7 @@ mod gzip_encoders;
 mod interop;
 mod merge;
 mod openapi;
+mod pack;
 mod push;
 mod queue;
 mod service;

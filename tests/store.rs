@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use clipwright::digest::Digest;
 use clipwright::error::{Classify, Fault};
 use clipwright::store::{
-    self, ArchiveStore, Key, Overwrite, Put, S3Settings, StoreError, StoreSettings,
+    self, ArchiveStore, Committed, Key, NewObject, Overwrite, Put, S3Settings, StoreError,
+    StoreSettings,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,29 @@ impl Bench {
         self.store.put(&key(name), &file, digest, way, &CancellationToken::new()).await
     }
 
+    /// Makes an object piece by piece: the first bytes of `content` last.
+    async fn make(
+        &self,
+        name: &str,
+        content: &[u8],
+        way: Overwrite,
+    ) -> Result<Committed, StoreError> {
+        let NewObject { mut sink, commit } =
+            self.store.create(&key(name), &CancellationToken::new()).await?;
+        let head = content[..content.len().min(54)].to_vec();
+        let mut blank = vec![0; head.len()];
+        blank.extend_from_slice(&content[head.len()..]);
+        let write = move || {
+            // Pieces that fit into no part's size.
+            blank.chunks(700_001).try_for_each(|piece| sink.write_all(piece))?;
+            sink.flush()
+        };
+        match tokio::task::spawn_blocking(write).await.unwrap() {
+            Ok(()) => commit.finish(&head, way).await,
+            Err(error) => Err(commit.abort().await.unwrap_or_else(|| panic!("{error}"))),
+        }
+    }
+
     async fn content(&self, name: &str) -> Option<Vec<u8>> {
         let size = self.store.size(&key(name)).await.unwrap()?;
         Some(self.store.read(&key(name), 0, size).await.unwrap().to_vec())
@@ -50,19 +74,8 @@ fn key(name: &str) -> Key {
     name.parse().unwrap()
 }
 
-fn s3_settings(server: &S3Server) -> S3Settings {
-    S3Settings {
-        bucket: server.bucket.clone(),
-        region: server.region.clone(),
-        endpoint: Some(server.endpoint.clone()),
-        force_path_style: true,
-        keys: Some((server.access_key.clone().into(), server.secret_key.clone().into())),
-        part_size: S3Settings::MIN_PART_SIZE,
-    }
-}
-
 async fn s3(server: &S3Server) -> Bench {
-    Bench::open(StoreSettings::S3(s3_settings(server))).await
+    Bench::open(StoreSettings::S3(server.settings())).await
 }
 
 /// Not compressible into a pattern by chance: every 8 bytes differ.
@@ -170,6 +183,38 @@ async fn contract(bench: &Bench, extension: &str) {
 
     store.delete(&key("a.clip")).await.unwrap();
     assert_eq!(store.size(&key("a.clip")).await.unwrap(), None);
+
+    made_on_the_way(bench).await;
+}
+
+/// Objects whose bytes come piece by piece.
+async fn made_on_the_way(bench: &Bench) {
+    let store = &bench.store;
+    for len in [0, 10, 5 * MIB, 10 * MIB, 12 * MIB + 1] {
+        let content = noise(len, 5);
+        let made = bench.make("made.clip", &content, Overwrite::Never).await.unwrap();
+        assert_eq!(made, Committed::Written, "{len}");
+        assert!(bench.content("made.clip").await.unwrap() == content, "{len}");
+        let other = noise(len + 1, 6);
+        let made = bench.make("made.clip", &other, Overwrite::Never).await.unwrap();
+        assert_eq!(made, Committed::Taken, "{len}");
+        assert!(bench.content("made.clip").await.unwrap() == content, "{len}");
+        let made = bench.make("made.clip", &other, Overwrite::Replace).await.unwrap();
+        assert_eq!(made, Committed::Written, "{len}");
+        assert!(bench.content("made.clip").await.unwrap() == other, "{len}");
+        store.delete(&key("made.clip")).await.unwrap();
+    }
+    // What is given up, forgotten or cancelled is not there.
+    let cancel = CancellationToken::new();
+    let begin = async || store.create(&key("made.clip"), &cancel).await.unwrap();
+    assert!(begin().await.commit.abort().await.is_none());
+    drop(begin().await);
+    let NewObject { sink, commit } = begin().await;
+    drop(sink);
+    cancel.cancel();
+    let error = commit.finish(b"", Overwrite::Replace).await.unwrap_err();
+    assert!(matches!(error, StoreError::Cancelled { .. }), "{error}");
+    assert_eq!(store.size(&key("made.clip")).await.unwrap(), None);
 }
 
 async fn one_wins(bench: &Bench, name: &str, len: usize) {
@@ -269,7 +314,7 @@ async fn content_that_others_wrote_is_compared_by_reading_it() {
 async fn s3_errors_name_the_cause_and_no_secret() {
     let server = S3Server::start().await;
     let open = async |change: fn(&mut S3Settings)| {
-        let mut settings = s3_settings(&server);
+        let mut settings = server.settings();
         change(&mut settings);
         Bench::open(StoreSettings::S3(settings)).await
     };

@@ -22,7 +22,7 @@ use super::{ArchiveError, warnings};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
-use crate::layer::{LayerIndex, LayerRead, Limits, merge, read_layer};
+use crate::layer::{LayerIndex, LayerRead, Limits, merge_whole, read_layer};
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
@@ -109,7 +109,7 @@ pub async fn pack_image(
 
     let (stack, limits) = (layers.clone(), options.limits);
     let (tree, mut warnings) = blocking(move || {
-        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
+        let tree = Tree::new(merge_whole(stack.iter().map(AsRef::as_ref), &limits)?)?;
         let warnings = warnings::of_packed(&tree, &stack);
         Ok::<_, ArchiveError>((tree, warnings))
     })

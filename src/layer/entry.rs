@@ -19,6 +19,7 @@ impl Entry {
         let more = match &self.kind {
             EntryKind::Directory(meta)
             | EntryKind::File { meta, .. }
+            | EntryKind::Sparse { meta, .. }
             | EntryKind::Special { meta, .. } => meta.xattr_bytes(),
             EntryKind::Symlink { meta, target } => meta.xattr_bytes() + target.len() as u64,
             EntryKind::HardLink { target } => target.as_bytes().len() as u64,
@@ -40,6 +41,16 @@ pub enum EntryKind {
         /// Offset of the first byte in the uncompressed stream.
         offset: u64,
         /// Length in bytes.
+        length: u64,
+    },
+    /// Makes a regular file of which the layer has pieces only: an index can't point to it, but it
+    /// reaches [`Contents`](super::Contents) whole.
+    Sparse {
+        /// Attributes.
+        meta: Meta,
+        /// Offset of the first piece in the uncompressed stream; no other file has the same.
+        offset: u64,
+        /// Length of the whole in bytes.
         length: u64,
     },
     /// Makes a symbolic link.

@@ -73,6 +73,14 @@ pub enum LayerError {
         /// What is wrong.
         detail: String,
     },
+    /// A sparse file in a tree whose content is pointed to.
+    #[error("layer {layer}: {path} is a sparse file: its content can't be pointed to")]
+    Sparse {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// The file.
+        path: String,
+    },
     /// A range of the content could not be copied.
     #[error("layer {layer}: {detail}")]
     Copy {
@@ -120,6 +128,7 @@ impl Classify for LayerError {
             Self::DiffId { .. } => "diff_id_mismatch",
             Self::Limit { excess, .. } => excess.limit.code(),
             Self::Merge { .. } => "layer_inconsistent",
+            Self::Sparse { .. } => "layer_sparse",
             Self::Copy { .. } | Self::Thread { .. } => "internal",
         }
     }

@@ -22,18 +22,42 @@ use crate::digest::Digest;
 const MAX_HOPS: usize = 255;
 
 /// Applies `layers`, bottom to top, to an empty root. Gives the nodes sorted by path, the root
-/// first.
+/// first. Every file's content is where its node says, which is impossible for sparse ones.
 pub fn merge<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
     limits: &Limits,
 ) -> Result<Vec<Node>, LayerError> {
+    let merger = merged(layers, limits)?;
+    let nodes = merger.nodes();
+    // What is hidden does no harm.
+    match nodes.iter().find(|(_, inode)| matches!(inode.kind, InodeKind::Sparse { .. })) {
+        Some((node, inode)) => {
+            Err(LayerError::Sparse { layer: inode.layer, path: node.path.to_string() })
+        }
+        None => Ok(nodes.into_iter().map(|(node, _)| node).collect()),
+    }
+}
+
+/// As [`merge`], for those who take the files' content whole as the layers go by: where a sparse
+/// file's node points tells which file it is, and not where its content would be.
+pub fn merge_whole<'a>(
+    layers: impl IntoIterator<Item = &'a LayerIndex>,
+    limits: &Limits,
+) -> Result<Vec<Node>, LayerError> {
+    Ok(merged(layers, limits)?.nodes().into_iter().map(|(node, _)| node).collect())
+}
+
+fn merged<'a>(
+    layers: impl IntoIterator<Item = &'a LayerIndex>,
+    limits: &Limits,
+) -> Result<Merger, LayerError> {
     let mut merger: Option<Merger> = None;
     for layer in layers {
         let merger = merger.get_or_insert_with(|| Merger::new(layer.digest, *limits));
         merger.layer = layer.digest;
         merger.apply(&layer.entries)?;
     }
-    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""), *limits)).into_nodes())
+    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""), *limits)))
 }
 
 type InodeId = usize;
@@ -51,6 +75,7 @@ struct Inode {
 enum InodeKind {
     Directory,
     File { offset: u64, length: u64 },
+    Sparse { offset: u64, length: u64 },
     Symlink { target: Vec<u8> },
     Special { special: Special, rdev: u32 },
 }
@@ -189,6 +214,9 @@ impl Merger {
             EntryKind::File { meta, offset, length } => {
                 (InodeKind::File { offset: *offset, length: *length }, meta)
             }
+            EntryKind::Sparse { meta, offset, length } => {
+                (InodeKind::Sparse { offset: *offset, length: *length }, meta)
+            }
             EntryKind::Symlink { meta, target } => {
                 (InodeKind::Symlink { target: target.clone() }, meta)
             }
@@ -309,7 +337,7 @@ impl Merger {
                     }
                     todo.extend(target.rsplit(|b| *b == b'/').map(Box::from));
                 }
-                InodeKind::File { .. } | InodeKind::Special { .. } => {
+                InodeKind::File { .. } | InodeKind::Sparse { .. } | InodeKind::Special { .. } => {
                     let name = String::from_utf8_lossy(&component).into_owned();
                     return Err(format!("its parent {name:?} is not a directory"));
                 }
@@ -318,7 +346,7 @@ impl Merger {
         Ok(Walk { directory: trail[trail.len() - 1], missing })
     }
 
-    fn into_nodes(self) -> Vec<Node> {
+    fn nodes(&self) -> Vec<(Node, &Inode)> {
         let mut paths: Vec<(NodePath, NameId)> = Vec::with_capacity(self.names.len());
         let mut todo = vec![(NodePath::root(), ROOT)];
         while let Some((path, name)) = todo.pop() {
@@ -347,7 +375,7 @@ impl Merger {
                     _ => links[id],
                 };
                 let ino = numbers.of(id, inode.layer, &path);
-                inode.node(path, ino, nlink)
+                (inode.node(path, ino, nlink), inode)
             })
             .collect()
     }
@@ -392,7 +420,7 @@ impl Inode {
         let Meta { mode, uid, gid, mtime, atime, ctime, xattrs } = &self.meta;
         let (kind, size, rdev) = match &self.kind {
             InodeKind::Directory => (NodeKind::Directory, 0, 0),
-            InodeKind::File { offset, length } => {
+            InodeKind::File { offset, length } | InodeKind::Sparse { offset, length } => {
                 let remote = RemoteRef { layer: self.layer, offset: *offset, length: *length };
                 (NodeKind::File(FileContent::Remote(remote)), *length, 0)
             }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::entry::Time;
+use super::sparse::{PaxSparse, listed};
 
 /// The records of one extended header that mean something to us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,8 +20,7 @@ pub(super) struct Pax {
     pub(super) atime: Option<Time>,
     pub(super) ctime: Option<Time>,
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// The content is a sparse map: it can't be pointed into.
-    pub(super) sparse: bool,
+    pub(super) sparse: PaxSparse,
 }
 
 impl Pax {
@@ -47,7 +47,22 @@ impl Pax {
             b"mtime" => self.mtime = time(key, value)?,
             b"atime" => self.atime = time(key, value)?,
             b"ctime" => self.ctime = time(key, value)?,
-            _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+            b"GNU.sparse.major" => self.sparse.major = number(key, value)?,
+            b"GNU.sparse.minor" => self.sparse.minor = number(key, value)?,
+            b"GNU.sparse.name" => self.sparse.name = set(value),
+            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse.size = number(key, value)?,
+            b"GNU.sparse.map" => {
+                self.sparse.numbers = listed(value).ok_or_else(|| invalid(key, value))?;
+            }
+            // By turns (0.0); what is out of turn makes no sense as a map.
+            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
+                let turn = key == b"GNU.sparse.numbytes";
+                if (self.sparse.numbers.len() % 2 == 1) != turn {
+                    return Err("PAX records of a sparse file are out of order".into());
+                }
+                let number = number(key, value)?.ok_or_else(|| invalid(key, value))?;
+                self.sparse.numbers.push(number);
+            }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     if name.is_empty() || name.contains(&0) {
@@ -157,8 +172,18 @@ mod tests {
         assert_eq!(pax.atime, Some(Time::default()));
         assert_eq!(pax.ctime, Some(Time { seconds: 7, nanos: 0 }));
         assert_eq!(pax.xattrs[&b"security.capability"[..]], b"\x01\n\0=\n");
-        assert!(!pax.sparse);
-        assert!(Pax::parse(&record(b"GNU.sparse.major", b"1")).unwrap().sparse);
+        assert_eq!(pax.sparse, PaxSparse::default());
+        let listed = Pax::parse(&record(b"GNU.sparse.map", b"0,5,9,1")).unwrap().sparse;
+        let single = [
+            (&b"offset"[..], &b"0"[..]),
+            (b"numbytes", b"5"),
+            (b"offset", b"9"),
+            (b"numbytes", b"1"),
+        ]
+        .map(|(key, value)| record(&[b"GNU.sparse.", key].concat(), value));
+        assert_eq!(listed, Pax::parse(&single.concat()).unwrap().sparse);
+        assert_eq!(listed.numbers, [0, 5, 9, 1]);
+        assert!(Pax::parse(&single[1]).is_err());
     }
 
     #[test]
@@ -173,6 +198,7 @@ mod tests {
             b"99999999999999999999999 a=b\n",
             b"6 a-b\n",
             b"9 size=x\n",
+            b"24 GNU.sparse.map=0,5,x\n",
             b"12 mtime=1.x\n",
             b"18446744073709551616 a=b\n",
         ] {

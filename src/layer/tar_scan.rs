@@ -10,6 +10,7 @@ use tar::Header;
 use super::entry::{Entry, EntryKind, Meta, Name, Time, classify, clean};
 use super::limits::NODE_COST;
 use super::pax::Pax;
+use super::sparse::{Expansion, Form, MapText, PaxSparse, old_fields, old_size};
 use super::{Contents, Excess, Limit, Limits, at_most};
 use crate::clip::node::{NodePath, Special};
 
@@ -51,6 +52,8 @@ pub struct TarScanner {
     entries: Vec<Entry>,
     /// Bytes of memory that the entries take.
     cost: u64,
+    /// Bytes of all sparse files made whole.
+    expanded: u64,
     notes: Vec<String>,
 }
 
@@ -61,9 +64,32 @@ enum State {
     /// Collecting the content of an extension header: `size` bytes and then padding.
     Extension { kind: Extension, data: Vec<u8>, size: usize, remaining: usize },
     /// Passing over content, then over its padding.
-    Content { remaining: u64, padding: u64, wanted: bool },
+    Content { remaining: u64, padding: u64, wanted: bool, expansion: Option<Box<Expansion>> },
+    /// Collecting the blocks that hold the map of a sparse file.
+    Map(Box<Sparse>),
     /// After the end marker nothing means anything.
     Ended,
+}
+
+/// A sparse file whose map is still coming.
+#[derive(Debug)]
+struct Sparse {
+    path: NodePath,
+    meta: Meta,
+    /// Of the whole file.
+    size: u64,
+    /// Bytes in the tar, and then padding.
+    remaining: u64,
+    padding: u64,
+    map: Map,
+}
+
+#[derive(Debug)]
+enum Map {
+    /// In blocks that continue the header; offsets and lengths so far.
+    Old(Vec<u64>),
+    /// At the start of the content.
+    Text(MapText),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +122,7 @@ impl TarScanner {
             extensions: Extensions::default(),
             entries: Vec::new(),
             cost: 0,
+            expanded: 0,
             notes: Vec::new(),
         }
     }
@@ -104,7 +131,7 @@ impl TarScanner {
     pub fn push(&mut self, mut bytes: &[u8], contents: &mut dyn Contents) -> Result<(), ScanError> {
         while !bytes.is_empty() {
             let taken = match &mut self.state {
-                State::Header { .. } => {
+                State::Header { .. } | State::Map(_) => {
                     let taken = bytes.len().min(BLOCK - self.filled);
                     self.block[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
                     self.filled += taken;
@@ -116,13 +143,18 @@ impl TarScanner {
                     *remaining -= taken;
                     taken
                 }
-                State::Content { remaining, padding, wanted } => {
+                State::Content { remaining, padding, wanted, expansion } => {
                     let content = at_most(bytes.len(), *remaining);
                     *remaining -= content as u64;
                     if *wanted && content > 0 {
-                        contents.bytes(&bytes[..content]).map_err(refused)?;
+                        let stored = &bytes[..content];
+                        match expansion {
+                            None => contents.bytes(stored),
+                            Some(file) => file.stored(stored, contents),
+                        }
+                        .map_err(refused)?;
                         if *remaining == 0 {
-                            contents.end().map_err(refused)?;
+                            end(expansion.as_deref_mut(), contents)?;
                         }
                     }
                     let pad = at_most(bytes.len() - content, *padding);
@@ -143,7 +175,7 @@ impl TarScanner {
         let whole = match &self.state {
             State::Header { .. } => self.filled == 0 && !self.extensions.present,
             State::Content { remaining, .. } => *remaining == 0, // Go, too, does without the padding
-            State::Extension { .. } => false,
+            State::Extension { .. } | State::Map(_) => false,
             State::Ended => true,
         };
         if whole {
@@ -166,6 +198,18 @@ impl TarScanner {
                     State::Content { remaining: 0, padding: 0, .. }
                         | State::Extension { remaining: 0, .. }
                 ) {
+                    return self.advance(contents);
+                }
+            }
+            State::Map(_) if self.filled == BLOCK => {
+                self.filled = 0;
+                let State::Map(file) =
+                    std::mem::replace(&mut self.state, State::Header { after_zero: false })
+                else {
+                    return Ok(());
+                };
+                self.state = self.map_block(file, contents)?;
+                if matches!(self.state, State::Content { remaining: 0, padding: 0, .. }) {
                     return self.advance(contents);
                 }
             }
@@ -261,7 +305,8 @@ impl TarScanner {
         contents: &mut dyn Contents,
     ) -> Result<State, ScanError> {
         let Extensions { pax, long_name, long_link, .. } = std::mem::take(&mut self.extensions);
-        let raw_name = long_name
+        let raw_name = (pax.sparse.name.clone())
+            .or(long_name)
             .or_else(|| pax.path.clone())
             .unwrap_or_else(|| header.path_bytes().into_owned());
         let shown = String::from_utf8_lossy(&raw_name).chars().take(200).collect::<String>();
@@ -282,7 +327,7 @@ impl TarScanner {
         let (Some(padding), Some(_)) = (padding, self.position.checked_add(size)) else {
             return Err(wrong("its size is beyond any stream"));
         };
-        let follows = State::Content { remaining: size, padding, wanted: false };
+        let follows = State::Content { remaining: size, padding, wanted: false, expansion: None };
 
         let path = match classify(path).map_err(|e| wrong(&e))? {
             Name::Bookkeeping => {
@@ -293,15 +338,18 @@ impl TarScanner {
             Name::Opaque(path) => return self.take(path, EntryKind::Opaque, follows),
             Name::Path(path) => path,
         };
-        if pax.sparse || kind == b'S' {
-            return Err(wrong(
-                "a sparse file has no contiguous content that an index could point to",
-            ));
-        }
+        let sparse = pax.sparse.clone();
         let meta = meta(header, pax, offset)?;
         let place = || format!("{shown:?}");
         Limit::XattrBytes.check(meta.xattr_bytes(), self.limits.xattr_bytes, place)?;
         let directory_by_name = raw_name.last() == Some(&b'/');
+        if matches!(kind, b'0' | b'\0' | b'7' | b'S') {
+            let form = sparse.form().map_err(|e| wrong(&e))?;
+            if form.is_some() || kind == b'S' {
+                let file = (path, meta, size, padding);
+                return self.sparse(header, file, &sparse, form, offset, contents);
+            }
+        }
         let entry = match kind {
             b'5' => EntryKind::Directory(meta),
             b'\0' if directory_by_name => EntryKind::Directory(meta), // as tars before POSIX
@@ -339,11 +387,104 @@ impl TarScanner {
                 if wanted && *length == 0 {
                     contents.end().map_err(refused)?;
                 }
-                State::Content { remaining: size, padding, wanted: wanted && *length > 0 }
+                let wanted = wanted && *length > 0;
+                State::Content { remaining: size, padding, wanted, expansion: None }
             }
             _ => follows,
         };
         self.take(path, entry, follows)
+    }
+
+    /// Begins a sparse file: its map is in its headers, or comes before its content.
+    fn sparse(
+        &mut self,
+        header: &Header,
+        (path, meta, remaining, padding): (NodePath, Meta, u64, u64),
+        pax: &PaxSparse,
+        form: Option<Form>,
+        offset: u64,
+        contents: &mut dyn Contents,
+    ) -> Result<State, ScanError> {
+        let no_size = || malformed(offset, &format!("{path}: a sparse file without a size"));
+        let block = header.as_bytes();
+        let (size, numbers, map) = match form {
+            Some(Form::InContent) => {
+                (pax.size.ok_or_else(no_size)?, Vec::new(), Some(Map::Text(MapText::default())))
+            }
+            Some(Form::Known(numbers)) => (pax.size.ok_or_else(no_size)?, numbers, None),
+            None => {
+                let (fields, more) = old_fields(block, true);
+                let numbers = numbers(fields, offset)?;
+                let size = count(old_size(block), "real size", offset)?;
+                if more {
+                    (size, Vec::new(), Some(Map::Old(numbers)))
+                } else {
+                    (size, numbers, None)
+                }
+            }
+        };
+        let file = |map| Sparse { path, meta, size, remaining, padding, map };
+        match map {
+            Some(map) => Ok(State::Map(Box::new(file(map)))),
+            None => self.mapped(file(Map::Old(Vec::new())), &numbers, contents),
+        }
+    }
+
+    /// Takes the next block of a sparse file's map.
+    fn map_block(
+        &mut self,
+        mut file: Box<Sparse>,
+        contents: &mut dyn Contents,
+    ) -> Result<State, ScanError> {
+        let offset = self.position - BLOCK as u64;
+        let wrong = |detail: &str| malformed(offset, detail);
+        let place = || format!("at offset {offset}");
+        let numbers = match &mut file.map {
+            Map::Old(known) => {
+                let (fields, more) = old_fields(&self.block, false);
+                known.extend(numbers(fields, offset)?);
+                let bytes = known.len() as u64 * 12;
+                Limit::ExtensionBytes.check(bytes, self.limits.extension_bytes, place)?;
+                (!more).then(|| std::mem::take(known))
+            }
+            Map::Text(text) => {
+                file.remaining = file
+                    .remaining
+                    .checked_sub(BLOCK as u64)
+                    .ok_or_else(|| wrong("the map of a sparse file is longer than the file"))?;
+                let numbers = text.take(&self.block).map_err(|e| wrong(&e))?;
+                Limit::ExtensionBytes.check(text.len(), self.limits.extension_bytes, place)?;
+                numbers
+            }
+        };
+        match numbers {
+            Some(numbers) => self.mapped(*file, &numbers, contents),
+            None => Ok(State::Map(file)),
+        }
+    }
+
+    /// Takes a sparse file down whose map is known.
+    fn mapped(
+        &mut self,
+        file: Sparse,
+        numbers: &[u64],
+        contents: &mut dyn Contents,
+    ) -> Result<State, ScanError> {
+        let Sparse { path, meta, size, remaining, padding, .. } = file;
+        let offset = self.position;
+        let wrong = |e: String| malformed(offset, &format!("{path}: {e}"));
+        let mut expansion = Expansion::new(size, numbers, remaining).map_err(wrong)?;
+        self.expanded = self.expanded.saturating_add(expansion.size());
+        let place = || path.to_string();
+        Limit::PlainBytes.check(self.expanded, self.limits.plain_bytes, place)?;
+        let wanted = contents.begin(&path, offset, size).map_err(refused)?;
+        if wanted && remaining == 0 {
+            end(Some(&mut expansion), contents)?;
+        }
+        let expansion = Some(Box::new(expansion));
+        let follows =
+            State::Content { remaining, padding, wanted: wanted && remaining > 0, expansion };
+        self.take(path, EntryKind::Sparse { meta, offset, length: size }, follows)
     }
 
     fn take(&mut self, path: NodePath, kind: EntryKind, then: State) -> Result<State, ScanError> {
@@ -370,6 +511,18 @@ pub(super) fn is_block(prefix: &[u8]) -> bool {
     let Some(block) = prefix.first_chunk::<BLOCK>() else { return false };
     block.iter().all(|byte| *byte == 0)
         || verify_checksum(Header::from_byte_slice(block), 0).is_ok()
+}
+
+/// A file's last bytes have come.
+fn end(expansion: Option<&mut Expansion>, contents: &mut dyn Contents) -> Result<(), ScanError> {
+    if let Some(file) = expansion {
+        file.finish(contents).map_err(refused)?;
+    }
+    contents.end().map_err(refused)
+}
+
+fn numbers<'a>(fields: impl Iterator<Item = &'a [u8]>, offset: u64) -> Result<Vec<u64>, ScanError> {
+    fields.map(|field| count(field, "sparse map", offset)).collect()
 }
 
 fn refused(error: std::io::Error) -> ScanError {

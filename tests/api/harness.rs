@@ -12,7 +12,7 @@ use axum::response::Response;
 use clipwright::api::{AppState, SpecValidator, router};
 use clipwright::digest::Digest;
 use clipwright::jobs::queue::{Queue, Vault};
-use clipwright::store::{ArchiveStore, Key, Overwrite, Put, StoreError};
+use clipwright::store::{ArchiveStore, Bucket, Key, NewObject, Overwrite, Put, StoreError};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -187,6 +187,14 @@ impl ArchiveStore for Probe {
         _: &CancellationToken,
     ) -> Result<Put, StoreError> {
         unreachable!("the API writes no archive")
+    }
+
+    async fn create(&self, _: &Key, _: &CancellationToken) -> Result<NewObject, StoreError> {
+        unreachable!("the API writes no archive")
+    }
+
+    fn bucket(&self) -> Option<Bucket> {
+        None
     }
 
     async fn size(&self, _: &Key) -> Result<Option<u64>, StoreError> {

@@ -50,19 +50,20 @@ impl Blob {
 impl Layout {
     /// An image of these layers under the tag `latest`, for linux on this machine's architecture.
     pub(crate) fn of(layers: &[Blob]) -> Self {
+        Self::with_config(layers, json!({ "config": { "Env": ["A=b"], "Cmd": ["/bin/sh"] } }))
+    }
+
+    /// The same, with what else the image's config says.
+    pub(crate) fn with_config(layers: &[Blob], mut config: serde_json::Value) -> Self {
         let layout = Self { dir: tempfile::tempdir().unwrap() };
         for layer in layers {
             layout.write_blob(layer.digest, &layer.bytes);
         }
-        let config = layout.put(&json!({
-            "architecture": architecture(),
-            "os": "linux",
-            "config": { "Env": ["A=b"], "Cmd": ["/bin/sh"] },
-            "rootfs": {
-                "type": "layers",
-                "diff_ids": layers.iter().map(|layer| layer.diff_id).collect::<Vec<_>>(),
-            },
-        }));
+        config["architecture"] = json!(architecture());
+        config["os"] = json!("linux");
+        let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
+        config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
+        let config = layout.put(&config);
         let descriptors: Vec<_> = layers
             .iter()
             .map(|layer| {

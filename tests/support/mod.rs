@@ -1,6 +1,7 @@
 //! What several tests need: real servers, and images made by hand.
 
 pub(crate) mod layout;
+pub(crate) mod pack;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod registry;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
+use clipwright::store::S3Settings;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -78,6 +79,18 @@ impl S3Server {
         });
         let region = "us-east-1".to_owned();
         Self { endpoint, access_key, secret_key, region, bucket, faults, root, task }
+    }
+
+    /// How to reach the bucket, in the smallest parts.
+    pub(crate) fn settings(&self) -> S3Settings {
+        S3Settings {
+            bucket: self.bucket.clone(),
+            region: self.region.clone(),
+            endpoint: Some(self.endpoint.clone()),
+            force_path_style: true,
+            keys: Some((self.access_key.clone().into(), self.secret_key.clone().into())),
+            part_size: S3Settings::MIN_PART_SIZE,
+        }
     }
 
     /// The file that holds an object's content.

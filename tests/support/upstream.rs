@@ -92,6 +92,16 @@ pub(crate) struct Mount {
 impl Mount {
     /// Mounts `archive` at `directory/mount`, with an empty cache beside it.
     pub(crate) fn new(interop: &Path, archive: &Path, directory: &Path) -> Self {
+        Self::with(interop, archive, directory, &[])
+    }
+
+    /// The same, with more in the environment: the keys of an archive in S3.
+    pub(crate) fn with(
+        interop: &Path,
+        archive: &Path,
+        directory: &Path,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let point = directory.join("mount");
         std::fs::create_dir_all(&point).unwrap();
         let mut process = Command::new(interop)
@@ -99,6 +109,7 @@ impl Mount {
             .arg(directory.join("cache"))
             .arg(archive)
             .arg(&point)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -5,6 +5,7 @@ use crate::archive::{ArchiveError, MISREAD_NAMES};
 use crate::clip::ClipError;
 use crate::clip::node::NodePath;
 use crate::clip::tree::Tree;
+use crate::layer::LayerError;
 use crate::oci::{Compression, LayerDescriptor, ResolvedImage};
 
 use super::decide::Finding;
@@ -36,6 +37,9 @@ pub(super) fn of_error(image: &ResolvedImage, error: &ArchiveError) -> Option<Fi
     match error {
         ArchiveError::Clip(ClipError::TooLarge { size, .. }) => {
             Some(Finding::TooLarge { size: *size })
+        }
+        ArchiveError::Layer(LayerError::Sparse { layer, path }) => {
+            Some(Finding::SparseFile { layer: *layer, path: path.clone() })
         }
         // What is not in the registry can't be packed either.
         ArchiveError::UnsupportedLayer { layer, kind, media_type, .. }

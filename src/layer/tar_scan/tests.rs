@@ -206,7 +206,7 @@ fn what_is_wrong_is_said() {
         (cut[..1000].to_vec(), "the stream ends inside an entry"),
         (cut[..100].to_vec(), "the stream ends inside an entry"),
         (block(b'0', b"f", b"zz").to_vec(), "the size field is not a number"),
-        (block(b'S', b"sparse", b"0").to_vec(), "a sparse file has no contiguous content"),
+        (block(b'S', b"sparse", b"7").to_vec(), "a sparse file maps 0 bytes of the 7 that it has"),
         (block(b'M', b"multi", b"0").to_vec(), "tar entry type 'M' is not supported"),
         (block(b'2', b"s", b"0").to_vec(), "a symbolic link without a target"),
         (block(b'0', b"a/.wh.", b"0").to_vec(), "is a whiteout of nothing"),
