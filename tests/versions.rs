@@ -56,11 +56,16 @@ impl Bench {
         text.lines().any(|found| found == line)
     }
 
-    /// The image falls back to v1 for this reason, which is said everywhere; and is refused when
-    /// nothing may be made instead.
+    /// The image falls back to v1 for this reason, and is refused when nothing may be made instead.
     async fn falls_back(&self, layers: &[Blob], code: &str, words: &str) {
         let source = self.push(layers);
-        let (job, events) = self.pull(&source, &json!({})).await;
+        self.becomes_v1(&source, code, words).await;
+        self.is_refused(&source, code, words).await;
+    }
+
+    /// What was made and why is said in the result, by an event and by the archive itself.
+    async fn becomes_v1(&self, source: &str, code: &str, words: &str) {
+        let (job, events) = self.pull(source, &json!({})).await;
         assert_eq!(job["state"], "succeeded", "{job:#}");
         let version = &job["result"]["version"];
         assert_eq!(
@@ -77,9 +82,11 @@ impl Bench {
             .arg(self.service.archive(IMAGE)));
         let inspected: Value = serde_json::from_slice(&inspected).unwrap();
         assert_ne!(inspected["storage"]["type"], "oci", "{inspected:#}");
+    }
 
+    async fn is_refused(&self, source: &str, code: &str, words: &str) {
         let more = json!({ "fallback": "none", "clip_version": 2 });
-        let (job, events) = self.pull(&source, &more).await;
+        let (job, events) = self.pull(source, &more).await;
         assert_eq!((&job["state"], &job["error"]["code"]), (&json!("failed"), &json!(code)));
         let message = job["error"]["message"].as_str().unwrap();
         assert!(message.contains(words) && message.contains("`fallback: v1`"), "{message}");
@@ -123,13 +130,29 @@ async fn other_reasons_to_fall_back() {
     bench.falls_back(&[], "no_layers", "has no layers").await;
 }
 
+/// v2 can't point to a file of which the tar has pieces only; v1 has it whole.
+#[tokio::test]
+async fn sparse_files_fall_back() {
+    let bench = Bench::new(Settings::default()).await;
+    let file = std::fs::File::create(bench.dir.path().join("holes")).unwrap();
+    file.set_len(1 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"middle", 500_000).unwrap();
+    let tar = run(Command::new("tar")
+        .args(["--create", "--sparse", "--directory"])
+        .arg(bench.dir.path())
+        .arg("holes"));
+    bench.falls_back(&[Blob::gzip(&tar)], "layer_sparse", "/holes").await;
+    let content = bench.cat("/rootfs/holes");
+    assert_eq!((content.len(), &content[500_000..500_006]), (1 << 20, &b"middle"[..]));
+}
+
 /// A tree whose index is more than workers accept, by long names alone.
 #[tokio::test]
 async fn archives_that_are_too_large_fall_back() {
     let long = "n".repeat(240);
-    let long = [&long[..]; 15].join("/");
+    let long = [&long[..]; 16].join("/");
     let mut builder = tar::Builder::new(Vec::new());
-    for n in 0..36_000 {
+    for n in 0..33_000 {
         let mut header = tar::Header::new_gnu();
         header.set_size(0);
         header.set_mode(0o644);
@@ -137,7 +160,8 @@ async fn archives_that_are_too_large_fall_back() {
     }
     let layer = Blob::gzip(&builder.into_inner().unwrap());
     let bench = Bench::new(Settings::default()).await;
-    bench.falls_back(&[layer], "archive_too_large", "refuse more than 134217728").await;
+    let source = bench.push(&[layer]);
+    bench.becomes_v1(&source, "archive_too_large", "refuse more than 134217728").await;
 }
 
 #[tokio::test]
