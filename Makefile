@@ -1,6 +1,6 @@
 # Thin: each target is a line or two over a script or cargo. All of them install what they lack.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full bench lint fmt clean
+.PHONY: help demo test test-full fuzz bench lint fmt clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -18,6 +18,10 @@ test-full: ## the same, on the whole corpus (debian, pydata, node, torch)
 	scripts/corpus.sh debian pydata node torch tiny odd
 	CLIPWRIGHT_FULL=1 cargo test --locked
 
+fuzz: ## every fuzz target for 10 s; FUZZ_SECONDS chooses
+	scripts/setup.sh fuzz
+	scripts/fuzz.sh
+
 bench: ## index and pack the corpus with upstream's tools and with ours; BENCH_IMAGES="debian node" chooses
 	scripts/setup.sh bench
 	bench/index.sh
@@ -29,8 +33,10 @@ lint: ## formatting, clippy, checked-in documents, dependencies, scripts
 
 fmt: ## formats Rust and Go
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	if command -v gofmt > /dev/null; then gofmt -w tests/interop; fi
 
 clean: ## removes what was built; keeps the corpus
 	cargo clean --profile dev
 	cargo clean --profile release
+	rm -rf target/fuzz

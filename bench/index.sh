@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Indexes the corpus from a local registry with upstream's Go indexer and with `clipwright index`, by
-# turns, and prints wall time, CPU time and peak memory of both, and the ratios.
+# turns, and prints what it takes, what comes of it, and whether that is what it must be.
 #
-#   BENCH_IMAGES   images of the corpus (default: debian pydata node)
+#   BENCH_IMAGES   images of the corpus (default: pydata node torch)
 #   BENCH_RUNS     measured runs of each, after one that is not (default: 3)
 #
 # Fails when something fails, not when something is slow. Figures: target/bench/index.json
@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/registry.sh
 . scripts/registry.sh
-read -ra images <<< "${BENCH_IMAGES:-debian pydata node}"
+read -ra images <<< "${BENCH_IMAGES:-pydata node torch}"
 corpus=${CLIPWRIGHT_CORPUS:-target/corpus}
 out=$PWD/target/bench
 command -v go > /dev/null || { echo "the bench needs Go, for upstream's indexer" >&2; exit 1; }
@@ -26,5 +26,5 @@ start_registry "$work"
 for image in "${images[@]}"; do
   push_layout "$corpus/oci/$image" "$image"
 done
-bench/measure.py index --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/release/clipwright" \
-  --from "$REGISTRY" --runs "${BENCH_RUNS:-3}" --json "$out/index.json" "${images[@]}"
+bench/index.py --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/release/clipwright" \
+  --registry "$REGISTRY" --corpus "$corpus/oci" --runs "${BENCH_RUNS:-3}" --json "$out/index.json" "${images[@]}"

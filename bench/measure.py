@@ -1,143 +1,86 @@
-#!/usr/bin/env python3
-"""Has upstream and us do the same with the same images by turns, and compares what it costs. See
-index.sh and pack.sh."""
+"""What the benches share: running commands, their cost, and figures held against what they must reach."""
 
-import argparse
 import json
 import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
-FIGURES = ("wall", "cpu", "rss", "written")  # seconds, seconds, bytes, bytes to disk
-HEADS = {"wall": "wall s", "cpu": "CPU s", "rss": "peak MiB", "written": "disk MB"}
+MIB = 1 << 20
+COSTS = ("wall", "cpu", "rss")  # seconds, seconds, bytes
 
 
-def run(commands):
-    """Runs commands one after the other; what they cost together, as FIGURES."""
-    cost = dict.fromkeys(FIGURES, 0)
-    for command in commands:
-        start = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        errors = process.stderr.read()
-        # Waited for, but not reaped: what it wrote can still be asked for.
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        wall = time.monotonic() - start
-        written = written_by(process.pid)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)  # already waited for
-        if process.returncode != 0:
-            said = errors.decode(errors="replace")
-            sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{said}")
-        cost["wall"] += wall
-        cost["cpu"] += usage.ru_utime + usage.ru_stime
-        cost["rss"] = max(cost["rss"], usage.ru_maxrss * 1024)
-        cost["written"] += written
-    return cost
+def run(command, env=None, output=subprocess.DEVNULL):
+    """Runs a command to its end; what it and its children cost, as COSTS (rss: of the largest)."""
+    start = time.monotonic()
+    environment = {**os.environ, **(env or {})}
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, env=environment)
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - start
+    process.returncode = os.waitstatus_to_exitcode(status)  # already waited for
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{errors.decode(errors='replace')}")
+    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "rss": usage.ru_maxrss * 1024}
 
 
-def written_by(pid):
-    """Bytes that a process caused to be written to a disk, some of them by and by."""
-    with open(f"/proc/{pid}/io") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("write_bytes:"))
+def by_turns(contestants, runs):
+    """Calls each of the functions `runs` times, by turns, after once to warm the caches; what each
+    returns is a cost. Gives the medians and the samples of each."""
+    samples = {name: [] for name in contestants}
+    for turn in range(runs + 1):
+        # Who goes first changes, so that none always finds another's warm cache.
+        for name in sorted(contestants, reverse=turn % 2 == 1):
+            cost = contestants[name]()
+            if turn > 0:
+                samples[name].append(cost)
+    return {name: {**median(samples[name]), "samples": samples[name]} for name in contestants}
 
 
-def compare(image, tools, runs, scratch):
-    """The median figures of each tool on one image."""
-    samples = {name: [] for name in tools}
-    size = {}
-    with tempfile.TemporaryDirectory(dir=scratch) as directory:
-        for turn in range(runs + 1):
-            # Who goes first changes, so that neither always finds the other's warm cache.
-            for name in sorted(tools, reverse=turn % 2 == 1):
-                work = os.path.join(directory, name)
-                shutil.rmtree(work, ignore_errors=True)
-                os.mkdir(work)
-                os.sync()  # what others wrote is not to be waited for by us
-                archive = os.path.join(work, "archive.clip")
-                cost = run(tools[name](image, work, archive))
-                size[name] = os.path.getsize(archive)
-                if turn > 0:  # the first turn warms the page cache
-                    samples[name].append(cost)
-    return {
-        name: {
-            **{figure: statistics.median(s[figure] for s in samples[name]) for figure in FIGURES},
-            "archive": size[name],
-            "samples": samples[name],
-        }
-        for name in tools
-    }
+def median(samples):
+    """The median of each cost."""
+    return {cost: statistics.median(sample[cost] for sample in samples) for cost in COSTS}
 
 
-def indexers(args):
-    """From a registry to a v2 archive."""
-
-    def reference(image):
-        return f"{args.from_}/{image}:latest"
-
-    return {
-        "upstream": lambda image, _, out: [[args.upstream, "index", reference(image), out]],
-        "clipwright": lambda image, _, out: [[args.ours, "index", reference(image), "-o", out]],
-    }
+def machine():
+    """What the figures were taken on."""
+    with open("/proc/cpuinfo") as file:
+        models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    return f"{models[0] if models else os.uname().machine}, {os.cpu_count()} cores"
 
 
-def packers(args):
-    """From an OCI layout to a v1 archive."""
+class Figures:
+    """Rows of `make bench`: printed as they come, kept for a file."""
 
-    def upstream(image, work, out):
-        bundle = os.path.join(work, "bundle")
-        layout = f"{os.path.join(args.from_, image)}:latest"
-        return [
-            ["umoci", "unpack", "--image", layout, bundle],
-            # Upstream's writer waits for ever at a fifo.
-            ["find", bundle, "-type", "p", "-delete"],
-            [args.upstream, "create", bundle, out],
-        ]
+    ROW = "{:<46} {:>10} {:>10} {:>10}  {}"
 
-    def ours(image, _, out):
-        return [[args.ours, "pack", f"oci:{os.path.join(args.from_, image)}", "-o", out]]
+    def __init__(self):
+        self.rows = []
+        print(self.ROW.format("figure", "value", "must", "aim", "reached"))
 
-    return {"upstream": upstream, "clipwright": ours}
+    def add(self, name, value, must=None, aim=None, unit="", more_is_better=True, note=""):
+        """One figure, and whether it reaches `must` and `aim`; without them it is for information."""
 
+        def reaches(goal):
+            return value >= goal if more_is_better else value <= goal
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["index", "pack"])
-    parser.add_argument("--upstream", required=True, help="the interop program")
-    parser.add_argument("--ours", required=True, help="the clipwright program")
-    parser.add_argument("--from", dest="from_", required=True, help="registry, or directory of layouts")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", required=True)
-    parser.add_argument("images", nargs="+")
-    args = parser.parse_args()
+        def goal(value):
+            return "" if value is None else f"{'>=' if more_is_better else '<='} {value:g}"
 
-    tools = {"index": indexers, "pack": packers}[args.what](args)
-    figures = FIGURES if args.what == "pack" else FIGURES[:3]
-    results = {}
-    row = "{:<8}" + " {:>8} {:>8} {:>6} " * len(figures) + " {:>9} {:>9}"
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, median of {args.runs}")
-    heads = [cell for figure in figures for cell in (HEADS[figure], "", "")]
-    print(row.format("", *heads, "archive MB", ""))
-    print(row.format("image", *["upstream", "ours", "ratio"] * len(figures), "upstream", "ours"))
-    for image in args.images:
-        results[image] = compare(image, tools, args.runs, os.path.dirname(args.json))
-        upstream, ours = results[image]["upstream"], results[image]["clipwright"]
-        cells = []
-        for figure in figures:
-            unit = {"rss": 1 << 20, "written": 1e6}.get(figure, 1)
-            form = "{:.2f}" if unit == 1 else "{:.0f}"
-            cells += [form.format(upstream[figure] / unit), form.format(ours[figure] / unit)]
-            cells.append(f"{upstream[figure] / max(ours[figure], 1e-9):.2f}")
-        sizes = [f"{side['archive'] / 1e6:.2f}" for side in (upstream, ours)]
-        print(row.format(image, *cells, *sizes), flush=True)
-    print("ratio: upstream's figure over ours; above 1, ours is the smaller")
-    with open(args.json, "w") as file:
-        json.dump(results, file, indent=1)
+        if must is None:
+            reached = "-"
+        elif not reaches(must):
+            reached = "NO"
+        else:
+            reached = "aim" if aim is not None and reaches(aim) else "must"
+        shown = f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+        print(self.ROW.format(name, shown + unit, goal(must), goal(aim), f"{reached:<5} {note}".rstrip()), flush=True)
+        self.rows.append({"figure": name, "value": value, "unit": unit.strip(), "must": must, "aim": aim, "reached": reached, "note": note})
 
-
-if __name__ == "__main__":
-    main()
+    def write(self, file, **details):
+        """Keeps the rows, and whatever they were made of."""
+        missed = [row["figure"] for row in self.rows if row["reached"] == "NO"]
+        print(f"missed: {', '.join(missed)}" if missed else "every must is reached")
+        with open(file, "w") as out:
+            json.dump({"machine": machine(), "rows": self.rows, **details}, out, indent=1)

@@ -21,6 +21,7 @@ tool() { # tool CRATE BINARY [CARGO INSTALL FLAGS...]
 
 check "rustfmt"
 cargo fmt --all --check
+cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 check "clippy"
 cargo clippy --quiet --locked --all-targets -- -D warnings

@@ -2,16 +2,18 @@
 # Installs the system packages that a target needs and this machine lacks. Says what it installs;
 # does nothing when all is there.
 #
-#   usage: setup.sh demo|test|bench|lint
+#   usage: setup.sh demo|test|bench|fuzz|lint
 #
 # Debian and Ubuntu, as root or with sudo. Rust itself (rustup) is assumed. Go is not installed:
 # without it the tests against upstream's library skip themselves, and there is no bench.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 case ${1:-} in
   demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
-  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip' ;;
-  bench) need='buildah skopeo registry python3 mmdebstrap cc' ;;
+  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv' ;;
+  bench) need='buildah skopeo registry python3 umoci mmdebstrap cc igzip openssl' ;;
+  fuzz)  need='cc c++' ;;
   lint)  need='postgresql shellcheck cc' ;;
   *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
@@ -22,6 +24,7 @@ present() {
     registry)   command -v docker-registry ;;
     fuse)       command -v fusermount3 ;;
     busybox)    [ -x /bin/busybox ] || [ -x /usr/bin/busybox ] ;;
+    venv)       python3 -c 'import ensurepip' 2> /dev/null ;;
     postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' || command -v initdb ;;
     *)          command -v "$1" ;;
   esac > /dev/null
@@ -34,6 +37,8 @@ package() {
     cc)       echo gcc libc6-dev ;;
     libdeflate-gzip) echo libdeflate-tools ;;
     igzip)    echo isal ;;
+    c++)      echo g++ ;;
+    venv)     echo python3-venv ;;
     *)        echo "$1" ;;
   esac
 }
@@ -75,4 +80,10 @@ if [ "$1" = lint ]; then
       rustup component add "$component"
     }
   done
+fi
+if [ "$1" = test ] && ! target/tools/zlib-ng/bin/python3 -c 'import zlib_ng' 2> /dev/null; then
+  echo "installing zlib-ng's Python module into target/tools"
+  { python3 -m venv target/tools/zlib-ng \
+    && target/tools/zlib-ng/bin/pip install --quiet --disable-pip-version-check zlib-ng; } \
+    || echo "zlib-ng can't be had: its test skips itself, or fails where CI is true" >&2
 fi

@@ -4,20 +4,32 @@
 //! [`crate::progress::Progress`], and the finished archive is a local file that the caller
 //! publishes.
 
+/// What reading layers may take of the machine.
+pub mod budget;
 /// A layer on its way from a source to a thread that takes it apart.
 mod download;
+/// What lies in a store and serves nobody.
+pub mod garbage;
 /// An image becomes a v2 archive.
 pub mod index;
+/// Layer indexes that were made before.
+pub mod layer_cache;
+/// Who computes a layer index that several want at once.
+pub mod layer_claims;
+/// The index of a layer, known or made.
+pub mod layers;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// From one archive version to the other.
+pub mod migrate;
 /// An image becomes a v1 archive.
 pub mod pack;
-/// A v1 archive on its way into a store.
-pub mod publish;
 /// Which layers are taken.
 mod policy;
 /// Files that many read at once.
 mod positional;
+/// A v1 archive on its way into a store.
+pub mod publish;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
 /// An image becomes another one that beta9's workers can read.
@@ -41,7 +53,11 @@ use crate::oci::OciError;
 use crate::retry::Retryable;
 use crate::store::StoreError;
 
+pub use budget::Budget;
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
+pub use layer_cache::LayerCache;
+pub use layer_claims::{Claim, LayerClaims};
+pub use layers::{ImageLayer, KnownLayer};
 pub use pack::{PackOptions, Packed, pack_image};
 pub use policy::{InvalidLayerPolicy, LayerPolicy};
 pub use publish::{Publication, Published};
@@ -50,6 +66,16 @@ pub use republish::{Republication, Republished};
 pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
 pub use warnings::MISREAD_NAMES;
+
+/// Runs work that takes a while off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ArchiveError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Io {
+        what: "a helper thread died".into(),
+        source: std::io::Error::other(error),
+    })
+}
 
 /// Why an archive could not be made or read.
 #[derive(Debug, thiserror::Error)]

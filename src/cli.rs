@@ -1,8 +1,12 @@
 //! The command line: one file per subcommand. Only here and in `main` are errors `anyhow`, and
 //! only here is a terminal known.
 
+/// Options for commands that keep layer indexes.
+mod cache;
 /// `clipwright cat`.
 mod cat;
+/// `clipwright gc`.
+mod gc;
 /// `clipwright index`.
 mod index;
 /// `clipwright inspect`.
@@ -47,6 +51,8 @@ enum Command {
     Ls(ls::Ls),
     /// Write a file's content to standard output, read through the archive
     Cat(cat::Cat),
+    /// Find what lies in the store and serves nobody, and remove it if told to
+    Gc(gc::Gc),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -60,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
+        Command::Gc(command) => command.run(),
         Command::Openapi => openapi::run(),
     };
     match outcome {

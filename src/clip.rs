@@ -6,6 +6,7 @@
 /// Files that appear whole or not at all.
 pub mod atomic;
 mod error;
+pub(crate) mod fields;
 mod gob;
 /// The fixed header.
 pub mod header;

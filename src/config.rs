@@ -12,16 +12,17 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::jobs::job::Fallback;
+use crate::layer::Limits;
 use crate::oci::{Credentials, Reference, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
 /// Why settings can't be used.
 mod error;
-/// How images are read.
-mod indexing;
 /// Where values come from.
 mod layers;
+/// What layers may cost.
+mod limits;
 /// The key for credentials at rest.
 mod secret_key;
 /// The table of settings.
@@ -31,7 +32,7 @@ mod value;
 
 pub use crate::database::DatabaseSettings;
 pub use error::ConfigError;
-pub use indexing::{IndexingArgs, IndexingSettings};
+pub use limits::LimitsArgs;
 pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
 pub use setting::SettingsArgs;
 
@@ -61,6 +62,12 @@ pub struct Config {
     pub max_attempts: u16,
     /// How often workers look for jobs that nobody told them of.
     pub poll_interval: Duration,
+    /// Layers read at a time, 1 to 256; `None` is one a core.
+    pub layer_concurrency: Option<usize>,
+    /// Bytes that layer indexes may take in the data directory; 0 keeps none there.
+    pub layer_cache_bytes: u64,
+    /// Whether layer indexes are kept in the store.
+    pub layer_cache_in_store: bool,
     /// Where archives go.
     pub store: StoreSettings,
     /// Archive version of jobs that don't ask for one: 1 or 2.
@@ -75,8 +82,10 @@ pub struct Config {
     pub docker_hub: Option<(String, SecretString)>,
     /// How archives name their image.
     pub reference_form: ReferenceForm,
-    /// How images are read.
-    pub indexing: IndexingSettings,
+    /// Plain bytes from one place in a layer where reading can begin to the next.
+    pub span: u64,
+    /// What layers may cost.
+    pub limits: Limits,
     /// Where the key for credentials at rest is to be had.
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
@@ -130,6 +139,12 @@ impl Config {
             poll_interval: layers.require(&setting::POLL_SECONDS, |text| {
                 between(text, 0.05..=60.0).map(Duration::from_secs_f64)
             })?,
+            layer_concurrency: layers
+                .parse(&setting::LAYER_CONCURRENCY, |text| between(text, 1..=256))?,
+            layer_cache_bytes: layers.require(&setting::LAYER_CACHE_MIB, |text| {
+                between(text, 0..=1 << 20).map(|mib: u64| mib << 20)
+            })?,
+            layer_cache_in_store: layers.require(&setting::LAYER_CACHE_IN_STORE, from_str)?,
             store: store(layers, &data_dir)?,
             clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
             fallback: layers.require(&setting::FALLBACK, from_str)?,
@@ -137,7 +152,10 @@ impl Config {
             insecure_hosts: insecure_hosts(layers)?,
             docker_hub: docker_hub(layers)?,
             reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
-            indexing: IndexingSettings::of(layers)?,
+            span: layers.require(&setting::SPAN_MIB, |text| {
+                between(text, 1..=32).map(|mib: u64| mib << 20)
+            })?,
+            limits: limits::limits(layers)?,
             secret_key,
             log: LogSettings {
                 format: layers.require(&setting::LOG_FORMAT, |text| match text {

@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Why a text is not a [`Digest`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a digest: expected sha256: and 64 lowercase hex digits")]
@@ -51,6 +53,16 @@ impl Digest {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| invalid())?;
         Ok(Self(bytes))
+    }
+
+    /// What it prints as.
+    pub(crate) fn text(&self) -> [u8; 71] {
+        let mut text = *b"sha256:0000000000000000000000000000000000000000000000000000000000000000";
+        for (digits, byte) in text[7..].chunks_exact_mut(2).zip(self.0) {
+            digits[0] = HEX[usize::from(byte >> 4)];
+            digits[1] = HEX[usize::from(byte & 0xf)];
+        }
+        text
     }
 
     /// The 32 bytes.
@@ -103,6 +115,7 @@ mod tests {
         let digest = Digest::of(b"hello");
         let text = digest.to_string();
         assert_eq!(text, "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
+        assert_eq!(text.as_bytes(), digest.text());
         assert_eq!(text.parse(), Ok(digest));
         assert_eq!(Digest::from_hex(&digest.hex()), Ok(digest));
     }

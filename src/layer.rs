@@ -3,6 +3,8 @@
 //!
 //! Bytes come in through [`std::io::BufRead`]; nothing here knows of registries, jobs or clocks.
 
+/// A layer index as bytes.
+pub mod codec;
 /// Who takes the content of files as a layer goes by.
 mod contents;
 /// Compressed bytes in, plain bytes out, whatever the encoding.

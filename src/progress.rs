@@ -21,14 +21,18 @@ pub enum Step {
         /// Bytes read since the last step of this layer.
         bytes: u64,
     },
-    /// A layer was read to its end and verified.
+    /// A layer was read to its end and verified, or was known.
     LayerDone {
         /// Digest of the compressed layer.
         layer: Digest,
+        /// Compressed bytes in it.
+        compressed_bytes: u64,
         /// Uncompressed bytes in it.
         plain_bytes: u64,
         /// Tar entries in it.
         entries: usize,
+        /// Whether its index was known, so that none of its bytes were read.
+        cached: bool,
     },
     /// Something the user should know, such as a device node that readers can't show.
     Warning(String),

@@ -7,6 +7,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -102,6 +103,28 @@ pub enum Put {
     Unchanged,
 }
 
+/// An object in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub key: Key,
+    /// Bytes.
+    pub size: u64,
+    /// When it was written or touched last.
+    pub modified: SystemTime,
+}
+
+/// What a writer that died left behind; no key leads to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// What it was to become or, of a temporary file, its name.
+    pub name: String,
+    /// How the store itself names it.
+    pub(self) id: String,
+    /// When it was begun or written last.
+    pub since: SystemTime,
+}
+
 /// A store of immutable objects.
 #[async_trait]
 pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
@@ -139,6 +162,30 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
     ///
     /// The answer is held in memory, so that `len` should be one that the caller can afford.
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError>;
+
+    /// Makes `to` what `from` is, whatever it was before. At any moment `to` is whole, and where
+    /// the store can help it the content is not stored twice.
+    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError>;
+
+    /// Objects whose keys begin with `prefix` and sort behind `after`, in the order of their keys,
+    /// at most `limit`. Keys that have a slash behind the prefix are passed over.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError>;
+
+    /// Says that the object is in use: its time of modification becomes now if it is older than
+    /// `age`. `false`: there is no such key.
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError>;
+
+    /// What writers left behind that began more than `age` ago and have not ended. In a place that
+    /// is shared with others: what may be ours, by its name.
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError>;
+
+    /// Removes what was left behind; success if it is gone already.
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError>;
 
     /// Removes the object; a missing key is success.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;

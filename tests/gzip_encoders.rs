@@ -1,8 +1,10 @@
 //! Streams of many real encoders: the plain bytes come back, and from every checkpoint.
 //!
 //! Encoders that are programs come from Debian's packages gzip, pigz, zopfli, libdeflate-tools and
-//! isal, and from Go. One that is missing fails the test where `CI` is `true`, and is named otherwise.
+//! isal, from Go and, for zlib-ng, from PyPI (scripts/setup.sh). One that is missing fails the test where
+//! `CI` is `true`, and is named otherwise.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -59,8 +61,9 @@ fn read(
     Ok((plain, reader.finish()?))
 }
 
-/// Checks a stream with a checkpoint at every block, at several chunk sizes.
-fn check(name: &str, compressed: &[u8], plain: &[u8]) {
+/// Checks a stream with a checkpoint at every block, at several chunk sizes. Gives the checkpoints' bit
+/// offsets in their bytes.
+fn check(name: &str, compressed: &[u8], plain: &[u8]) -> BTreeSet<u64> {
     let zlib = GzipOptions { engine: Engine::Zlib, ..GzipOptions::default() };
     let (reference, _) = read(compressed, 1 << 16, zlib).unwrap();
     assert!(reference == plain, "{name}: the encoder and zlib disagree");
@@ -88,6 +91,7 @@ fn check(name: &str, compressed: &[u8], plain: &[u8]) {
         let own = bytes(span.compressed.start, span.compressed.end);
         assert_eq!(span.digest, Digest::of(own), "{name}");
     }
+    summary.spans.iter().map(|span| span.start.compressed_bit % 8).collect()
 }
 
 /// What `command` makes of `input` on its standard input; nothing if the program is missing.
@@ -108,7 +112,8 @@ fn encode(command: &mut Command, input: &Path) -> Option<Vec<u8>> {
     }
 }
 
-fn check_program(program: &str, arguments: &[&[&str]], length: usize) {
+fn check_program(program: &str, arguments: &[&[&str]], length: usize) -> BTreeSet<u64> {
+    let mut bits = BTreeSet::new();
     let plain = plain(length);
     let mut input = tempfile::NamedTempFile::new().unwrap();
     input.write_all(&plain).unwrap();
@@ -116,25 +121,29 @@ fn check_program(program: &str, arguments: &[&[&str]], length: usize) {
         let mut command = Command::new(program);
         command.args(*arguments);
         if let Some(compressed) = encode(&mut command, input.path()) {
-            check(&format!("{program} {arguments:?}"), &compressed, &plain);
+            bits.append(&mut check(&format!("{program} {arguments:?}"), &compressed, &plain));
         }
     }
+    bits
 }
 
 #[test]
 fn gzip_at_every_level() {
+    let mut bits = check_program("gzip", &[&["-6", "--rsyncable", "-c"]], 400_000);
     for level in ["-1", "-2", "-3", "-4", "-5", "-6", "-7", "-8", "-9"] {
-        check_program("gzip", &[&[level, "-c"]], 400_000);
+        bits.append(&mut check_program("gzip", &[&[level, "-c"]], 400_000));
     }
+    assert_eq!(bits.len(), 8, "checkpoints at every bit of a byte, not only {bits:?}");
 }
 
 #[test]
 fn pigz_with_and_without_independent_blocks() {
-    let arguments: [&[&str]; 4] = [
+    let arguments: [&[&str]; 5] = [
         &["-c", "-6", "-p2", "-b128"],
         &["-c", "-6", "-p2", "-b128", "-i"],
         &["-c", "-9", "-p1"],
         &["-c", "-0", "-p2"],
+        &["-c", "-6", "-p2", "-R"],
     ];
     check_program("pigz", &arguments, 600_000);
 }
@@ -159,6 +168,31 @@ fn zopfli() {
     command.args(["-c", "--i5"]).arg(input.path());
     if let Some(compressed) = encode(&mut command, input.path()) {
         check("zopfli", &compressed, &plain);
+    }
+}
+
+#[test]
+fn zlib_ng() {
+    let plain = plain(600_000);
+    let mut input = tempfile::NamedTempFile::new().unwrap();
+    input.write_all(&plain).unwrap();
+    let program = "import sys\n\
+        from zlib_ng import zlib_ng\n\
+        encoder = zlib_ng.compressobj(int(sys.argv[1]), zlib_ng.DEFLATED, 31, 8, int(sys.argv[2]))\n\
+        out = sys.stdout.buffer\n\
+        while data := sys.stdin.buffer.read(100_000):\n    \
+            out.write(encoder.compress(data))\n\
+        out.write(encoder.flush())\n";
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/zlib-ng/bin/python3");
+    // Every level has a strategy of its own; 2, 3 and 4 are Huffman only, RLE and fixed codes.
+    let level = |level| (level, "0");
+    let levels = ["0", "1", "2", "3", "5", "6", "7", "9"].map(level);
+    for (level, strategy) in levels.into_iter().chain([("6", "2"), ("6", "3"), ("6", "4")]) {
+        let mut command = Command::new(python);
+        command.args(["-c", program, level, strategy]);
+        if let Some(compressed) = encode(&mut command, input.path()) {
+            check(&format!("zlib-ng {level} {strategy}"), &compressed, &plain);
+        }
     }
 }
 

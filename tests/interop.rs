@@ -34,7 +34,7 @@ fn clipwright() -> Command {
 /// Indexes an image of a registry so that readers of January 2026 can mount it too (CONTRACT K).
 fn index(reference: &str, archive: &Path) {
     run(clipwright()
-        .args(["index", reference, "--reference-form", "tag-and-digest", "-o"])
+        .args(["index", "--no-cache", reference, "--reference-form", "tag-and-digest", "-o"])
         .arg(archive));
 }
 

@@ -153,8 +153,7 @@ async fn only_who_may_push_can() {
     for (login, may) in [("clipper:correct horse", true), ("clipper:wrong", false), ("{}", false)] {
         let credentials = Credentials::parse(login, &registry.address).unwrap();
         let settings = settings();
-        let publisher =
-            Publisher::open(&registry.address, "private", None, &settings, credentials);
+        let publisher = Publisher::open(&registry.address, "private", None, &settings, credentials);
         let pushed = push(&publisher.await.unwrap(), &content).await;
         match pushed {
             Ok(pushed) => assert!(may && pushed.digest == Digest::of(&content), "{login}"),

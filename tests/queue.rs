@@ -2,6 +2,9 @@
 
 mod clients;
 mod harness;
+mod layer_claims;
 mod leases;
 mod outage;
 mod workers;
+
+pub(crate) use harness::new_job;

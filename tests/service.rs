@@ -144,7 +144,7 @@ async fn a_file_is_read_by_fetching_its_spans_alone() {
     };
     let path = archive.to_str().unwrap();
     let reference = format!("{}/big:latest", proxy.address);
-    let output = clipwright(&["index", &reference, "-o", path]).await;
+    let output = clipwright(&["index", "--no-cache", &reference, "-o", path]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let before = proxy.passed();

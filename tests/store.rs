@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use clipwright::digest::Digest;
 use clipwright::error::{Classify, Fault};
@@ -181,10 +182,11 @@ async fn contract(bench: &Bench, extension: &str) {
         one_wins(bench, name, len).await;
     }
 
+    listing(bench).await;
     store.delete(&key("a.clip")).await.unwrap();
     assert_eq!(store.size(&key("a.clip")).await.unwrap(), None);
-
     made_on_the_way(bench).await;
+    assert!(!store.touch(&key("a.clip"), Duration::ZERO).await.unwrap());
 }
 
 /// Objects whose bytes come piece by piece.
@@ -217,6 +219,69 @@ async fn made_on_the_way(bench: &Bench) {
     assert_eq!(store.size(&key("made.clip")).await.unwrap(), None);
 }
 
+/// Objects are listed by prefix, with their sizes and times, and say when they were touched.
+async fn listing(bench: &Bench) {
+    let store = &bench.store;
+    let list = async |prefix: &str| store.list(prefix, "", 100).await.unwrap();
+    let names = async |prefix: &str, after: &str, limit| -> Vec<String> {
+        let found = store.list(prefix, after, limit).await.unwrap();
+        found.iter().map(|object| object.key.to_string()).collect()
+    };
+    for name in ["list/a-2", "list/a-1", "list/b/c", "list/z", "listed"] {
+        bench.put(name, name.as_bytes(), Overwrite::Never).await.unwrap();
+    }
+    assert_eq!(names("list", "", 9).await, ["listed"]);
+    assert_eq!(names("list/", "", 9).await, ["list/a-1", "list/a-2", "list/z"]);
+    assert_eq!(names("list/", "", 2).await, ["list/a-1", "list/a-2"]);
+    assert_eq!(names("list/", "list/a-2", 2).await, ["list/z"]);
+    assert_eq!(names("list/a", "", 9).await, ["list/a-1", "list/a-2"]);
+    assert_eq!(names("list/b/", "", 9).await, ["list/b/c"]);
+    for nothing in ["list/c", "list/b/c/d", "no/such/place"] {
+        assert!(names(nothing, "", 9).await.is_empty(), "{nothing}");
+    }
+    let before = list("listed").await.remove(0);
+    assert_eq!(before.size, 6);
+    assert!(before.modified.elapsed().unwrap_or_default() < Duration::from_hours(1));
+
+    // Touched only if its time is older than that.
+    assert!(store.touch(&key("listed"), Duration::from_hours(1)).await.unwrap());
+    assert_eq!(list("listed").await, std::slice::from_ref(&before));
+    while list("listed").await[0].modified <= before.modified {
+        // Some servers count whole seconds.
+        assert!(store.touch(&key("listed"), Duration::ZERO).await.unwrap());
+    }
+    assert_eq!(bench.content("listed").await.unwrap(), b"listed");
+    assert_eq!(bench.put("listed", b"listed", Overwrite::Never).await.unwrap(), Put::Unchanged);
+    for name in ["list/a-1", "list/a-2", "list/b/c", "list/z", "listed"] {
+        store.delete(&key(name)).await.unwrap();
+    }
+    assert!(store.leftovers(Duration::ZERO).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_killed_upload_left_can_be_found_and_removed() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    for name in ["0123456789abcdef.clip", "somebody/elses.bin"] {
+        server.begin_upload(name).await;
+    }
+    assert!(bench.store.leftovers(Duration::from_hours(1)).await.unwrap().is_empty(), "too young");
+    // Times are told in whole seconds: that of a moment ago may lie ahead of it.
+    let found = loop {
+        let found = bench.store.leftovers(Duration::ZERO).await.unwrap();
+        if !found.is_empty() {
+            break found;
+        }
+    };
+    assert_eq!(found.len(), 1, "others' uploads are not ours to abort: {found:?}");
+    assert_eq!(found[0].name, "0123456789abcdef.clip");
+    assert_eq!(server.pending_uploads(), 2);
+    for _ in 0..2 {
+        bench.store.remove_leftover(&found[0]).await.unwrap();
+    }
+    assert_eq!(server.pending_uploads(), 1);
+}
+
 async fn one_wins(bench: &Bench, name: &str, len: usize) {
     let contents: Vec<_> = (0..4).map(|seed| noise(len, 2 * seed + 11)).collect();
     let puts = contents.iter().map(|content| bench.put(name, content, Overwrite::Never));
@@ -242,7 +307,7 @@ async fn directory_keeps_the_contract() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["big-race.clip", "big.clip", "dir", "race.clip", "two.clip"]);
+    assert_eq!(names, ["big-race.clip", "big.clip", "dir", "list", "race.clip", "two.clip"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

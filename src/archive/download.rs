@@ -2,20 +2,24 @@
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::ArchiveError;
+use super::{ArchiveError, Budget};
 use crate::digest::Digest;
 use crate::layer::LayerError;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 
-/// Chunks of compressed bytes between the network and the thread that inflates them.
-const CHUNKS_IN_FLIGHT: usize = 16;
+/// Compressed bytes of a layer between the network and the thread that inflates them.
+const BYTES_IN_FLIGHT: usize = 4 << 20;
+/// A download from which nothing came for so long gives its turn to others.
+const STALL: Duration = Duration::from_secs(1);
 
 /// Downloads a layer in this task while `work` reads it on a thread of its own. What `work` gives
 /// is passed on only if the layer's size and digest were found right.
@@ -24,19 +28,35 @@ pub(super) async fn with_layer<T: Send + 'static>(
     layer: Digest,
     size: u64,
     progress: Arc<dyn Progress>,
+    budget: &Budget,
     cancel: &CancellationToken,
     work: impl FnOnce(LayerBytes) -> Result<T, LayerError> + Send + 'static,
 ) -> Result<T, ArchiveError> {
+    let mut turn = Some(budget.turn(cancel).await?);
     let mut stream = source.blob(&layer, size, cancel).await?;
-    let (chunks, received) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    let working =
-        tokio::task::spawn_blocking(|| work(LayerBytes { received, current: Bytes::new() }));
+    let (chunks, received) = mpsc::unbounded_channel();
+    let room = Arc::new(Semaphore::new(BYTES_IN_FLIGHT));
+    let working = tokio::task::spawn_blocking(|| work(LayerBytes { received, current: None }));
     let mut failure = None;
-    while let Some(chunk) = stream.next().await {
+    loop {
+        let mut next = stream.next();
+        let chunk = match timeout(STALL, &mut next).await {
+            Ok(chunk) => chunk,
+            Err(_) => {
+                turn = None; // a source that is silent shall not hold others up
+                next.await
+            }
+        };
+        let Some(chunk) = chunk else { break };
+        if turn.is_none() {
+            turn = Some(budget.turn(cancel).await?);
+        }
         match chunk {
             Ok(bytes) => {
                 progress.step(Step::LayerBytes { layer, bytes: bytes.len() as u64 });
-                if chunks.send(bytes).await.is_err() {
+                let taken = u32::try_from(bytes.len().min(BYTES_IN_FLIGHT)).unwrap_or(u32::MAX);
+                let room = room.clone().acquire_many_owned(taken).await;
+                if room.map_or(true, |room| chunks.send(Chunk { bytes, _room: room }).is_err()) {
                     break; // the work has given up and says why
                 }
             }
@@ -65,10 +85,16 @@ pub(super) async fn with_layer<T: Send + 'static>(
     }
 }
 
+/// Bytes on their way, and the room they take.
+struct Chunk {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
 /// The blocking end of a download.
 pub(super) struct LayerBytes {
-    received: mpsc::Receiver<Bytes>,
-    current: Bytes,
+    received: mpsc::UnboundedReceiver<Chunk>,
+    current: Option<Chunk>,
 }
 
 impl Read for LayerBytes {
@@ -83,16 +109,19 @@ impl Read for LayerBytes {
 
 impl BufRead for LayerBytes {
     fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        while self.current.is_empty() {
-            match self.received.blocking_recv() {
-                Some(chunk) => self.current = chunk,
-                None => break,
+        while self.current.as_ref().is_none_or(|chunk| chunk.bytes.is_empty()) {
+            self.current = None; // makes room for what is awaited
+            self.current = self.received.blocking_recv();
+            if self.current.is_none() {
+                break;
             }
         }
-        Ok(&self.current)
+        Ok(self.current.as_ref().map_or(&[], |chunk| &chunk.bytes))
     }
 
     fn consume(&mut self, length: usize) {
-        self.current.advance(length);
+        if let Some(chunk) = &mut self.current {
+            chunk.bytes.advance(length);
+        }
     }
 }

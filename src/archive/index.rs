@@ -1,17 +1,17 @@
 //! An image becomes a v2 archive: every layer is read once, straight from where it lives, several
-//! at a time; their indexes are merged; nothing is unpacked and nothing kept but the tree.
+//! at a time, unless its index is known; their indexes are merged; nothing is unpacked and nothing kept but the tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::download::with_layer;
+use super::layers::verify_diff_id;
 use super::metadata::image_metadata;
 use super::policy::LayerPolicy;
-use super::{ArchiveError, warnings};
+use super::{ArchiveError, Budget, ImageLayer, KnownLayer, LayerCache, blocking, warnings};
 use crate::clip::atomic;
 use crate::clip::seek_table::LayerSpans;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
@@ -19,7 +19,7 @@ use crate::clip::tree::Tree;
 use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
 use crate::gzip::DEFAULT_SPAN;
-use crate::layer::{LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer};
+use crate::layer::{LayerIndex, Limits, merge};
 use crate::oci::{LayerDescriptor, ReferenceForm, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
@@ -34,8 +34,10 @@ pub struct IndexOptions {
     pub limits: Limits,
     /// Plain bytes from one place to begin reading at to the next; `None` records no such places.
     pub span: Option<u64>,
-    /// Layers read at a time.
-    pub concurrency: usize,
+    /// How many layers are read at a time, by all who share it.
+    pub budget: Arc<Budget>,
+    /// Layer indexes that were made before; `None` reads every layer.
+    pub cache: Option<Arc<LayerCache>>,
 }
 
 impl Default for IndexOptions {
@@ -45,7 +47,8 @@ impl Default for IndexOptions {
             layers: LayerPolicy::default(),
             limits: Limits::default(),
             span: Some(DEFAULT_SPAN),
-            concurrency: std::thread::available_parallelism().map_or(1, usize::from),
+            budget: Arc::default(),
+            cache: None,
         }
     }
 }
@@ -62,6 +65,8 @@ pub struct IndexedImage {
     /// Plain bytes from one place to begin reading at to the next, as asked for; with `None` the
     /// archive gets no seek table.
     pub span: Option<u64>,
+    /// Layers whose indexes were known, so that they were not downloaded.
+    pub cached: BTreeSet<Digest>,
     /// What the user should know, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -101,7 +106,7 @@ impl IndexedImage {
     }
 }
 
-/// Reads every layer of `image` once and puts the tree together.
+/// Reads every layer of `image` that isn't known yet and puts the tree together.
 pub async fn index_image(
     source: &Source,
     image: &ResolvedImage,
@@ -131,21 +136,25 @@ pub async fn index_image(
         .zip(&image.diff_ids)
         .map(|(layer, diff_id)| (layer.digest, (layer, *diff_id)))
         .collect();
-    let reads = distinct.into_iter().map(|(digest, (layer, diff_id))| {
-        let (progress, stop) = (progress.clone(), &stop);
+    let reads = distinct.into_iter().map(|(digest, (descriptor, diff_id))| {
+        let (progress, stop) = (&progress, &stop);
         async move {
-            let index = index_layer(source, layer, options, progress, stop).await?;
-            verify_diff_id(&index, diff_id)?;
-            options.layers.check_read(layer, &index)?;
-            Ok::<_, ArchiveError>((digest, Arc::new(index)))
+            let layer = ImageLayer { source, descriptor, diff_id };
+            let known = layer.index(options, progress, stop).await?;
+            options.layers.check_read(descriptor, &known.index)?;
+            Ok::<_, ArchiveError>((digest, known))
         }
     });
-    let read: BTreeMap<Digest, Arc<LayerIndex>> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(options.concurrency.max(1))
+    let known: BTreeMap<Digest, KnownLayer> = stream::iter(reads.collect::<Vec<_>>())
+        .buffer_unordered(options.budget.layers())
         .try_collect()
         .await?;
-    let layers: Vec<Arc<LayerIndex>> =
-        image.layers.iter().filter_map(|layer| read.get(&layer.digest).cloned()).collect();
+    let layers: Vec<Arc<LayerIndex>> = image
+        .layers
+        .iter()
+        .filter_map(|layer| known.get(&layer.digest).map(|known| known.index.clone()))
+        .collect();
+    let cached = known.iter().filter(|(_, layer)| layer.cached).map(|(digest, _)| *digest);
     // A digest that stands twice in the manifest must have one diff id.
     for (index, diff_id) in layers.iter().zip(&image.diff_ids) {
         verify_diff_id(index, *diff_id)?;
@@ -167,39 +176,9 @@ pub async fn index_image(
         reference: image.reference.stored(options.reference_form),
         layers: image.layers.iter().map(|layer| layer.digest).collect(),
         gzip_checkpoints: BTreeMap::new(),
-        plain_digests: read.iter().map(|(digest, index)| (*digest, index.diff_id)).collect(),
+        plain_digests: known.iter().map(|(digest, layer)| (*digest, layer.index.diff_id)).collect(),
         image_metadata: Some(image_metadata(image)),
     }));
-    Ok(IndexedImage { tree, storage, layers, span: options.span, warnings })
-}
-
-pub(super) fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {
-    let (layer, found) = (index.digest, index.diff_id);
-    if found == expected { Ok(()) } else { Err(LayerError::DiffId { layer, expected, found }) }
-}
-
-async fn index_layer(
-    source: &Source,
-    layer: &LayerDescriptor,
-    options: &IndexOptions,
-    progress: Arc<dyn Progress>,
-    cancel: &CancellationToken,
-) -> Result<LayerIndex, ArchiveError> {
-    let (digest, limits, span) = (layer.digest, options.limits, options.span);
-    let index = with_layer(source, digest, layer.size, progress.clone(), cancel, move |bytes| {
-        read_layer(LayerRead { digest, limits, span }, bytes, &mut NoContents)
-    })
-    .await?;
-    let (plain_bytes, entries) = (index.plain_size, index.entries.len());
-    progress.step(Step::LayerDone { layer: digest, plain_bytes, entries });
-    Ok(index)
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ArchiveError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Io {
-        what: "a helper thread died".into(),
-        source: std::io::Error::other(error),
-    })
+    let cached = cached.collect();
+    Ok(IndexedImage { tree, storage, layers, span: options.span, cached, warnings })
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::ArchiveError;
-use super::index::{Written, blocking};
+use super::index::Written;
 use super::pack::{PackOptions, Packed, Sink, pack_image};
+use super::{ArchiveError, blocking};
 use crate::clip::MAX_INDEX_BYTES;
 use crate::clip::header::{self, Header};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};

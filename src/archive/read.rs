@@ -13,9 +13,9 @@ use sha2::{Digest as _, Sha256};
 use tempfile::{SpooledTempFile, spooled_tempfile};
 use tokio_util::sync::CancellationToken;
 
-use super::ArchiveError;
 use super::download::with_layer;
 use super::spans::{SpanMemory, SpanReader};
+use super::{ArchiveError, Budget};
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, S3StorageInfo, StorageInfo};
@@ -204,7 +204,8 @@ async fn from_layer(
         spool.rewind().map_err(io_error("can't keep the content"))?;
         return Ok(spool);
     }
-    with_layer(&source, layer, size, Arc::new(Silent), cancel, move |compressed| {
+    let budget = Budget::new(1);
+    with_layer(&source, layer, size, Arc::new(Silent), &budget, cancel, move |compressed| {
         let mut spool = spooled_tempfile(SPOOL);
         copy_range(layer, compressed, plain_digest, remote.offset, remote.length, &mut spool)?;
         spool.rewind().map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;

@@ -12,7 +12,7 @@ use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use futures_util::stream;
 use tokio_util::sync::CancellationToken;
 
-use super::ArchiveError;
+use super::{ArchiveError, Budget};
 use super::policy::LayerPolicy;
 use crate::digest::Digest;
 use crate::layer::{Encoding, Limits};
@@ -42,8 +42,8 @@ pub struct Republication<'a> {
     pub tag: &'a str,
     /// What a layer may cost.
     pub limits: Limits,
-    /// Layers on their way at a time.
-    pub concurrency: usize,
+    /// How many layers are on their way at a time, by all who share it.
+    pub budget: &'a Arc<Budget>,
 }
 
 /// An image that was re-published.
@@ -88,7 +88,7 @@ impl Republication<'_> {
             }
         });
         let pushed: BTreeMap<Digest, PushedBlob> = stream::iter(pushes.collect::<Vec<_>>())
-            .buffer_unordered(self.concurrency.max(1))
+            .buffer_unordered(self.budget.layers())
             .try_collect()
             .await?;
 
@@ -137,6 +137,7 @@ impl Republication<'_> {
                 (digest, size),
                 diff_id,
                 self.limits,
+                self.budget.clone(),
                 progress.clone(),
                 cancel.clone(),
             );

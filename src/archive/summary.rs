@@ -52,12 +52,19 @@ pub struct LayerSummary {
     pub size: u64,
     /// Uncompressed bytes.
     pub plain_size: u64,
+    /// Whether its index was known, so that it was not downloaded.
+    #[serde(default)]
+    pub cached: bool,
 }
 
 impl Summary {
     /// Sums up what was made of `image`.
     pub fn of(image: &ResolvedImage, indexed: &IndexedImage) -> Self {
-        Self::new(image, 2, &indexed.layers, &indexed.tree, &indexed.warnings)
+        let mut summary = Self::new(image, 2, &indexed.layers, &indexed.tree, &indexed.warnings);
+        for layer in &mut summary.layers {
+            layer.cached = indexed.cached.contains(&layer.digest);
+        }
+        summary
     }
 
     /// Sums up what was packed of `image`.
@@ -80,6 +87,7 @@ impl Summary {
                 diff_id: layer.diff_id,
                 size: layer.compressed_size,
                 plain_size: layer.plain_size,
+                cached: false,
             })
             .collect();
         Self {

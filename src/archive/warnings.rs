@@ -19,7 +19,11 @@ pub const MISREAD_NAMES: [&str; 3] = ["/rootfs", "/config.json", "/initial_confi
 
 /// What to know of a v2 archive.
 pub(super) fn of(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
-    let mut warnings = notes(layers, |layer| unreadable(layer).into_iter().chain(large(layer)).collect());
+    let mut warnings = notes(layers);
+    for layer in layers {
+        let warned = [unreadable(layer), large(layer)].into_iter().flatten();
+        warnings.extend(warned.map(|what| format!("layer {}: {what}", layer.digest)));
+    }
     warnings.extend(told(
         tree,
         "devices and fifos are kept in the archive but not shown by current workers",
@@ -36,7 +40,7 @@ pub(super) fn of(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
 
 /// What to know of a v1 archive of the image with this tree.
 pub(super) fn of_packed(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
-    let mut warnings = notes(layers, |_| Vec::new());
+    let mut warnings = notes(layers);
     let left_out = "devices and fifos are left out: a v1 archive has no place for them";
     warnings.extend(told(tree, left_out, is_special));
     warnings.extend(told(tree, XATTRS, has_xattrs));
@@ -53,14 +57,11 @@ fn has_xattrs(node: &Node) -> bool {
     !node.xattrs.is_empty()
 }
 
-/// What was noticed in the layers themselves, and what else is to be said of each.
-fn notes(layers: &[Arc<LayerIndex>], more: fn(&LayerIndex) -> Vec<String>) -> Vec<String> {
+/// What was noticed in the layers themselves.
+fn notes(layers: &[Arc<LayerIndex>]) -> Vec<String> {
     let mut notes: Vec<String> = layers
         .iter()
-        .flat_map(|layer| {
-            let notes = layer.notes.iter().cloned().chain(more(layer));
-            notes.map(|note| format!("layer {}: {note}", layer.digest))
-        })
+        .flat_map(|layer| layer.notes.iter().map(|note| format!("layer {}: {note}", layer.digest)))
         .collect();
     notes.dedup();
     notes

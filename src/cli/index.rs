@@ -2,16 +2,18 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
 
+use super::cache::CacheArgs;
 use super::progress::on_stderr;
 use super::registry::RegistryArgs;
 use super::report::report;
 use super::run_async;
-use crate::archive::{IndexOptions, LayerPolicy, Summary, index_image};
-use crate::config::IndexingArgs;
+use crate::archive::{Budget, IndexOptions, LayerPolicy, Summary, index_image};
+use crate::config::LimitsArgs;
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
 /// Index an image into a v2 archive, without a service.
@@ -35,16 +37,27 @@ pub(super) struct Index {
     /// they are indexed as they are
     #[arg(long, value_name = "refuse|as-is", default_value_t)]
     layers: LayerPolicy,
+    /// MiB of plain bytes between places in a layer where reading can begin
+    #[arg(
+        long,
+        value_name = "MIB",
+        env = "CLIPWRIGHT_SPAN_MIB",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u64).range(1..=32)
+    )]
+    span_mib: u64,
     /// Layers read at a time; one a core by default
     #[arg(long, value_name = "N")]
     concurrency: Option<NonZeroUsize>,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     registry: RegistryArgs,
     #[command(flatten)]
-    indexing: IndexingArgs,
+    limits: LimitsArgs,
 }
 
 impl Index {
@@ -57,17 +70,17 @@ impl Index {
         );
         let source = self.source();
         let credentials = self.registry.credentials(&source)?;
-        let indexing = self.indexing.load()?;
         let mut options = IndexOptions {
             reference_form: self.reference_form,
             layers: self.layers,
-            limits: indexing.limits,
-            span: Some(indexing.span),
+            limits: self.limits.load()?,
+            span: Some(self.span_mib << 20),
             ..IndexOptions::default()
         };
         if let Some(concurrency) = self.concurrency {
-            options.concurrency = concurrency.get();
+            options.budget = Arc::new(Budget::new(concurrency.get()));
         }
+        options.cache = self.cache.open().map(Arc::new);
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
         let settings = self.registry.settings();
         let (summary, written) = run_async(async |cancel| {

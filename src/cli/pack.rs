@@ -13,6 +13,7 @@ use super::run_async;
 use crate::archive::index::Written;
 use crate::archive::{PackOptions, Summary, pack_image};
 use crate::clip::atomic::Draft;
+use crate::config::LimitsArgs;
 use crate::oci::{ImageSource, Platform, Source};
 
 /// Pack an image into a v1 archive, which carries the files' content, without a service.
@@ -31,6 +32,8 @@ pub(super) struct Pack {
     json: bool,
     #[command(flatten)]
     registry: RegistryArgs,
+    #[command(flatten)]
+    limits: LimitsArgs,
 }
 
 impl Pack {
@@ -39,13 +42,14 @@ impl Pack {
         let credentials = self.registry.credentials(&self.source)?;
         let platform = self.platform.clone().unwrap_or_else(Platform::host);
         let settings = self.registry.settings();
+        let limits = self.limits.load()?;
         let (summary, written) = run_async(async |cancel| {
             let source = Source::open(&self.source, &settings, credentials).await?;
             let image = source.resolve(&platform, &cancel).await?;
             let cant_write = || format!("can't write {}", self.output.display());
             let draft = Draft::begin(&self.output).with_context(cant_write)?;
             let sink = Box::new(draft.sink().with_context(cant_write)?);
-            let options = PackOptions::default();
+            let options = PackOptions { limits, ..PackOptions::default() };
             let packed = pack_image(&source, &image, &options, sink, on_stderr(), &cancel).await?;
             draft.finish(&packed.head).with_context(cant_write)?;
             let written = Written { size: packed.size, digest: packed.digest };

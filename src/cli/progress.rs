@@ -35,6 +35,7 @@ impl Progress for Bar {
                 self.0.set_draw_target(indicatif::ProgressDrawTarget::stderr());
             }
             Step::LayerBytes { bytes, .. } => self.0.inc(bytes),
+            Step::LayerDone { compressed_bytes, cached: true, .. } => self.0.inc(compressed_bytes),
             Step::LayerDone { .. } => {}
             Step::Warning(text) => self.0.suspend(|| eprintln!("warning: {text}")),
         }
@@ -69,7 +70,10 @@ impl Progress for Lines {
                 eprintln!("found {manifest}: {layers} layers, {}", HumanBytes(compressed_bytes));
             }
             Step::LayerBytes { bytes, .. } => counts.bytes_done += bytes,
-            Step::LayerDone { .. } => counts.layers_done += 1,
+            Step::LayerDone { compressed_bytes, cached, .. } => {
+                counts.layers_done += 1;
+                counts.bytes_done += if cached { compressed_bytes } else { 0 };
+            }
             Step::Warning(text) => eprintln!("warning: {text}"),
         }
         if counts.last.is_some_and(|last| last.elapsed() >= EVERY) {

@@ -43,7 +43,11 @@ pub(super) fn report(
     println!("image     {}", summary.reference);
     println!("platform  {}", summary.platform);
     let (packed, plain) = (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
-    println!("layers    {}: {packed} compressed, {plain} plain", summary.layers.len());
+    let cached = summary.layers.iter().filter(|layer| layer.cached).count();
+    println!(
+        "layers    {} ({cached} from the cache): {packed} compressed, {plain} plain",
+        summary.layers.len()
+    );
     println!("files     {} of {} nodes", summary.files, summary.nodes);
     println!("archive   {}: {}", path.display(), HumanBytes(size));
     println!("seconds   {seconds:.2}");

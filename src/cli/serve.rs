@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api::{self, AppState, FieldError};
-use crate::archive::{IndexOptions, PackOptions};
+use crate::archive::{Budget, IndexOptions, LayerCache};
 use crate::config::{Config, SettingsArgs};
 use crate::database::Database;
 use crate::jobs::pull::Puller;
 use crate::jobs::queue::{Queue, Vault};
 use crate::jobs::worker::{WorkerPool, WorkerSettings};
 use crate::oci::{Credentials, OciSettings};
+use crate::store::ArchiveStore;
 use crate::{store, telemetry};
 
 /// Run the service: API, queue and workers.
@@ -77,11 +78,12 @@ async fn run(
         },
         index: IndexOptions {
             reference_form: config.reference_form,
-            limits: config.indexing.limits,
-            span: Some(config.indexing.span),
+            limits: config.limits,
+            span: Some(config.span),
+            budget: Arc::new(config.layer_concurrency.map_or_else(Budget::default, Budget::new)),
+            cache: layer_cache(config, &store, &queue),
             ..IndexOptions::default()
         },
-        pack: PackOptions { limits: config.indexing.limits },
         clip_version: config.clip_version,
         fallback: config.fallback,
         build_registry: config.build_registry.clone(),
@@ -114,6 +116,28 @@ async fn run(
     shutdown.cancel();
     workers.await.context("the workers stopped")?;
     served.context("the API stopped")
+}
+
+/// Layer indexes in the data directory and the store, as far as they are wanted there.
+fn layer_cache(
+    config: &Config,
+    store: &Arc<dyn ArchiveStore>,
+    queue: &Queue,
+) -> Option<Arc<LayerCache>> {
+    if config.layer_cache_bytes == 0 && !config.layer_cache_in_store {
+        return None;
+    }
+    let mut cache = LayerCache::default();
+    if config.layer_cache_bytes > 0 {
+        let directory = config.data_dir.join("layer-index");
+        cache = cache.with_local(directory, config.layer_cache_bytes);
+    }
+    if config.layer_cache_in_store {
+        // What others found out can be had there alone, so that waiting for them makes sense.
+        let claims = Arc::new(queue.layer_claims(config.lease));
+        cache = cache.with_store(store.clone()).with_claims(claims);
+    }
+    Some(Arc::new(cache))
 }
 
 /// A directory of this process's own for what is not finished. What processes that were killed left

@@ -91,7 +91,7 @@ pub(super) fn encode_node(encoder: &mut Encoder, node: &Node) {
                 f.int(6, length.cast_signed());
             }
             NodeKind::File(FileContent::Remote(remote)) => f.field(7).structure(|f| {
-                f.bytes(0, remote.layer.to_string().as_bytes());
+                f.bytes(0, &remote.layer.text());
                 f.int(1, remote.offset.cast_signed());
                 f.int(2, remote.length.cast_signed());
             }),

@@ -7,10 +7,24 @@ use crate::digest::Digest;
 /// The root's number.
 pub const ROOT: u64 = 1;
 
-/// FNV-1a (64 bits) over the layer digest's text and the path.
-pub fn number(layer: Digest, path: &NodePath) -> u64 {
-    let text = layer.to_string();
-    valid(hash(text.bytes().chain(path.as_bytes().iter().copied())))
+/// The numbers of what a layer brought: FNV-1a (64 bits) over its digest's text and the path.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNumbers {
+    /// The hash of the digest's text.
+    state: u64,
+}
+
+impl From<Digest> for LayerNumbers {
+    fn from(layer: Digest) -> Self {
+        Self { state: hash(EMPTY, layer.to_string().as_bytes()) }
+    }
+}
+
+impl LayerNumbers {
+    /// The number of the inode at `path`.
+    pub fn of(self, path: &NodePath) -> u64 {
+        valid(hash(self.state, path.as_bytes()))
+    }
 }
 
 /// The number to try when `number` is taken.
@@ -18,10 +32,14 @@ pub fn next(number: u64) -> u64 {
     valid(number.wrapping_add(1))
 }
 
-fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+/// The hash of nothing.
+const EMPTY: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Goes on from the hash of what came before.
+fn hash(before: u64, bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(before, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// 0 means "none", 1 is the root's, the largest is reserved by go-fuse.
@@ -38,7 +56,7 @@ mod tests {
 
     #[test]
     fn agrees_with_upstream() {
-        assert_eq!(hash("sha256:aa/a".bytes()), 4_641_675_121_235_287_950);
+        assert_eq!(hash(EMPTY, b"sha256:aa/a"), 4_641_675_121_235_287_950);
     }
 
     #[test]

@@ -19,6 +19,12 @@ pub struct InvalidPath {
     pub path: String,
 }
 
+impl InvalidPath {
+    fn of(bytes: &[u8]) -> Self {
+        Self { path: String::from_utf8_lossy(bytes).chars().take(200).collect() }
+    }
+}
+
 impl NodePath {
     /// `/`.
     pub fn root() -> Self {
@@ -32,12 +38,7 @@ impl NodePath {
                 rest.split(|b| *b == b'/').all(|c| !matches!(c, b"" | b"." | b".."))
                     && !rest.contains(&0)
             });
-        if clean {
-            Ok(Self(Box::from(bytes)))
-        } else {
-            let path = String::from_utf8_lossy(bytes).chars().take(200).collect();
-            Err(InvalidPath { path })
-        }
+        if clean { Ok(Self(Box::from(bytes))) } else { Err(InvalidPath::of(bytes)) }
     }
 
     /// The bytes, starting with `/`.
@@ -52,10 +53,14 @@ impl NodePath {
 
     /// The path one up; `None` for `/`.
     pub fn parent(&self) -> Option<Self> {
+        self.parent_bytes().map(|parent| Self(Box::from(parent)))
+    }
+
+    /// The bytes of the path one up; `None` for `/`.
+    pub(super) fn parent_bytes(&self) -> Option<&[u8]> {
         match self.0.iter().rposition(|b| *b == b'/') {
             _ if self.is_root() => None,
-            Some(0) => Some(Self::root()),
-            slash => slash.map(|at| Self(Box::from(&self.0[..at]))),
+            slash => slash.map(|at| &self.0[..at.max(1)]),
         }
     }
 
@@ -72,16 +77,12 @@ impl NodePath {
 
     /// This path and one more component, which must be a valid one.
     pub fn join(&self, name: &[u8]) -> Result<Self, InvalidPath> {
-        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
-        if !self.is_root() {
-            bytes.extend_from_slice(&self.0);
+        let parent = if self.is_root() { &[][..] } else { &self.0 };
+        let bytes = [parent, b"/", name].concat();
+        if matches!(name, b"" | b"." | b"..") || name.iter().any(|b| matches!(b, b'/' | 0)) {
+            return Err(InvalidPath::of(&bytes));
         }
-        bytes.push(b'/');
-        bytes.extend_from_slice(name);
-        if name.contains(&b'/') || bytes == b"/" {
-            bytes.push(b'/'); // never clean: refused below with the whole path in the error
-        }
-        Self::new(&bytes)
+        Ok(Self(bytes.into()))
     }
 
     /// Whether this path lies below `ancestor` (and is not `ancestor` itself).

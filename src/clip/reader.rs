@@ -56,11 +56,18 @@ impl Archive {
             }
         };
         let header = Header::decode(&read(0..size.min(header::LENGTH as u64))?, size)?;
-        let mut nodes = index_codec::decode(&read(header.index.clone())?)?;
-        let storage = match header.storage.clone() {
+        let index = read(header.index.clone())?;
+        let storage = header.storage.clone().map(read).transpose()?;
+        Self::decode(header, &index, storage.as_deref())
+    }
+
+    /// Puts an archive together from the bytes of its parts.
+    pub fn decode(header: Header, index: &[u8], storage: Option<&[u8]>) -> Result<Self, ClipError> {
+        let mut nodes = index_codec::decode(index)?;
+        let storage = match storage {
             None => StorageInfo::Local,
-            Some(range) => {
-                let (storage, special) = storage_codec::decode(&read(range)?)?;
+            Some(bytes) => {
+                let (storage, special) = storage_codec::decode(bytes)?;
                 nodes.extend(special);
                 storage
             }

@@ -14,7 +14,6 @@
 
 mod directory;
 mod encode;
-mod fields;
 mod section;
 mod spans;
 mod trailer;
@@ -27,7 +26,9 @@ use super::header::Header;
 use crate::digest::Digest;
 
 pub use directory::{Encoding, LayerEntry};
+pub(crate) use encode::put_spans;
 pub use encode::{LayerSpans, encode};
+pub(crate) use spans::Described;
 pub use spans::{SpanEntry, SpanIndex};
 
 use section::{Section, read, wrong};

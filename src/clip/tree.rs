@@ -31,8 +31,8 @@ impl Tree {
             }
         }
         for node in tree.iter() {
-            if let Some(parent) = node.path.parent()
-                && !directories.contains(parent.as_bytes())
+            if let Some(parent) = node.path.parent_bytes()
+                && !directories.contains(parent)
             {
                 return Err(ClipError::tree(&node.path, "its parent is not a directory"));
             }

@@ -98,6 +98,21 @@ settings! {
         default: Some("1"), expected: "0.05 to 60",
         help: "How often workers look for jobs that nobody told them of",
     }
+    LAYER_CONCURRENCY {
+        flag: "layer-concurrency", env: &["CLIPWRIGHT_LAYER_CONCURRENCY"],
+        file: "clipwright.layerConcurrency", expected: "1 to 256",
+        help: "Layers read at a time, by all jobs together; by default one a core",
+    }
+    LAYER_CACHE_MIB {
+        flag: "layer-cache-mib", env: &["CLIPWRIGHT_LAYER_CACHE_MIB"],
+        file: "clipwright.layerCacheMib", default: Some("1024"), expected: "0 to 1048576",
+        help: "MiB that layer indexes may take in the data directory; 0 keeps none there",
+    }
+    LAYER_CACHE_IN_STORE {
+        flag: "layer-cache-in-store", env: &["CLIPWRIGHT_LAYER_CACHE_IN_STORE"],
+        file: "clipwright.layerCacheInStore", default: Some("true"), expected: "true or false",
+        help: "Whether layer indexes are kept in the store, where all replicas find them",
+    }
     STORE {
         flag: "store", env: &["CLIPWRIGHT_STORE"], file: "imageService.registryStore",
         default: Some("local"), expected: "local or s3", help: "Where archives go",
@@ -273,9 +288,8 @@ settings! {
     }
 }
 
-/// How images are read, which is not only the service's business.
-pub(super) const INDEXING: &[&Setting] = &[
-    &SPAN_MIB,
+/// What layers may cost, which is not only the service's business.
+pub(super) const LIMITS: &[&Setting] = &[
     &LIMIT_ENTRIES,
     &LIMIT_PATH_BYTES,
     &LIMIT_PATH_DEPTH,

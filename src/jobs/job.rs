@@ -248,11 +248,14 @@ pub enum EventKind {
     },
     /// How far reading has come; sent at most about once a second.
     Progress {
-        /// Layers read to their end.
+        /// Layers read to their end, or known.
         layers_done: u64,
+        /// Those of them that were known, so that they were not downloaded.
+        #[serde(default)]
+        layers_cached: u64,
         /// Layers in the image.
         layers_total: u64,
-        /// Compressed bytes read.
+        /// Compressed bytes read, or known.
         bytes_done: u64,
         /// Compressed bytes in all.
         bytes_total: u64,

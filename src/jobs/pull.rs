@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{Fallback, Job, JobError, JobResult, JobSpec, PullSpec};
 use super::worker::{EventSink, Handler};
-use crate::archive::{ArchiveError, IndexOptions, PackOptions};
+use crate::archive::{ArchiveError, IndexOptions};
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
 use crate::oci::{
@@ -40,10 +40,8 @@ pub struct Puller {
     pub store: Arc<dyn ArchiveStore>,
     /// How registries are reached.
     pub oci: OciSettings,
-    /// How images are indexed.
+    /// How images are indexed; limits and budget are those of packing too.
     pub index: IndexOptions,
-    /// How images are packed.
-    pub pack: PackOptions,
     /// Archive version of jobs that don't ask for one.
     pub clip_version: u8,
     /// What becomes of images that can't be served as v2, of jobs that don't say.

@@ -17,6 +17,8 @@ use super::job::{EventKind, Image, ImageId, Job, JobEvent, JobSpec, JobState};
 mod claim;
 /// Why the queue could not do what was asked.
 mod error;
+/// Which process reads which layer.
+mod layer_claims;
 /// What workers report, and the reaper.
 mod outcome;
 /// Patience with the database.
@@ -34,6 +36,7 @@ mod wake;
 
 pub use claim::{Heartbeat, Lease};
 pub use error::QueueError;
+pub use layer_claims::DatabaseClaims;
 pub use vault::Vault;
 pub use wake::EventWakes;
 
@@ -201,12 +204,12 @@ impl Queue {
 
     /// Tells when the job may have new events. Take it before you query. Needs a Tokio runtime.
     pub fn wakes(&self, id: Uuid) -> EventWakes {
-        self.hub.subscribe(Some(id))
+        self.hub.subscribe(wake::Topic::Job(id))
     }
 
     /// Tells when there may be a job to claim.
     pub(super) fn work_wakes(&self) -> EventWakes {
-        self.hub.subscribe(None)
+        self.hub.subscribe(wake::Topic::Work)
     }
 
     /// The image, if its archive is in the store.

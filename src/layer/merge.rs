@@ -98,6 +98,9 @@ struct Merger {
     limits: Limits,
     /// Bytes that the names take so far. Symlinks can make long paths of short ones.
     cost: u64,
+    /// Where the last entry went: the next one mostly goes there too. Forgotten when a name goes,
+    /// which alone can make a path lead elsewhere.
+    last: Option<(NodePath, NameId)>,
 }
 
 /// Why an entry can't be put into the tree.
@@ -122,10 +125,11 @@ impl Merger {
     fn new(layer: Digest, limits: Limits) -> Self {
         let root = Inode { kind: InodeKind::Directory, meta: made_up(), layer };
         let names = vec![Name { inode: 0, path_bytes: 0, depth: 0, children: BTreeMap::new() }];
-        Self { names, inodes: vec![root], layer, limits, cost: 0 }
+        Self { names, inodes: vec![root], layer, limits, cost: 0, last: None }
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<(), LayerError> {
+        self.last = None;
         self.whiteouts(entries);
         let layer = self.layer;
         for Entry { path, kind } in entries {
@@ -199,7 +203,10 @@ impl Merger {
             self.change(ROOT, meta);
             return Ok(());
         };
-        let directory = self.make(&parent)?;
+        let directory = match self.last.take() {
+            Some((path, directory)) if path == parent => directory,
+            _ => self.make(&parent)?,
+        };
         let existing = self.names[directory].children.get(path.name()).copied();
         let (kind, meta) = match kind {
             EntryKind::Directory(meta) => {
@@ -228,12 +235,18 @@ impl Merger {
                 self.names[directory].children.remove(path.name());
                 let inode = self.link_target(target)?;
                 self.put(directory, path.name().into(), inode)?;
+                if existing.is_none() {
+                    self.last = Some((parent, directory));
+                }
                 return Ok(());
             }
             EntryKind::Whiteout | EntryKind::Opaque => return Ok(()),
         };
         self.inodes.push(Inode { kind, meta: meta.clone(), layer: self.layer });
         self.put(directory, path.name().into(), self.inodes.len() - 1)?;
+        if existing.is_none() {
+            self.last = Some((parent, directory));
+        }
         Ok(())
     }
 
@@ -350,7 +363,7 @@ impl Merger {
         let mut paths: Vec<(NodePath, NameId)> = Vec::with_capacity(self.names.len());
         let mut todo = vec![(NodePath::root(), ROOT)];
         while let Some((path, name)) = todo.pop() {
-            for (component, child) in &self.names[name].children {
+            for (component, child) in self.names[name].children.iter().rev() {
                 // Components come from clean paths and so make clean paths.
                 if let Ok(path) = path.join(component) {
                     todo.push((path, *child));
@@ -358,13 +371,19 @@ impl Merger {
             }
             paths.push((path, name));
         }
-        paths.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        // In order but for what sorts between a directory and its children, such as `a-b` between
+        // `a` and `a/b`: a stable sort makes use of that.
+        paths.sort_by(|a, b| a.0.cmp(&b.0));
 
         let mut links = vec![0_u32; self.inodes.len()];
         for (_, name) in &paths {
             links[self.names[*name].inode] += 1;
         }
-        let mut numbers = Numbers { given: vec![0; self.inodes.len()], used: HashSet::new() };
+        let mut numbers = Numbers {
+            given: vec![0; self.inodes.len()],
+            used: HashSet::with_capacity(self.inodes.len()),
+            layers: BTreeMap::new(),
+        };
         paths
             .into_iter()
             .map(|(path, name)| {
@@ -400,12 +419,17 @@ struct Walk {
 struct Numbers {
     given: Vec<u64>,
     used: HashSet<u64>,
+    layers: BTreeMap<Digest, inode::LayerNumbers>,
 }
 
 impl Numbers {
     fn of(&mut self, id: InodeId, layer: Digest, path: &NodePath) -> u64 {
         if self.given[id] == 0 {
-            let mut number = if path.is_root() { inode::ROOT } else { inode::number(layer, path) };
+            let mut number = if path.is_root() {
+                inode::ROOT
+            } else {
+                self.layers.entry(layer).or_insert_with(|| layer.into()).of(path)
+            };
             while !self.used.insert(number) {
                 number = inode::next(number);
             }

@@ -148,7 +148,8 @@ impl Publisher {
         let session = &self.registry.session;
         let what = format!("push of manifest {digest}");
         let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
-        let url = session.endpoint.url(&format!("{}/manifests/{name}", session.endpoint.repository));
+        let url =
+            session.endpoint.url(&format!("{}/manifests/{name}", session.endpoint.repository));
         retry(&self.registry.retry, cancel, || async {
             let answer = session
                 .send(Method::PUT, &url, &what, |request| {
@@ -165,11 +166,7 @@ impl Publisher {
         Ok(digest)
     }
 
-    async fn mounted(
-        &self,
-        digest: &Digest,
-        cancel: &CancellationToken,
-    ) -> Result<bool, OciError> {
+    async fn mounted(&self, digest: &Digest, cancel: &CancellationToken) -> Result<bool, OciError> {
         let Some(from) = &self.mount_from else { return Ok(false) };
         let registry = &self.registry;
         retry(&registry.retry, cancel, || upload::mount(registry, digest, from)).await

@@ -18,7 +18,8 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArchiveStore, Bucket, Commit, Committed, Key, NewObject, Overwrite, Put, StoreError, supervise,
+    ArchiveStore, Bucket, Commit, Committed, Key, Leftover, Listed, NewObject, Overwrite, Put,
+    StoreError, supervise,
 };
 use crate::digest::Digest;
 
@@ -52,20 +53,38 @@ impl DirectoryStore {
     }
 
     fn remove_leftovers(&self) -> io::Result<()> {
-        let now = SystemTime::now();
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            if !entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-                continue;
-            }
-            let modified = entry.metadata().and_then(|m| m.modified());
-            let age = modified.ok().and_then(|at| now.duration_since(at).ok());
-            if age.is_some_and(|age| age > LEFTOVER_AGE) {
-                // Another replica may have been faster.
-                let _ = fs::remove_file(entry.path());
-            }
+        for leftover in self.find_leftovers(LEFTOVER_AGE)? {
+            // Another replica may have been faster.
+            let _ = self.remove_temporary(&leftover.id);
         }
         Ok(())
+    }
+
+    fn find_leftovers(&self, age: Duration) -> io::Result<Vec<Leftover>> {
+        let now = SystemTime::now();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if !name.starts_with(TEMPORARY_PREFIX) {
+                continue;
+            }
+            // It may have got its right name meanwhile.
+            let Ok(since) = entry.metadata().and_then(|m| m.modified()) else { continue };
+            if now.duration_since(since).is_ok_and(|found| found > age) {
+                found.push(Leftover { name: name.clone(), id: name, since });
+            }
+        }
+        Ok(found)
+    }
+
+    /// A file, or the directory of an object that was being made.
+    fn remove_temporary(&self, name: &str) -> io::Result<()> {
+        let path = self.root.join(name);
+        match fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -154,6 +173,75 @@ impl DirectoryStore {
         Ok(Committed::Written)
     }
 
+    /// A second name for the same file, put in place like any other.
+    fn copy_blocking(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let (source, target) = (self.path(from), self.path(to));
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => {
+                StoreError::NotFound { key: from.clone(), store: self.describe() }
+            }
+            _ => StoreError::io(format!("copy {from} to {to}"), &target, e),
+        };
+        let parent = target.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent).map_err(failed)?;
+        // A name that nobody else has: a temporary directory is one, and goes by itself.
+        let own = tempfile::Builder::new()
+            .prefix(TEMPORARY_PREFIX)
+            .tempdir_in(&self.root)
+            .map_err(failed)?;
+        let name = own.path().join("link");
+        if let Err(error) = fs::hard_link(&source, &name) {
+            if error.kind() == io::ErrorKind::NotFound {
+                return Err(failed(error));
+            }
+            // Not every file system has links.
+            fs::copy(&source, &name).map_err(failed)?;
+            File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
+        }
+        // Between two names of one file a rename does nothing: then all is done already.
+        fs::rename(&name, &target).map_err(failed)?;
+        File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+
+    fn list_blocking(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let within = prefix.rfind('/').map_or("", |slash| &prefix[..=slash]);
+        let directory = self.root.join(within);
+        let failed = |e| StoreError::io("list the store", &directory, e);
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut keys = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            let key = name.to_str().and_then(|name| format!("{within}{name}").parse::<Key>().ok());
+            keys.extend(key.filter(|k| k.as_str().starts_with(prefix) && k.as_str() > after));
+        }
+        keys.sort();
+        let mut listed = Vec::new();
+        for key in keys {
+            if listed.len() == limit {
+                break;
+            }
+            // What went meanwhile is not there.
+            match fs::metadata(self.path(&key)) {
+                Ok(found) if found.is_file() => {
+                    let (size, modified) = (found.len(), found.modified().map_err(failed)?);
+                    listed.push(Listed { key, size, modified });
+                }
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(listed)
+    }
+
     /// Decides between [`Put::Unchanged`] and a conflict when the key is taken.
     fn compare(
         &self,
@@ -236,6 +324,56 @@ impl ArchiveStore for DirectoryStore {
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError> {
         let key = key.clone();
         self.blocking("read", move |store| store.read_blocking(&key, offset, len)).await
+    }
+
+    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let (from, to) = (from.clone(), to.clone());
+        self.blocking("copy", move |store| store.copy_blocking(&from, &to)).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
+        self.blocking("list", move |store| store.list_blocking(&prefix, &after, limit)).await
+    }
+
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError> {
+        let key = key.clone();
+        self.blocking("touch", move |store| {
+            let path = store.path(&key);
+            let touch = || {
+                let file = File::open(&path)?;
+                let (modified, now) = (file.metadata()?.modified()?, SystemTime::now());
+                if now.duration_since(modified).is_ok_and(|found| found > age) {
+                    file.set_modified(now)?;
+                }
+                Ok::<_, io::Error>(true)
+            };
+            match touch() {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+                done => done.map_err(|e| StoreError::io(format!("touch {key}"), &path, e)),
+            }
+        })
+        .await
+    }
+
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
+        self.blocking("list", move |store| {
+            store.find_leftovers(age).map_err(|e| StoreError::io("list", &store.root, e))
+        })
+        .await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
+        let name = leftover.id.clone();
+        self.blocking("delete", move |store| {
+            store.remove_temporary(&name).map_err(|e| StoreError::io("delete", &store.root, e))
+        })
+        .await
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::digest::Digest;
 use crate::image_id::ImageId;
 
 /// An object's name: 1 to 255 characters of `[0-9a-zA-Z._/-]`; no part between slashes is empty
@@ -31,6 +32,40 @@ impl Key {
     /// The archive of `image` in a store whose archives end in `extension`: `<image_id>.<ext>`.
     pub fn archive(image: &ImageId, extension: &'static str) -> Self {
         Self(format!("{image}.{extension}"))
+    }
+
+    /// What the keys of all archives that migrations keep begin with.
+    pub const KEPT: &str = "kept/";
+
+    /// The archive of another version that `image` had before it was migrated.
+    pub fn kept(image: &ImageId, version: u8, extension: &'static str) -> Self {
+        Self(format!("{}{image}.v{version}.{extension}", Self::KEPT))
+    }
+
+    /// Where an archive of `image` is made that nobody may see yet.
+    pub fn staged(image: &ImageId, extension: &'static str) -> Self {
+        Self(format!("staged/{image}.{extension}"))
+    }
+
+    /// What the keys of all layer indexes begin with.
+    pub const LAYER_INDEXES: &str = "layer-index/";
+
+    /// The index of a layer; `request` says how the layer was read.
+    pub fn layer_index(layer: Digest, request: Digest) -> Self {
+        let request = &request.hex()[..16];
+        Self(format!("{}{}-{request}", Self::LAYER_INDEXES, layer.hex()))
+    }
+
+    /// The image whose archive or archive's data this is, and the extension.
+    pub fn of_image(&self) -> Option<(ImageId, &str)> {
+        let (image, extension) = self.0.split_once('.')?;
+        matches!(extension, "clip" | "rclip").then_some(())?;
+        Some((image.parse().ok()?, extension))
+    }
+
+    /// Whether this is the index of a layer.
+    pub fn is_layer_index(&self) -> bool {
+        self.0.starts_with(Self::LAYER_INDEXES)
     }
 
     /// The text.
@@ -74,6 +109,15 @@ mod tests {
         let image: ImageId = "961eaef6668e480f".parse().unwrap();
         assert_eq!(Key::archive(&image, "rclip").as_str(), "961eaef6668e480f.rclip");
         assert_eq!(Key::archive(&image, "clip").as_str(), "961eaef6668e480f.clip");
+        assert_eq!(Key::archive(&image, "clip").of_image(), Some((image, "clip")));
+        for other in
+            ["961eaef6668e480f.tar", "961eaef6668e480f", "x.clip", "a/961eaef6668e480f.clip"]
+        {
+            assert_eq!(other.parse::<Key>().unwrap().of_image(), None, "{other}");
+        }
+        let (layer, request) = (Digest::of(b"layer"), Digest::of(b"request"));
+        let key = Key::layer_index(layer, request);
+        assert!(key.is_layer_index() && key.as_str().parse::<Key>().is_ok());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! none. `upload` holds the way of a put, `stream` that of an object that is made on the way.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
@@ -15,12 +15,15 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::types::MetadataDirective;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveStore, Bucket, Key, NewObject, Overwrite, Put, StoreError, supervise};
+use super::{
+    ArchiveStore, Bucket, Key, Leftover, Listed, NewObject, Overwrite, Put, StoreError, supervise,
+};
 use crate::digest::Digest;
 
 /// What the SDK's errors mean to us.
@@ -33,6 +36,8 @@ mod published;
 mod stream;
 /// The way of a put.
 mod upload;
+/// Uploads that never ended.
+mod uploads;
 
 use failure::Failure;
 
@@ -238,6 +243,103 @@ impl ArchiveStore for S3Store {
             Err(failure) if failure.status == Some(416) => Ok(Bytes::new()),
             Err(failure) if failure.is_missing_object() => Err(self.not_found(key)),
             Err(failure) => Err(failure.into_error(self, format!("read {key}"))),
+        }
+    }
+
+    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+        let source = format!("{}/{from}", self.bucket);
+        let request = self.client.copy_object().copy_source(source).bucket(&self.bucket);
+        match request.key(to.as_str()).send().await.map_err(Failure::from) {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is_missing_object() => Err(self.not_found(from)),
+            Err(failure) => Err(failure.into_error(self, format!("copy {from} to {to}"))),
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let mut listed = Vec::new();
+        let mut next = None;
+        while listed.len() < limit {
+            let request = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .delimiter("/")
+                .set_start_after((!after.is_empty()).then(|| after.to_owned()))
+                .set_continuation_token(next);
+            let answer = request
+                .send()
+                .await
+                .map_err(|error| Failure::from(error).into_error(self, "list it".to_owned()))?;
+            let objects = answer.contents.unwrap_or_default().into_iter();
+            // Keys that we would never make are not ours.
+            listed.extend(objects.filter_map(|object| {
+                let size = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+                let modified = uploads::time(object.last_modified()?)?;
+                Some(Listed { key: object.key?.parse().ok()?, size, modified })
+            }));
+            next = answer.next_continuation_token;
+            if next.is_none() {
+                break;
+            }
+        }
+        listed.truncate(limit);
+        Ok(listed)
+    }
+
+    /// Copies the object onto itself, which S3 does without the content passing by here.
+    async fn touch(&self, key: &Key, age: Duration) -> Result<bool, StoreError> {
+        let failed = |failure: Failure| match failure {
+            failure if failure.is_missing_object() => Ok(false),
+            failure => Err(failure.into_error(self, format!("touch {key}"))),
+        };
+        let head = self.client.head_object().bucket(&self.bucket).key(key.as_str());
+        let head = match head.send().await.map_err(Failure::from) {
+            Ok(head) => head,
+            Err(failure) => return failed(failure),
+        };
+        let modified = head.last_modified().and_then(|at| SystemTime::try_from(*at).ok());
+        let found = modified.and_then(|at| SystemTime::now().duration_since(at).ok());
+        if found.is_none_or(|found| found <= age) {
+            return Ok(true);
+        }
+        let copy = self
+            .client
+            .copy_object()
+            .copy_source(format!("{}/{key}", self.bucket))
+            .bucket(&self.bucket)
+            .key(key.as_str())
+            // An object is copied onto itself only if something of it is replaced.
+            .metadata_directive(MetadataDirective::Replace)
+            .set_metadata(head.metadata().cloned());
+        match copy.send().await.map_err(Failure::from) {
+            Ok(_) => Ok(true),
+            Err(failure) => failed(failure),
+        }
+    }
+
+    async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
+        uploads::left_behind(self, age).await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {
+        let abort = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(&leftover.name)
+            .upload_id(&leftover.id);
+        match abort.send().await.map_err(Failure::from) {
+            Err(failure) if failure.code.as_deref() != Some("NoSuchUpload") => {
+                Err(failure.into_error(self, format!("abort an upload of {}", leftover.name)))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -12,7 +13,9 @@ use axum::response::Response;
 use clipwright::api::{AppState, SpecValidator, router};
 use clipwright::digest::Digest;
 use clipwright::jobs::queue::{Queue, Vault};
-use clipwright::store::{ArchiveStore, Bucket, Key, NewObject, Overwrite, Put, StoreError};
+use clipwright::store::{
+    ArchiveStore, Bucket, Key, Leftover, Listed, NewObject, Overwrite, Put, StoreError,
+};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -189,20 +192,40 @@ impl ArchiveStore for Probe {
         unreachable!("the API writes no archive")
     }
 
-    async fn create(&self, _: &Key, _: &CancellationToken) -> Result<NewObject, StoreError> {
-        unreachable!("the API writes no archive")
-    }
-
-    fn bucket(&self) -> Option<Bucket> {
-        None
-    }
-
     async fn size(&self, _: &Key) -> Result<Option<u64>, StoreError> {
         unreachable!("the API reads no archive")
     }
 
     async fn read(&self, _: &Key, _: u64, _: u64) -> Result<Bytes, StoreError> {
         unreachable!("the API reads no archive")
+    }
+
+    async fn create(&self, _: &Key, _: &CancellationToken) -> Result<NewObject, StoreError> {
+        unreachable!("the API writes no archive")
+    }
+
+    fn bucket(&self) -> Option<Bucket> {
+        unreachable!("the API reads no archive")
+    }
+
+    async fn copy(&self, _: &Key, _: &Key) -> Result<(), StoreError> {
+        unreachable!("the API writes no archive")
+    }
+
+    async fn list(&self, _: &str, _: &str, _: usize) -> Result<Vec<Listed>, StoreError> {
+        unreachable!("the API reads no archive")
+    }
+
+    async fn touch(&self, _: &Key, _: Duration) -> Result<bool, StoreError> {
+        unreachable!("the API marks no archive")
+    }
+
+    async fn leftovers(&self, _: Duration) -> Result<Vec<Leftover>, StoreError> {
+        unreachable!("the API looks for nothing that was left behind")
+    }
+
+    async fn remove_leftover(&self, _: &Leftover) -> Result<(), StoreError> {
+        unreachable!("the API removes nothing that was left behind")
     }
 
     async fn delete(&self, _: &Key) -> Result<(), StoreError> {

@@ -86,7 +86,13 @@ impl Handler for Fake {
 }
 
 fn progress(bytes_done: u64) -> EventKind {
-    EventKind::Progress { layers_done: 0, layers_total: 1, bytes_done, bytes_total: 500 }
+    EventKind::Progress {
+        layers_done: 0,
+        layers_cached: 0,
+        layers_total: 1,
+        bytes_done,
+        bytes_total: 500,
+    }
 }
 
 pub(crate) struct Pool {

@@ -1,9 +1,10 @@
 //! A TCP proxy that breaks what goes through it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 
+use clipwright::digest::Digest;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -24,6 +25,8 @@ struct Faults {
     stalls: AtomicBool,
     /// Bytes of answers that passed.
     passed: AtomicI64,
+    /// First lines of requests.
+    requests: Mutex<Vec<String>>,
     /// New connections are dropped at once.
     down: AtomicBool,
     /// Cuts open connections.
@@ -69,6 +72,14 @@ impl Proxy {
         self.faults.passed.load(Ordering::SeqCst)
     }
 
+    /// How often a blob was asked for.
+    pub(crate) fn fetches(&self, blob: Digest) -> usize {
+        let requests = self.faults.requests.lock().unwrap();
+        let asks =
+            |line: &&String| line.starts_with("GET ") && line.contains(&format!("/blobs/{blob}"));
+        requests.iter().filter(asks).count()
+    }
+
     /// Cuts everything, and refuses what comes.
     pub(crate) fn go_down(&self) {
         self.faults.down.store(true, Ordering::SeqCst);
@@ -95,7 +106,18 @@ impl Drop for Proxy {
 async fn connection(client: TcpStream, server: TcpStream, faults: Arc<Faults>) {
     let (mut client_in, mut client_out) = client.into_split();
     let (mut server_in, mut server_out) = server.into_split();
-    let requests = async { tokio::io::copy(&mut client_in, &mut server_out).await };
+    let requests = async {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(read @ 1..) = client_in.read(&mut buffer).await {
+            // Our requests are short, and each is written at once.
+            let text = String::from_utf8_lossy(&buffer[..read]);
+            let line = text.lines().next().unwrap_or_default().to_owned();
+            faults.requests.lock().unwrap().push(line);
+            if server_out.write_all(&buffer[..read]).await.is_err() {
+                return;
+            }
+        }
+    };
     let answers = async {
         let mut buffer = vec![0; 16 << 10];
         loop {
@@ -122,7 +144,7 @@ async fn connection(client: TcpStream, server: TcpStream, faults: Arc<Faults>) {
         }
     };
     tokio::select! {
-        _ = requests => {}
+        () = requests => {}
         () = answers => {}
         () = faults.cut.notified() => faults.broken.notify_one(),
     }

@@ -62,9 +62,9 @@ impl S3Server {
 
         let service = {
             let files = FileSystem::new(root.path()).unwrap();
-            let writing = Mutex::new(());
+            let (writing, uploads) = (Mutex::new(()), Mutex::default());
             let mut builder =
-                S3ServiceBuilder::new(Layer { files, faults: faults.clone(), writing });
+                S3ServiceBuilder::new(Layer { files, faults: faults.clone(), writing, uploads });
             builder.set_auth(SimpleAuth::from_single(access_key.clone(), secret_key.clone()));
             builder.build()
         };
@@ -100,7 +100,30 @@ impl S3Server {
 
     /// Names of the objects at the top of the bucket, sorted.
     pub(crate) fn objects(&self) -> Vec<String> {
-        names(&self.root.path().join(&self.bucket))
+        let mut names = names(&self.root.path().join(&self.bucket));
+        names.retain(|name| name != "layer-index");
+        names
+    }
+
+    /// Begins a multipart upload of `key` and leaves it at that.
+    pub(crate) async fn begin_upload(&self, key: &str) {
+        let keys = aws_sdk_s3::config::Credentials::new(
+            &self.access_key,
+            &self.secret_key,
+            None,
+            None,
+            "test",
+        );
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(aws_sdk_s3::config::BehaviorVersion::v2026_01_12())
+            .region(aws_sdk_s3::config::Region::new(self.region.clone()))
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .credentials_provider(keys)
+            .endpoint_url(&self.endpoint)
+            .force_path_style(true)
+            .build();
+        let client = aws_sdk_s3::Client::from_conf(config);
+        client.create_multipart_upload().bucket(&self.bucket).key(key).send().await.unwrap();
     }
 
     /// How many multipart uploads were begun and neither completed nor aborted.
@@ -128,9 +151,16 @@ struct Layer {
     files: FileSystem,
     faults: Arc<Faults>,
     writing: Mutex<()>,
+    /// Uploads that have not ended: s3s-fs can't list them.
+    uploads: Mutex<Vec<MultipartUpload>>,
 }
 
 impl Layer {
+    async fn ended(&self, upload: &str) {
+        let mut uploads = self.uploads.lock().await;
+        uploads.retain(|open| open.upload_id.as_deref() != Some(upload));
+    }
+
     fn up(&self) -> S3Result<()> {
         if self.faults.down.load(Ordering::SeqCst) {
             return Err(s3_error!(SlowDown, "injected"));
@@ -173,6 +203,33 @@ macro_rules! forward {
                 self.files.put_object(request).await
             }
 
+            async fn create_multipart_upload(
+                &self,
+                request: S3Request<CreateMultipartUploadInput>,
+            ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+                self.up()?;
+                let key = request.input.key.clone();
+                let created = self.files.create_multipart_upload(request).await?;
+                let upload = MultipartUpload {
+                    key: Some(key),
+                    upload_id: created.output.upload_id.clone(),
+                    initiated: Some(std::time::SystemTime::now().into()),
+                    ..MultipartUpload::default()
+                };
+                self.uploads.lock().await.push(upload);
+                Ok(created)
+            }
+
+            async fn list_multipart_uploads(
+                &self,
+                _: S3Request<ListMultipartUploadsInput>,
+            ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+                self.up()?;
+                let uploads = Some(self.uploads.lock().await.clone());
+                let listed = ListMultipartUploadsOutput { uploads, ..Default::default() };
+                Ok(S3Response::new(listed))
+            }
+
             async fn upload_part(
                 &self,
                 request: S3Request<UploadPartInput>,
@@ -188,7 +245,12 @@ macro_rules! forward {
             ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
                 self.up()?;
                 let _one_at_a_time = self.writing.lock().await;
-                self.files.complete_multipart_upload(request).await
+                let upload = request.input.upload_id.clone();
+                let completed = self.files.complete_multipart_upload(request).await;
+                if completed.is_ok() {
+                    self.ended(&upload).await;
+                }
+                completed
             }
 
             async fn abort_multipart_upload(
@@ -196,7 +258,9 @@ macro_rules! forward {
                 request: S3Request<AbortMultipartUploadInput>,
             ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
                 self.up()?;
+                let upload = request.input.upload_id.clone();
                 let aborted = self.files.abort_multipart_upload(request).await;
+                self.ended(&upload).await;
                 self.faults.aborted.notify_one();
                 aborted
             }
@@ -206,9 +270,9 @@ macro_rules! forward {
 
 forward! {
     get_object: GetObjectInput => GetObjectOutput,
+    copy_object: CopyObjectInput => CopyObjectOutput,
     head_object: HeadObjectInput => HeadObjectOutput,
     head_bucket: HeadBucketInput => HeadBucketOutput,
     delete_object: DeleteObjectInput => DeleteObjectOutput,
     list_objects_v2: ListObjectsV2Input => ListObjectsV2Output,
-    create_multipart_upload: CreateMultipartUploadInput => CreateMultipartUploadOutput,
 }

@@ -51,9 +51,14 @@ impl Service {
 
     /// Ends the process as a crash would, and starts another on the same data.
     pub(crate) async fn crash_and_restart(&mut self) {
+        self.crash();
+        (self.process, self.url) = spawn(self.data.path(), &self.settings).await;
+    }
+
+    /// Ends the process as a crash would.
+    pub(crate) fn crash(&mut self) {
         self.process.kill().unwrap(); // SIGKILL
         self.process.wait().unwrap();
-        (self.process, self.url) = spawn(self.data.path(), &self.settings).await;
     }
 
     /// Kills the private Postgres, as the kernel would when memory runs out.
@@ -85,12 +90,15 @@ impl Service {
         self.data.path().join("images").join(format!("{image_id}.clip"))
     }
 
-    /// What the directory store holds, leftovers included.
+    /// What the directory store holds, leftovers included, but for layer indexes.
     pub(crate) fn stored(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.data.path().join("images")) else {
             return Vec::new();
         };
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "layer-index")
+            .collect()
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
@@ -184,6 +192,9 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        if matches!(self.process.try_wait(), Ok(Some(_))) {
+            return;
+        }
         let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.process.wait();

@@ -17,7 +17,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::archive::ArchiveError;
+use crate::archive::{ArchiveError, Budget};
 use crate::archive::download::with_layer;
 use crate::digest::Digest;
 use crate::layer::{LayerError, Limits, copy_layer};
@@ -40,6 +40,7 @@ pub(super) fn compressed(
     (layer, size): (Digest, u64),
     diff_id: Digest,
     limits: Limits,
+    budget: Arc<Budget>,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Compressed {
@@ -51,7 +52,7 @@ pub(super) fn compressed(
             copy_layer(layer, bytes, diff_id, limits, &mut out)?;
             out.finish().and_then(|mut chunks| chunks.flush()).map_err(failed)
         };
-        with_layer(&source, layer, size, progress, &cancel, work).await
+        with_layer(&source, layer, size, progress, &budget, &cancel, work).await
     }));
     // The chunks, and then what the work came to.
     stream::unfold((receiver, Some(working)), move |(mut receiver, mut working)| async move {

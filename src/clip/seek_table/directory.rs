@@ -4,10 +4,10 @@ use std::fmt;
 use std::io::{Read, Seek};
 use std::ops::Range;
 
-use super::fields::Fields;
 use super::section::{Section, wrong};
 use super::spans::{Described, SpanIndex};
 use crate::clip::ClipError;
+use crate::clip::fields::Fields;
 use crate::digest::Digest;
 
 /// Bytes of a record.

@@ -28,6 +28,21 @@ pub struct LayerSpans<'a> {
     pub spans: &'a [Span],
 }
 
+/// Appends the entries of a layer's spans, all of them in order, and their windows.
+pub(crate) fn put_spans(
+    encoding: Encoding,
+    spans: &[Span],
+    entries: &mut Vec<u8>,
+    windows: &mut Vec<u8>,
+) {
+    let ends = spans.iter().skip(1).map(|next| next.start.compressed_bit);
+    let end = spans.last().and_then(|last| last.compressed.end.checked_mul(8));
+    for (span, bit_end) in spans.iter().zip(ends.chain(end)) {
+        windows.extend_from_slice(span.start.window.encoded());
+        put_entry(entries, encoding, span, bit_end);
+    }
+}
+
 /// The table of these layers, to stand right after the storage info; a digest that is given twice
 /// is taken once. Spans that don't cover their layer are an error.
 pub fn encode(layers: &[LayerSpans<'_>]) -> Result<Vec<u8>, ClipError> {
@@ -36,12 +51,7 @@ pub fn encode(layers: &[LayerSpans<'_>]) -> Result<Vec<u8>, ClipError> {
     let (mut table, mut entries, mut directory) = (HEAD.to_vec(), Vec::new(), Vec::new());
     for layer in layers.values() {
         let (windows_at, entries_at) = (table.len(), entries.len());
-        let ends = layer.spans.iter().skip(1).map(|next| next.start.compressed_bit);
-        let end = layer.spans.last().and_then(|last| last.compressed.end.checked_mul(8));
-        for (span, bit_end) in layer.spans.iter().zip(ends.chain(end)) {
-            table.extend_from_slice(span.start.window.encoded());
-            put_entry(&mut entries, layer.encoding, span, bit_end);
-        }
+        put_spans(layer.encoding, layer.spans, &mut entries, &mut table);
         let entries_of = &entries[entries_at..];
         // What readers would refuse or take for something else is not written.
         let read_back = SpanIndex::decode(

@@ -1,13 +1,13 @@
 //! The span entries of one layer, and its windows.
 
-use std::io::{Read, Seek};
+use std::io::{Cursor, Read, Seek};
 use std::ops::Range;
 
 use super::MAX_WINDOW;
 use super::directory::Encoding;
-use super::fields::{Fields, put_varint};
 use super::section::{Section, wrong};
 use crate::clip::ClipError;
+use crate::clip::fields::{Fields, put_varint};
 use crate::digest::Digest;
 use crate::gzip::{Checkpoint, CheckpointKind, Span, SparseWindow};
 
@@ -41,13 +41,13 @@ pub struct SpanEntry {
 }
 
 /// What the directory says of a layer.
-pub(super) struct Described {
-    pub(super) digest: Digest,
-    pub(super) encoding: Encoding,
-    pub(super) plain_size: u64,
-    pub(super) compressed_size: u64,
+pub(crate) struct Described {
+    pub(crate) digest: Digest,
+    pub(crate) encoding: Encoding,
+    pub(crate) plain_size: u64,
+    pub(crate) compressed_size: u64,
     /// Where its windows lie.
-    pub(super) windows: Range<u64>,
+    pub(crate) windows: Range<u64>,
 }
 
 impl SpanIndex {
@@ -90,6 +90,26 @@ impl SpanIndex {
             kind: entry.kind,
             window,
         })
+    }
+
+    /// All spans of a layer whose entries and windows these are, as
+    /// [`put_spans`](super::put_spans) made them; `of` says that the windows begin at 0.
+    pub(crate) fn decode_all(
+        entries: &[u8],
+        windows: &[u8],
+        of: &Described,
+    ) -> Result<Vec<Span>, ClipError> {
+        let index = Self::decode(entries, of)?;
+        let mut windows = Cursor::new(windows);
+        let span = |(at, entry): (usize, &SpanEntry)| {
+            Ok(Span {
+                start: index.checkpoint(at, &mut windows)?,
+                plain_length: entry.plain.end - entry.plain.start,
+                compressed: entry.compressed.clone(),
+                digest: entry.digest,
+            })
+        };
+        index.spans.iter().enumerate().map(span).collect()
     }
 
     /// Reads the entries of a layer.

@@ -347,7 +347,7 @@ fn record(windows: &[u8], entries: &[u8]) -> Record {
 /// An entry as docs/format.md tells it; `bits` and `plain` as varints.
 fn entry(bits: &[u8], plain: &[u8], kind: u8, window: Option<&[u8]>) -> Vec<u8> {
     let mut entry = [bits, plain, &[kind]].concat();
-    fields::put_varint(&mut entry, window.map_or(0, <[u8]>::len) as u64);
+    crate::clip::fields::put_varint(&mut entry, window.map_or(0, <[u8]>::len) as u64);
     entry.extend(window.iter().flat_map(|window| *Digest::of(window).as_bytes()));
     entry.extend(Digest::of(b"span").as_bytes());
     entry

@@ -1,8 +1,8 @@
 //! The trailer: the last bytes of the file. Its shape is the same in every version.
 
-use super::fields::Fields;
 use super::section::wrong;
 use crate::clip::ClipError;
+use crate::clip::fields::Fields;
 use crate::digest::Digest;
 
 /// What a file with a table ends with.

@@ -10,8 +10,8 @@ use super::findings;
 use super::{PullError, Puller};
 use crate::archive::index::Written;
 use crate::archive::{
-    ArchiveError, IndexOptions, IndexedImage, LayerPolicy, Publication, Republication, Republished,
-    Summary, index_image,
+    ArchiveError, IndexOptions, IndexedImage, LayerPolicy, PackOptions, Publication, Republication,
+    Republished, Summary, index_image,
 };
 use crate::clip::{ClipError, MAX_INDEX_BYTES, WARN_INDEX_BYTES};
 use crate::jobs::job::{ArchiveObject, EventKind, ImageId, LayerTreatment, VersionReport};
@@ -124,10 +124,11 @@ impl Making<'_> {
             tracing::info!(image_id = %self.id, code = finding.code(), %finding, "fell back to v1");
             self.events.send(EventKind::FellBack(self.report(1, Some(finding))));
         }
+        let IndexOptions { limits, budget, .. } = self.puller.index.clone();
         let publication = Publication {
             source,
             image,
-            options: &self.puller.pack,
+            options: &PackOptions { limits, budget },
             store: &*self.puller.store,
             id: self.id,
             overwrite: self.overwrite,
@@ -157,7 +158,7 @@ impl Making<'_> {
             publisher: &publisher,
             tag: self.id.as_str(),
             limits: puller.index.limits,
-            concurrency: puller.index.concurrency,
+            budget: &puller.index.budget,
         };
         let Republished { reference, compressed } =
             republication.publish(self.progress.clone(), cancel).await?;

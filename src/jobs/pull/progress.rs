@@ -21,6 +21,7 @@ impl JobProgress {
 #[derive(Default)]
 struct Counts {
     layers_done: u64,
+    layers_cached: u64,
     layers_total: u64,
     bytes_done: u64,
     bytes_total: u64,
@@ -45,8 +46,12 @@ impl Progress for JobProgress {
                 counts.bytes_done += bytes;
                 counts.progress()
             }
-            Step::LayerDone { .. } => {
+            Step::LayerDone { compressed_bytes, cached, .. } => {
                 counts.layers_done += 1;
+                if cached {
+                    counts.layers_cached += 1;
+                    counts.bytes_done += compressed_bytes;
+                }
                 counts.progress()
             }
         };
@@ -58,6 +63,7 @@ impl Counts {
     fn progress(&self) -> EventKind {
         EventKind::Progress {
             layers_done: self.layers_done,
+            layers_cached: self.layers_cached,
             layers_total: self.layers_total,
             bytes_done: self.bytes_done,
             bytes_total: self.bytes_total,

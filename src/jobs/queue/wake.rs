@@ -12,19 +12,30 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-/// The channels that the triggers of `migrations/0001_jobs.sql` notify.
+/// The channels that the triggers in `migrations` notify.
 const EVENT: &str = "job_event";
 const CLAIMABLE: &str = "job_claimable";
+const LAYER_FREED: &str = "layer_claim_freed";
 
 /// Whoever is this far behind is woken once for all it missed.
 const BACKLOG: usize = 256;
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
 const RECONNECT: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What somebody waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Topic {
+    /// New events of a job.
+    Job(Uuid),
+    /// A job to be claimed.
+    Work,
+    /// The claim of a layer.
+    Layer(Arc<str>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Wake {
-    Event(Uuid),
-    Claimable,
+    About(Topic),
     /// The connection was lost: anything may have happened meanwhile.
     Unknown,
 }
@@ -42,9 +53,9 @@ impl Hub {
         Arc::new(Self { pool, sender: broadcast::Sender::new(BACKLOG), task: OnceLock::new() })
     }
 
-    /// Wakes for new events of `job`, or for work to be claimed.
-    pub(super) fn subscribe(&self, job: Option<Uuid>) -> EventWakes {
-        let wakes = EventWakes { receiver: self.sender.subscribe(), job };
+    /// Wakes whenever something may have happened about `topic`.
+    pub(super) fn subscribe(&self, topic: Topic) -> EventWakes {
+        let wakes = EventWakes { receiver: self.sender.subscribe(), topic };
         self.task.get_or_init(|| {
             let listening = listen(self.pool.clone(), self.sender.clone());
             AbortOnDropHandle::new(tokio::spawn(listening))
@@ -69,13 +80,17 @@ async fn listen(pool: PgPool, sender: broadcast::Sender<Wake>) {
 async fn listen_once(pool: &PgPool, sender: &broadcast::Sender<Wake>) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.eager_reconnect(false);
-    listener.listen_all([EVENT, CLAIMABLE]).await?;
+    listener.listen_all([EVENT, CLAIMABLE, LAYER_FREED]).await?;
     // Nobody listened until now. An error to send only says that nobody waits.
     let _ = sender.send(Wake::Unknown);
     while let Some(notification) = listener.try_recv().await? {
         let wake = match notification.channel() {
-            EVENT => notification.payload().parse().map_or(Wake::Unknown, Wake::Event),
-            _ => Wake::Claimable,
+            EVENT => match notification.payload().parse() {
+                Ok(job) => Wake::About(Topic::Job(job)),
+                Err(_) => Wake::Unknown,
+            },
+            LAYER_FREED => Wake::About(Topic::Layer(notification.payload().into())),
+            _ => Wake::About(Topic::Work),
         };
         let _ = sender.send(wake);
     }
@@ -86,7 +101,7 @@ async fn listen_once(pool: &PgPool, sender: &broadcast::Sender<Wake>) -> Result<
 #[derive(Debug)]
 pub struct EventWakes {
     receiver: broadcast::Receiver<Wake>,
-    job: Option<Uuid>,
+    topic: Topic,
 }
 
 impl EventWakes {
@@ -102,12 +117,11 @@ impl EventWakes {
     /// Waits for a notification alone.
     pub(in crate::jobs) async fn notified(&mut self) {
         loop {
-            match (self.receiver.recv().await, self.job) {
-                (Ok(Wake::Unknown) | Err(broadcast::error::RecvError::Lagged(_)), _)
-                | (Ok(Wake::Claimable), None) => break,
-                (Ok(Wake::Event(id)), Some(job)) if id == job => break,
-                (Ok(_), _) => {}
-                (Err(broadcast::error::RecvError::Closed), _) => std::future::pending().await,
+            match self.receiver.recv().await {
+                Ok(Wake::Unknown) | Err(broadcast::error::RecvError::Lagged(_)) => break,
+                Ok(Wake::About(topic)) if topic == self.topic => break,
+                Ok(Wake::About(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
         }
         // What else has come by now is answered by the same query.
@@ -119,20 +133,26 @@ impl EventWakes {
 mod tests {
     use super::*;
 
-    fn wakes(sender: &broadcast::Sender<Wake>, job: Option<Uuid>) -> EventWakes {
-        EventWakes { receiver: sender.subscribe(), job }
+    fn wakes(sender: &broadcast::Sender<Wake>, topic: Topic) -> EventWakes {
+        EventWakes { receiver: sender.subscribe(), topic }
     }
 
     #[tokio::test]
     async fn each_is_woken_for_its_own_job() {
         let sender = broadcast::Sender::new(BACKLOG);
         let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
-        let (mut first, mut worker) = (wakes(&sender, Some(one)), wakes(&sender, None));
-        sender.send(Wake::Event(two)).unwrap();
-        sender.send(Wake::Claimable).unwrap();
+        let mut first = wakes(&sender, Topic::Job(one));
+        let mut worker = wakes(&sender, Topic::Work);
+        let mut reader = wakes(&sender, Topic::Layer("a".into()));
+        sender.send(Wake::About(Topic::Job(two))).unwrap();
+        sender.send(Wake::About(Topic::Layer("b".into()))).unwrap();
+        sender.send(Wake::About(Topic::Work)).unwrap();
         worker.notified().await;
+        assert!(futures_util::poll!(std::pin::pin!(reader.notified())).is_pending());
+        sender.send(Wake::About(Topic::Layer("a".into()))).unwrap();
+        reader.notified().await;
         assert!(futures_util::poll!(std::pin::pin!(first.notified())).is_pending());
-        sender.send(Wake::Event(one)).unwrap();
+        sender.send(Wake::About(Topic::Job(one))).unwrap();
         first.notified().await;
         sender.send(Wake::Unknown).unwrap();
         first.notified().await;
@@ -141,9 +161,9 @@ mod tests {
     #[tokio::test]
     async fn whoever_fell_behind_is_woken_and_a_lost_listener_wakes_nobody() {
         let sender = broadcast::Sender::new(2);
-        let mut late = wakes(&sender, Some(Uuid::now_v7()));
+        let mut late = wakes(&sender, Topic::Job(Uuid::now_v7()));
         for _ in 0..4 {
-            sender.send(Wake::Claimable).unwrap();
+            sender.send(Wake::About(Topic::Work)).unwrap();
         }
         late.notified().await;
         drop(sender);

@@ -124,7 +124,13 @@ mod tests {
     use super::*;
 
     fn progress(bytes_done: u64) -> EventKind {
-        EventKind::Progress { layers_done: 0, layers_total: 1, bytes_done, bytes_total: 9 }
+        EventKind::Progress {
+            layers_done: 0,
+            layers_cached: 0,
+            layers_total: 1,
+            bytes_done,
+            bytes_total: 9,
+        }
     }
 
     fn warning(n: usize) -> EventKind {

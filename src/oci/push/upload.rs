@@ -137,7 +137,8 @@ impl Upload {
         cancel: &CancellationToken,
     ) -> Result<(), OciError> {
         let whole = self.taken == 0;
-        let body = if whole { rest } else { self.append(rest, cancel).await.map(|()| Bytes::new())? };
+        let body =
+            if whole { rest } else { self.append(rest, cancel).await.map(|()| Bytes::new())? };
         let what = format!("push of blob {digest}");
         let mut backoff = Backoff::new(self.registry.retry.clone());
         loop {

@@ -1,0 +1,78 @@
+//! What reading layers may take of the machine, shared by everything in the process that reads any.
+//!
+//! A layer being read costs a core and a few MiB of buffers, whatever its size, so that the number
+//! of layers at a time bounds both. Turns are given in the order in which they were asked for, and
+//! an image asks for few at a time: a big one can't keep a small one waiting for long.
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+
+use super::ArchiveError;
+
+/// How many layers are read at a time.
+#[derive(Debug)]
+pub struct Budget {
+    layers: usize,
+    turns: Semaphore,
+}
+
+impl Budget {
+    /// Lets so many layers be read at a time, at least one.
+    pub fn new(layers: usize) -> Self {
+        let layers = layers.clamp(1, Semaphore::MAX_PERMITS);
+        Self { layers, turns: Semaphore::new(layers) }
+    }
+
+    /// How many layers may be read at a time.
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// Waits for a turn, which lasts until it is dropped.
+    pub(super) async fn turn(
+        &self,
+        cancel: &CancellationToken,
+    ) -> Result<SemaphorePermit<'_>, ArchiveError> {
+        match cancel.run_until_cancelled(self.turns.acquire()).await {
+            Some(Ok(turn)) => Ok(turn),
+            // Never closed.
+            Some(Err(_)) | None => Err(ArchiveError::Cancelled),
+        }
+    }
+}
+
+impl Default for Budget {
+    /// One layer a core.
+    fn default() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_come_in_order_and_waiting_can_be_cancelled() {
+        let (budget, cancel) = (Budget::new(2), CancellationToken::new());
+        let first = budget.turn(&cancel).await.unwrap();
+        let _second = budget.turn(&cancel).await.unwrap();
+        let given_up = CancellationToken::new();
+        let mut impatient = pin!(budget.turn(&given_up));
+        let (mut third, mut fourth) = (pin!(budget.turn(&cancel)), pin!(budget.turn(&cancel)));
+        assert!(poll!(&mut impatient).is_pending());
+        assert!(poll!(&mut third).is_pending() && poll!(&mut fourth).is_pending());
+        given_up.cancel();
+        assert!(matches!(impatient.await, Err(ArchiveError::Cancelled)));
+        drop(first);
+        assert!(poll!(&mut fourth).is_pending());
+        let third = third.await.unwrap();
+        assert!(poll!(&mut fourth).is_pending());
+        drop(third);
+        drop(fourth.await.unwrap());
+    }
+}

@@ -1,0 +1,154 @@
+//! What lies in a store and serves nobody. Deciding looks at names and times alone, so that it may
+//! go on beside running services: whatever one of them could still be about is too young to go.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::image_id::ImageId;
+use crate::store::{ArchiveStore, Key, Leftover, Listed, StoreError};
+
+/// What is younger may belong to somebody who is still writing.
+pub const SAFE_AGE: Duration = Duration::from_hours(24);
+
+/// Objects asked for at a time.
+const PAGE: usize = 1000;
+
+/// Why something is garbage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GarbageKind {
+    /// The data of a v1 archive whose index never came.
+    DataWithoutIndex,
+    /// The index of a layer that no image has asked for in a long time.
+    UnusedLayerIndex,
+    /// What a writer that died left behind.
+    Unfinished,
+}
+
+/// Something that can go.
+#[derive(Debug, Clone)]
+pub struct Garbage {
+    /// Why.
+    pub kind: GarbageKind,
+    /// Bytes, as far as the store says.
+    pub size: Option<u64>,
+    /// When it was written or used last.
+    pub since: SystemTime,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Object(Key),
+    Leftover(Leftover),
+}
+
+impl Garbage {
+    /// The object's key, or what it was to become.
+    pub fn name(&self) -> &str {
+        match &self.what {
+            What::Object(key) => key.as_str(),
+            What::Leftover(leftover) => &leftover.name,
+        }
+    }
+
+    /// The image it was for.
+    pub fn image(&self) -> Option<ImageId> {
+        match &self.what {
+            What::Object(key) => key.of_image().map(|(image, _)| image),
+            What::Leftover(_) => None,
+        }
+    }
+
+    fn of(kind: GarbageKind, object: Listed) -> Self {
+        let Listed { key, size, modified } = object;
+        Self { kind, size: Some(size), since: modified, what: What::Object(key) }
+    }
+}
+
+/// Looks through the store. Layer indexes are garbage when nobody used them for `unused`.
+pub async fn find(store: &dyn ArchiveStore, unused: Duration) -> Result<Vec<Garbage>, StoreError> {
+    let mut garbage = unused_indexes(store, Key::LAYER_INDEXES, unused).await?;
+    garbage.extend(data_without_index(store, "").await?);
+    for leftover in store.leftovers(SAFE_AGE).await? {
+        let (kind, since) = (GarbageKind::Unfinished, leftover.since);
+        garbage.push(Garbage { kind, size: None, since, what: What::Leftover(leftover) });
+    }
+    Ok(garbage)
+}
+
+/// Removes it, if it is still garbage; says whether it was.
+pub async fn remove(
+    store: &dyn ArchiveStore,
+    garbage: &Garbage,
+    unused: Duration,
+) -> Result<bool, StoreError> {
+    let key = match &garbage.what {
+        What::Leftover(leftover) => return store.remove_leftover(leftover).await.map(|()| true),
+        What::Object(key) => key,
+    };
+    // Somebody may have come to use it since it was found.
+    let still = match (garbage.kind, garbage.image()) {
+        (GarbageKind::DataWithoutIndex, Some(image)) => {
+            data_without_index(store, &format!("{image}.")).await?
+        }
+        _ => unused_indexes(store, key.as_str(), unused).await?,
+    };
+    let still = still.iter().any(|found| found.name() == key.as_str());
+    if still {
+        store.delete(key).await?;
+    }
+    Ok(still)
+}
+
+async fn unused_indexes(
+    store: &dyn ArchiveStore,
+    prefix: &str,
+    unused: Duration,
+) -> Result<Vec<Garbage>, StoreError> {
+    let old = list(store, prefix).await?.into_iter().filter(|object| is_older(object, unused));
+    Ok(old.map(|object| Garbage::of(GarbageKind::UnusedLayerIndex, object)).collect())
+}
+
+/// Where archives are `.rclip`, a `.clip` is the data of one, and worth nothing without.
+async fn data_without_index(
+    store: &dyn ArchiveStore,
+    prefix: &str,
+) -> Result<Vec<Garbage>, StoreError> {
+    if store.extension() != "rclip" {
+        return Ok(Vec::new());
+    }
+    let (mut data, mut indexes) = (BTreeMap::new(), Vec::new());
+    for object in list(store, prefix).await? {
+        match object.key.of_image() {
+            Some((image, "clip")) => drop(data.insert(image, object)),
+            Some((image, _)) => indexes.push(image),
+            None => {}
+        }
+    }
+    for image in indexes {
+        data.remove(&image);
+    }
+    let old = data.into_values().filter(|object| is_older(object, SAFE_AGE));
+    Ok(old.map(|object| Garbage::of(GarbageKind::DataWithoutIndex, object)).collect())
+}
+
+/// All objects whose keys begin with `prefix`.
+async fn list(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+    let mut objects: Vec<Listed> = Vec::new();
+    loop {
+        let after = objects.last().map_or("", |last| last.key.as_str());
+        let page = store.list(prefix, after, PAGE).await?;
+        let is_last = page.len() < PAGE;
+        objects.extend(page);
+        if is_last {
+            return Ok(objects);
+        }
+    }
+}
+
+fn is_older(object: &Listed, age: Duration) -> bool {
+    SystemTime::now().duration_since(object.modified).is_ok_and(|found| found > age)
+}

@@ -1,0 +1,161 @@
+//! The index of a layer: known from before, or made by reading the layer, once for all who want it
+//! at the same time.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::ArchiveError;
+use super::download::with_layer;
+use super::index::IndexOptions;
+use super::layer_cache::{LayerCache, Wanted};
+use crate::digest::Digest;
+use crate::layer::{Contents, LayerError, LayerIndex, LayerRead, NoContents, read_layer};
+use crate::oci::{LayerDescriptor, Source};
+use crate::progress::{Progress, Step};
+
+/// A layer of an image, and where it is.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageLayer<'a> {
+    /// Where its bytes are.
+    pub source: &'a Source,
+    /// As the manifest has it.
+    pub descriptor: &'a LayerDescriptor,
+    /// What the image's config says of its content.
+    pub diff_id: Digest,
+}
+
+/// A layer's index, and where it came from.
+#[derive(Debug, Clone)]
+pub struct KnownLayer {
+    /// The index; its digest and diff id are those that were asked for.
+    pub index: Arc<LayerIndex>,
+    /// Whether it was known, so that nothing was downloaded.
+    pub cached: bool,
+}
+
+impl ImageLayer<'_> {
+    fn wanted(&self, options: &IndexOptions) -> Wanted {
+        let LayerDescriptor { digest, size, .. } = *self.descriptor;
+        let read = LayerRead { digest, limits: options.limits, span: options.span };
+        Wanted { read, size, diff_id: self.diff_id }
+    }
+
+    /// The layer's index, out of the cache if it is there.
+    pub async fn index(
+        &self,
+        options: &IndexOptions,
+        progress: &Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<KnownLayer, ArchiveError> {
+        let known = match &options.cache {
+            Some(cache) => self.get_or_read(cache, options, progress, cancel).await?,
+            None => KnownLayer {
+                index: self.read(options, NoContents, progress, cancel).await?.0,
+                cached: false,
+            },
+        };
+        self.tell(&known, progress);
+        Ok(known)
+    }
+
+    /// Reads the layer in any case, and hands the content of its files to `contents` on the way;
+    /// what was made of it may be used once this has succeeded. The index goes into the cache.
+    pub async fn index_and_contents<C: Contents + Send + 'static>(
+        &self,
+        options: &IndexOptions,
+        contents: C,
+        progress: &Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<(KnownLayer, C), ArchiveError> {
+        let (index, contents) = self.read(options, contents, progress, cancel).await?;
+        if let Some(cache) = &options.cache {
+            cache.put_if_unknown(&self.wanted(options), index.clone(), cancel).await?;
+        }
+        let known = KnownLayer { index, cached: false };
+        self.tell(&known, progress);
+        Ok((known, contents))
+    }
+
+    async fn get_or_read(
+        &self,
+        cache: &LayerCache,
+        options: &IndexOptions,
+        progress: &Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<KnownLayer, ArchiveError> {
+        let wanted = self.wanted(options);
+        let get = async || {
+            let index = cache.get(&wanted, cancel).await?;
+            Ok::<_, ArchiveError>(index.map(|i| KnownLayer { index: Arc::new(i), cached: true }))
+        };
+        if let Some(known) = get().await? {
+            return Ok(known);
+        }
+        let key = wanted.key();
+        let boarded = cancel.run_until_cancelled(cache.flights().board(&key)).await;
+        let _flight = boarded.ok_or(ArchiveError::Cancelled)?;
+        let _claim = loop {
+            let freed = cache.claims().map(|claims| claims.freed(&key));
+            let claim = match cache.claims() {
+                Some(claims) => {
+                    let asked = cancel.run_until_cancelled(claims.try_claim(&key)).await;
+                    asked.ok_or(ArchiveError::Cancelled)?
+                }
+                None => Some(Box::new(()) as _),
+            };
+            // Whoever had it until now may have come to its end.
+            if let Some(known) = get().await? {
+                return Ok(known);
+            }
+            match (claim, freed) {
+                (Some(claim), _) => break claim,
+                (None, Some(freed)) => {
+                    tracing::debug!(%key, "another process is reading this layer");
+                    let woken = cancel.run_until_cancelled(freed).await;
+                    woken.ok_or(ArchiveError::Cancelled)?;
+                }
+                (None, None) => {}
+            }
+        };
+        let (index, NoContents) = self.read(options, NoContents, progress, cancel).await?;
+        cache.put(&wanted, index.clone(), cancel).await?;
+        Ok(KnownLayer { index, cached: false })
+    }
+
+    /// Downloads the layer and takes it apart.
+    async fn read<C: Contents + Send + 'static>(
+        &self,
+        options: &IndexOptions,
+        mut contents: C,
+        progress: &Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<(Arc<LayerIndex>, C), ArchiveError> {
+        let Wanted { read, size, diff_id } = self.wanted(options);
+        let (source, budget) = (self.source, &options.budget);
+        let work = move |bytes| {
+            let index = read_layer(read, bytes, &mut contents)?;
+            Ok((index, contents))
+        };
+        let (index, contents) =
+            with_layer(source, read.digest, size, progress.clone(), budget, cancel, work).await?;
+        verify_diff_id(&index, diff_id)?;
+        Ok((Arc::new(index), contents))
+    }
+
+    fn tell(&self, KnownLayer { index, cached }: &KnownLayer, progress: &Arc<dyn Progress>) {
+        progress.step(Step::LayerDone {
+            layer: self.descriptor.digest,
+            compressed_bytes: index.compressed_size,
+            plain_bytes: index.plain_size,
+            entries: index.entries.len(),
+            cached: *cached,
+        });
+    }
+}
+
+/// A layer must be what the image's config says.
+pub(super) fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {
+    let (layer, found) = (index.digest, index.diff_id);
+    if found == expected { Ok(()) } else { Err(LayerError::DiffId { layer, expected, found }) }
+}
