@@ -113,7 +113,8 @@ async fn layers_that_workers_cannot_read_fall_back() {
     let lying = Blob { media_type: GZIP, ..Blob::zstd(&hello()) };
     bench.falls_back(&[lying], "layer_unsupported", "is compressed with zstd").await;
 
-    let line = r#"clipwright_archives_total{requested="2",produced="1",reason="layer_unsupported"} 4"#;
+    let line =
+        r#"clipwright_archives_total{requested="2",produced="1",reason="layer_unsupported"} 4"#;
     assert!(bench.counted(line).await);
     let line = r#"clipwright_job_attempts_total{kind="pull",outcome="failed"} 4"#;
     assert!(bench.counted(line).await);
@@ -251,7 +252,8 @@ async fn an_image_that_is_gzip_is_not_published_again() {
 #[tokio::test]
 async fn a_build_registry_with_a_password() {
     let (dir, build_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (registry, build) = (Registry::start(dir.path()), Registry::with_password(build_dir.path()));
+    let (registry, build) =
+        (Registry::start(dir.path()), Registry::with_password(build_dir.path()));
     let source = registry.push(Layout::of(&[Blob::zstd(&hello())]).path(), "image");
     let login = |password: &str| {
         json!({ "imageService": {

@@ -11,7 +11,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
-use super::{AppState, auth, docs, events, health, images, jobs, metrics, observe, origin, problem};
+use super::{
+    AppState, auth, docs, events, health, images, jobs, metrics, observe, origin, problem,
+};
 
 /// What needs the token, when there is one.
 fn v1() -> OpenApiRouter<AppState> {

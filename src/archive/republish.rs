@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use futures_util::stream;
+use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveError, Budget};
 use super::policy::LayerPolicy;
+use super::{ArchiveError, Budget};
 use crate::digest::Digest;
 use crate::layer::{Encoding, Limits};
 use crate::oci::{

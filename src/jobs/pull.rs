@@ -242,4 +242,3 @@ impl Handler for Puller {
         Ok(self.pull(spec, credentials, events, &cancel).await?)
     }
 }
-

@@ -95,7 +95,11 @@ pub fn copy_layer(
     }
     stream.finish()?;
     let found = Digest::from_hasher(hasher);
-    if found == diff_id { Ok(()) } else { Err(LayerError::DiffId { layer, expected: diff_id, found }) }
+    if found == diff_id {
+        Ok(())
+    } else {
+        Err(LayerError::DiffId { layer, expected: diff_id, found })
+    }
 }
 
 /// As [`copy_layer`], of `length` bytes from `offset`.

@@ -17,8 +17,8 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::archive::{ArchiveError, Budget};
 use crate::archive::download::with_layer;
+use crate::archive::{ArchiveError, Budget};
 use crate::digest::Digest;
 use crate::layer::{LayerError, Limits, copy_layer};
 use crate::oci::Source;

@@ -91,6 +91,9 @@ mod tests {
         let replaced = BTreeMap::from([(layer, PushedBlob { digest: layer, size: 3 })]);
         let (bytes, media_type) = rewritten(manifest.to_string().as_bytes(), &replaced).unwrap();
         let after: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!((media_type.as_str(), &after["layers"][0]["mediaType"]), (DOCKER_MANIFEST, &json!(DOCKER_LAYER)));
+        assert_eq!(
+            (media_type.as_str(), &after["layers"][0]["mediaType"]),
+            (DOCKER_MANIFEST, &json!(DOCKER_LAYER))
+        );
     }
 }

@@ -194,11 +194,17 @@ mod tests {
 
     fn policies() -> impl Strategy<Value = Policy> {
         let wanted = prop_oneof![Just(ClipVersion::V1), Just(ClipVersion::V2)];
-        let layers =
-            prop_oneof![Just(None), Just(Some(LayerTreatment::AsIs)), Just(Some(LayerTreatment::Gzip))];
+        let layers = prop_oneof![
+            Just(None),
+            Just(Some(LayerTreatment::AsIs)),
+            Just(Some(LayerTreatment::Gzip))
+        ];
         let fallback = prop_oneof![Just(Fallback::V1), Just(Fallback::None)];
-        (wanted, layers, fallback)
-            .prop_map(|(wanted, layers, fallback)| Policy { wanted, layers, fallback })
+        (wanted, layers, fallback).prop_map(|(wanted, layers, fallback)| Policy {
+            wanted,
+            layers,
+            fallback,
+        })
     }
 
     fn is_v2(decision: &Decision) -> bool {
