@@ -24,3 +24,4 @@ mod service;
 mod spans;
 mod store;
 mod verify;
+mod versions;
