@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::pack::Image;
 use crate::support::registry::Registry;
 use crate::support::s3::S3Server;
+use crate::support::service::{Service, Settings};
 use crate::support::upstream::{Mount, corpus_image, interop, make_image, run, unpack};
 
 /// A directory on the disk that the build is on: whole images don't belong in memory.
@@ -149,6 +150,42 @@ fn we_list_the_special_files_that_upstream_cannot_show() {
         assert_eq!(node["type"], kind, "{path}");
         assert_eq!(node["rdev"], rdev, "{path}");
     }
+}
+
+/// The image in zstd, which upstream can't read, is re-published in gzip by a job; upstream mounts
+/// the archive of that, and shows what `umoci unpack` makes of the original.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_mounts_what_was_published_again() {
+    let Some(interop) = interop() else { return };
+    let dir = scratch();
+    let layout = make_image("opaque", dir.path());
+    let registry = Registry::start(dir.path());
+    let source = format!("{}/zstd:latest", registry.address);
+    run(Command::new("skopeo")
+        .args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-compress-format", "zstd"])
+        .args(["--dest-force-compress-format"])
+        .arg(format!("oci:{}:latest", layout.display()))
+        .arg(format!("docker://{source}")));
+    let settings = Settings::default()
+        .argument("reference-form", "tag-and-digest")
+        .env("CLIPWRIGHT_BUILD_REGISTRY", &registry.address);
+    let service = Service::start(settings).await;
+    let id = "961eaef6668e480f";
+    let job = serde_json::json!({
+        "kind": "pull", "image_id": id, "source": source, "layers": "gzip", "fallback": "none",
+    });
+    let job = service.finished(&service.submit(job).await).await;
+    assert_eq!(job["result"]["clip_version"], 2, "{job:#}");
+    assert!(job["result"]["republished_from"].is_string(), "{job:#}");
+
+    let root = unpack(&layout, &dir.path().join("bundle"));
+    let mount = Mount::new(interop, &service.archive(id), dir.path());
+    let mut compare = Command::new(interop);
+    compare.arg("compare");
+    for list in differences("opaque") {
+        compare.arg("--allow").arg(list);
+    }
+    run(compare.arg(root).arg(&mount.point));
 }
 
 // ---- our v1 archives, read by upstream ---------------------------------------------------------
