@@ -277,9 +277,7 @@ async fn what_a_killed_upload_left_can_be_found_and_removed() {
     assert_eq!(found.len(), 1, "others' uploads are not ours to abort: {found:?}");
     assert_eq!(found[0].name, "0123456789abcdef.clip");
     assert_eq!(server.pending_uploads(), 2);
-    for _ in 0..2 {
-        bench.store.remove_leftover(&found[0]).await.unwrap();
-    }
+    bench.store.remove_leftover(&found[0]).await.unwrap();
     assert_eq!(server.pending_uploads(), 1);
 }
 
@@ -338,7 +336,10 @@ async fn s3_keeps_the_contract() {
     let server = S3Server::start().await;
     contract(&s3(&server).await, "rclip").await;
     assert_eq!(server.pending_uploads(), 0);
-    assert_eq!(server.objects(), ["big-race.clip", "big.clip", "dir", "race.clip", "two.clip"]);
+    assert_eq!(
+        server.objects(),
+        ["big-race.clip", "big.clip", "dir", "list", "race.clip", "two.clip"]
+    );
 }
 
 #[tokio::test]

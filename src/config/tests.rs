@@ -60,6 +60,8 @@ fn the_defaults_work() {
         SecretKeySource::File(path) if *path == in_data_dir("secret.key")));
     assert_eq!((config.workers, config.max_attempts, config.clip_version), (2, 3, 2));
     assert_eq!((config.lease.as_secs(), config.poll_interval.as_millis()), (30, 1000));
+    assert_eq!((config.layer_concurrency, config.layer_cache_bytes), (None, 1 << 30));
+    assert!(config.layer_cache_in_store);
     assert_eq!(config.reference_form, ReferenceForm::Digest);
     assert_eq!(config.insecure_hosts, ["registry.localhost:5000"]);
 
