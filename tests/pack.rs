@@ -178,7 +178,8 @@ async fn sparse_files_are_made_whole() {
         assert!(said.contains("is a sparse file"), "{said}");
         // The limit counts the holes.
         let limits = Limits { plain_bytes: 1 << 20, ..Limits::default() };
-        let error = image.pack(&PackOptions { limits, ..PackOptions::default() }).await.err().unwrap();
+        let error =
+            image.pack(&PackOptions { limits, ..PackOptions::default() }).await.err().unwrap();
         assert_eq!(error.code(), "limit_plain_bytes", "{error}");
     }
 }
