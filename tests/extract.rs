@@ -80,6 +80,26 @@ fn extracting_pydata_gives_what_umoci_gives() {
     }
 }
 
+/// A v1 archive of ours holds the same image below `/rootfs`, special files apart.
+#[test]
+fn our_v1_archive_of_odd_holds_what_umoci_makes() {
+    let Some(interop) = interop() else { return };
+    let dir = scratch();
+    let layout = make_image("odd", dir.path());
+    let (archive, target) = (dir.path().join("v1.clip"), dir.path().join("extracted"));
+    let source = format!("oci:{}:latest", layout.display());
+    run(clipwright().args(["pack", &source, "-o"]).arg(&archive));
+    run(clipwright().args(["verify", "--deep"]).arg(&archive));
+    run(clipwright().args(["extract", "--path", "/rootfs"]).arg(&archive).arg(&target));
+    let differences = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/differences");
+    let mut compare = Command::new(interop);
+    compare.arg("compare");
+    for list in ["every-image.txt", "odd-extracted.txt"] {
+        compare.arg("--allow").arg(differences.join(list));
+    }
+    run(compare.arg(unpack(&layout, &dir.path().join("bundle"))).arg(&target));
+}
+
 /// Upstream's v1 archive of a directory is that directory, but for what upstream leaves out.
 #[test]
 fn upstreams_v1_archive_becomes_the_directory_again() {

@@ -35,7 +35,7 @@ const BUFFER: usize = 256 << 10;
 /// The type of the only kind of block there is.
 const BLOCK_FILE: u8 = 0;
 /// Bytes of the CRC-64 behind the content.
-const CRC: u64 = 8;
+const CRC: usize = 8;
 
 /// What takes the place of a part of an archive's S3 storage info, as beta9's workers put their own
 /// bucket in place of the archive's.
@@ -89,7 +89,7 @@ impl Block {
 
     /// The whole block with its type byte and CRC, which has to lie between the header and `size`.
     pub(super) fn extent(&self, size: u64) -> Result<Range<u64>, ArchiveError> {
-        let end = self.offset.checked_add(self.length).and_then(|end| end.checked_add(CRC));
+        let end = self.offset.checked_add(self.length).and_then(|end| end.checked_add(CRC as u64));
         match end {
             Some(end) if self.offset > header::LENGTH as u64 && end <= size => {
                 Ok(self.offset - 1..end)
@@ -116,7 +116,8 @@ pub(super) fn first_overlap<'a>(
     for block in blocks {
         // Between the content of two there are a CRC and a type byte.
         if let Some(before) = before.replace(block)
-            && block.offset < before.offset.saturating_add(before.length).saturating_add(CRC + 1)
+            && block.offset
+                < before.offset.saturating_add(before.length).saturating_add(CRC as u64 + 1)
         {
             return Some((before, block));
         }
@@ -291,8 +292,8 @@ impl BlockReader {
     }
 
     /// Hands a block's content to `out`, piece by piece, then checks all of it and gives its
-    /// SHA-256: only after success may it be used. A block that is wrong is [`ArchiveError::Block`]; the next one can be
-    /// read all the same.
+    /// SHA-256: only after success may it be used. A block that is wrong is
+    /// [`ArchiveError::Block`]; the next one can be read all the same.
     pub(super) fn block(
         &mut self,
         block: &Block,
@@ -310,7 +311,7 @@ impl BlockReader {
             out(&bytes)?;
             at += bytes.len() as u64;
         }
-        let mut stored = [0; CRC as usize];
+        let mut stored = [0; CRC];
         self.exactly(block, end, &mut stored)?;
         if kind != [BLOCK_FILE] {
             return Err(block.bad("type", BLOCK_FILE.to_string(), kind[0].to_string()));

@@ -138,7 +138,6 @@ impl Run<'_> {
         };
         let (progress, budget) = (self.progress.clone(), &self.options.budget);
         match with_layer(source, digest, size, progress, budget, cancel, work).await {
-            Err(ArchiveError::Cancelled) => Err(ArchiveError::Cancelled),
             Err(error) if error.code() == "cancelled" => Err(error),
             read => {
                 if let Ok(Read { index, .. }) = &read {

@@ -154,7 +154,7 @@ struct Current {
 
 enum Decoding {
     /// From the checkpoint, with so many bytes still wanted.
-    Gzip { reader: Result<GzipReader, String>, plain: Sha256, wanted: u64 },
+    Gzip { reader: Result<Box<GzipReader>, String>, plain: Sha256, wanted: u64 },
     /// The frames so far.
     Zstd(Vec<u8>),
     /// Nothing to decode, or too much to: then nobody reads there at random either.
@@ -202,7 +202,9 @@ impl Current {
             Encoding::Gzip => {
                 let checkpoint = spans.checkpoint(span, archive).map_err(|e| e.to_string());
                 let reader = checkpoint.and_then(|checkpoint| {
-                    GzipReader::resume(&checkpoint, Engine::default()).map_err(|e| e.to_string())
+                    GzipReader::resume(&checkpoint, Engine::default())
+                        .map(Box::new)
+                        .map_err(|e| e.to_string())
                 });
                 Decoding::Gzip { reader, plain: Sha256::new(), wanted: length }
             }
