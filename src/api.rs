@@ -4,6 +4,7 @@
 //! no SQL, no registry and no archive format. What can go wrong leaves as a [`problem::ApiError`]
 //! and is rendered in one place.
 
+mod archives;
 mod auth;
 mod docs;
 mod events;

@@ -4,10 +4,14 @@
 //! [`crate::progress::Progress`], and the finished archive is a local file that the caller
 //! publishes.
 
+/// The data of a v1 archive.
+mod blocks;
 /// What reading layers may take of the machine.
 pub mod budget;
 /// A layer on its way from a source to a thread that takes it apart.
 mod download;
+/// An archive becomes files.
+pub mod extract;
 /// What lies in a store and serves nobody.
 pub mod garbage;
 /// An image becomes a v2 archive.
@@ -22,6 +26,8 @@ pub mod layers;
 mod metadata;
 /// From one archive version to the other.
 pub mod migrate;
+/// Many of a kind.
+mod noted;
 /// An image becomes a v1 archive.
 pub mod pack;
 /// Which layers are taken.
@@ -38,6 +44,10 @@ pub mod republish;
 mod runtime_spec;
 /// A part of a layer by its spans.
 pub mod spans;
+/// An archive in a store.
+pub mod stored;
+/// What a v2 archive says of its layers.
+mod stored_layers;
 /// What an archive holds and cost.
 pub mod summary;
 /// What the user should know of a tree.
@@ -53,7 +63,9 @@ use crate::oci::OciError;
 use crate::retry::Retryable;
 use crate::store::StoreError;
 
+pub use blocks::S3Override;
 pub use budget::Budget;
+pub use extract::{ExtractOptions, Extracted, extract};
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
 pub use layer_cache::LayerCache;
 pub use layer_claims::{Claim, LayerClaims};
@@ -147,6 +159,22 @@ pub enum ArchiveError {
         /// What is wrong.
         detail: String,
     },
+    /// The archive claims what can't be.
+    #[error("{path}: {detail}")]
+    Claim {
+        /// The path in the archive.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// There is something where the files should go.
+    #[error("{}: {detail}", path.display())]
+    Target {
+        /// As asked for.
+        path: std::path::PathBuf,
+        /// What is there.
+        detail: &'static str,
+    },
     /// What was asked for is not a regular file in the archive.
     #[error("{path}: {detail}")]
     NotAFile {
@@ -154,6 +182,20 @@ pub enum ArchiveError {
         path: String,
         /// What it is instead.
         detail: String,
+    },
+    /// A block of a v1 archive's data is not what it should be.
+    #[error("{path}: block at {position}: expected {what} {expected}, found {found}")]
+    Block {
+        /// The file whose content it is.
+        path: String,
+        /// Where its content begins in the data.
+        position: u64,
+        /// What is wrong: the type, the CRC-64, the SHA-256, the place.
+        what: &'static str,
+        /// As the archive says.
+        expected: String,
+        /// As it is.
+        found: String,
     },
     /// A local file could not be read or written.
     #[error("{what}: {source}")]
@@ -201,7 +243,7 @@ impl Classify for ArchiveError {
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
             Self::Store(error) => error.fault(),
-            Self::SpanDigest { .. } => Fault::Upstream,
+            Self::SpanDigest { .. } | Self::Block { .. } => Fault::Upstream,
             Self::Io { .. } => Fault::Ours,
             _ => Fault::User,
         }
@@ -217,10 +259,17 @@ impl Classify for ArchiveError {
             Self::UnsupportedLayer { .. } => "layer_unsupported",
             Self::NoLayers { .. } => "no_layers",
             Self::SpanDigest { .. } => "span_digest_mismatch",
-            Self::Span { .. } => "archive_corrupt",
+            Self::Span { .. } | Self::Claim { .. } => "archive_corrupt",
+            Self::Target { .. } => "target_taken",
+            Self::Block { .. } => "block_mismatch",
             Self::NotAFile { .. } => "not_a_file",
             Self::Io { .. } => "io",
             Self::Cancelled => "cancelled",
         }
     }
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ArchiveError {
+    let what = what.into();
+    |source| ArchiveError::Io { what, source }
 }

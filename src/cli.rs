@@ -5,6 +5,10 @@
 mod cache;
 /// `clipwright cat`.
 mod cat;
+/// Options for commands that read content.
+mod content;
+/// `clipwright extract`.
+mod extract;
 /// `clipwright gc`.
 mod gc;
 /// `clipwright index`.
@@ -25,6 +29,9 @@ mod registry;
 mod report;
 /// `clipwright serve`.
 mod serve;
+/// `clipwright verify`.
+mod verify;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +60,10 @@ enum Command {
     Cat(cat::Cat),
     /// Find what lies in the store and serves nobody, and remove it if told to
     Gc(gc::Gc),
+    /// Unpack an archive, or a directory of it, into a new directory
+    Extract(extract::Extract),
+    /// Check an archive: its structure, its tree, where its content is, and with --deep every byte
+    Verify(verify::Verify),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -67,6 +78,8 @@ pub fn main() -> ExitCode {
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
         Command::Gc(command) => command.run(),
+        Command::Extract(command) => command.run(),
+        Command::Verify(command) => command.run(),
         Command::Openapi => openapi::run(),
     };
     match outcome {

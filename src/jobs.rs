@@ -1,9 +1,16 @@
 //! Jobs: what is asked for, how it waits, who works on it, what came of it.
 //!
-//! `job` holds the types, `queue` the SQL, `worker` the pool, `pull` the way of one job.
+//! `job` holds the types, `queue` the SQL, `worker` the pool, `pull` and `migrate` the way of
+//! one job each.
 
+/// Which handler does which kind of job.
+pub mod handlers;
 /// The types.
 pub mod job;
+/// The way of a migration.
+pub mod migrate;
+/// Progress, as events.
+mod progress;
 /// The way of a pull.
 pub mod pull;
 /// The queue in Postgres.

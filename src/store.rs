@@ -163,9 +163,10 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
     /// The answer is held in memory, so that `len` should be one that the caller can afford.
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError>;
 
-    /// Makes `to` what `from` is, whatever it was before. At any moment `to` is whole, and where
-    /// the store can help it the content is not stored twice.
-    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError>;
+    /// Makes `to` what `from` is; with [`Overwrite::Never`] a `to` that is there stays what it is.
+    /// At any moment `to` is whole, and where the store can help it the content is not stored
+    /// twice.
+    async fn copy(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError>;
 
     /// Objects whose keys begin with `prefix` and sort behind `after`, in the order of their keys,
     /// at most `limit`. Keys that have a slash behind the prefix are passed over.

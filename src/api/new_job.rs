@@ -12,7 +12,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::jobs::job::{Fallback, ImageId, JobSpec, LayerTreatment, PullSpec};
+use crate::jobs::job::{Fallback, ImageId, JobSpec, LayerTreatment, MigrateSpec, PullSpec};
 
 use super::SpecValidator;
 use super::extract::invalid_job;
@@ -38,8 +38,9 @@ pub(super) struct NewJobBody {
     /// Names the archive in the store.
     #[schema(value_type = ImageId, required)]
     image_id: Option<String>,
-    /// Image reference, such as `docker.io/library/alpine:3.20` or `host:5000/app@sha256:...`.
-    #[schema(value_type = String, required, max_length = 1024)]
+    /// Of a pull: image reference, such as `docker.io/library/alpine:3.20` or
+    /// `host:5000/app@sha256:...`.
+    #[schema(max_length = 1024)]
     source: Option<String>,
     /// `os/architecture[/variant]`; the service's own platform when absent.
     #[schema(value_type = Option<String>, max_length = 64, examples("linux/arm64/v8"))]
@@ -55,9 +56,14 @@ pub(super) struct NewJobBody {
     /// is configured when absent.
     fallback: Option<Fallback>,
     /// Replace an archive of this image id that has other content.
-    #[serde(default)]
     #[schema(default = false)]
-    force: bool,
+    force: Option<bool>,
+    /// Of a migration: the archive version wanted.
+    #[schema(minimum = 1, maximum = 2)]
+    to: Option<u8>,
+    /// Of a migration: remove in the end what this and earlier migrations of the image kept.
+    #[schema(default = false)]
+    discard_kept: Option<bool>,
     /// How to log in to the source's registry. Kept encrypted until the job is final, never shown.
     #[schema(write_only)]
     credentials: Option<Credentials>,
@@ -67,8 +73,10 @@ pub(super) struct NewJobBody {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum JobKind {
-    /// Index an image that is in a registry already.
+    /// Index an image that is in a registry already; needs `source`.
     Pull,
+    /// Bring an archive to the other version; needs `to`.
+    Migrate,
 }
 
 /// Registry credentials in one of the encodings of CONTRACT F.1, as their text; what they mean is
@@ -109,32 +117,52 @@ impl NewJobBody {
         validate: &SpecValidator,
     ) -> Result<(JobSpec, Option<SecretString>), ApiError> {
         let mut faults = Faults::default();
-        let kind = faults.required("kind", self.kind);
-        let image_id = faults.required("image_id", self.image_id);
+        let image_id = faults.required("image_id", self.image_id.as_deref());
         let image_id = image_id.and_then(|text| faults.keep("image_id", text.parse::<ImageId>()));
-        let source = faults.required("source", self.source);
-        let source = source.and_then(|text| faults.keep("source", source_text(text)));
-        let platform = self.platform.map(|text| faults.keep("platform", platform_text(text)));
-        let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
+        let spec = match faults.required("kind", self.kind) {
+            Some(JobKind::Pull) => self.pull(image_id, &mut faults).map(JobSpec::Pull),
+            Some(JobKind::Migrate) => self.migrate(image_id, &mut faults).map(JobSpec::Migrate),
+            None => None,
+        };
         let credentials = self.credentials.map(|c| faults.keep("credentials", bounded(c)));
-
-        let (Some(JobKind::Pull), Some(image_id), Some(source), []) =
-            (kind, image_id, source, faults.0.as_slice())
-        else {
+        let (Some(spec), []) = (spec, faults.0.as_slice()) else {
             return Err(invalid_job(faults.0));
         };
-        let spec = JobSpec::Pull(PullSpec {
-            image_id,
-            source,
+        let credentials = credentials.flatten();
+        validate(&spec, credentials.as_ref()).map_err(invalid_job)?;
+        Ok((spec, credentials))
+    }
+
+    fn pull(&self, image_id: Option<ImageId>, faults: &mut Faults) -> Option<PullSpec> {
+        faults.foreign("to", self.to);
+        faults.foreign("discard_kept", self.discard_kept);
+        let source = faults.required("source", self.source.clone());
+        let source = source.and_then(|text| faults.keep("source", source_text(text)));
+        let platform = self.platform.clone();
+        let platform = platform.map(|text| faults.keep("platform", platform_text(text)));
+        let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
+        Some(PullSpec {
+            image_id: image_id?,
+            source: source?,
             platform: platform.flatten(),
             clip_version: clip_version.flatten(),
             layers: self.layers,
             fallback: self.fallback,
-            force: self.force,
-        });
-        let credentials = credentials.flatten();
-        validate(&spec, credentials.as_ref()).map_err(invalid_job)?;
-        Ok((spec, credentials))
+            force: self.force.unwrap_or_default(),
+        })
+    }
+
+    fn migrate(&self, image_id: Option<ImageId>, faults: &mut Faults) -> Option<MigrateSpec> {
+        faults.foreign("source", self.source.as_ref());
+        faults.foreign("platform", self.platform.as_ref());
+        faults.foreign("clip_version", self.clip_version);
+        faults.foreign("layers", self.layers);
+        faults.foreign("fallback", self.fallback);
+        faults.foreign("force", self.force);
+        let to = faults.required("to", self.to);
+        let to = to.and_then(|number| faults.keep("to", version(number)));
+        let discard_kept = self.discard_kept.unwrap_or_default();
+        Some(MigrateSpec { image_id: image_id?, to: to?, discard_kept })
     }
 }
 
@@ -145,6 +173,13 @@ struct Faults(Vec<FieldError>);
 impl Faults {
     fn required<T>(&mut self, field: &str, value: Option<T>) -> Option<T> {
         self.keep(field, value.ok_or("is missing"))
+    }
+
+    /// For fields of other kinds of jobs.
+    fn foreign<T>(&mut self, field: &str, value: Option<T>) {
+        if value.is_some() {
+            self.0.push(FieldError::new(field, "does not belong to a job of this kind"));
+        }
     }
 
     fn keep<T, E: fmt::Display>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {

@@ -12,7 +12,8 @@ use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, auth, docs, events, health, images, jobs, metrics, observe, origin, problem,
+    AppState, archives, auth, docs, events, health, images, jobs, metrics, observe, origin,
+    problem,
 };
 
 /// What needs the token, when there is one.
@@ -23,6 +24,7 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::cancel))
         .routes(routes!(events::follow))
         .routes(routes!(images::get))
+        .routes(routes!(archives::list))
 }
 
 /// What never does.

@@ -4,16 +4,141 @@
 
 /// Whether two trees hold the same.
 pub mod compare;
+/// The SHA-256 of every file.
+mod contents;
+/// A v1 archive becomes an image and a v2 archive.
+mod forward;
 /// The config of an image, from the configuration of a container.
 pub mod image_config;
 /// A tree as one layer.
 pub mod layer_tar;
+/// An image goes to a registry.
+mod push;
+/// A v2 archive becomes a v1 archive.
+mod reverse;
 /// Which part of a v1 archive is the image.
 pub mod root;
 
-use super::ArchiveError;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::blocks::BlockData;
+use super::stored::StoredArchive;
+use super::{ArchiveError, IndexOptions, IndexedImage, image_source, index_image};
 use crate::clip::ClipError;
+use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
+use crate::clip::tree::Tree;
 use crate::error::{Classify, Fault};
+use crate::oci::{
+    Credentials, InvalidCredentials, InvalidReference, OciError, OciSettings, Platform,
+    ResolvedImage, Source,
+};
+use crate::progress::Progress;
+use crate::retry::Retryable;
+use crate::store::{ArchiveStore, InvalidKey, Key, StoreError};
+
+pub use compare::Compared;
+pub use forward::{Destination, MadeV2, to_v2};
+pub use reverse::{StagedV1, to_v1};
+
+use compare::{Contents, compare};
+use root::BundledImage;
+
+/// A v1 archive and where its data are.
+#[derive(Debug, Clone)]
+pub struct V1 {
+    tree: Tree,
+    data: BlockData,
+}
+
+impl V1 {
+    /// The v1 archive `stored` of `store`. Data outside of it are looked for in the same store, as
+    /// workers look for them in their own bucket, whatever bucket the archive names.
+    pub fn of(store: &Arc<dyn ArchiveStore>, stored: &StoredArchive) -> Result<Self, MigrateError> {
+        let key = match &stored.archive.storage {
+            StorageInfo::Local => stored.key.clone(),
+            StorageInfo::S3(object) => object.key.parse::<Key>()?,
+            StorageInfo::Oci(_) => {
+                let detail = "expected a v1 archive, found version 2".to_owned();
+                return Err(ArchiveError::NotAFile { path: stored.key.to_string(), detail }.into());
+            }
+        };
+        let data = BlockData::S3 { store: store.clone(), key };
+        Ok(Self { tree: stored.archive.tree.clone(), data })
+    }
+}
+
+/// A v2 archive's tree and the image that it points into.
+#[derive(Debug, Clone)]
+pub struct V2 {
+    tree: Tree,
+    source: Source,
+    image: ResolvedImage,
+}
+
+impl V2 {
+    /// Finds the image of the v2 archive `stored`.
+    pub async fn open(
+        stored: &StoredArchive,
+        oci: &OciSettings,
+        credentials: impl FnOnce(&str) -> Result<Option<Credentials>, InvalidCredentials>,
+        cancel: &CancellationToken,
+    ) -> Result<Self, MigrateError> {
+        let StorageInfo::Oci(image) = &stored.archive.storage else {
+            let detail = "expected a v2 archive, found version 1".to_owned();
+            return Err(ArchiveError::NotAFile { path: stored.key.to_string(), detail }.into());
+        };
+        let credentials = credentials(&image.registry_url)?;
+        let source = Source::open(&image_source(image)?, oci, credentials).await?;
+        let found = source.resolve(&platform_of(image), cancel).await?;
+        if found.layers.iter().map(|layer| layer.digest).ne(image.layers.iter().copied()) {
+            let detail = format!("{} has other layers than it says", found.reference);
+            return Err(ArchiveError::NotAFile { path: stored.key.to_string(), detail }.into());
+        }
+        Ok(Self { tree: stored.archive.tree.clone(), source, image: found })
+    }
+
+    /// The image.
+    pub fn image(&self) -> &ResolvedImage {
+        &self.image
+    }
+
+    /// The image's index as it would be made now.
+    pub async fn index(
+        &self,
+        options: &IndexOptions,
+        progress: Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<IndexedImage, MigrateError> {
+        Ok(index_image(&self.source, &self.image, options, progress, cancel).await?)
+    }
+}
+
+fn platform_of(image: &OciStorageInfo) -> Platform {
+    match &image.image_metadata {
+        Some(said) if !said.os.is_empty() && !said.architecture.is_empty() => {
+            Platform::new(&said.os, &said.architecture, Some(&said.variant))
+        }
+        _ => Platform::host(),
+    }
+}
+
+/// Compares what a v1 archive holds with what a v2 archive shows, reading all of both.
+pub async fn compare_archives(
+    v1: &V1,
+    v2: &V2,
+    options: &IndexOptions,
+    progress: &Arc<dyn Progress>,
+    cancel: &CancellationToken,
+) -> Result<Compared, MigrateError> {
+    let bundled = BundledImage::find(&v1.tree)?;
+    let before = contents::of_blocks(&bundled.tree, &v1.data, cancel).await?;
+    let V2 { tree, source, image } = v2;
+    let after = contents::of_layers(tree, source, image, options, progress, cancel).await?;
+    let before = Contents { tree: &bundled.tree, files: &before };
+    compare(before, Contents { tree, files: &after })
+}
 
 /// Why an archive could not be brought to another version.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +146,9 @@ pub enum MigrateError {
     /// An archive, or what it points to, could not be read.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The credentials can't be used.
+    #[error(transparent)]
+    Credentials(#[from] InvalidCredentials),
     /// A node that an image can't hold.
     #[error("{path} can't become part of an image: {detail}")]
     Node {
@@ -55,9 +183,33 @@ pub enum MigrateError {
     },
 }
 
-impl From<ClipError> for MigrateError {
-    fn from(error: ClipError) -> Self {
-        Self::Archive(error.into())
+macro_rules! archive_errors {
+    ($($error:ty),*) => {
+        $(impl From<$error> for MigrateError {
+            fn from(error: $error) -> Self {
+                Self::Archive(error.into())
+            }
+        })*
+    };
+}
+
+archive_errors!(ClipError, OciError, StoreError);
+
+impl From<InvalidKey> for MigrateError {
+    fn from(error: InvalidKey) -> Self {
+        ClipError::Storage(error.to_string()).into()
+    }
+}
+
+impl From<InvalidReference> for MigrateError {
+    fn from(error: InvalidReference) -> Self {
+        ClipError::Storage(error.to_string()).into()
+    }
+}
+
+impl Retryable for MigrateError {
+    fn cancelled() -> Self {
+        ArchiveError::Cancelled.into()
     }
 }
 
@@ -81,6 +233,7 @@ impl Classify for MigrateError {
     fn code(&self) -> &'static str {
         match self {
             Self::Archive(error) => error.code(),
+            Self::Credentials(_) => "invalid_credentials",
             Self::Node { .. } => "not_migratable",
             Self::Config { .. } => "invalid_runtime_config",
             Self::Different { .. } => "archives_differ",

@@ -200,7 +200,11 @@ impl Publication<'_> {
 }
 
 /// The index that points to the data object.
-fn index_of(packed: &Packed, bucket: &Bucket, data: &Key) -> Result<Vec<u8>, ArchiveError> {
+pub(super) fn index_of(
+    packed: &Packed,
+    bucket: &Bucket,
+    data: &Key,
+) -> Result<Vec<u8>, ArchiveError> {
     let storage = StorageInfo::S3(S3StorageInfo {
         bucket: bucket.name.clone(),
         region: bucket.region.clone(),

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
+use super::noted::Noted;
 use crate::clip::node::{Node, NodeKind};
 use crate::clip::tree::Tree;
 use crate::layer::{Encoding, LayerIndex};
 
 use super::policy::{GZIP_ALONE, kind};
-
-/// Paths named in one warning; the rest are counted.
-const NAMED: usize = 5;
 
 /// Larger spans, in plain bytes, are worth a word: to read anything in one, all of it has to be.
 const LARGE_SPAN: u64 = 32 << 20;
@@ -69,9 +67,8 @@ fn notes(layers: &[Arc<LayerIndex>]) -> Vec<String> {
 
 /// One sentence on all nodes that a question is answered with yes for.
 fn told(tree: &Tree, what: &str, says: impl Fn(&Node) -> bool) -> Option<String> {
-    let paths: Vec<String> =
-        tree.iter().filter(|node| says(node)).map(|node| node.path.to_string()).collect();
-    (!paths.is_empty()).then(|| format!("{}: {what}", named(&paths)))
+    let paths: Noted = tree.iter().filter(|node| says(node)).map(|node| &node.path).collect();
+    (!paths.is_empty()).then(|| format!("{paths}: {what}"))
 }
 
 fn unreadable(layer: &LayerIndex) -> Option<String> {
@@ -87,24 +84,4 @@ fn large(layer: &LayerIndex) -> Option<String> {
             "no random access in zstd frames of up to {mib} MiB ({frames} places to begin reading at)"
         )
     })
-}
-
-fn named(paths: &[String]) -> String {
-    let shown = paths[..paths.len().min(NAMED)].join(", ");
-    match paths.len().saturating_sub(NAMED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_lists_are_counted() {
-        let paths: Vec<String> = (1..=7).map(|n| format!("/{n}")).collect();
-        assert_eq!(named(&paths[..2]), "/1, /2");
-        assert_eq!(named(&paths), "/1, /2, /3, /4, /5 and 2 more");
-    }
 }

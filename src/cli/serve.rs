@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api::{self, AppState, FieldError};
-use crate::archive::{Budget, IndexOptions, LayerCache};
+use crate::archive::{Budget, IndexOptions, LayerCache, PackOptions};
 use crate::config::{Config, SettingsArgs};
 use crate::database::Database;
+use crate::jobs::handlers::Handlers;
+use crate::jobs::migrate::Migrator;
 use crate::jobs::pull::Puller;
 use crate::jobs::queue::{Queue, Vault};
 use crate::jobs::worker::{WorkerPool, WorkerSettings};
@@ -67,29 +69,40 @@ async fn run(
     let key = config.secret_key.load()?;
     let queue =
         Queue::new(database.pool().clone(), Vault::new(key)).with_max_attempts(config.max_attempts);
+    let oci = OciSettings {
+        insecure_hosts: config.insecure_hosts.clone(),
+        default_hub_credentials: config.docker_hub.as_ref().map(|(username, password)| {
+            Credentials::Basic { username: username.clone(), password: password.clone() }
+        }),
+        ..OciSettings::default()
+    };
+    let index = IndexOptions {
+        reference_form: config.reference_form,
+        limits: config.limits,
+        span: Some(config.span),
+        budget: Arc::new(config.layer_concurrency.map_or_else(Budget::default, Budget::new)),
+        cache: layer_cache(config, &store, &queue),
+        ..IndexOptions::default()
+    };
+    let migrator = Arc::new(Migrator {
+        store: store.clone(),
+        oci: oci.clone(),
+        pack: PackOptions { limits: config.limits, budget: index.budget.clone() },
+        index: index.clone(),
+        build_registry: config.build_registry.clone(),
+        scratch: scratch.clone(),
+    });
     let puller = Arc::new(Puller {
         store: store.clone(),
-        oci: OciSettings {
-            insecure_hosts: config.insecure_hosts.clone(),
-            default_hub_credentials: config.docker_hub.as_ref().map(|(username, password)| {
-                Credentials::Basic { username: username.clone(), password: password.clone() }
-            }),
-            ..OciSettings::default()
-        },
-        index: IndexOptions {
-            reference_form: config.reference_form,
-            limits: config.limits,
-            span: Some(config.span),
-            budget: Arc::new(config.layer_concurrency.map_or_else(Budget::default, Budget::new)),
-            cache: layer_cache(config, &store, &queue),
-            ..IndexOptions::default()
-        },
+        oci,
+        index,
         clip_version: config.clip_version,
         fallback: config.fallback,
         build_registry: config.build_registry.clone(),
         scratch,
     });
-    let checker = puller.clone();
+    let handlers = Handlers { puller, migrator };
+    let checker = handlers.clone();
     let validate = Arc::new(move |spec: &_, credentials: Option<&_>| {
         checker
             .check(spec, credentials)
@@ -97,7 +110,7 @@ async fn run(
     });
     let workers = WorkerPool::start(
         queue.clone(),
-        puller,
+        Arc::new(handlers),
         WorkerSettings {
             workers: config.workers,
             lease: config.lease,

@@ -188,7 +188,7 @@ impl FileContent {
 }
 
 /// A byte range of a layer's uncompressed tar stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RemoteRef {
     /// Digest of the compressed layer.
     pub layer: Digest,

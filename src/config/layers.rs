@@ -287,3 +287,4 @@ fn scalar(value: &Value, setting: &Setting) -> Option<String> {
         _ => None,
     }
 }
+

@@ -20,10 +20,10 @@ pub(super) struct Setting {
     pub(super) expected: &'static str,
     /// Never shown.
     pub(super) secret: bool,
-    /// May be given more than once, or separated by commas.
-    pub(super) list: bool,
     /// May be a mapping in the settings file; its text is JSON then.
     pub(super) mapping: bool,
+    /// May be given more than once, or separated by commas.
+    pub(super) list: bool,
     /// What it is for.
     pub(super) help: &'static str,
 }
@@ -35,8 +35,8 @@ const NONE: Setting = Setting {
     default: None,
     expected: "a value",
     secret: false,
-    list: false,
     mapping: false,
+    list: false,
     help: "",
 };
 

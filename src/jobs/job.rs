@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::archive::Summary;
+use crate::archive::migrate::Compared;
 use crate::digest::Digest;
 use crate::error::Fault;
 pub use crate::image_id::{ImageId, InvalidImageId};
@@ -19,6 +20,20 @@ pub use crate::image_id::{ImageId, InvalidImageId};
 pub enum JobSpec {
     /// Index an image that is in a registry already.
     Pull(PullSpec),
+    /// Bring an archive to the other version.
+    Migrate(MigrateSpec),
+}
+
+/// A migration: the archive that the image id names gets the other version, with the same content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MigrateSpec {
+    /// Names the archive in the store.
+    pub image_id: ImageId,
+    /// The archive version wanted, 1 or 2.
+    pub to: u8,
+    /// Remove in the end what this and earlier migrations of the image kept.
+    #[serde(default)]
+    pub discard_kept: bool,
 }
 
 /// A pull: the archive points into the user's own registry; nothing is pushed.
@@ -88,13 +103,18 @@ impl JobSpec {
     pub fn image_id(&self) -> &ImageId {
         match self {
             Self::Pull(pull) => &pull.image_id,
+            Self::Migrate(migrate) => &migrate.image_id,
         }
     }
 
-    /// Its kind, as the API spells it.
+    /// The kinds that this version knows, as they stand in the spec.
+    pub const KINDS: [&str; 2] = ["pull", "migrate"];
+
+    /// Its kind, as it stands in the spec.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Pull(_) => "pull",
+            Self::Migrate(_) => "migrate",
         }
     }
 }
@@ -164,6 +184,9 @@ pub struct JobResult {
     /// The image as it was asked for, if the archive points to a re-published one instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub republished_from: Option<String>,
+    /// What a migration did; absent in results of other jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Migration>,
     /// Wall time of the successful attempt, in seconds.
     pub seconds: f64,
 }
@@ -184,6 +207,26 @@ pub struct VersionReport {
     /// The same in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What a migration did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Migration {
+    /// The version that was found.
+    pub from: u8,
+    /// The version that is there now.
+    pub to: u8,
+    /// What both versions were found to have in common before the switch, which is everything;
+    /// absent if there was nothing to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
+    /// Key of the archive that was there before, if it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// Whether the archive is one that an earlier migration kept, rather than a new one.
+    pub restored: bool,
+    /// Keys of what was kept until now and is gone.
+    pub discarded: Vec<String>,
 }
 
 /// An object in the store.
@@ -326,7 +369,7 @@ mod tests {
     #[test]
     fn rows_from_before_there_were_versions() {
         let spec = json!({"kind": "pull", "image_id": "961eaef6668e480f", "source": "app"});
-        let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap();
+        let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap() else { panic!("it is a pull") };
         assert_eq!((pull.layers, pull.fallback, pull.force), (None, None, false));
         let digest = Digest::of(b"x");
         let result = json!({

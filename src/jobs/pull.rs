@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{Fallback, Job, JobError, JobResult, JobSpec, PullSpec};
-use super::worker::{EventSink, Handler};
+use super::job::{Fallback, JobError, JobResult, PullSpec};
+use super::progress::JobProgress;
+use super::worker::EventSink;
 use crate::archive::{ArchiveError, IndexOptions};
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
@@ -26,12 +26,9 @@ pub mod decide;
 mod findings;
 /// The way of one pull.
 mod make;
-/// Progress, as events.
-mod progress;
 
 use decide::{ClipVersion, Finding, Policy};
 use make::{Found, Made, Making};
-use progress::JobProgress;
 
 /// Everything that pulls have in common.
 #[derive(Debug)]
@@ -162,7 +159,8 @@ impl Puller {
         Ok(Request { reference, platform, policy })
     }
 
-    async fn pull(
+    /// Does one pull.
+    pub async fn pull(
         &self,
         spec: &PullSpec,
         credentials: Option<SecretString>,
@@ -196,6 +194,7 @@ impl Puller {
             archive,
             version: Some(version),
             republished_from,
+            migration: None,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -207,10 +206,9 @@ impl Puller {
     /// What can be said of a job before it is accepted; names the field that is wrong.
     pub fn check(
         &self,
-        spec: &JobSpec,
+        spec: &PullSpec,
         credentials: Option<&SecretString>,
     ) -> Result<(), (&'static str, String)> {
-        let JobSpec::Pull(spec) = spec;
         let checked = self.parse(spec).and_then(|request| {
             if let Some(text) = credentials {
                 Credentials::parse(text.expose_secret(), request.reference.registry())?;
@@ -226,19 +224,5 @@ impl Puller {
             };
             (field, error.to_string())
         })
-    }
-}
-
-#[async_trait]
-impl Handler for Puller {
-    async fn run(
-        &self,
-        job: &Job,
-        credentials: Option<SecretString>,
-        events: &EventSink,
-        cancel: CancellationToken,
-    ) -> Result<JobResult, JobError> {
-        let JobSpec::Pull(spec) = &job.spec;
-        Ok(self.pull(spec, credentials, events, &cancel).await?)
     }
 }

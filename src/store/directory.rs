@@ -174,7 +174,7 @@ impl DirectoryStore {
     }
 
     /// A second name for the same file, put in place like any other.
-    fn copy_blocking(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+    fn copy_blocking(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
         let (source, target) = (self.path(from), self.path(to));
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -184,6 +184,9 @@ impl DirectoryStore {
         };
         let parent = target.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(failed)?;
+        if overwrite == Overwrite::Never && target.try_exists().map_err(failed)? {
+            return Ok(());
+        }
         // A name that nobody else has: a temporary directory is one, and goes by itself.
         let own = tempfile::Builder::new()
             .prefix(TEMPORARY_PREFIX)
@@ -198,8 +201,16 @@ impl DirectoryStore {
             fs::copy(&source, &name).map_err(failed)?;
             File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
         }
-        // Between two names of one file a rename does nothing: then all is done already.
-        fs::rename(&name, &target).map_err(failed)?;
+        match overwrite {
+            // Between two names of one file this does nothing: then all is done already.
+            Overwrite::Replace => fs::rename(&name, &target).map_err(failed)?,
+            Overwrite::Never => match fs::hard_link(&name, &target) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(failed(e)),
+                Err(_) => fs::rename(&name, &target).map_err(failed)?,
+                Ok(()) => {}
+            },
+        }
         File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)
     }
 
@@ -326,9 +337,9 @@ impl ArchiveStore for DirectoryStore {
         self.blocking("read", move |store| store.read_blocking(&key, offset, len)).await
     }
 
-    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+    async fn copy(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
         let (from, to) = (from.clone(), to.clone());
-        self.blocking("copy", move |store| store.copy_blocking(&from, &to)).await
+        self.blocking("copy", move |store| store.copy_blocking(&from, &to, overwrite)).await
     }
 
     async fn list(

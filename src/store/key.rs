@@ -37,9 +37,15 @@ impl Key {
     /// What the keys of all archives that migrations keep begin with.
     pub const KEPT: &str = "kept/";
 
-    /// The archive of another version that `image` had before it was migrated.
-    pub fn kept(image: &ImageId, version: u8, extension: &'static str) -> Self {
-        Self(format!("{}{image}.v{version}.{extension}", Self::KEPT))
+    /// What the keys of archives begin with that migrations of `image` kept.
+    pub fn kept_prefix(image: &ImageId, version: u8) -> String {
+        format!("{}{image}.v{version}-", Self::KEPT)
+    }
+
+    /// An archive of another version that `image` had before it was migrated, by its content.
+    pub fn kept(image: &ImageId, version: u8, digest: Digest, extension: &'static str) -> Self {
+        let (prefix, digest) = (Self::kept_prefix(image, version), digest.hex());
+        Self(format!("{prefix}{}.{extension}", &digest[..16]))
     }
 
     /// Where an archive of `image` is made that nobody may see yet.

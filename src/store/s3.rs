@@ -246,7 +246,10 @@ impl ArchiveStore for S3Store {
         }
     }
 
-    async fn copy(&self, from: &Key, to: &Key) -> Result<(), StoreError> {
+    async fn copy(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
+        if overwrite == Overwrite::Never && self.size(to).await?.is_some() {
+            return Ok(());
+        }
         let source = format!("{}/{from}", self.bucket);
         let request = self.client.copy_object().copy_source(source).bucket(&self.bucket);
         match request.key(to.as_str()).send().await.map_err(Failure::from) {

@@ -208,7 +208,7 @@ impl ArchiveStore for Probe {
         unreachable!("the API reads no archive")
     }
 
-    async fn copy(&self, _: &Key, _: &Key) -> Result<(), StoreError> {
+    async fn copy(&self, _: &Key, _: &Key, _: Overwrite) -> Result<(), StoreError> {
         unreachable!("the API writes no archive")
     }
 

@@ -158,7 +158,7 @@ async fn credentials_without_a_key_or_in_the_source_are_refused() {
     let keyless = Queue::new(f.database.pool().clone(), Vault::new(None));
     let with = |source: &str| {
         let mut new = NewJob { credentials: Some("u:p".into()), ..new_job(1) };
-        let clipwright::jobs::job::JobSpec::Pull(pull) = &mut new.spec;
+        let clipwright::jobs::job::JobSpec::Pull(pull) = &mut new.spec else { panic!() };
         source.clone_into(&mut pull.source);
         new
     };

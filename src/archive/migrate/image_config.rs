@@ -54,13 +54,13 @@ struct Mount {
 /// Annotations that stand for fields of the image, as umoci writes them, not for labels.
 const PREFIX: &str = "org.opencontainers.image.";
 
-/// The bytes of the image config of an image with this one layer. `runtime` is the configuration
-/// that lies beside the image, by its path; without one the image says nothing of how it is run.
+/// The bytes of the image config of an image with this one layer, and what the image is made for:
+/// this machine, unless it says. `runtime` is the configuration that lies beside the image, by its
+/// path; without one the image says nothing of how it is run.
 pub fn image_config(
     runtime: Option<(&str, &[u8])>,
     diff_id: Digest,
-    platform: &Platform,
-) -> Result<Vec<u8>, MigrateError> {
+) -> Result<(Vec<u8>, Platform), MigrateError> {
     let runtime: Runtime = match runtime {
         None => Runtime::default(),
         Some((file, bytes)) => serde_json::from_slice(bytes).map_err(|error| {
@@ -95,14 +95,18 @@ pub fn image_config(
     say("Labels", json!(labels));
     say("StopSignal", stop_signal.into());
 
-    let or = |said: String, default: &str| if said.is_empty() { default.to_owned() } else { said };
+    let platform = if os.is_empty() || architecture.is_empty() {
+        Platform::host()
+    } else {
+        Platform::new(&os, &architecture, Some(&variant))
+    };
     let mut config = Map::new();
     for (name, value) in [
         ("created", created.map_or(Value::Null, Value::from)),
         ("author", author.into()),
-        ("architecture", or(architecture, &platform.architecture).into()),
-        ("os", or(os, &platform.os).into()),
-        ("variant", variant.into()),
+        ("architecture", platform.architecture.as_str().into()),
+        ("os", platform.os.as_str().into()),
+        ("variant", platform.variant.clone().into()),
         ("config", run.into()),
         ("rootfs", json!({ "type": "layers", "diff_ids": [diff_id] })),
         ("history", json!([{ "created_by": "clipwright migrate" }])),
@@ -111,7 +115,7 @@ pub fn image_config(
             config.insert(name.to_owned(), value);
         }
     }
-    Ok(Value::from(config).to_string().into_bytes())
+    Ok((Value::from(config).to_string().into_bytes(), platform))
 }
 
 /// Go writes sets as maps to empty objects.
@@ -133,14 +137,10 @@ fn user(user: &User) -> String {
 mod tests {
     use super::*;
 
-    fn platform() -> Platform {
-        Platform::new("linux", "amd64", None)
-    }
-
     fn config(runtime: &Value) -> Value {
         let bytes = runtime.to_string();
         let runtime = Some(("/config.json", bytes.as_bytes()));
-        let bytes = image_config(runtime, Digest::of(b""), &platform()).unwrap();
+        let (bytes, _) = image_config(runtime, Digest::of(b"")).unwrap();
         serde_json::from_slice(&bytes).unwrap()
     }
 
@@ -199,15 +199,19 @@ mod tests {
 
     #[test]
     fn without_a_configuration_there_is_still_a_config() {
-        let bytes = image_config(None, Digest::of(b""), &platform()).unwrap();
+        let (bytes, platform) = image_config(None, Digest::of(b"")).unwrap();
         let found: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!((&found["os"], &found["architecture"]), (&json!("linux"), &json!("amd64")));
+        assert_eq!(platform, Platform::host());
+        assert_eq!(
+            (&found["os"], &found["architecture"]),
+            (&json!("linux"), &json!(platform.architecture))
+        );
     }
 
     #[test]
     fn nonsense_is_named() {
         let nonsense = Some(("/config.json", &b"{\"process\": 7}"[..]));
-        let error = image_config(nonsense, Digest::of(b""), &platform()).unwrap_err().to_string();
+        let error = image_config(nonsense, Digest::of(b"")).unwrap_err().to_string();
         assert!(error.starts_with("/config.json: "), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use super::transition::{Outcome, finish, push};
 use super::vault::Sealed;
 use super::{Queue, QueueError, patiently};
 use crate::error::Classify as _;
-use crate::jobs::job::{EventKind, Job, JobError, JobState};
+use crate::jobs::job::{EventKind, Job, JobError, JobSpec, JobState};
 
 const CLAIM: &str = "claim a job";
 const HEARTBEAT: &str = "extend a lease";
@@ -52,8 +52,8 @@ enum Claimed {
 }
 
 impl Queue {
-    /// Takes the oldest job that is due and whose image nobody works on, and records that an
-    /// attempt started.
+    /// Takes the oldest job that is due, of a kind that this version knows, and whose image nobody
+    /// works on, and records that an attempt started.
     pub async fn claim(
         &self,
         worker_id: &str,
@@ -79,12 +79,14 @@ impl Queue {
                  started_at = now(), lease_expires_at = now() + make_interval(secs => $2)
              WHERE id = (
                  SELECT id FROM job AS next WHERE state = 'queued' AND not_before <= now()
+                 AND spec ->> 'kind' = ANY($3)
                  AND NOT EXISTS (SELECT FROM job AS other
                                  WHERE other.image_id = next.image_id AND other.state = 'running')
                  ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
              RETURNING id, fence",
             worker_id,
             lasts.as_secs_f64(),
+            &JobSpec::KINDS.map(str::to_owned)[..],
         )
         .fetch_optional(&mut *tx)
         .await;

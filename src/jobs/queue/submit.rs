@@ -13,8 +13,9 @@ const ACTION: &str = "submit a job";
 impl Queue {
     /// Accepts a job. The same idempotency key and spec again give the job that is there.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted, QueueError> {
-        let JobSpec::Pull(pull) = &new.spec;
-        if holds_credentials(&pull.source) {
+        if let JobSpec::Pull(pull) = &new.spec
+            && holds_credentials(&pull.source)
+        {
             return Err(QueueError::CredentialsInSource);
         }
         // Chosen once: a retry whose first try did arrive finds its own job.

@@ -1,9 +1,9 @@
-//! The progress of a pull, as events of its job.
+//! The progress of work on an image, as events of its job.
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::jobs::job::EventKind;
-use crate::jobs::worker::EventSink;
+use super::job::EventKind;
+use super::worker::EventSink;
 use crate::progress::{Progress, Step};
 
 /// Progress of a job, as events.

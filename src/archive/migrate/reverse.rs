@@ -1,0 +1,90 @@
+//! A v2 archive becomes a v1 archive again, packed from its image's layers. It is made where nobody
+//! sees it, read back and compared; who called decides about the rest.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::compare::Compared;
+use super::{MigrateError, V1, V2, compare_archives};
+use crate::archive::publish::index_of;
+use crate::archive::stored::StoredArchive;
+use crate::archive::{
+    ArchiveError, IndexOptions, PackOptions, Summary, blocking, io_error, pack_image,
+};
+use crate::image_id::ImageId;
+use crate::progress::Progress;
+use crate::store::{ArchiveStore, Commit, Key, NewObject, Overwrite};
+
+/// A v1 archive that holds what the v2 archive shows, under [`Key::staged`].
+#[derive(Debug)]
+pub struct StagedV1 {
+    /// What it was made from and holds.
+    pub summary: Summary,
+    /// The archive.
+    pub stored: StoredArchive,
+    /// What was found to be the same.
+    pub compared: Compared,
+}
+
+/// Packs the v1 archive of `id` and compares it with what it was made from. In S3 its data take
+/// their final place, where nothing points to them; what was there before is gone.
+pub async fn to_v1(
+    v2: &V2,
+    store: &Arc<dyn ArchiveStore>,
+    id: &ImageId,
+    (pack, index): (&PackOptions, &IndexOptions),
+    progress: &Arc<dyn Progress>,
+    cancel: &CancellationToken,
+) -> Result<StagedV1, MigrateError> {
+    let key = Key::staged(id, store.extension());
+    let bucket = store.bucket();
+    let data = if bucket.is_some() { Key::archive(id, "clip") } else { key.clone() };
+    let NewObject { sink, commit } = store.create(&data, cancel).await?;
+    let packed = pack_image(&v2.source, &v2.image, pack, sink, progress.clone(), cancel).await;
+    let packed = settle(commit, packed.map(|packed| (packed.head.clone(), packed))).await?;
+    if let Some(bucket) = &bucket {
+        let bytes = index_of(&packed, bucket, &data)?;
+        let NewObject { mut sink, commit } = store.create(&key, cancel).await?;
+        let sent = blocking(move || sink.write_all(&bytes).and_then(|()| sink.flush())).await?;
+        let sent = sent.map_err(io_error(format!("can't write {key}")));
+        settle(commit, sent.map(|()| (Vec::new(), ()))).await?;
+    }
+    let compared = async {
+        let stored = StoredArchive::open(store, &key).await?;
+        let stored = stored.ok_or_else(|| {
+            let detail = "it is gone already".to_owned();
+            ArchiveError::NotAFile { path: key.to_string(), detail }
+        })?;
+        let v1 = V1::of(store, &stored)?;
+        let compared = compare_archives(&v1, v2, index, progress, cancel).await?;
+        Ok::<_, MigrateError>((stored, compared))
+    };
+    match compared.await {
+        Ok((stored, compared)) => {
+            let summary = Summary::of_packed(&v2.image, &packed);
+            Ok(StagedV1 { summary, stored, compared })
+        }
+        Err(error) => {
+            // Nobody needs it; what can't be removed now is found by the next one.
+            let _ = store.delete(&key).await;
+            let _ = store.delete(&data).await;
+            Err(error)
+        }
+    }
+}
+
+/// Ends an object that was written, or not; what is under its key already is replaced.
+async fn settle<T>(
+    commit: Box<dyn Commit>,
+    written: Result<(Vec<u8>, T), ArchiveError>,
+) -> Result<T, ArchiveError> {
+    match written {
+        Ok((head, made)) => {
+            commit.finish(&head, Overwrite::Replace).await?;
+            Ok(made)
+        }
+        Err(error) => Err(commit.abort().await.map_or(error, Into::into)),
+    }
+}

@@ -1,0 +1,57 @@
+//! Many of a kind: the first few are named, the rest counted.
+
+use std::fmt;
+
+/// How many are named.
+const NAMED: usize = 5;
+
+/// Names, of which a few are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    first: Vec<String>,
+    count: usize,
+}
+
+impl Noted {
+    pub(super) fn push(&mut self, name: impl fmt::Display) {
+        if self.first.len() < NAMED {
+            self.first.push(name.to_string());
+        }
+        self.count += 1;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl<T: fmt::Display> FromIterator<T> for Noted {
+    fn from_iter<I: IntoIterator<Item = T>>(names: I) -> Self {
+        let mut noted = Self::default();
+        names.into_iter().for_each(|name| noted.push(name));
+        noted
+    }
+}
+
+impl fmt::Display for Noted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.first.join(", "))?;
+        match self.count - self.first.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_counted() {
+        let noted = |count| (1..=count).map(|n| format!("/{n}")).collect::<Noted>().to_string();
+        assert_eq!(noted(2), "/1, /2");
+        assert_eq!(noted(7), "/1, /2, /3, /4, /5 and 2 more");
+        assert!(Noted::default().is_empty());
+    }
+}

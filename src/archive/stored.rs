@@ -1,0 +1,188 @@
+//! An archive that lies in a store: its index is read, its data are left where they are.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::ArchiveError;
+use crate::clip::header::{self, Header};
+use crate::clip::node::NodeKind;
+use crate::clip::reader::Archive;
+use crate::clip::storage_info::StorageInfo;
+use crate::clip::{ClipError, MAX_INDEX_BYTES};
+use crate::digest::Digest;
+use crate::image_id::ImageId;
+use crate::store::{ArchiveStore, Key};
+
+/// Keys asked for at a time.
+const PAGE: usize = 1000;
+/// Archives looked into at a time.
+const AT_A_TIME: usize = 8;
+
+/// An archive in a store.
+#[derive(Debug, Clone)]
+pub struct StoredArchive {
+    /// Its name there.
+    pub key: Key,
+    /// Bytes of the object.
+    pub size: u64,
+    /// SHA-256 of all but the data blocks. The index holds the SHA-256 of each file.
+    pub digest: Digest,
+    /// The archive.
+    pub archive: Archive,
+    /// All of the object's bytes, unless there are data blocks among them.
+    pub whole: Option<Bytes>,
+}
+
+impl StoredArchive {
+    /// Opens the archive called `key`; `None` if there is none.
+    pub async fn open(
+        store: &Arc<dyn ArchiveStore>,
+        key: &Key,
+    ) -> Result<Option<Self>, ArchiveError> {
+        let Some(size) = store.size(key).await? else { return Ok(None) };
+        let object = Object { store, key, size };
+        let head = object.read(0..size.min(header::LENGTH as u64)).await?;
+        let header = Header::decode(&head, size)?;
+        let start = header.index.start;
+        let rest = object.read(start..size).await?;
+        let seen = Bytes::from([&head[..], &rest[..]].concat());
+        let digest = Digest::of(&seen);
+        let part = |range: &Range<u64>| {
+            let within = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+            Some(rest.slice(within(range.start)?..within(range.end)?))
+        };
+        let storage = match &header.storage {
+            None => None,
+            Some(range) => match part(range) {
+                Some(bytes) => Some(bytes),
+                // Nobody writes it before the index, but readers would find it there.
+                None => Some(object.read(range.clone()).await?),
+            },
+        };
+        let index = part(&header.index).unwrap_or_default();
+        let archive = Archive::decode(header, &index, storage.as_deref())?;
+        let whole = (seen.len() as u64 == size).then_some(seen);
+        Ok(Some(Self { key: key.clone(), size, digest, archive, whole }))
+    }
+
+    /// 2 if the files' content is in an image's layers, else 1.
+    pub fn version(&self) -> u8 {
+        version(&self.archive.storage)
+    }
+
+    /// Regular files, each name counted.
+    pub fn files(&self) -> u64 {
+        let nodes = self.archive.tree.iter();
+        nodes.filter(|node| matches!(node.kind, NodeKind::File(_))).count() as u64
+    }
+}
+
+/// The version of the archive called `key`, without its index.
+pub async fn stored_version(
+    store: &Arc<dyn ArchiveStore>,
+    key: &Key,
+    size: u64,
+) -> Result<u8, ArchiveError> {
+    let object = Object { store, key, size };
+    let head = object.read(0..size.min(header::LENGTH as u64)).await?;
+    match Header::decode(&head, size)?.storage {
+        None => Ok(1),
+        // The header's own word for it is not to be trusted (CONTRACT A.1).
+        Some(range) => Ok(version(&StorageInfo::decode(&object.read(range).await?)?)),
+    }
+}
+
+fn version(storage: &StorageInfo) -> u8 {
+    match storage {
+        StorageInfo::Oci(_) => 2,
+        StorageInfo::Local | StorageInfo::S3(_) => 1,
+    }
+}
+
+struct Object<'a> {
+    store: &'a Arc<dyn ArchiveStore>,
+    key: &'a Key,
+    size: u64,
+}
+
+impl Object<'_> {
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, ArchiveError> {
+        let length = range.end.saturating_sub(range.start);
+        if length > MAX_INDEX_BYTES {
+            return Err(ClipError::TooLarge { size: length, limit: MAX_INDEX_BYTES }.into());
+        }
+        let bytes = self.store.read(self.key, range.start, length).await?;
+        if bytes.len() as u64 == length {
+            return Ok(bytes);
+        }
+        let detail = format!("{} has no {length} bytes at {}", self.key, range.start);
+        Err(ClipError::Header(format!("{detail}: it had {} bytes", self.size)).into())
+    }
+}
+
+/// An archive in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListedArchive {
+    /// The image that it is named after.
+    pub image_id: ImageId,
+    /// Its version; absent if it can't be told, which `problem` explains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_version: Option<u8>,
+    /// Bytes of the archive object. Of a v1 archive in S3 that is the index alone.
+    pub size: u64,
+    /// Versions of which migrations have kept an archive.
+    pub kept: Vec<u8>,
+    /// What is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// Archives of images whose ids begin with `prefix` and sort behind `after`, in their order, at
+/// most `limit`.
+pub async fn list_archives(
+    store: &Arc<dyn ArchiveStore>,
+    prefix: &str,
+    after: Option<&ImageId>,
+    limit: usize,
+) -> Result<Vec<ListedArchive>, ArchiveError> {
+    let extension = store.extension();
+    let mut after = after.map_or_else(String::new, |id| Key::archive(id, extension).to_string());
+    let mut found = Vec::new();
+    while found.len() < limit {
+        // In S3 the data of v1 archives lie in between.
+        let page = store.list(prefix, &after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.key.to_string();
+        found.extend(page.into_iter().filter_map(|listed| {
+            let (id, end) = listed.key.as_str().split_once('.')?;
+            Some((id.parse::<ImageId>().ok().filter(|_| end == extension)?, listed))
+        }));
+    }
+    found.truncate(limit);
+    let described = found.into_iter().map(async |(image_id, listed)| {
+        let version = match stored_version(store, &listed.key, listed.size).await {
+            Ok(version) => Ok(version),
+            // One archive that is broken must not hide the others; a store that is, must.
+            Err(ArchiveError::Clip(error)) => Err(error.to_string()),
+            Err(error) => return Err(error),
+        };
+        let kept = store.list(&format!("{}{image_id}.", Key::KEPT), "", PAGE).await?;
+        let kept = [1, 2].into_iter().filter(|version| {
+            let prefix = Key::kept_prefix(&image_id, *version);
+            kept.iter().any(|listed| listed.key.as_str().starts_with(&prefix))
+        });
+        Ok::<_, ArchiveError>(ListedArchive {
+            kept: kept.collect(),
+            clip_version: version.as_ref().ok().copied(),
+            size: listed.size,
+            problem: version.err(),
+            image_id,
+        })
+    });
+    stream::iter(described).buffered(AT_A_TIME).try_collect().await
+}

@@ -1,0 +1,34 @@
+//! What a v2 archive says of the layers that its content is in.
+
+use super::ArchiveError;
+use crate::clip::storage_info::OciStorageInfo;
+use crate::digest::Digest;
+
+/// A layer as the archive's storage info has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StoredLayer {
+    /// Digest of the compressed bytes.
+    pub(super) digest: Digest,
+    /// How many of them there are.
+    pub(super) size: u64,
+    /// Digest of the uncompressed stream.
+    pub(super) diff_id: Digest,
+}
+
+impl StoredLayer {
+    /// The layer called `digest`, of which the archive has to say everything.
+    pub(super) fn of(image: &OciStorageInfo, digest: Digest) -> Result<Self, ArchiveError> {
+        let missing = |detail: &str| ArchiveError::NotAFile {
+            path: digest.to_string(),
+            detail: format!("the archive's storage info has no {detail} for this layer"),
+        };
+        let diff_id = *image.plain_digests.get(&digest).ok_or_else(|| missing("diff id"))?;
+        let text = digest.to_string();
+        let metadata = image.image_metadata.iter().flat_map(|metadata| &metadata.layers_data);
+        let size = metadata
+            .filter(|descriptor| descriptor.digest == text)
+            .find_map(|descriptor| u64::try_from(descriptor.size).ok())
+            .ok_or_else(|| missing("size"))?;
+        Ok(Self { digest, size, diff_id })
+    }
+}

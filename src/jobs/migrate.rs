@@ -1,0 +1,434 @@
+//! The way of a migration: the archive that an image id names is brought to the other version.
+//!
+//! What is there is kept under a name of its own before anything takes its place; the other version
+//! is made, or taken from what an earlier migration kept, and compared with it; only then the switch
+//! is made, which is one step of the store. Whatever happens in between, the image id names a whole
+//! archive, and the same job again comes to the same end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::sync::CancellationToken;
+
+use super::job::{ArchiveObject, EventKind, ImageId, JobError, JobResult, MigrateSpec, Migration};
+use super::progress::JobProgress;
+use super::worker::EventSink;
+use crate::archive::migrate::{
+    Compared, Destination, MadeV2, MigrateError, V1, V2, compare_archives, to_v1, to_v2,
+};
+use crate::archive::stored::StoredArchive;
+use crate::archive::{ArchiveError, IndexOptions, PackOptions, Summary};
+use crate::config::BuildRegistry;
+use crate::error::{Classify, Fault};
+use crate::oci::{Credentials, InvalidCredentials, OciSettings};
+use crate::progress::Progress;
+use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
+
+/// So many archives of one image and version are looked at among those that were kept.
+const MAX_KEPT: usize = 100;
+
+/// Everything that migrations have in common.
+#[derive(Debug)]
+pub struct Migrator {
+    /// Where archives are.
+    pub store: Arc<dyn ArchiveStore>,
+    /// How registries are reached.
+    pub oci: OciSettings,
+    /// How images are indexed.
+    pub index: IndexOptions,
+    /// How images are packed.
+    pub pack: PackOptions,
+    /// Where the images of v1 archives go.
+    pub build_registry: BuildRegistry,
+    /// Where archives are written before they are published.
+    pub scratch: PathBuf,
+}
+
+/// Why a migration failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// The image id names no archive.
+    #[error("there is no archive {key} in {store}")]
+    NoArchive {
+        /// Its key.
+        key: Key,
+        /// The store.
+        store: String,
+    },
+    /// There is nothing to do, and nothing to say of what is there.
+    #[error("{key} is a v1 archive already, and no image is known that it was made from")]
+    AlreadyV1 {
+        /// Its key.
+        key: Key,
+    },
+    /// The other version could not be made, or is not the same.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// Local disk trouble.
+    #[error("can't write in {}: {source}", directory.display())]
+    Scratch {
+        /// Where.
+        directory: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl From<ArchiveError> for MigrationError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Migrate(error.into())
+    }
+}
+
+impl From<StoreError> for MigrationError {
+    fn from(error: StoreError) -> Self {
+        Self::Migrate(error.into())
+    }
+}
+
+impl Classify for MigrationError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Migrate(error) => error.is_transient(),
+            other => matches!(other, Self::Scratch { .. }),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Migrate(error) => error.fault(),
+            Self::Scratch { .. } => Fault::Ours,
+            _ => Fault::User,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Migrate(error) => error.code(),
+            Self::NoArchive { .. } => "archive_not_found",
+            Self::AlreadyV1 { .. } => "already_migrated",
+            Self::Scratch { .. } => "io",
+        }
+    }
+}
+
+impl From<MigrationError> for JobError {
+    fn from(error: MigrationError) -> Self {
+        Self {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            fault: error.fault(),
+            transient: error.is_transient(),
+        }
+    }
+}
+
+impl Migrator {
+    /// Does one migration.
+    pub async fn migrate(
+        &self,
+        spec: &MigrateSpec,
+        credentials: Option<SecretString>,
+        events: &EventSink,
+        cancel: &CancellationToken,
+    ) -> Result<JobResult, MigrationError> {
+        let started = Instant::now();
+        let run = Run {
+            migrator: self,
+            id: &spec.image_id,
+            key: Key::archive(&spec.image_id, self.store.extension()),
+            credentials,
+            progress: Arc::new(JobProgress::new(events.clone())),
+            events,
+            cancel,
+        };
+        let outcome = run.to(spec.to).await?;
+        let discarded = if spec.discard_kept { run.discard().await? } else { Vec::new() };
+        let Outcome { summary, archive, compared, kept, restored, from } = outcome;
+        let kept = kept.filter(|_| !spec.discard_kept);
+        Ok(JobResult {
+            image_id: spec.image_id.clone(),
+            summary,
+            archive,
+            version: None,
+            republished_from: None,
+            migration: Some(Migration {
+                from,
+                to: spec.to,
+                compared,
+                kept: kept.map(|key| key.to_string()),
+                restored,
+                discarded: discarded.iter().map(ToString::to_string).collect(),
+            }),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// One migration under way.
+struct Run<'a> {
+    migrator: &'a Migrator,
+    id: &'a ImageId,
+    key: Key,
+    credentials: Option<SecretString>,
+    progress: Arc<dyn Progress>,
+    events: &'a EventSink,
+    cancel: &'a CancellationToken,
+}
+
+/// What became of the archive.
+struct Outcome {
+    summary: Summary,
+    archive: ArchiveObject,
+    compared: Option<Compared>,
+    kept: Option<Key>,
+    restored: bool,
+    from: u8,
+}
+
+impl Run<'_> {
+    fn store(&self) -> &Arc<dyn ArchiveStore> {
+        &self.migrator.store
+    }
+
+    async fn to(&self, version: u8) -> Result<Outcome, MigrationError> {
+        let missing = || {
+            let store = self.store().describe();
+            MigrationError::NoArchive { key: self.key.clone(), store }
+        };
+        let current = StoredArchive::open(self.store(), &self.key).await?.ok_or_else(missing)?;
+        if current.version() == version {
+            return self.unchanged(current).await;
+        }
+        for kept in self.kept(version).await? {
+            if let Some(outcome) = self.restore(&current, &kept).await? {
+                return Ok(outcome);
+            }
+        }
+        if version == 2 { self.forward(&current).await } else { self.reverse(&current).await }
+    }
+
+    /// The archive is at its version already: an earlier attempt may have made it so.
+    async fn unchanged(&self, current: StoredArchive) -> Result<Outcome, MigrationError> {
+        let version = current.version();
+        let described = if version == 2 {
+            Some(self.open_v2(&current).await?)
+        } else {
+            let mut of_image = None;
+            for kept in self.kept(2).await? {
+                of_image = Some(self.open_v2(&kept).await?);
+            }
+            of_image
+        };
+        let Some(v2) = described else {
+            return Err(MigrationError::AlreadyV1 { key: self.key.clone() });
+        };
+        let summary = self.summary(&v2, &current).await?;
+        let archive = self.object(&current);
+        Ok(Outcome { summary, archive, compared: None, kept: None, restored: false, from: version })
+    }
+
+    /// Takes an archive that was kept, if it holds the same.
+    async fn restore(
+        &self,
+        current: &StoredArchive,
+        kept: &StoredArchive,
+    ) -> Result<Option<Outcome>, MigrationError> {
+        let (old, new) = if current.version() == 1 { (current, kept) } else { (kept, current) };
+        let v1 = V1::of(self.store(), old)?;
+        let compared = async {
+            let v2 = self.open_v2(new).await?;
+            let Self { migrator, progress, cancel, .. } = self;
+            let compared = compare_archives(&v1, &v2, &migrator.index, progress, cancel).await?;
+            Ok::<_, MigrateError>((v2, compared))
+        };
+        let (v2, compared) = match compared.await {
+            Ok(same) => same,
+            Err(error) if error.is_transient() || self.cancel.is_cancelled() => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                let message = format!("{} can't be taken again: {error}", kept.key);
+                self.events.send(EventKind::Warning { message });
+                return Ok(None);
+            }
+        };
+        let summary = self.summary(&v2, kept).await?;
+        let away = self.keep(current).await?;
+        self.switch(kept).await?;
+        // It has its place again; under both names it would be kept for ever.
+        self.store().delete(&kept.key).await?;
+        let archive = self.object(kept);
+        let from = current.version();
+        Ok(Some(Outcome {
+            summary,
+            archive,
+            compared: Some(compared),
+            kept: Some(away),
+            restored: true,
+            from,
+        }))
+    }
+
+    async fn forward(&self, current: &StoredArchive) -> Result<Outcome, MigrationError> {
+        let Self { migrator, id, progress, cancel, .. } = self;
+        let v1 = V1::of(self.store(), current)?;
+        let registry = &migrator.build_registry;
+        let destination = Destination {
+            registry: &registry.host,
+            repository: &registry.repository,
+            tag: id.as_str(),
+            credentials: registry.credentials.clone(),
+        };
+        let made = to_v2(&v1, &destination, &migrator.oci, &migrator.index, progress, cancel);
+        let MadeV2 { image, indexed, compared } = made.await?;
+        let scratch = tempfile::tempdir_in(&migrator.scratch).map_err(self.no_scratch())?;
+        let file = scratch.path().join("archive");
+        let target = file.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = indexed.write(&target)?;
+            Ok::<_, ArchiveError>((Summary::of(&image, &indexed), written))
+        });
+        let died = |died| self.no_scratch()(std::io::Error::other(died));
+        let (summary, written) = writing.await.map_err(died)??;
+
+        let kept = self.keep(current).await?;
+        let store = self.store();
+        store.put(&self.key, &file, written.digest, Overwrite::Replace, cancel).await?;
+        let archive =
+            ArchiveObject { key: self.key.to_string(), size: written.size, digest: written.digest };
+        Ok(Outcome {
+            summary,
+            archive,
+            compared: Some(compared),
+            kept: Some(kept),
+            restored: false,
+            from: 1,
+        })
+    }
+
+    async fn reverse(&self, current: &StoredArchive) -> Result<Outcome, MigrationError> {
+        let Self { migrator, id, progress, cancel, .. } = self;
+        let v2 = self.open_v2(current).await?;
+        if self.store().bucket().is_some() {
+            // Their data's place is the new one's; they hold something else, or would be back.
+            for stale in self.kept(1).await? {
+                self.store().delete(&stale.key).await?;
+            }
+        }
+        let options = (&migrator.pack, &migrator.index);
+        let staged = to_v1(&v2, self.store(), id, options, progress, cancel).await?;
+        let kept = self.keep(current).await?;
+        self.switch(&staged.stored).await?;
+        self.store().delete(&staged.stored.key).await?;
+        let archive = self.object(&staged.stored);
+        Ok(Outcome {
+            summary: staged.summary,
+            archive,
+            compared: Some(staged.compared),
+            kept: Some(kept),
+            restored: false,
+            from: 2,
+        })
+    }
+
+    /// Keeps the archive under a name that its content gives it: whoever keeps it a second time, or
+    /// keeps another one, changes nothing of it.
+    async fn keep(&self, current: &StoredArchive) -> Result<Key, MigrationError> {
+        let store = self.store();
+        let key = Key::kept(self.id, current.version(), current.digest, store.extension());
+        if store.size(&key).await? == Some(current.size) {
+            return Ok(key);
+        }
+        match &current.whole {
+            // What was read, not what is there by now.
+            Some(bytes) => self.put(&key, bytes).await?,
+            None => store.copy(&current.key, &key, Overwrite::Never).await?,
+        }
+        Ok(key)
+    }
+
+    /// Lets the image id name this archive.
+    async fn switch(&self, to: &StoredArchive) -> Result<(), MigrationError> {
+        match &to.whole {
+            Some(bytes) => self.put(&self.key, bytes).await,
+            None => Ok(self.store().copy(&to.key, &self.key, Overwrite::Replace).await?),
+        }
+    }
+
+    async fn put(&self, key: &Key, bytes: &Bytes) -> Result<(), MigrationError> {
+        let scratch = tempfile::tempdir_in(&self.migrator.scratch).map_err(self.no_scratch())?;
+        let file = scratch.path().join("archive");
+        tokio::fs::write(&file, bytes).await.map_err(self.no_scratch())?;
+        let digest = crate::digest::Digest::of(bytes);
+        self.store().put(key, &file, digest, Overwrite::Replace, self.cancel).await?;
+        Ok(())
+    }
+
+    /// Archives of this image and version that earlier migrations kept.
+    async fn kept(&self, version: u8) -> Result<Vec<StoredArchive>, MigrationError> {
+        let prefix = Key::kept_prefix(self.id, version);
+        let mut kept = Vec::new();
+        for listed in self.store().list(&prefix, "", MAX_KEPT).await? {
+            kept.extend(StoredArchive::open(self.store(), &listed.key).await?);
+        }
+        Ok(kept)
+    }
+
+    /// Removes what migrations of this image kept, and v1 data that nothing points to any more.
+    async fn discard(&self) -> Result<Vec<Key>, MigrationError> {
+        let mut gone = Vec::new();
+        for version in [1, 2] {
+            let prefix = Key::kept_prefix(self.id, version);
+            for listed in self.store().list(&prefix, "", MAX_KEPT).await? {
+                self.store().delete(&listed.key).await?;
+                gone.push(listed.key);
+            }
+        }
+        let current = StoredArchive::open(self.store(), &self.key).await?;
+        if self.store().bucket().is_some() && current.is_some_and(|found| found.version() == 2) {
+            let data = Key::archive(self.id, "clip");
+            if self.store().size(&data).await?.is_some() {
+                self.store().delete(&data).await?;
+                gone.push(data);
+            }
+        }
+        Ok(gone)
+    }
+
+    async fn open_v2(&self, stored: &StoredArchive) -> Result<V2, MigrateError> {
+        let registry = &self.migrator.build_registry;
+        let credentials = |host: &str| -> Result<Option<Credentials>, InvalidCredentials> {
+            match &self.credentials {
+                Some(text) => Credentials::parse(text.expose_secret(), host),
+                None if host == registry.host => Ok(registry.credentials.clone()),
+                None => Ok(None),
+            }
+        };
+        V2::open(stored, &self.migrator.oci, credentials, self.cancel).await
+    }
+
+    /// What is known of the image, said of another archive of the same.
+    async fn summary(&self, v2: &V2, archive: &StoredArchive) -> Result<Summary, MigrateError> {
+        let Self { migrator, progress, cancel, .. } = self;
+        let indexed = v2.index(&migrator.index, progress.clone(), cancel).await?;
+        let mut summary = Summary::of(v2.image(), &indexed);
+        summary.clip_version = archive.version();
+        summary.nodes = archive.archive.tree.len() as u64;
+        summary.files = archive.files();
+        Ok(summary)
+    }
+
+    fn object(&self, stored: &StoredArchive) -> ArchiveObject {
+        let (size, digest) = (stored.size, stored.digest);
+        ArchiveObject { key: self.key.to_string(), size, digest }
+    }
+
+    fn no_scratch(&self) -> impl Fn(std::io::Error) -> MigrationError {
+        let directory = self.migrator.scratch.clone();
+        move |source| MigrationError::Scratch { directory: directory.clone(), source }
+    }
+}
