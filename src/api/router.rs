@@ -12,8 +12,7 @@ use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, archives, auth, docs, events, health, images, jobs, metrics, observe, origin,
-    problem,
+    AppState, archives, auth, docs, events, health, images, jobs, metrics, observe, origin, problem,
 };
 
 /// What needs the token, when there is one.

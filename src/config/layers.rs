@@ -287,4 +287,3 @@ fn scalar(value: &Value, setting: &Setting) -> Option<String> {
         _ => None,
     }
 }
-

@@ -369,7 +369,9 @@ mod tests {
     #[test]
     fn rows_from_before_there_were_versions() {
         let spec = json!({"kind": "pull", "image_id": "961eaef6668e480f", "source": "app"});
-        let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap() else { panic!("it is a pull") };
+        let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap() else {
+            panic!("it is a pull")
+        };
         assert_eq!((pull.layers, pull.fallback, pull.force), (None, None, false));
         let digest = Digest::of(b"x");
         let result = json!({

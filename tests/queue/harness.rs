@@ -138,7 +138,6 @@ pub(crate) fn result_for(job: &Job) -> JobResult {
         archive: ArchiveObject { key: "x.rclip".to_owned(), size: 1, digest },
         version: None,
         republished_from: None,
-        migration: None,
         seconds: 0.5,
     }
 }
