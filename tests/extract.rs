@@ -127,7 +127,8 @@ fn the_golden_v1_archive_extracts() {
     let dir = scratch();
     let target = dir.path().join("out");
     run(clipwright().arg("extract").arg(fixtures.join("v1-local.clip")).arg(&target));
-    let listing = run(clipwright().args(["ls", "-R", "--json"]).arg(fixtures.join("v1-local.clip")));
+    let listing =
+        run(clipwright().args(["ls", "-R", "--json"]).arg(fixtures.join("v1-local.clip")));
     let mut files = 0;
     for line in String::from_utf8(listing).unwrap().lines() {
         let node: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -165,7 +166,8 @@ async fn a_v1_archive_in_s3_is_read_like_a_local_one() {
         force_path_style: false,
     };
     let rclip = dir.path().join("x.rclip");
-    std::fs::write(&rclip, index_archive(&archive.tree, &StorageInfo::S3(object)).unwrap()).unwrap();
+    std::fs::write(&rclip, index_archive(&archive.tree, &StorageInfo::S3(object)).unwrap())
+        .unwrap();
 
     let settings = [
         ("CLIPWRIGHT_S3_BUCKET", &server.bucket),
@@ -235,7 +237,10 @@ fn a_damaged_v1_archive_leaves_nothing() {
     try_with(&flip(55 + 13), "/a: block at 55: expected CRC-64");
     // Content and CRC agree, but are not what the index says.
     let other = local_archive(&[("/a", b"other content"), ("/b", b"second")]);
-    try_with(&[&other[..index_start], &whole[index_start..]].concat(), "/a: block at 55: expected SHA-256");
+    try_with(
+        &[&other[..index_start], &whole[index_start..]].concat(),
+        "/a: block at 55: expected SHA-256",
+    );
     // Cut data: the index moved to where they end now.
     let mut header = clipwright::clip::header::Header::decode(&whole, end as u64).unwrap();
     header.index = 54..54 + (end - index_start) as u64;
@@ -255,7 +260,10 @@ fn impossible_places_are_refused() {
     for (nodes, why) in [
         (vec![root(), file("/a", 2, 10, 5)], "/a: block at 10: expected a place"),
         (vec![root(), file("/a", 2, 60, 1 << 40)], "files claim more than"),
-        (vec![root(), file("/a", 2, 60, 9), file("/b", 3, 65, 9)], "/b: its content overlaps that of /a"),
+        (
+            vec![root(), file("/a", 2, 60, 9), file("/b", 3, 65, 9)],
+            "/b: its content overlaps that of /a",
+        ),
     ] {
         std::fs::write(&archive, local(nodes)).unwrap();
         fails(&archive, &target, why);
@@ -286,7 +294,11 @@ fn an_archive_cannot_reach_out() {
         node(path, ino, NodeKind::Symlink { target })
     };
     let empty = |path, ino| {
-        node(path, ino, NodeKind::File(FileContent::Embedded { offset: 0, length: 0, sha256: None }))
+        node(
+            path,
+            ino,
+            NodeKind::File(FileContent::Embedded { offset: 0, length: 0, sha256: None }),
+        )
     };
     let directory = |path, ino| node(path, ino, NodeKind::Directory);
     let nodes = vec![
@@ -381,7 +393,8 @@ fn a_directory_of_it_takes_only_its_spans() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(std::fs::read(target.join("a")).unwrap(), b"one");
     assert_eq!(std::fs::read(target.join("e/b")).unwrap(), b"two");
-    let output = extract(&archive, &dir.path().join("file"), &["--source", &source, "--path", "/d/a"]);
+    let output =
+        extract(&archive, &dir.path().join("file"), &["--source", &source, "--path", "/d/a"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("is not a directory"));
     assert_eq!(names(dir.path()), [target, archive]);
 }
@@ -400,7 +413,10 @@ fn without_owners_nothing_is_setuid() {
     let target = dir.path().join("out");
     let output = extract(&archive, &target, &["--source", &source, "--no-owner"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && said.contains("setuid and setgid bits were left out"), "{said}");
+    assert!(
+        output.status.success() && said.contains("setuid and setgid bits were left out"),
+        "{said}"
+    );
     let setuid = std::fs::metadata(target.join("usr/bin/setuid")).unwrap();
     assert_eq!((setuid.mode() & 0o7777, setuid.uid()), (0o755, 0));
     assert_eq!(std::fs::metadata(target.join("attr/owned")).unwrap().uid(), 0);

@@ -56,7 +56,14 @@ fn passes(archive: &Path, arguments: &[&str], checks: &[&str]) {
 }
 
 const DEEP: [&str; 9] = [
-    "structure", "tree", "storage", "seek table", "ranges", "registry", "layers", "files",
+    "structure",
+    "tree",
+    "storage",
+    "seek table",
+    "ranges",
+    "registry",
+    "layers",
+    "files",
     "merged tree",
 ];
 
@@ -210,7 +217,9 @@ fn every_lie_about_layers_is_found() {
         ),
         (
             |nodes, _| {
-                let NodeKind::File(FileContent::Remote(remote)) = &mut nodes[2].kind else { return };
+                let NodeKind::File(FileContent::Remote(remote)) = &mut nodes[2].kind else {
+                    return;
+                };
                 remote.offset += 1;
             },
             &["--deep"],

@@ -23,9 +23,8 @@ pub(super) fn pieces(plan: &Plan, wanted: &Wanted) -> Result<Vec<Piece>, Archive
         for inode in inodes {
             let node = plan.first(*inode);
             let end = offset.saturating_add(node.content_length());
-            let wrong = |detail: String| {
-                Err(ArchiveError::Claim { path: node.path.to_string(), detail })
-            };
+            let wrong =
+                |detail: String| Err(ArchiveError::Claim { path: node.path.to_string(), detail });
             if node.attr.size != node.content_length() {
                 return wrong(format!("its size is {}, not its content's", node.attr.size));
             }

@@ -22,7 +22,9 @@ use crate::clip::seek_table::SeekTable;
 use crate::clip::storage_info::OciStorageInfo;
 use crate::digest::Digest;
 use crate::error::Classify as _;
-use crate::layer::{EntryKind, LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer};
+use crate::layer::{
+    EntryKind, LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer,
+};
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 
@@ -213,7 +215,8 @@ fn tree(
                 // Inode numbers are each writer's own.
                 let differs = differences(found, node);
                 if !differs.is_empty() {
-                    let text = format!("{path}: the layers say otherwise of its {}", differs.join(", "));
+                    let text =
+                        format!("{path}: the layers say otherwise of its {}", differs.join(", "));
                     check.find(grade, text);
                 }
             }

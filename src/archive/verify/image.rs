@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::table::PlainSizes;
 use crate::archive::ArchiveError;
-use crate::archive::stored_layers::StoredLayer;
 use crate::archive::read::{ReadSettings, image_source};
+use crate::archive::stored_layers::StoredLayer;
 use crate::clip::check::{Check, Grade};
 use crate::clip::node::{FileContent, NodeKind};
 use crate::clip::reader::Parts;
@@ -25,7 +25,9 @@ pub(super) fn ranges(parts: &Parts, sizes: &PlainSizes) -> Check {
         let (offset, length) = (remote.offset, remote.length);
         if offset.checked_add(length).is_none_or(|end| end > *size) {
             let (path, layer) = (&node.path, remote.layer);
-            check.error(format!("{path}: {offset}+{length} is outside of layer {layer}, of {size} bytes"));
+            check.error(format!(
+                "{path}: {offset}+{length} is outside of layer {layer}, of {size} bytes"
+            ));
         }
     }
     check

@@ -174,9 +174,10 @@ impl<'a> Restarted<'a> {
             if range.start >= end {
                 break;
             }
-            let mut current = self.current.take().unwrap_or_else(|| {
-                Current::begin(self.spans, self.found.len(), entry, archive)
-            });
+            let mut current = self
+                .current
+                .take()
+                .unwrap_or_else(|| Current::begin(self.spans, self.found.len(), entry, archive));
             if shared {
                 current.take(&[self.last]); // of the piece before
             }

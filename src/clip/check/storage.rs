@@ -92,11 +92,18 @@ fn oci(image: &OciStorageInfo, check: &mut Check) {
         let text = layer.to_string();
         match metadata.layers_data.iter().find(|data| data.digest == text) {
             Some(data) if data.size > 0 => {}
-            Some(data) => check.error(format!("layer {layer}: LayersData says {} bytes", data.size)),
+            Some(data) => {
+                check.error(format!("layer {layer}: LayersData says {} bytes", data.size))
+            }
             None => check.error(format!("layer {layer}: is not in LayersData")),
         }
     }
-    if !metadata.layers.iter().eq(image.layers.iter().map(ToString::to_string).collect::<Vec<_>>().iter())
+    if !metadata.layers.iter().eq(image
+        .layers
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .iter())
     {
         check.warning("ImageMetadata has other Layers than the storage info");
     }

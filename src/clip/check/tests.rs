@@ -100,14 +100,8 @@ fn every_defect_of_a_tree_is_found() {
             |p| p.nodes[3].kind = remote(1024),
             "Error /d/g: shares inode 3 with /d/f, but is another file",
         ),
-        (
-            |p| p.nodes[4].attr.ino = 2,
-            "Error /d/l: shares inode 2 with /d, but is another file",
-        ),
-        (
-            |p| p.nodes[3].attr.uid = 7,
-            "Error /d/g: is /d/f by inode 3, but has other attributes",
-        ),
+        (|p| p.nodes[4].attr.ino = 2, "Error /d/l: shares inode 2 with /d, but is another file"),
+        (|p| p.nodes[3].attr.uid = 7, "Error /d/g: is /d/f by inode 3, but has other attributes"),
         (|p| p.nodes[4].attr.nlink = 3, "Warning /d/l: has 1 names, but says 3"),
         (
             |p| p.nodes[1].attr.mode = 0o100_755,
@@ -155,10 +149,7 @@ fn every_defect_of_a_storage_info_is_found() {
         (|p| image(p).layers.clear(), "Error Layers is empty: workers refuse that"),
         (|p| image(p).plain_digests.clear(), "has no DecompressedHashByLayer"),
         (|p| image(p).image_metadata = None, "Error ImageMetadata is missing: workers refuse that"),
-        (
-            |p| image(p).image_metadata.as_mut().unwrap().layers_data.clear(),
-            "is not in LayersData",
-        ),
+        (|p| image(p).image_metadata.as_mut().unwrap().layers_data.clear(), "is not in LayersData"),
         (
             |p| image(p).image_metadata.as_mut().unwrap().layers.clear(),
             "Warning ImageMetadata has other Layers than the storage info",

@@ -19,7 +19,8 @@ pub fn tree(parts: &Parts) -> Check {
     inodes(&nodes, &parts.storage, &mut check);
     for node in &parts.nodes {
         if matches!(node.kind, NodeKind::Special(_)) {
-            check.error(format!("{}: a device or fifo, which the index has no type for", node.path));
+            check
+                .error(format!("{}: a device or fifo, which the index has no type for", node.path));
         }
     }
     let layers = match &parts.storage {

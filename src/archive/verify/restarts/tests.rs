@@ -56,7 +56,8 @@ fn found(compressed: &[u8], spans: &[Span], plain_size: u64) -> Check {
     let index = table.layer(&digest).unwrap().spans(&mut file).unwrap();
 
     // Pieces of odd sizes, so that spans begin and end within them, and at their edges.
-    let (mut tee, heard) = Tee::new(BufReader::with_capacity(997, Cursor::new(compressed.to_vec())));
+    let (mut tee, heard) =
+        Tee::new(BufReader::with_capacity(997, Cursor::new(compressed.to_vec())));
     std::thread::scope(|scope| {
         let checking = scope.spawn(move || check(digest, &index, &mut file, &heard));
         let mut read = Vec::new();
