@@ -12,6 +12,7 @@ mod extract;
 mod health;
 mod images;
 mod jobs;
+mod metrics;
 mod new_job;
 mod observe;
 mod origin;

@@ -38,6 +38,8 @@ mod positional;
 pub mod publish;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// An image becomes another one that beta9's workers can read.
+pub mod republish;
 /// The OCI runtime spec of an image.
 mod runtime_spec;
 /// A part of a layer by its spans.
@@ -52,6 +54,8 @@ pub mod summary;
 pub mod verify;
 /// What the user should know of a tree.
 mod warnings;
+
+use std::time::Duration;
 
 use crate::clip::ClipError;
 use crate::digest::Digest;
@@ -72,9 +76,11 @@ pub use pack::{PackOptions, Packed, pack_image};
 pub use policy::{InvalidLayerPolicy, LayerPolicy};
 pub use publish::{Publication, Published};
 pub use read::{ReadSettings, image_source, open_file};
+pub use republish::{Republication, Republished};
 pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
 pub use verify::{Verified, VerifyOptions, verify};
+pub use warnings::MISREAD_NAMES;
 
 /// Runs work that takes a while off the async threads.
 async fn blocking<T: Send + 'static>(
@@ -129,7 +135,7 @@ pub enum ArchiveError {
         /// The last one.
         last: usize,
         /// What the source said.
-        source: OciError,
+        source: Box<OciError>,
     },
     /// What several readers waited for failed.
     #[error(transparent)]
@@ -207,10 +213,24 @@ pub enum ArchiveError {
     Cancelled,
 }
 
+impl Retryable for ArchiveError {
+    fn cancelled() -> Self {
+        Self::Cancelled
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Oci(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
+
 impl Classify for ArchiveError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.is_transient(),
+            Self::Oci(error) => error.is_transient(),
+            Self::SpanFetch { source, .. } => source.is_transient(),
             Self::Shared(error) => error.is_transient(),
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
@@ -222,7 +242,8 @@ impl Classify for ArchiveError {
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.fault(),
+            Self::Oci(error) => error.fault(),
+            Self::SpanFetch { source, .. } => source.fault(),
             Self::Shared(error) => error.fault(),
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
@@ -235,7 +256,8 @@ impl Classify for ArchiveError {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.code(),
+            Self::Oci(error) => error.code(),
+            Self::SpanFetch { source, .. } => source.code(),
             Self::Shared(error) => error.code(),
             Self::Layer(error) => error.code(),
             Self::Clip(error) => error.code(),
@@ -250,12 +272,6 @@ impl Classify for ArchiveError {
             Self::Io { .. } => "io",
             Self::Cancelled => "cancelled",
         }
-    }
-}
-
-impl Retryable for ArchiveError {
-    fn cancelled() -> Self {
-        Self::Cancelled
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::jobs::job::Fallback;
 use crate::layer::Limits;
 use crate::oci::{Credentials, Reference, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
@@ -71,6 +72,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// Archive version of jobs that don't ask for one: 1 or 2.
     pub clip_version: u8,
+    /// What becomes of images that can't be served as v2, of jobs that don't say.
+    pub fallback: Fallback,
     /// Where built and re-published images go.
     pub build_registry: BuildRegistry,
     /// Registries that are spoken to without TLS, `host[:port]` in lower case.
@@ -144,6 +147,7 @@ impl Config {
             layer_cache_in_store: layers.require(&setting::LAYER_CACHE_IN_STORE, from_str)?,
             store: store(layers, &data_dir)?,
             clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
+            fallback: layers.require(&setting::FALLBACK, from_str)?,
             build_registry: build_registry(layers)?,
             insecure_hosts: insecure_hosts(layers)?,
             docker_hub: docker_hub(layers)?,
@@ -253,6 +257,18 @@ fn docker_hub(layers: &Layers<'_>) -> Result<Option<(String, SecretString)>, Con
     both(username, &setting::DOCKER_USERNAME, password, &setting::DOCKER_PASSWORD)
 }
 
+fn build_registry(layers: &Layers<'_>) -> Result<BuildRegistry, ConfigError> {
+    let host = layers.require(&setting::BUILD_REGISTRY, registry_host)?;
+    let repository = layers.require(&setting::BUILD_REPOSITORY, |text| {
+        let whole: Option<Reference> = from_str(&format!("{host}/{text}"));
+        whole.filter(|whole| whole.repository() == text).map(|_| text.to_owned())
+    })?;
+    let credentials = layers.parse(&setting::BUILD_REGISTRY_CREDENTIALS, |text| {
+        Credentials::parse(text, &host).ok().flatten()
+    })?;
+    Ok(BuildRegistry { host, repository, credentials })
+}
+
 fn insecure_hosts(layers: &Layers<'_>) -> Result<Vec<String>, ConfigError> {
     let listed = layers.parse(&setting::INSECURE_REGISTRIES, |text| {
         text.split(',').map(|host| registry_host(host.trim())).collect::<Option<Vec<_>>>()
@@ -265,18 +281,6 @@ fn insecure_hosts(layers: &Layers<'_>) -> Result<Vec<String>, ConfigError> {
     hosts.sort();
     hosts.dedup();
     Ok(hosts)
-}
-
-fn build_registry(layers: &Layers<'_>) -> Result<BuildRegistry, ConfigError> {
-    let host = layers.require(&setting::BUILD_REGISTRY, registry_host)?;
-    let repository = layers.require(&setting::BUILD_REPOSITORY, |text| {
-        let whole: Option<Reference> = from_str(&format!("{host}/{text}"));
-        whole.filter(|whole| whole.repository() == text).map(|_| text.to_owned())
-    })?;
-    let credentials = layers.parse(&setting::BUILD_REGISTRY_CREDENTIALS, |text| {
-        Credentials::parse(text, &host).ok().flatten()
-    })?;
-    Ok(BuildRegistry { host, repository, credentials })
 }
 
 /// Two settings of which one is useless without the other.

@@ -37,7 +37,7 @@ pub use entry::{Entry, EntryKind, Meta};
 pub use error::LayerError;
 pub use limits::{Excess, Limit, Limits};
 pub use merge::{merge, merge_whole};
-pub use read::{LayerRead, copy_range, read_layer};
+pub use read::{LayerRead, copy_layer, copy_range, read_layer};
 
 /// All that is learnt from reading a layer once.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,8 @@
-//! Tracing set-up: what is logged, and how it looks. It must not know what the program does.
+//! Tracing set-up: what is logged, and how it looks; and what is counted. It must not know what the
+//! program does.
+
+/// What is counted.
+pub mod metrics;
 
 use std::io;
 use std::str::FromStr;

@@ -91,10 +91,6 @@ async fn images_that_cannot_be_had() {
     body["source"] = json!("not a reference");
     let (status, problem) = bench.service.post("/v1/jobs", &body).await;
     assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("source")), "{problem:#}");
-    let mut body = pull(&source);
-    body["clip_version"] = json!(1);
-    let (status, problem) = bench.service.post("/v1/jobs", &body).await;
-    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("clip_version")));
 }
 
 #[tokio::test]
@@ -140,16 +136,6 @@ async fn layers_that_are_not_what_they_should_be() {
     let bench = Bench::new(Settings::default()).await;
     let name = |blob: &Blob| blob.digest.to_string();
 
-    let plain = tar(&[("a", b"a")]);
-    for (media_type, kind) in [
-        ("application/vnd.oci.image.layer.v1.tar", "is not compressed"),
-        ("application/vnd.oci.image.layer.v1.tar+zstd", "is compressed with zstd"),
-    ] {
-        let error = bench.refused_layers(&[Blob::plain(&plain, media_type)]).await;
-        says(&error, "layer_unsupported", kind);
-        says(&error, "layer_unsupported", "only gzip layers can be indexed yet");
-    }
-
     let mut lying = good_layer();
     lying.diff_id = clipwright::digest::Digest::of(b"another");
     let error = bench.refused_layers(std::slice::from_ref(&lying)).await;
@@ -170,9 +156,9 @@ async fn layers_that_are_not_what_they_should_be() {
     let error = bench.refused_layers(std::slice::from_ref(&cut)).await;
     says(&error, "layer_corrupt", &name(&cut));
 
-    let no_gzip = Blob::plain(&plain, GZIP);
-    let error = bench.refused_layers(&[no_gzip]).await;
-    says(&error, "layer_corrupt", "expected the gzip magic");
+    let nothing_known = Blob::plain(b"neither of them", GZIP);
+    let error = bench.refused_layers(&[nothing_known]).await;
+    says(&error, "layer_unsupported", "neither gzip, zstd nor tar");
 
     let no_tar = Blob::gzip(b"this is not a tar, though it is gzip");
     let error = bench.refused_layers(std::slice::from_ref(&no_tar)).await;

@@ -12,7 +12,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::jobs::job::{ImageId, JobSpec, MigrateSpec, PullSpec};
+use crate::jobs::job::{Fallback, ImageId, JobSpec, LayerTreatment, MigrateSpec, PullSpec};
 
 use super::SpecValidator;
 use super::extract::invalid_job;
@@ -48,6 +48,13 @@ pub(super) struct NewJobBody {
     /// The archive version wanted, 1 or 2; the configured one when absent.
     #[schema(minimum = 1, maximum = 2)]
     clip_version: Option<u8>,
+    /// What to do with layers that beta9's workers can't read (those that are not gzip): index them
+    /// as they are, or re-publish the image in gzip to the build registry. When absent they are a
+    /// reason to fall back.
+    layers: Option<LayerTreatment>,
+    /// What to do when the image can't be served as v2: a v1 archive instead, or no archive; what
+    /// is configured when absent.
+    fallback: Option<Fallback>,
     /// Replace an archive of this image id that has other content.
     #[schema(default = false)]
     force: Option<bool>,
@@ -139,6 +146,8 @@ impl NewJobBody {
             source: source?,
             platform: platform.flatten(),
             clip_version: clip_version.flatten(),
+            layers: self.layers,
+            fallback: self.fallback,
             force: self.force.unwrap_or_default(),
         })
     }
@@ -147,6 +156,8 @@ impl NewJobBody {
         faults.foreign("source", self.source.as_ref());
         faults.foreign("platform", self.platform.as_ref());
         faults.foreign("clip_version", self.clip_version);
+        faults.foreign("layers", self.layers);
+        faults.foreign("fallback", self.fallback);
         faults.foreign("force", self.force);
         let to = faults.required("to", self.to);
         let to = to.and_then(|number| faults.keep("to", version(number)));

@@ -52,7 +52,7 @@ pub(super) async fn observe(mut request: Request, next: Next) -> Response {
     let status = response.status();
     span.in_scope(|| {
         // Probes come every few seconds and say nothing while all is well.
-        if status == StatusCode::OK && matches!(path, "/healthz" | "/readyz") {
+        if status == StatusCode::OK && matches!(path, "/healthz" | "/readyz" | "/metrics") {
             tracing::debug!(status = status.as_u16(), latency_ms, "answered");
         } else {
             tracing::info!(status = status.as_u16(), latency_ms, "answered");

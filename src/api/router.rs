@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, archives, auth, docs, events, health, images, jobs, observe, origin, problem,
+    AppState, archives, auth, docs, events, health, images, jobs, metrics, observe, origin, problem,
 };
 
 /// What needs the token, when there is one.
@@ -28,7 +28,10 @@ fn v1() -> OpenApiRouter<AppState> {
 
 /// What never does.
 fn probes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default().routes(routes!(health::live)).routes(routes!(health::ready))
+    OpenApiRouter::default()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::show))
 }
 
 /// The whole service as one `tower` service.

@@ -62,7 +62,8 @@ pub struct IndexedImage {
     pub storage: StorageInfo,
     /// Bottom to top; a layer used twice stands here twice.
     pub layers: Vec<Arc<LayerIndex>>,
-    /// Plain bytes from one place to begin reading at to the next, as asked for.
+    /// Plain bytes from one place to begin reading at to the next, as asked for; with `None` the
+    /// archive gets no seek table.
     pub span: Option<u64>,
     /// Layers whose indexes were known, so that they were not downloaded.
     pub cached: BTreeSet<Digest>,
@@ -86,7 +87,7 @@ impl IndexedImage {
         let seekable: Vec<LayerSpans<'_>> = self
             .layers
             .iter()
-            .filter(|layer| !layer.spans.is_empty())
+            .filter(|layer| self.span.is_some() && !layer.spans.is_empty())
             .map(|layer| LayerSpans {
                 digest: layer.digest,
                 encoding: layer.encoding,

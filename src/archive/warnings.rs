@@ -13,7 +13,7 @@ use super::policy::{GZIP_ALONE, kind};
 const LARGE_SPAN: u64 = 32 << 20;
 
 /// Top-level names that workers take for parts of a v1 archive (CONTRACT A.12).
-const MISREAD: [&str; 3] = ["/rootfs", "/config.json", "/initial_config.json"];
+pub const MISREAD_NAMES: [&str; 3] = ["/rootfs", "/config.json", "/initial_config.json"];
 
 /// What to know of a v2 archive.
 pub(super) fn of(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
@@ -31,7 +31,7 @@ pub(super) fn of(tree: &Tree, layers: &[Arc<LayerIndex>]) -> Vec<String> {
     warnings.extend(told(
         tree,
         "workers misread an image that has this at its top as a v1 archive",
-        |node| MISREAD.iter().any(|name| node.path.as_bytes() == name.as_bytes()),
+        |node| MISREAD_NAMES.iter().any(|name| node.path.as_bytes() == name.as_bytes()),
     ));
     warnings
 }

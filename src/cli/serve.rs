@@ -42,12 +42,6 @@ impl Serve {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        config.clip_version == 2,
-        "clipVersion is {} (imageService.clipVersion, B9_CLIP_VERSION or --clip-version): archives of \
-         that version can't be made yet, expected 2",
-        config.clip_version
-    );
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone())?;
     // The port first: a second service on it should fail before it touches anything.
@@ -103,6 +97,8 @@ async fn run(
         oci,
         index,
         clip_version: config.clip_version,
+        fallback: config.fallback,
+        build_registry: config.build_registry.clone(),
         scratch,
     });
     let handlers = Handlers { puller, migrator };

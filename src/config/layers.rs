@@ -269,6 +269,15 @@ impl Document {
     }
 }
 
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Mapping(mapping) => mapping.values().all(says_nothing),
+        _ => false,
+    }
+}
+
 /// A number without quotes may not read back as it was written, which would spoil a secret.
 fn scalar(value: &Value, setting: &Setting) -> Option<String> {
     match value {
@@ -276,14 +285,5 @@ fn scalar(value: &Value, setting: &Setting) -> Option<String> {
         Value::Number(number) if !setting.secret => Some(number.to_string()),
         Value::Bool(flag) if !setting.secret => Some(flag.to_string()),
         _ => None,
-    }
-}
-
-fn says_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Mapping(mapping) => mapping.values().all(says_nothing),
-        _ => false,
     }
 }

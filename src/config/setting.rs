@@ -172,6 +172,11 @@ settings! {
         file: "imageService.clipVersion", default: Some("2"), expected: "1 or 2",
         help: "Archive version of jobs that don't ask for one",
     }
+    FALLBACK {
+        flag: "fallback", env: &["CLIPWRIGHT_FALLBACK"], file: "clipwright.fallback",
+        default: Some("v1"), expected: "v1 or none",
+        help: "What becomes of images that can't be served as v2, of jobs that don't say",
+    }
     BUILD_REGISTRY {
         flag: "build-registry", env: &["CLIPWRIGHT_BUILD_REGISTRY"],
         file: "imageService.buildRegistry", default: Some("registry.localhost:5000"),

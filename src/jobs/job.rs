@@ -1,6 +1,8 @@
 //! The job and everything that is said about it. These types are the rows of `job` and
 //! `job_event`, and the JSON of the API.
 
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -47,9 +49,53 @@ pub struct PullSpec {
     /// The archive version wanted; the configured one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_version: Option<u8>,
+    /// What to do with layers that beta9's workers can't read; when absent they are a reason to
+    /// fall back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<LayerTreatment>,
+    /// What to do when the image can't be served as v2; what is configured when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     /// Replace an archive of this image id that has other content.
     #[serde(default)]
     pub force: bool,
+}
+
+/// What to do with layers that beta9's workers can't read: they take gzip alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerTreatment {
+    /// Index them as they are. Clipwright's own readers can read them.
+    AsIs,
+    /// Re-publish the image with all layers in gzip to the build registry.
+    Gzip,
+}
+
+/// What to do when an image can't be served as v2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// Make a v1 archive, and say so.
+    V1,
+    /// Fail.
+    None,
+}
+
+/// The text is not a [`Fallback`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected v1 or none")]
+pub struct InvalidFallback;
+
+impl FromStr for Fallback {
+    type Err = InvalidFallback;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFallback> {
+        match text {
+            "v1" => Ok(Self::V1),
+            "none" => Ok(Self::None),
+            _ => Err(InvalidFallback),
+        }
+    }
 }
 
 impl JobSpec {
@@ -63,6 +109,14 @@ impl JobSpec {
 
     /// The kinds that this version knows, as they stand in the spec.
     pub const KINDS: [&str; 2] = ["pull", "migrate"];
+
+    /// Its kind, as the API spells it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Pull(_) => "pull",
+            Self::Migrate(_) => "migrate",
+        }
+    }
 }
 
 /// Where a job stands. `succeeded`, `failed` and `cancelled` are final.
@@ -124,6 +178,12 @@ pub struct JobResult {
     pub summary: Summary,
     /// The archive object.
     pub archive: ArchiveObject,
+    /// How it came to its version. Absent in results of before there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionReport>,
+    /// The image as it was asked for, if the archive points to a re-published one instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub republished_from: Option<String>,
     /// What a migration did; absent in results of other jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<Migration>,
@@ -149,6 +209,24 @@ pub struct Migration {
     pub restored: bool,
     /// Keys of what was kept until now and is gone.
     pub discarded: Vec<String>,
+}
+
+/// How an archive came to its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VersionReport {
+    /// The version that the job asked for; absent if it left that to the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested: Option<u8>,
+    /// The version decided on before the image was looked at.
+    pub decided: u8,
+    /// The version made.
+    pub produced: u8,
+    /// Why another one was made than decided on: a stable code in `snake_case`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// An object in the store.
@@ -230,6 +308,15 @@ pub enum EventKind {
         /// One sentence.
         message: String,
     },
+    /// The image can't be served as v2, and a v1 archive is made instead.
+    FellBack(VersionReport),
+    /// The image was re-published with all layers in gzip; the archive points there.
+    Republished {
+        /// Where it is, pinned.
+        reference: String,
+        /// Layers that had to be compressed anew.
+        layers: u64,
+    },
     /// The attempt failed and another will be made.
     Retrying {
         /// Why it failed.
@@ -270,4 +357,54 @@ pub struct Image {
     pub job_id: Uuid,
     /// When the archive was published.
     pub created_at: DateTime<Utc>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Workers claim by kind: one that is missing would never be worked on.
+    #[test]
+    fn every_kind_is_known_by_its_name() {
+        let image_id: ImageId = "961eaef6668e480f".parse().unwrap();
+        let pull = json!({"kind": "pull", "image_id": image_id, "source": "app"});
+        let migrate = JobSpec::Migrate(MigrateSpec { image_id, to: 2, discard_kept: false });
+        let specs = [serde_json::from_value(pull).unwrap(), migrate];
+        for spec in &specs {
+            assert_eq!(serde_json::to_value(spec).unwrap()["kind"], spec.kind());
+        }
+        assert_eq!(specs.each_ref().map(JobSpec::kind), JobSpec::KINDS);
+    }
+
+    /// Rows that earlier versions wrote must stay readable.
+    #[test]
+    fn rows_from_before_there_were_versions() {
+        let spec = json!({"kind": "pull", "image_id": "961eaef6668e480f", "source": "app"});
+        let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap() else { panic!() };
+        assert_eq!((pull.layers, pull.fallback, pull.force), (None, None, false));
+        let digest = Digest::of(b"x");
+        let result = json!({
+            "image_id": "961eaef6668e480f", "reference": "h/r@sha256:1", "manifest_digest": digest,
+            "platform": "linux/amd64", "clip_version": 2, "layers": [], "compressed_bytes": 1,
+            "plain_bytes": 2, "files": 3, "nodes": 4, "warnings": [],
+            "archive": {"key": "961eaef6668e480f.clip", "size": 5, "digest": digest},
+            "seconds": 0.5,
+        });
+        let read: JobResult = serde_json::from_value(result.clone()).unwrap();
+        assert_eq!((&read.version, &read.republished_from), (&None, &None));
+        let written: Value = serde_json::to_value(&read).unwrap();
+        assert_eq!(written, result);
+    }
+
+    #[test]
+    fn policies_are_spelt_one_way() {
+        assert_eq!(json!([LayerTreatment::AsIs, LayerTreatment::Gzip]), json!(["as-is", "gzip"]));
+        for fallback in [Fallback::V1, Fallback::None] {
+            let text: String = serde_json::from_value(json!(fallback)).unwrap();
+            assert_eq!(text.parse(), Ok(fallback));
+        }
+        assert_eq!("v2".parse::<Fallback>(), Err(InvalidFallback));
+    }
 }

@@ -153,6 +153,8 @@ impl Migrator {
             image_id: spec.image_id.clone(),
             summary,
             archive,
+            version: None,
+            republished_from: None,
             migration: Some(Migration {
                 from,
                 to: spec.to,

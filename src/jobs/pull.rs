@@ -1,5 +1,5 @@
-//! The way of one pull: reference, manifest, layers, tree, archive, store. The archive goes into
-//! the store last: its presence there is the commit.
+//! Pulls: what a job asks for, parsed and checked; how it is done is in `make`, and what is made in
+//! `decide`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,17 +8,27 @@ use std::time::Instant;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{ArchiveObject, EventKind, JobError, JobResult, PullSpec};
+use super::job::{Fallback, JobError, JobResult, PullSpec};
 use super::progress::JobProgress;
 use super::worker::EventSink;
-use crate::archive::{ArchiveError, IndexOptions, Summary, index_image};
-use crate::clip::{MAX_INDEX_BYTES, WARN_INDEX_BYTES};
+use crate::archive::{ArchiveError, IndexOptions};
+use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
 use crate::oci::{
     Credentials, ImageSource, InvalidCredentials, InvalidPlatform, InvalidReference, OciError,
     OciSettings, Platform, Reference, Source,
 };
-use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
+use crate::store::{ArchiveStore, Overwrite, StoreError};
+
+/// Which version an archive gets.
+pub mod decide;
+/// What speaks against v2.
+mod findings;
+/// The way of one pull.
+mod make;
+
+use decide::{ClipVersion, Finding, Policy};
+use make::{Found, Made, Making};
 
 /// Everything that pulls have in common.
 #[derive(Debug)]
@@ -27,10 +37,14 @@ pub struct Puller {
     pub store: Arc<dyn ArchiveStore>,
     /// How registries are reached.
     pub oci: OciSettings,
-    /// How images are indexed.
+    /// How images are indexed; limits and budget are those of packing too.
     pub index: IndexOptions,
     /// Archive version of jobs that don't ask for one.
     pub clip_version: u8,
+    /// What becomes of images that can't be served as v2, of jobs that don't say.
+    pub fallback: Fallback,
+    /// Where images go that are re-published.
+    pub build_registry: BuildRegistry,
     /// Where archives are written before they are published.
     pub scratch: PathBuf,
 }
@@ -47,9 +61,15 @@ pub enum PullError {
     /// The credentials can't be used.
     #[error(transparent)]
     Credentials(#[from] InvalidCredentials),
-    /// The job wants an archive that can't be made yet.
-    #[error("clip_version {0} can't be made yet: expected 2")]
+    /// There is no such version.
+    #[error("clip_version {0} is none: expected 1 or 2")]
     ClipVersion(u8),
+    /// The image can't be served as v2, and the job wants nothing else.
+    #[error("the image can't be served as v2: {finding}; {}", finding.ways_out())]
+    NotV2 {
+        /// Why not.
+        finding: Finding,
+    },
     /// The image could not be had.
     #[error(transparent)]
     Oci(#[from] OciError),
@@ -96,6 +116,7 @@ impl Classify for PullError {
             Self::Platform(_) => "invalid_platform",
             Self::Credentials(_) => "invalid_credentials",
             Self::ClipVersion(_) => "clip_version_unsupported",
+            Self::NotV2 { finding } => finding.code(),
             Self::Scratch { .. } => "io",
             _ => self.cause().map_or("internal", Classify::code),
         }
@@ -118,20 +139,24 @@ impl From<PullError> for JobError {
 struct Request {
     reference: Reference,
     platform: Platform,
+    policy: Policy,
 }
 
 impl Puller {
     fn parse(&self, spec: &PullSpec) -> Result<Request, PullError> {
-        match spec.clip_version.unwrap_or(self.clip_version) {
-            2 => {}
-            other => return Err(PullError::ClipVersion(other)),
-        }
+        let wanted = spec.clip_version.unwrap_or(self.clip_version);
+        let wanted = ClipVersion::try_from(wanted).map_err(PullError::ClipVersion)?;
+        let policy = Policy {
+            wanted,
+            layers: spec.layers,
+            fallback: spec.fallback.unwrap_or(self.fallback),
+        };
         let reference = spec.source.parse()?;
         let platform = match &spec.platform {
             Some(platform) => platform.parse()?,
             None => Platform::host(),
         };
-        Ok(Request { reference, platform })
+        Ok(Request { reference, platform, policy })
     }
 
     /// Does one pull.
@@ -143,7 +168,7 @@ impl Puller {
         cancel: &CancellationToken,
     ) -> Result<JobResult, PullError> {
         let started = Instant::now();
-        let Request { reference, platform } = self.parse(spec)?;
+        let Request { reference, platform, policy } = self.parse(spec)?;
         let credentials = match credentials {
             Some(text) => Credentials::parse(text.expose_secret(), reference.registry())?,
             None => None,
@@ -151,41 +176,31 @@ impl Puller {
         let source =
             Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
         let image = source.resolve(&platform, cancel).await?;
-        let progress = Arc::new(JobProgress::new(events.clone()));
-        let indexed = index_image(&source, &image, &self.index, progress, cancel).await?;
-
-        let no_scratch = |source| PullError::Scratch { directory: self.scratch.clone(), source };
-        let scratch = tempfile::tempdir_in(&self.scratch).map_err(no_scratch)?;
-        let file = scratch.path().join("archive");
-        let target = file.clone();
-        let writing = tokio::task::spawn_blocking(move || {
-            let written = indexed.write(&target)?;
-            Ok::<_, ArchiveError>((Summary::of(&image, &indexed), written))
-        });
-        let (mut summary, written) =
-            writing.await.map_err(|died| no_scratch(std::io::Error::other(died)))??;
-        if written.size > WARN_INDEX_BYTES {
-            let warning = format!(
-                "the archive is {} bytes; beta9's workers refuse more than {MAX_INDEX_BYTES}",
-                written.size
-            );
-            events.send(EventKind::Warning { message: warning.clone() });
-            summary.warnings.push(warning);
-        }
-        let key = Key::archive(&spec.image_id, self.store.extension());
-        let overwrite = if spec.force { Overwrite::Replace } else { Overwrite::Never };
-        self.store.put(&key, &file, written.digest, overwrite, cancel).await?;
+        let making = Making {
+            puller: self,
+            id: &spec.image_id,
+            policy,
+            requested: spec.clip_version,
+            overwrite: if spec.force { Overwrite::Replace } else { Overwrite::Never },
+            events,
+            progress: Arc::new(JobProgress::new(events.clone())),
+            cancel,
+        };
+        let Made { summary, archive, version, republished_from } =
+            making.make(Found { source, image }).await?;
         Ok(JobResult {
             image_id: spec.image_id.clone(),
             summary,
-            archive: ArchiveObject {
-                key: key.to_string(),
-                size: written.size,
-                digest: written.digest,
-            },
+            archive,
+            version: Some(version),
+            republished_from,
             migration: None,
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+
+    fn no_scratch(&self, source: std::io::Error) -> PullError {
+        PullError::Scratch { directory: self.scratch.clone(), source }
     }
 
     /// What can be said of a job before it is accepted; names the field that is wrong.

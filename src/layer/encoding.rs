@@ -6,10 +6,10 @@ pub use crate::clip::seek_table::Encoding;
 
 impl Encoding {
     /// As many of a layer's first bytes as [`Self::of`] looks at.
-    pub(super) const PREFIX: usize = tar_scan::BLOCK;
+    pub const PREFIX: usize = tar_scan::BLOCK;
 
     /// Tells the encoding from a layer's first bytes.
-    pub(super) fn of(prefix: &[u8]) -> Option<Self> {
+    pub fn of(prefix: &[u8]) -> Option<Self> {
         match prefix {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
             // A frame, or a skippable one (RFC 8878, 3.1).

@@ -70,8 +70,39 @@ pub fn read_layer(
     })
 }
 
-/// Copies `length` uncompressed bytes from `offset` to `out`. Reads on to the layer's end and
-/// fails unless the whole is what `diff_id` names: only then may what `out` got be used.
+/// Copies a layer's uncompressed bytes to `out`. Fails unless the whole is what `diff_id` names:
+/// only then may what `out` got be used.
+pub fn copy_layer(
+    layer: Digest,
+    compressed: impl BufRead,
+    diff_id: Digest,
+    limits: Limits,
+    out: &mut impl Write,
+) -> Result<(), LayerError> {
+    let mut stream = PlainStream::new(layer, compressed, limits, None)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = PlainBytes::new();
+    loop {
+        buffer = stream.next(buffer)?;
+        if buffer.is_empty() {
+            break;
+        }
+        Limit::PlainBytes
+            .check(stream.plain, limits.plain_bytes, String::new)
+            .map_err(|excess| LayerError::Limit { layer, excess })?;
+        hasher.update(&*buffer);
+        out.write_all(&buffer).map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;
+    }
+    stream.finish()?;
+    let found = Digest::from_hasher(hasher);
+    if found == diff_id {
+        Ok(())
+    } else {
+        Err(LayerError::DiffId { layer, expected: diff_id, found })
+    }
+}
+
+/// As [`copy_layer`], of `length` bytes from `offset`.
 pub fn copy_range(
     layer: Digest,
     compressed: impl BufRead,
@@ -80,34 +111,38 @@ pub fn copy_range(
     length: u64,
     out: &mut impl Write,
 ) -> Result<(), LayerError> {
+    let mut part = Part { out, skip: offset, want: length };
     // Whoever made the archive has had the layer pass the limits.
-    let mut stream = PlainStream::new(layer, compressed, Limits::NONE, None)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = PlainBytes::new();
-    let (mut skip, mut want) = (offset, length);
-    loop {
-        buffer = stream.next(buffer)?;
-        if buffer.is_empty() {
-            break;
+    copy_layer(layer, compressed, diff_id, Limits::NONE, &mut part)?;
+    match part.want {
+        0 => Ok(()),
+        want => {
+            let detail = format!("it ends {want} bytes before the end of {offset}+{length}");
+            Err(LayerError::Copy { layer, detail })
         }
-        hasher.update(&*buffer);
-        let skipped = at_most(buffer.len(), skip);
-        skip -= skipped as u64;
-        let taken = at_most(buffer.len() - skipped, want);
-        want -= taken as u64;
-        out.write_all(&buffer[skipped..skipped + taken])
-            .map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;
     }
-    stream.finish()?;
-    let found = Digest::from_hasher(hasher);
-    if found != diff_id {
-        return Err(LayerError::DiffId { layer, expected: diff_id, found });
+}
+
+/// Lets a part of what is written through.
+struct Part<W> {
+    out: W,
+    skip: u64,
+    want: u64,
+}
+
+impl<W: Write> Write for Part<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let skipped = at_most(bytes.len(), self.skip);
+        self.skip -= skipped as u64;
+        let taken = at_most(bytes.len() - skipped, self.want);
+        self.want -= taken as u64;
+        self.out.write_all(&bytes[skipped..skipped + taken])?;
+        Ok(bytes.len())
     }
-    if want > 0 {
-        let detail = format!("it ends {want} bytes before the end of {offset}+{length}");
-        return Err(LayerError::Copy { layer, detail });
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
     }
-    Ok(())
 }
 
 /// Hands on everything that comes out of the layer, for as long as somebody takes it.

@@ -21,6 +21,8 @@ pub(crate) struct Blob {
 }
 
 pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+pub(crate) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 
 impl Blob {
     /// A gzip layer of this tar.
@@ -30,6 +32,12 @@ impl Blob {
         encoder.write_all(tar).unwrap();
         let bytes = encoder.finish().unwrap();
         Self { digest: Digest::of(&bytes), diff_id: Digest::of(tar), bytes, media_type: GZIP }
+    }
+
+    /// A zstd layer of this tar.
+    pub(crate) fn zstd(tar: &[u8]) -> Self {
+        let bytes = zstd::encode_all(tar, 0).unwrap();
+        Self { digest: Digest::of(&bytes), diff_id: Digest::of(tar), bytes, media_type: ZSTD }
     }
 
     /// The tar itself, or anything else, under this media type.

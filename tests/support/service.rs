@@ -108,6 +108,13 @@ impl Service {
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
+    /// As [`Self::get`], for what is not JSON.
+    pub(crate) async fn get_text(&self, path: &str) -> String {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{path}");
+        answer.text().await.unwrap()
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let request = self
             .http

@@ -15,6 +15,7 @@ use super::{Handler, insist};
 use crate::error::{Classify as _, Fault};
 use crate::jobs::job::{JobError, JobResult};
 use crate::jobs::queue::{Heartbeat, Lease, Queue, QueueError};
+use crate::telemetry::metrics::attempt_ended;
 
 /// How long a handler has to come to its end once it was told to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -76,10 +77,13 @@ pub(super) async fn attempt(
     let recorded = record(&queue, &lease, outcome, brake.reason.get().copied(), writer).await;
     // Beats go on until here: a database that comes back late must still find the lease alive.
     drop((heart, stopper));
-    if let Err(error) = recorded {
-        tracing::warn!(%job, %error, "the outcome of an attempt was not recorded");
+    match recorded {
+        Ok(outcome) => attempt_ended(lease.job.spec.kind(), outcome),
+        Err(error) => tracing::warn!(%job, %error, "the outcome of an attempt was not recorded"),
     }
 }
+
+/// Records what came of an attempt; gives a word for it.
 
 async fn record(
     queue: &Queue,
@@ -87,19 +91,30 @@ async fn record(
     outcome: Option<Result<JobResult, JobError>>,
     stop: Option<Stop>,
     writer: AbortOnDropHandle<Result<(), QueueError>>,
-) -> Result<(), QueueError> {
+) -> Result<&'static str, QueueError> {
     // Events come before the end. A writer that died of anything but a lost lease costs events only.
     if let Ok(Err(error)) = writer.await {
         tracing::warn!(job = %lease.job.id, %error, "events were not recorded");
     }
     match (outcome, stop) {
         // Done is done, even if somebody wanted it to stop: the archive is in the store.
-        (Some(Ok(result)), _) => insist(|| queue.succeed(lease, &result)).await,
-        (_, Some(Stop::Cancelled)) => insist(|| queue.cancelled(lease)).await,
-        (Some(Err(error)), None) => insist(|| queue.fail(lease, &error)).await,
+        (Some(Ok(result)), _) => {
+            insist(|| queue.succeed(lease, &result)).await?;
+            Ok("succeeded")
+        }
+        (_, Some(Stop::Cancelled)) => {
+            insist(|| queue.cancelled(lease)).await?;
+            Ok("cancelled")
+        }
+        (Some(Err(error)), None) => {
+            insist(|| queue.fail(lease, &error)).await?;
+            let again = error.transient && lease.job.attempt < lease.job.max_attempts;
+            Ok(if again { "retried" } else { "failed" })
+        }
         // What seemed lost may still be ours, if nobody could take it while the database was away.
         (_, Some(Stop::Shutdown | Stop::Lost)) | (None, None) => {
-            insist(|| queue.release(lease)).await
+            insist(|| queue.release(lease)).await?;
+            Ok("released")
         }
     }
 }

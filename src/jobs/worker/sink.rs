@@ -43,7 +43,10 @@ impl EventSink {
         match kind {
             _ if waiting.closed => return,
             EventKind::Progress { .. } => waiting.progress = Some(kind),
-            EventKind::Resolved { .. } | EventKind::Warning { .. } => {
+            EventKind::Resolved { .. }
+            | EventKind::Warning { .. }
+            | EventKind::FellBack(_)
+            | EventKind::Republished { .. } => {
                 if waiting.events.len() < WAITING {
                     waiting.events.push_back(kind);
                 } else {

@@ -1,0 +1,230 @@
+//! The way of one pull: layers, tree, archive, store, as the [`Policy`] decides from what is found
+//! on the way. The archive goes into the store last: its presence there is the commit.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::decide::{Decision, Finding, Policy};
+use super::findings;
+use super::{PullError, Puller};
+use crate::archive::index::Written;
+use crate::archive::{
+    ArchiveError, IndexOptions, IndexedImage, LayerPolicy, PackOptions, Publication, Republication,
+    Republished, Summary, index_image,
+};
+use crate::clip::{ClipError, MAX_INDEX_BYTES, WARN_INDEX_BYTES};
+use crate::jobs::job::{ArchiveObject, EventKind, ImageId, LayerTreatment, VersionReport};
+use crate::jobs::worker::EventSink;
+use crate::oci::{ImageSource, Publisher, ResolvedImage, Source};
+use crate::progress::Progress;
+use crate::store::{Key, Overwrite};
+use crate::telemetry::metrics::archive_published;
+
+/// One pull.
+pub(super) struct Making<'a> {
+    pub(super) puller: &'a Puller,
+    pub(super) id: &'a ImageId,
+    pub(super) policy: Policy,
+    /// The version that the job itself asked for.
+    pub(super) requested: Option<u8>,
+    pub(super) overwrite: Overwrite,
+    pub(super) events: &'a EventSink,
+    pub(super) progress: Arc<dyn Progress>,
+    pub(super) cancel: &'a CancellationToken,
+}
+
+/// An image, and where its layers are.
+pub(super) struct Found {
+    pub(super) source: Source,
+    pub(super) image: ResolvedImage,
+}
+
+/// An archive that is in the store.
+pub(super) struct Made {
+    pub(super) summary: Summary,
+    pub(super) archive: ArchiveObject,
+    pub(super) version: VersionReport,
+    /// The image as it was found, if the archive is of a re-published one.
+    pub(super) republished_from: Option<String>,
+}
+
+impl Making<'_> {
+    /// Makes the archive that the policy allows for.
+    pub(super) async fn make(&self, mut found: Found) -> Result<Made, PullError> {
+        let mut decision = self.policy.decide(&findings::of_manifest(&found.image));
+        let mut republished_from = None;
+        loop {
+            decision = match decision {
+                Decision::Refuse(finding) => return Err(PullError::NotV2 { finding }),
+                Decision::V1 { because } => return self.v1(&found, because).await,
+                // What was re-published is gzip; if it were not, nothing would end this.
+                Decision::Republish if republished_from.is_none() => {
+                    republished_from = Some(found.image.reference.to_string());
+                    found = self.republish(&found).await?;
+                    self.policy.decide(&[])
+                }
+                Decision::Republish | Decision::V2 => match self.v2(&found).await? {
+                    Ok(made) => return Ok(Made { republished_from, ..made }),
+                    Err(decision) => decision,
+                },
+            };
+        }
+    }
+
+    /// A v2 archive, or what to make instead.
+    async fn v2(&self, found: &Found) -> Result<Result<Made, Decision>, PullError> {
+        let Found { source, image } = found;
+        let as_is = self.policy.layers == Some(LayerTreatment::AsIs);
+        let layers = if as_is { LayerPolicy::AsIs } else { LayerPolicy::Refuse };
+        let options = IndexOptions { layers, ..self.puller.index.clone() };
+        let indexed =
+            match index_image(source, image, &options, self.progress.clone(), self.cancel).await {
+                Ok(indexed) => indexed,
+                Err(error) => return self.instead(image, error),
+            };
+        let decision = self.policy.decide(&findings::of_tree(&indexed.tree));
+        if !matches!(decision, Decision::V2) {
+            return Ok(Err(decision));
+        }
+        let no_scratch = |source| self.puller.no_scratch(source);
+        let scratch = tempfile::tempdir_in(&self.puller.scratch).map_err(no_scratch)?;
+        let file = scratch.path().join("archive");
+        let (mut indexed, mut written) = self.write(indexed, &file).await?;
+        if let Err(ArchiveError::Clip(ClipError::TooLarge { size, .. })) = written
+            && indexed.span.take().is_some()
+        {
+            let warning = format!(
+                "the archive would be {size} bytes, and beta9's workers refuse more than \
+                 {MAX_INDEX_BYTES}: it is made without the table that lets files be read alone"
+            );
+            self.warn(&mut indexed.warnings, warning);
+            (indexed, written) = self.write(indexed, &file).await?;
+        }
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => return self.instead(image, error),
+        };
+        if written.size > WARN_INDEX_BYTES {
+            let warning = format!(
+                "the archive is {} bytes; beta9's workers refuse more than {MAX_INDEX_BYTES}",
+                written.size
+            );
+            self.warn(&mut indexed.warnings, warning);
+        }
+        let store = &self.puller.store;
+        let key = Key::archive(self.id, store.extension());
+        store.put(&key, &file, written.digest, self.overwrite, self.cancel).await?;
+        Ok(Ok(self.made(Summary::of(image, &indexed), &key, written, None)))
+    }
+
+    async fn v1(&self, found: &Found, because: Option<Finding>) -> Result<Made, PullError> {
+        let Found { source, image } = found;
+        if let Some(finding) = &because {
+            tracing::info!(image_id = %self.id, code = finding.code(), %finding, "fell back to v1");
+            self.events.send(EventKind::FellBack(self.report(1, Some(finding))));
+        }
+        let IndexOptions { limits, budget, .. } = self.puller.index.clone();
+        let publication = Publication {
+            source,
+            image,
+            options: &PackOptions { limits, budget },
+            store: &*self.puller.store,
+            id: self.id,
+            overwrite: self.overwrite,
+        };
+        let published = publication.publish(self.progress.clone(), self.cancel).await?;
+        let summary = Summary::of_packed(image, &published.packed);
+        Ok(self.made(summary, &published.key, published.archive, because.as_ref()))
+    }
+
+    /// The image with all layers in gzip, in the build registry under the image's id.
+    async fn republish(&self, found: &Found) -> Result<Found, PullError> {
+        let Found { source, image } = found;
+        let (puller, cancel) = (self.puller, self.cancel);
+        let registry = &puller.build_registry;
+        let same = image.reference.registry == registry.host;
+        let publisher = Publisher::open(
+            &registry.host,
+            &registry.repository,
+            same.then_some(image.reference.repository.as_str()),
+            &puller.oci,
+            registry.credentials.clone(),
+        )
+        .await?;
+        let republication = Republication {
+            source,
+            image,
+            publisher: &publisher,
+            tag: self.id.as_str(),
+            limits: puller.index.limits,
+            budget: &puller.index.budget,
+        };
+        let Republished { reference, compressed } =
+            republication.publish(self.progress.clone(), cancel).await?;
+        self.events.send(EventKind::Republished {
+            reference: reference.to_string(),
+            layers: compressed as u64,
+        });
+        let platform = image.platform.clone();
+        let credentials = registry.credentials.clone();
+        let source =
+            Source::open(&ImageSource::Registry(reference), &puller.oci, credentials).await?;
+        let image = source.resolve(&platform, cancel).await?;
+        Ok(Found { source, image })
+    }
+
+    /// What to make when a v2 archive failed for a reason that v1 doesn't have.
+    fn instead<T>(
+        &self,
+        image: &ResolvedImage,
+        error: ArchiveError,
+    ) -> Result<Result<T, Decision>, PullError> {
+        match findings::of_error(image, &error) {
+            Some(finding) => Ok(Err(self.policy.decide(&[finding]))),
+            None => Err(error.into()),
+        }
+    }
+
+    async fn write(
+        &self,
+        indexed: IndexedImage,
+        file: &std::path::Path,
+    ) -> Result<(IndexedImage, Result<Written, ArchiveError>), PullError> {
+        let file = file.to_owned();
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = indexed.write(&file);
+            (indexed, written)
+        });
+        writing.await.map_err(|died| self.puller.no_scratch(std::io::Error::other(died)))
+    }
+
+    fn warn(&self, warnings: &mut Vec<String>, warning: String) {
+        self.events.send(EventKind::Warning { message: warning.clone() });
+        warnings.push(warning);
+    }
+
+    fn made(
+        &self,
+        summary: Summary,
+        key: &Key,
+        written: Written,
+        because: Option<&Finding>,
+    ) -> Made {
+        let version = self.report(summary.clip_version, because);
+        archive_published(version.decided, version.produced, because.map_or("", Finding::code));
+        let Written { size, digest } = written;
+        let archive = ArchiveObject { key: key.to_string(), size, digest };
+        Made { summary, archive, version, republished_from: None }
+    }
+
+    fn report(&self, produced: u8, because: Option<&Finding>) -> VersionReport {
+        VersionReport {
+            requested: self.requested,
+            decided: self.policy.wanted as u8,
+            produced,
+            code: because.map(|finding| finding.code().to_owned()),
+            reason: because.map(ToString::to_string),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What is counted, all names in one place, and the text that Prometheus reads. It must not know
+//! who counts what for.
+
+use std::sync::LazyLock;
+
+use metrics::{counter, describe_counter};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+const JOB_ATTEMPTS: &str = "clipwright_job_attempts_total";
+const ARCHIVES: &str = "clipwright_archives_total";
+
+/// The recorder of this process, installed by the first who counts or asks.
+static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // Fails where a program that uses the library has a recorder of its own, which is then fed.
+    let _ = metrics::set_global_recorder(recorder);
+    describe_counter!(JOB_ATTEMPTS, "Attempts at jobs that ended in this process");
+    describe_counter!(ARCHIVES, "Archives published, by the version wanted and that made");
+    handle
+});
+
+/// An attempt at a job ended.
+pub fn attempt_ended(kind: &'static str, outcome: &'static str) {
+    LazyLock::force(&RECORDER);
+    counter!(JOB_ATTEMPTS, "kind" => kind, "outcome" => outcome).increment(1);
+}
+
+/// An archive was published. `reason` says why it is not of the version wanted; empty if it is.
+pub fn archive_published(requested: u8, produced: u8, reason: &'static str) {
+    LazyLock::force(&RECORDER);
+    let (requested, produced) = (requested.to_string(), produced.to_string());
+    counter!(ARCHIVES, "requested" => requested, "produced" => produced, "reason" => reason)
+        .increment(1);
+}
+
+/// Everything that was counted, in Prometheus's text format.
+pub fn render() -> String {
+    RECORDER.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        archive_published(2, 1, "test_of_metrics");
+        archive_published(2, 1, "test_of_metrics");
+        attempt_ended("test", "succeeded");
+        let text = render();
+        for line in [
+            "# TYPE clipwright_archives_total counter",
+            r#"clipwright_archives_total{requested="2",produced="1",reason="test_of_metrics"} 2"#,
+            r#"clipwright_job_attempts_total{kind="test",outcome="succeeded"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}
