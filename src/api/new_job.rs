@@ -134,8 +134,8 @@ impl NewJobBody {
     }
 
     fn pull(&self, image_id: Option<ImageId>, faults: &mut Faults) -> Option<PullSpec> {
-        faults.foreign("to", self.to);
-        faults.foreign("discard_kept", self.discard_kept);
+        faults.foreign("to", self.to.as_ref());
+        faults.foreign("discard_kept", self.discard_kept.as_ref());
         let source = faults.required("source", self.source.clone());
         let source = source.and_then(|text| faults.keep("source", source_text(text)));
         let platform = self.platform.clone();
@@ -155,10 +155,10 @@ impl NewJobBody {
     fn migrate(&self, image_id: Option<ImageId>, faults: &mut Faults) -> Option<MigrateSpec> {
         faults.foreign("source", self.source.as_ref());
         faults.foreign("platform", self.platform.as_ref());
-        faults.foreign("clip_version", self.clip_version);
-        faults.foreign("layers", self.layers);
-        faults.foreign("fallback", self.fallback);
-        faults.foreign("force", self.force);
+        faults.foreign("clip_version", self.clip_version.as_ref());
+        faults.foreign("layers", self.layers.as_ref());
+        faults.foreign("fallback", self.fallback.as_ref());
+        faults.foreign("force", self.force.as_ref());
         let to = faults.required("to", self.to);
         let to = to.and_then(|number| faults.keep("to", version(number)));
         let discard_kept = self.discard_kept.unwrap_or_default();
@@ -176,7 +176,7 @@ impl Faults {
     }
 
     /// For fields of other kinds of jobs.
-    fn foreign<T>(&mut self, field: &str, value: Option<T>) {
+    fn foreign<T>(&mut self, field: &str, value: Option<&T>) {
         if value.is_some() {
             self.0.push(FieldError::new(field, "does not belong to a job of this kind"));
         }

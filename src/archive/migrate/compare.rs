@@ -161,6 +161,8 @@ impl Facts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Change = fn(&mut Node);
     use crate::clip::node::{Attr, FileContent};
 
     /// Lines of `path` or `path inode`; one byte of content in each file, the path's last.
@@ -207,7 +209,7 @@ mod tests {
         let linked = outcome(&before, &tree("/, /a 2, /b 2"));
         assert_eq!(linked, "/b: first name was /b, is /a");
 
-        let changes: [(&str, fn(&mut Node)); 9] = [
+        let changes: [(&str, Change); 9] = [
             ("mode was 100000, is 104000", |n| n.attr.mode |= 0o4000),
             ("owner was 0:0, is 1:0", |n| n.attr.uid = 1),
             ("owner was 0:0, is 0:1", |n| n.attr.gid = 1),
