@@ -9,11 +9,10 @@
 # makes a target fail is in target/fuzz/failures; it belongs into a test beside the code that it broke.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PWD/target/tools/bin:$PATH" RUSTC_BOOTSTRAP=1
-command -v cargo-fuzz > /dev/null || {
-  echo "installing cargo-fuzz into target/tools (a minute, once)"
-  cargo install --quiet --locked --root target/tools cargo-fuzz
-}
+# shellcheck source=scripts/tool.sh
+. scripts/tool.sh
+tool cargo-fuzz cargo-fuzz
+export RUSTC_BOOTSTRAP=1
 targets=("$@")
 [ $# -gt 0 ] || mapfile -t targets < <(cargo fuzz list)
 cargo fetch --quiet --locked --manifest-path fuzz/Cargo.toml
@@ -25,7 +24,7 @@ fuzz() { # fuzz TARGET: its last words, or all of them and its failure
   [ ! -d "fuzz/seeds/$target" ] || from+=("fuzz/seeds/$target")
   [ "$target" != archive ] || from+=(tests/fixtures)
   "$built/$target" -artifact_prefix="target/fuzz/failures/$target-" -max_len=8192 -len_control=10 \
-    -max_total_time="${FUZZ_SECONDS:-10}" -timeout=20 -rss_limit_mb=2048 "${from[@]}" > "$log" 2>&1 || {
+    -max_total_time="${FUZZ_SECONDS:-10}" -timeout=60 -rss_limit_mb=2048 "${from[@]}" > "$log" 2>&1 || {
     tail -n 40 "$log"
     echo "fuzz: $target FAILED"
     return 1

@@ -5,19 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/postgres.sh
 . scripts/postgres.sh
-export PATH="$PWD/target/tools/bin:$PATH"
+# shellcheck source=scripts/tool.sh
+. scripts/tool.sh
 
 check() { echo "lint: $*"; }
-
-# A cargo subcommand that isn't on this machine is built once, into target/tools.
-tool() { # tool CRATE BINARY [CARGO INSTALL FLAGS...]
-  local crate=$1 binary=$2
-  shift 2
-  command -v "$binary" > /dev/null || {
-    echo "installing $crate into target/tools (some minutes, once)"
-    cargo install --quiet --locked --root target/tools "$@" "$crate"
-  }
-}
 
 check "rustfmt"
 cargo fmt --all --check

@@ -50,6 +50,8 @@ pub mod stored;
 mod stored_layers;
 /// What an archive holds and cost.
 pub mod summary;
+/// Whether an archive is what it should be.
+pub mod verify;
 /// What the user should know of a tree.
 mod warnings;
 
@@ -77,6 +79,7 @@ pub use read::{ReadSettings, image_source, open_file};
 pub use republish::{Republication, Republished};
 pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
+pub use verify::{Verified, VerifyOptions, verify};
 pub use warnings::MISREAD_NAMES;
 
 /// Runs work that takes a while off the async threads.
@@ -132,7 +135,7 @@ pub enum ArchiveError {
         /// The last one.
         last: usize,
         /// What the source said.
-        source: OciError,
+        source: Box<OciError>,
     },
     /// What several readers waited for failed.
     #[error(transparent)]
@@ -226,7 +229,8 @@ impl Retryable for ArchiveError {
 impl Classify for ArchiveError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.is_transient(),
+            Self::Oci(error) => error.is_transient(),
+            Self::SpanFetch { source, .. } => source.is_transient(),
             Self::Shared(error) => error.is_transient(),
             Self::Layer(error) => error.is_transient(),
             Self::Clip(error) => error.is_transient(),
@@ -238,7 +242,8 @@ impl Classify for ArchiveError {
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.fault(),
+            Self::Oci(error) => error.fault(),
+            Self::SpanFetch { source, .. } => source.fault(),
             Self::Shared(error) => error.fault(),
             Self::Layer(error) => error.fault(),
             Self::Clip(error) => error.fault(),
@@ -251,7 +256,8 @@ impl Classify for ArchiveError {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Oci(error) | Self::SpanFetch { source: error, .. } => error.code(),
+            Self::Oci(error) => error.code(),
+            Self::SpanFetch { source, .. } => source.code(),
             Self::Shared(error) => error.code(),
             Self::Layer(error) => error.code(),
             Self::Clip(error) => error.code(),

@@ -5,6 +5,8 @@
 mod cache;
 /// `clipwright cat`.
 mod cat;
+/// A client of the service.
+mod client;
 /// Options for commands that read content.
 mod content;
 /// `clipwright extract`.
@@ -17,6 +19,8 @@ mod index;
 mod inspect;
 /// `clipwright ls`.
 mod ls;
+/// `clipwright migrate`.
+mod migrate;
 /// `clipwright openapi`.
 mod openapi;
 /// `clipwright pack`.
@@ -64,6 +68,8 @@ enum Command {
     Extract(extract::Extract),
     /// Check an archive: its structure, its tree, where its content is, and with --deep every byte
     Verify(verify::Verify),
+    /// Bring archives to the other version, through a service
+    Migrate(migrate::Migrate),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -80,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Gc(command) => command.run(),
         Command::Extract(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Migrate(command) => command.run(),
         Command::Openapi => openapi::run(),
     };
     match outcome {

@@ -5,6 +5,8 @@
 
 /// Files that appear whole or not at all.
 pub mod atomic;
+/// What must hold in an archive.
+pub mod check;
 mod error;
 pub(crate) mod fields;
 mod gob;

@@ -42,3 +42,5 @@ pub mod retry;
 pub mod store;
 /// Tracing set-up.
 pub mod telemetry;
+/// Files that are on the disk when they are done.
+pub mod write_behind;

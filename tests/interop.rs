@@ -206,9 +206,10 @@ fn bundles_are_the_same(interop: &Path, name: &str, bundle: &Path, mount: &Path)
     assert_eq!(spec(mount, "initial_config.json"), theirs, "{name}");
 }
 
-/// The image, packed by us and mounted by upstream from a file and from S3, is the bundle that
-/// `umoci unpack` makes of it; and the same image gives the same bytes twice.
-async fn packed_equals_unpacked(interop: &Path, name: &str, layout: &Path) {
+/// The image, packed by us and mounted by upstream, is the bundle that `umoci unpack` makes of it; the
+/// same image gives the same bytes twice, and in S3 as on disk. `s3_too`: it is mounted from there too,
+/// a small request for every read.
+async fn packed_equals_unpacked(interop: &Path, name: &str, layout: &Path, s3_too: bool) {
     let dir = scratch();
     let bundle = dir.path().join("bundle");
     unpack(layout, &bundle);
@@ -238,6 +239,9 @@ async fn packed_equals_unpacked(interop: &Path, name: &str, layout: &Path) {
     let [data, index] = ["clip", "rclip"].map(|ext| server.object_path(&format!("{id}.{ext}")));
     let same = Command::new("cmp").args([&archive, &data]).status().unwrap().success();
     assert!(same, "{name}: the data in S3 are not those of the local archive");
+    if !s3_too {
+        return;
+    }
     let keys = [
         ("AWS_ACCESS_KEY_ID", server.access_key.as_str()),
         ("AWS_SECRET_ACCESS_KEY", server.secret_key.as_str()),
@@ -251,7 +255,7 @@ async fn upstream_mounts_our_v1_archives_of_small_images() {
     if let Some(interop) = interop() {
         for name in ["odd", "opaque"] {
             let dir = scratch();
-            packed_equals_unpacked(interop, name, &make_image(name, dir.path())).await;
+            packed_equals_unpacked(interop, name, &make_image(name, dir.path()), true).await;
         }
     }
 }
@@ -259,7 +263,7 @@ async fn upstream_mounts_our_v1_archives_of_small_images() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upstream_mounts_our_v1_archives_of_pydata() {
     if let (Some(interop), Some(layout)) = (interop(), corpus_image("pydata")) {
-        packed_equals_unpacked(interop, "pydata", &layout).await;
+        packed_equals_unpacked(interop, "pydata", &layout, full("pydata in S3")).await;
     }
 }
 
@@ -269,7 +273,7 @@ async fn upstream_mounts_our_v1_archives_of_the_whole_corpus() {
         if full(name)
             && let (Some(interop), Some(layout)) = (interop(), corpus_image(name))
         {
-            packed_equals_unpacked(interop, name, &layout).await;
+            packed_equals_unpacked(interop, name, &layout, false).await;
         }
     }
 }

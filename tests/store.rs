@@ -183,6 +183,7 @@ async fn contract(bench: &Bench, extension: &str) {
     }
 
     listing(bench).await;
+    copying(bench).await;
     store.delete(&key("a.clip")).await.unwrap();
     assert_eq!(store.size(&key("a.clip")).await.unwrap(), None);
     made_on_the_way(bench).await;
@@ -276,10 +277,30 @@ async fn what_a_killed_upload_left_can_be_found_and_removed() {
     assert_eq!(found.len(), 1, "others' uploads are not ours to abort: {found:?}");
     assert_eq!(found[0].name, "0123456789abcdef.clip");
     assert_eq!(server.pending_uploads(), 2);
-    for _ in 0..2 {
-        bench.store.remove_leftover(&found[0]).await.unwrap();
-    }
+    bench.store.remove_leftover(&found[0]).await.unwrap();
     assert_eq!(server.pending_uploads(), 1);
+}
+
+/// A copy is whole, independent of what it was made from, and replaces only when told.
+async fn copying(bench: &Bench) {
+    let store = &bench.store;
+    let (from, to) = (key("from.clip"), key("kept/to.clip"));
+    let error = store.copy(&from, &to, Overwrite::Replace).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+    bench.put("from.clip", b"one", Overwrite::Replace).await.unwrap();
+    for way in [Overwrite::Never, Overwrite::Never, Overwrite::Replace] {
+        store.copy(&from, &to, way).await.unwrap();
+        assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"one");
+    }
+    bench.put("from.clip", b"two", Overwrite::Replace).await.unwrap();
+    assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"one");
+    store.copy(&from, &to, Overwrite::Never).await.unwrap();
+    assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"one");
+    store.copy(&from, &to, Overwrite::Replace).await.unwrap();
+    assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"two");
+    store.delete(&from).await.unwrap();
+    assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"two");
+    store.delete(&to).await.unwrap();
 }
 
 async fn one_wins(bench: &Bench, name: &str, len: usize) {
@@ -315,7 +336,10 @@ async fn s3_keeps_the_contract() {
     let server = S3Server::start().await;
     contract(&s3(&server).await, "rclip").await;
     assert_eq!(server.pending_uploads(), 0);
-    assert_eq!(server.objects(), ["big-race.clip", "big.clip", "dir", "race.clip", "two.clip"]);
+    assert_eq!(
+        server.objects(),
+        ["big-race.clip", "big.clip", "dir", "list", "race.clip", "two.clip"]
+    );
 }
 
 #[tokio::test]

@@ -7,3 +7,4 @@ pub mod digest;
 pub mod error;
 pub mod gzip;
 pub mod layer;
+pub mod write_behind;

@@ -12,10 +12,13 @@ fuzz_target!(|bytes: &[u8]| {
     let (body, windows) = rest.split_at(length);
     let limits = Limits { entries: 100, path_bytes: 200, path_depth: 10, ..Limits::default() };
     let read = LayerRead { digest: Digest::of(b"layer"), limits, span: Some(1 << 20) };
-    let packed = zstd::bulk::compress(body, 1).expect("a frame");
+    // A zstd frame of one raw block (RFC 8878, 3.1.1): made much faster than by compressing.
+    let size = body.len() as u32;
+    let [block @ .., _] = (size << 3 | 1).to_le_bytes();
+    let packed = [b"\x28\xb5\x2f\xfd\xa0", &size.to_le_bytes()[..], &block, body].concat();
     let mut file = b"CWLAYIDX\x01\0\0\0".to_vec();
     file.extend_from_slice(codec::request(&read).as_bytes());
-    file.extend((body.len() as u32).to_le_bytes());
+    file.extend(size.to_le_bytes());
     file.extend((packed.len() as u32).to_le_bytes());
     let checksum = Digest::of(&[&file[..], &packed, windows].concat());
     file.extend_from_slice(checksum.as_bytes());

@@ -20,7 +20,6 @@ use super::{ArchiveError, blocking, io_error};
 use crate::clip::header;
 use crate::clip::node::{FileContent, Node, NodeKind};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
-use crate::clip::tree::Tree;
 use crate::digest::Digest;
 use crate::retry::{RetrySettings, retry};
 use crate::store::{self, ArchiveStore, Key, S3Settings, StoreSettings};
@@ -36,7 +35,7 @@ const BUFFER: usize = 256 << 10;
 /// The type of the only kind of block there is.
 const BLOCK_FILE: u8 = 0;
 /// Bytes of the CRC-64 behind the content.
-const CRC: u64 = 8;
+const CRC: usize = 8;
 
 /// What takes the place of a part of an archive's S3 storage info, as beta9's workers put their own
 /// bucket in place of the archive's.
@@ -80,9 +79,9 @@ impl Block {
         }
     }
 
-    /// All distinct blocks of a tree, in the order of the data. Names of one block count once.
-    pub(super) fn all(tree: &Tree) -> Vec<Self> {
-        let mut blocks: Vec<Self> = tree.iter().filter_map(Self::of).collect();
+    /// All distinct blocks of these nodes, in the order of the data. Names of one block count once.
+    pub(super) fn all<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Self> {
+        let mut blocks: Vec<Self> = nodes.filter_map(Self::of).collect();
         blocks.sort_by_key(|block| (block.offset, block.length, block.sha256));
         blocks.dedup_by(|a, b| (a.offset, a.length, a.sha256) == (b.offset, b.length, b.sha256));
         blocks
@@ -90,7 +89,7 @@ impl Block {
 
     /// The whole block with its type byte and CRC, which has to lie between the header and `size`.
     pub(super) fn extent(&self, size: u64) -> Result<Range<u64>, ArchiveError> {
-        let end = self.offset.checked_add(self.length).and_then(|end| end.checked_add(CRC));
+        let end = self.offset.checked_add(self.length).and_then(|end| end.checked_add(CRC as u64));
         match end {
             Some(end) if self.offset > header::LENGTH as u64 && end <= size => {
                 Ok(self.offset - 1..end)
@@ -117,7 +116,8 @@ pub(super) fn first_overlap<'a>(
     for block in blocks {
         // Between the content of two there are a CRC and a type byte.
         if let Some(before) = before.replace(block)
-            && block.offset < before.offset.saturating_add(before.length).saturating_add(CRC + 1)
+            && block.offset
+                < before.offset.saturating_add(before.length).saturating_add(CRC as u64 + 1)
         {
             return Some((before, block));
         }
@@ -292,8 +292,8 @@ impl BlockReader {
     }
 
     /// Hands a block's content to `out`, piece by piece, then checks all of it and gives its
-    /// SHA-256: only after success may it be used. A block that is wrong is [`ArchiveError::Block`]; the next one can be
-    /// read all the same.
+    /// SHA-256: only after success may it be used. A block that is wrong is
+    /// [`ArchiveError::Block`]; the next one can be read all the same.
     pub(super) fn block(
         &mut self,
         block: &Block,
@@ -311,7 +311,7 @@ impl BlockReader {
             out(&bytes)?;
             at += bytes.len() as u64;
         }
-        let mut stored = [0; CRC as usize];
+        let mut stored = [0; CRC];
         self.exactly(block, end, &mut stored)?;
         if kind != [BLOCK_FILE] {
             return Err(block.bad("type", BLOCK_FILE.to_string(), kind[0].to_string()));

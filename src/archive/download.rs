@@ -40,12 +40,11 @@ pub(super) async fn with_layer<T: Send + 'static>(
     let mut failure = None;
     loop {
         let mut next = stream.next();
-        let chunk = match timeout(STALL, &mut next).await {
-            Ok(chunk) => chunk,
-            Err(_) => {
-                turn = None; // a source that is silent shall not hold others up
-                next.await
-            }
+        let chunk = if let Ok(chunk) = timeout(STALL, &mut next).await {
+            chunk
+        } else {
+            turn = None; // a source that is silent shall not hold others up
+            next.await
         };
         let Some(chunk) = chunk else { break };
         if turn.is_none() {

@@ -2,7 +2,7 @@
 //!
 //! They are made in a directory beside the target, which takes the target's place when all of them
 //! are there and found right: each needed layer of a v2 archive is read once, and its digest and diff
-//! id hold; each block of a v1 archive has its CRC and SHA-256. A run that fails leaves nothing.
+//! id hold, or, when little of it is needed, its spans are, and theirs do; each block of a v1 archive has its CRC and SHA-256. A run that fails leaves nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::blocks::{Block, BlockData, BlockReader, first_overlap};
 use super::download::with_layer;
 use super::read::{ReadSettings, image_source};
+use super::spans::{SpanMemory, SpanReader};
 use super::stored_layers::StoredLayer;
 use super::{ArchiveError, Budget, blocking};
+use crate::clip::header::Header;
 use crate::clip::node::NodeKind;
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
@@ -24,6 +26,8 @@ use crate::layer::{LayerError, LayerRead, Limits, read_layer};
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 
+/// Files by a layer's spans.
+mod by_spans;
 /// Files and their content.
 mod files;
 /// What is to be made.
@@ -33,6 +37,7 @@ mod staging;
 /// Nodes on disk.
 mod target;
 
+use by_spans::{Split, pieces, runs};
 use files::{Failure, Files, LayerFiles};
 use plan::{InodeId, Plan, Wanted};
 use staging::Staging;
@@ -47,8 +52,8 @@ pub struct ExtractOptions {
     pub owners: bool,
     /// What a layer may cost.
     pub limits: Limits,
-    /// Layers read at a time.
-    pub concurrency: usize,
+    /// How many layers are read at a time, by all who share it.
+    pub budget: Arc<Budget>,
 }
 
 impl Default for ExtractOptions {
@@ -57,7 +62,7 @@ impl Default for ExtractOptions {
             path: b"/".to_vec(),
             owners: nix::unistd::geteuid().is_root(),
             limits: Limits::default(),
-            concurrency: std::thread::available_parallelism().map_or(1, usize::from),
+            budget: Arc::default(),
         }
     }
 }
@@ -98,7 +103,15 @@ pub async fn extract(
     }
     let plan = Arc::new(Plan::new(&archive.tree, start)?);
     let target = Arc::new(Target::new(Staging::new(target)?, options.owners));
-    let run = Run { plan: plan.clone(), target: target.clone(), options, progress, cancel };
+    let run = Run {
+        file,
+        header: &archive.header,
+        plan: plan.clone(),
+        target: target.clone(),
+        options,
+        progress,
+        cancel,
+    };
     run.step(make_directories).await?;
     match &archive.storage {
         StorageInfo::Oci(image) => run.from_layers(image, settings).await?,
@@ -123,6 +136,8 @@ pub async fn extract(
 
 /// One extraction.
 struct Run<'a> {
+    file: &'a Path,
+    header: &'a Header,
     plan: Arc<Plan>,
     target: Arc<Target>,
     options: &'a ExtractOptions,
@@ -184,7 +199,7 @@ impl Run<'_> {
             }
         });
         let outcomes: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-            .buffer_unordered(self.options.concurrency.max(1))
+            .buffer_unordered(self.options.budget.layers())
             .collect()
             .await;
         outcomes.into_iter().collect()
@@ -221,22 +236,52 @@ impl Run<'_> {
         cancel: &CancellationToken,
     ) -> Result<(), ArchiveError> {
         let StoredLayer { digest, size, diff_id } = layer;
+        if self.from_spans(source, layer, &wanted, cancel).await? {
+            return Ok(());
+        }
         let limits = self.options.limits;
         let failure = Failure::default();
         let mut files =
             LayerFiles { files: self.files(), layer: digest, wanted, failure: failure.clone() };
-        let budget = Budget::new(1);
-        let progress = self.progress.clone();
-        let read = with_layer(source, digest, size, progress, &budget, cancel, move |bytes| {
+        let work = move |bytes| {
             let read = LayerRead { digest, limits, span: None };
             let found = read_layer(read, bytes, &mut files)?;
             Ok((found.diff_id, files))
-        });
-        let (found, files) = read.await.map_err(|error| failure.take().unwrap_or(error))?;
+        };
+        let (progress, budget) = (self.progress.clone(), &self.options.budget);
+        let read = with_layer(source, digest, size, progress, budget, cancel, work).await;
+        let (found, files) = read.map_err(|error| failure.take().unwrap_or(error))?;
         if found != diff_id {
             return Err(LayerError::DiffId { layer: digest, expected: diff_id, found }.into());
         }
         files.complete()
+    }
+
+    /// Reads what is wanted by the layer's spans, if that takes much less than all of it.
+    async fn from_spans(
+        &self,
+        source: &Source,
+        layer: StoredLayer,
+        wanted: &Wanted,
+        cancel: &CancellationToken,
+    ) -> Result<bool, ArchiveError> {
+        let StoredLayer { digest, size, .. } = layer;
+        let pieces = pieces(&self.plan, wanted)?;
+        let memory = SpanMemory::default();
+        let reader =
+            SpanReader::open(self.file, self.header, source.clone(), digest, size, memory)?;
+        let Some(reader) = reader else { return Ok(false) };
+        let seekable = pieces.iter().all(|piece| reader.is_seekable(&piece.range));
+        let Some(runs) = runs(pieces, reader.spans(), size).filter(|_| seekable) else {
+            return Ok(false);
+        };
+        let (mut files, failure) = (self.files(), Failure::default());
+        for run in runs {
+            let (range, mut split) = Split::new(&mut files, run, failure.clone());
+            let copied = reader.copy(range, &mut split, cancel).await;
+            copied.map_err(|error| failure.take().unwrap_or(error))?;
+        }
+        Ok(true)
     }
 
     /// Reads the blocks that are needed in the order of the data.

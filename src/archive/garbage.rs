@@ -72,6 +72,7 @@ impl Garbage {
 pub async fn find(store: &dyn ArchiveStore, unused: Duration) -> Result<Vec<Garbage>, StoreError> {
     let mut garbage = unused_indexes(store, Key::LAYER_INDEXES, unused).await?;
     garbage.extend(data_without_index(store, "").await?);
+    garbage.extend(left_staged(store, Key::STAGED).await?);
     for leftover in store.leftovers(SAFE_AGE).await? {
         let (kind, since) = (GarbageKind::Unfinished, leftover.since);
         garbage.push(Garbage { kind, size: None, since, what: What::Leftover(leftover) });
@@ -94,6 +95,7 @@ pub async fn remove(
         (GarbageKind::DataWithoutIndex, Some(image)) => {
             data_without_index(store, &format!("{image}.")).await?
         }
+        (GarbageKind::Unfinished, _) => left_staged(store, key.as_str()).await?,
         _ => unused_indexes(store, key.as_str(), unused).await?,
     };
     let still = still.iter().any(|found| found.name() == key.as_str());
@@ -110,6 +112,12 @@ async fn unused_indexes(
 ) -> Result<Vec<Garbage>, StoreError> {
     let old = list(store, prefix).await?.into_iter().filter(|object| is_older(object, unused));
     Ok(old.map(|object| Garbage::of(GarbageKind::UnusedLayerIndex, object)).collect())
+}
+
+/// Archives that a migration made and died before it used them.
+async fn left_staged(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<Garbage>, StoreError> {
+    let old = list(store, prefix).await?.into_iter().filter(|object| is_older(object, SAFE_AGE));
+    Ok(old.map(|object| Garbage::of(GarbageKind::Unfinished, object)).collect())
 }
 
 /// Where archives are `.rclip`, a `.clip` is the data of one, and worth nothing without.

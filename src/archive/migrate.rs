@@ -135,7 +135,8 @@ pub async fn compare_archives(
     let bundled = BundledImage::find(&v1.tree)?;
     let before = contents::of_blocks(&bundled.tree, &v1.data, cancel).await?;
     let V2 { tree, source, image } = v2;
-    let after = contents::of_layers(tree, source, image, options, progress, cancel).await?;
+    let after = contents::of_layers(source, image, options, progress, cancel).await?;
+    let after = contents::of_remote(tree, &after)?;
     let before = Contents { tree: &bundled.tree, files: &before };
     compare(before, Contents { tree, files: &after })
 }

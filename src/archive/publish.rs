@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::index::Written;
@@ -20,7 +21,9 @@ use crate::digest::Digest;
 use crate::image_id::ImageId;
 use crate::oci::{ResolvedImage, Source};
 use crate::progress::{Progress, Silent};
-use crate::store::{ArchiveStore, Bucket, Committed, Key, NewObject, Overwrite, Put, StoreError};
+use crate::store::{
+    ArchiveStore, Bucket, Commit, Committed, Key, NewObject, Overwrite, Put, StoreError,
+};
 
 /// Extension of what holds the data, in every store.
 const DATA: &str = "clip";
@@ -63,12 +66,12 @@ impl Publication<'_> {
         cancel: &CancellationToken,
     ) -> Result<Published, ArchiveError> {
         match self.store.bucket() {
-            None => self.to_directory(progress, cancel).await,
-            Some(bucket) => self.to_bucket(&bucket, progress, cancel).await,
+            None => self.in_directory(progress, cancel).await,
+            Some(bucket) => self.in_bucket(&bucket, progress, cancel).await,
         }
     }
 
-    async fn to_directory(
+    async fn in_directory(
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
@@ -84,7 +87,7 @@ impl Publication<'_> {
                     let committed = commit.finish(&packed.head, self.overwrite).await?;
                     (packed, committed)
                 }
-                Err(error) => return Err(commit.abort().await.map_or(error, Into::into)),
+                Err(error) => return Err(gave_up(commit, error).await),
             }
         };
         let archive = Written { size: packed.size, digest: packed.digest };
@@ -98,7 +101,7 @@ impl Publication<'_> {
         Ok(Published { packed, key, archive, put })
     }
 
-    async fn to_bucket(
+    async fn in_bucket(
         &self,
         bucket: &Bucket,
         mut progress: Arc<dyn Progress>,
@@ -119,42 +122,49 @@ impl Publication<'_> {
             progress = Arc::new(Silent); // an index without its data: bring them
         }
 
-        // Data without an index is what a crash left behind.
+        // Data without an index are what a crash left behind.
         let orphan = self.store.size(&data).await?.is_some();
         let way = if replace || orphan { Overwrite::Replace } else { Overwrite::Never };
         let NewObject { sink, commit } = self.store.create(&data, cancel).await?;
-        let packed = match self.pack(sink, progress, cancel).await {
-            Ok(packed) => packed,
-            Err(error) => return Err(commit.abort().await.map_or(error, Into::into)),
+        let made = async {
+            let packed = self.pack(sink, progress, cancel).await?;
+            let index = index_of(&packed, bucket, &data)?;
+            self.make_way(&key, Digest::of(&index)).await?;
+            Ok((packed, index))
         };
-        let index = index_of(&packed, bucket, &data)?;
-        let archive = Written { size: index.len() as u64, digest: Digest::of(&index) };
-        match self.store.size(&key).await? {
-            // Better no image for a moment than one whose index and data don't fit.
-            Some(_) if replace => self.store.delete(&key).await?,
-            // Somebody was faster, or only the data were missing.
-            Some(_) => {
-                self.same(&key, archive.digest, self.published(&key).await?)?;
-            }
-            None => {}
-        }
+        let (packed, index) = match made.await {
+            Ok(made) => made,
+            Err(error) => return Err(gave_up(commit, error).await),
+        };
         if commit.finish(&packed.head, way).await? == Committed::Taken {
             let found = self.published(&data).await?;
             self.same(&data, packed.digest, found)?;
         }
 
+        let archive = Written { size: index.len() as u64, digest: Digest::of(&index) };
         let NewObject { mut sink, commit } = self.store.create(&key, cancel).await?;
         let sent = blocking(move || sink.write_all(&index).and_then(|()| sink.flush())).await?;
         if let Err(source) = sent {
             let what = format!("can't write {key}");
-            let error = ArchiveError::Io { what, source };
-            return Err(commit.abort().await.map_or(error, Into::into));
+            return Err(gave_up(commit, ArchiveError::Io { what, source }).await);
         }
         let put = match commit.finish(&[], self.overwrite).await? {
             Committed::Written => Put::Written,
             Committed::Taken => self.same(&key, archive.digest, self.published(&key).await?)?,
         };
         Ok(Published { packed, key, archive, put })
+    }
+
+    /// Data are about to appear to which the index that is there, if any, must not point unless it
+    /// is theirs.
+    async fn make_way(&self, key: &Key, index: Digest) -> Result<(), ArchiveError> {
+        match self.published(key).await? {
+            None => Ok(()),
+            Some(found) if found == index => Ok(()),
+            // Better no image for a moment than one whose index and data don't fit.
+            Some(_) if self.overwrite == Overwrite::Replace => Ok(self.store.delete(key).await?),
+            Some(found) => Ok(self.same(key, index, Some(found)).map(|_| ())?),
+        }
     }
 
     async fn pack(
@@ -186,7 +196,7 @@ impl Publication<'_> {
         // What is not of our making may be of any size: then its end is enough to tell.
         let start = index.start.max(size.saturating_sub(MAX_INDEX_BYTES));
         let rest = self.store.read(key, start, size - start).await?;
-        Ok(Some(Digest::of(&[&head[..], &rest[..]].concat())))
+        Ok(Some(Digest::from_hasher(Sha256::new().chain_update(head).chain_update(rest))))
     }
 
     fn same(&self, key: &Key, expected: Digest, found: Option<Digest>) -> Result<Put, StoreError> {
@@ -197,6 +207,11 @@ impl Publication<'_> {
             None => Err(StoreError::NotFound { key: key.clone(), store }),
         }
     }
+}
+
+/// Leaves nothing behind; what the store itself failed with is the better reason.
+async fn gave_up(commit: Box<dyn Commit>, error: ArchiveError) -> ArchiveError {
+    commit.abort().await.map_or(error, Into::into)
 }
 
 /// The index that points to the data object.

@@ -198,13 +198,11 @@ impl Layer {
         if range.is_empty() {
             return Ok(0..0);
         }
-        match self.spans.find(range.start).zip(self.spans.find(range.end - 1)) {
-            Some((first, last)) => Ok(first..last + 1),
-            None => {
-                let detail = format!("bytes {}..{} are past its end", range.start, range.end);
-                Err(self.broken(self.spans.entries().len(), detail))
-            }
-        }
+        let ends = self.spans.find(range.start).zip(self.spans.find(range.end - 1));
+        ends.map(|(first, last)| first..last + 1).ok_or_else(|| {
+            let detail = format!("bytes {}..{} are past its end", range.start, range.end);
+            self.broken(self.spans.entries().len(), detail)
+        })
     }
 
     /// Whoever reads the first of `spans` already, or a new flight for as many of them as make a
@@ -285,9 +283,12 @@ impl Layer {
             .await
             .map_err(|source| self.unfetched(&spans, source))?;
         let layer = self.clone();
-        let decoding = tokio::task::spawn_blocking(move || layer.decode(spans, &bytes));
-        let bytes = decoding.await.map_err(|died| self.died(&died))??;
-        Ok(Plain { start, bytes, _memory: memory })
+        // The memory goes along: this thread comes to its end even when nobody waits any more.
+        let decoding = tokio::task::spawn_blocking(move || {
+            let bytes = layer.decode(spans, &bytes)?;
+            Ok(Plain { start, bytes, _memory: memory })
+        });
+        decoding.await.map_err(|died| self.died(&died))?
     }
 
     /// Blocks: the plain bytes of spans whose compressed bytes are what the table says.
@@ -310,7 +311,7 @@ impl Layer {
 
     fn unfetched(&self, spans: &Range<usize>, source: OciError) -> ArchiveError {
         let (layer, first, last) = (self.digest, spans.start, spans.end - 1);
-        ArchiveError::SpanFetch { layer, first, last, source }
+        ArchiveError::SpanFetch { layer, first, last, source: Box::new(source) }
     }
 
     fn broken(&self, span: usize, detail: String) -> ArchiveError {

@@ -48,7 +48,8 @@ impl ContentArgs {
     pub(super) fn settings(&self, storage: &StorageInfo) -> anyhow::Result<ReadSettings> {
         let source = match (&self.source, storage) {
             (Some(source), _) => Some(source.clone()),
-            (None, StorageInfo::Oci(image)) => Some(image_source(image)?),
+            // A reference that is none is found when it is needed.
+            (None, StorageInfo::Oci(image)) => image_source(image).ok(),
             (None, _) => None,
         };
         let credentials = match &source {

@@ -57,7 +57,7 @@ impl Gc {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = Config::load(&self.settings)?;
         let report = run_async(async |cancel| {
-            match cancel.run_until_cancelled(self.collect(&config)).await {
+            match cancel.run_until_cancelled(Box::pin(self.collect(&config))).await {
                 Some(report) => report,
                 None => anyhow::bail!("interrupted; what was removed is gone, the rest is there"),
             }

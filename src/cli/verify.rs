@@ -1,12 +1,74 @@
-//! `clipwright verify`.
+//! `clipwright verify`: whether an archive is what it should be.
+
+use std::path::PathBuf;
 
 use clap::Args;
 
-/// Check an archive.
+use super::content::ContentArgs;
+use super::progress::on_stderr;
+use super::{printable, run_async};
+use crate::archive::{Verified, VerifyOptions, verify};
+use crate::clip::check::{Check, Grade};
+use crate::clip::reader::Archive;
+use crate::clip::storage_info::StorageInfo;
+
+/// Check an archive: its structure, its tree, its seek table, and the image or data that it points
+/// to. Prints a line for each check and for each finding; fails if one of them is an error.
 #[derive(Debug, Args)]
-pub(super) struct Verify {}
+pub(super) struct Verify {
+    /// The archive
+    archive: PathBuf,
+    /// Read every layer, or all data, and check every byte
+    #[arg(long)]
+    deep: bool,
+    /// Look at the archive alone, and ask no registry or bucket
+    #[arg(long, conflicts_with = "deep")]
+    offline: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    content: ContentArgs,
+}
+
 impl Verify {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        Ok(())
+        // An archive that can't be opened is a finding too.
+        let storage = Archive::open(&self.archive).map(|archive| archive.storage);
+        let settings = self.content.settings(storage.as_ref().unwrap_or(&StorageInfo::Local))?;
+        let options =
+            VerifyOptions { deep: self.deep, offline: self.offline, ..VerifyOptions::default() };
+        let verified = run_async(async |cancel| {
+            Ok(verify(&self.archive, &settings, &options, on_stderr(), &cancel).await?)
+        })?;
+        if self.json {
+            println!("{}", serde_json::to_string(&verified)?);
+        } else {
+            verified.checks.iter().for_each(print);
+        }
+        match verified.errors() {
+            0 => Ok(()),
+            errors => anyhow::bail!("{}: {}", self.archive.display(), count(&verified, errors)),
+        }
     }
+}
+
+fn print(check: &Check) {
+    let Check { name, checked, unit, errors, warnings, findings } = check;
+    println!("{name:<12} {checked} {unit}, {errors} errors, {warnings} warnings");
+    for finding in findings {
+        let grade = match finding.grade {
+            Grade::Error => "error",
+            Grade::Warning => "warning",
+        };
+        println!("  {grade}: {}", printable(finding.text.as_bytes()));
+    }
+    let left = (errors + warnings).saturating_sub(findings.len() as u64);
+    if left > 0 {
+        println!("  and {left} more");
+    }
+}
+
+fn count(verified: &Verified, errors: u64) -> String {
+    format!("{errors} errors and {} warnings found", verified.warnings())
 }

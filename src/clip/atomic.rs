@@ -1,14 +1,13 @@
 //! Files that appear whole or not at all: written beside their place, synced, renamed.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// Bytes gathered before they are written.
-const BUFFER: usize = 256 << 10;
+use crate::write_behind::WriteBehind;
 
 /// Writes `bytes` to `file`, replacing what was there. On failure nothing is left behind.
 pub fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -43,8 +42,8 @@ impl Draft {
     }
 
     /// Takes its bytes, from the first on.
-    pub fn sink(&self) -> io::Result<BufWriter<File>> {
-        Ok(BufWriter::with_capacity(BUFFER, self.temporary.as_file().try_clone()?))
+    pub fn sink(&self) -> io::Result<WriteBehind> {
+        Ok(WriteBehind::new(self.temporary.as_file().try_clone()?))
     }
 
     /// Puts `head` in place of its first bytes, and the file in its place.
@@ -78,7 +77,9 @@ mod tests {
         assert_eq!(std::fs::read_link(&link).unwrap(), Path::new("/dev/null"));
         // What isn't finished isn't there.
         let draft = Draft::begin(&file).unwrap();
-        draft.sink().unwrap().write_all(b"....draft").unwrap();
+        let mut sink = draft.sink().unwrap();
+        sink.write_all(b"....draft").unwrap();
+        sink.flush().unwrap();
         draft.finish(b"head").unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"headdraft");
         drop(Draft::begin(&file).unwrap());

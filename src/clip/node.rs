@@ -128,6 +128,16 @@ pub struct Node {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+impl Node {
+    /// Bytes of a regular file's content; none for everything else.
+    pub fn content_length(&self) -> u64 {
+        match &self.kind {
+            NodeKind::File(content) => content.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// What a node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeKind {

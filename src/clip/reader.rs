@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::error::ClipError;
 use super::header::{self, Header};
+use super::node::Node;
 use super::storage_info::StorageInfo;
 use super::tree::Tree;
 use super::{MAX_INDEX_BYTES, index_codec, storage_codec};
@@ -38,6 +39,37 @@ impl Archive {
 
     /// Reads an archive from wherever it lies.
     pub fn read(archive: &mut (impl Read + Seek)) -> Result<Self, ClipError> {
+        let Parts { header, mut nodes, special, storage, .. } = Parts::read(archive)?;
+        nodes.extend(special);
+        Ok(Self { tree: Tree::lenient(nodes)?, header, storage })
+    }
+
+    /// Puts an archive together from the bytes of its parts.
+    pub fn decode(header: Header, index: &[u8], storage: Option<&[u8]>) -> Result<Self, ClipError> {
+        let (mut nodes, special, storage) = decode(index, storage)?;
+        nodes.extend(special);
+        Ok(Self { tree: Tree::lenient(nodes)?, header, storage })
+    }
+}
+
+/// What an archive says, before a tree is made of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parts {
+    /// Bytes of the file.
+    pub size: u64,
+    /// Where its parts are.
+    pub header: Header,
+    /// The index, in its own order.
+    pub nodes: Vec<Node>,
+    /// Devices and fifos, which stand in the storage info.
+    pub special: Vec<Node>,
+    /// Where the content lives.
+    pub storage: StorageInfo,
+}
+
+impl Parts {
+    /// Reads the parts from wherever they lie.
+    pub fn read(archive: &mut (impl Read + Seek)) -> Result<Self, ClipError> {
         let io = |source| ClipError::Io { what: "can't read the archive".into(), source };
         let size = archive.seek(SeekFrom::End(0)).map_err(io)?;
         let mut read = |range: Range<u64>| {
@@ -58,20 +90,20 @@ impl Archive {
         let header = Header::decode(&read(0..size.min(header::LENGTH as u64))?, size)?;
         let index = read(header.index.clone())?;
         let storage = header.storage.clone().map(read).transpose()?;
-        Self::decode(header, &index, storage.as_deref())
+        let (nodes, special, storage) = decode(&index, storage.as_deref())?;
+        Ok(Self { size, header, nodes, special, storage })
     }
+}
 
-    /// Puts an archive together from the bytes of its parts.
-    pub fn decode(header: Header, index: &[u8], storage: Option<&[u8]>) -> Result<Self, ClipError> {
-        let mut nodes = index_codec::decode(index)?;
-        let storage = match storage {
-            None => StorageInfo::Local,
-            Some(bytes) => {
-                let (storage, special) = storage_codec::decode(bytes)?;
-                nodes.extend(special);
-                storage
-            }
-        };
-        Ok(Self { tree: Tree::lenient(nodes)?, header, storage })
-    }
+/// The index's nodes, those of the storage info, and the rest of it.
+fn decode(
+    index: &[u8],
+    storage: Option<&[u8]>,
+) -> Result<(Vec<Node>, Vec<Node>, StorageInfo), ClipError> {
+    let nodes = index_codec::decode(index)?;
+    let (storage, special) = match storage {
+        None => (StorageInfo::Local, Vec::new()),
+        Some(bytes) => storage_codec::decode(bytes)?,
+    };
+    Ok((nodes, special, storage))
 }

@@ -43,9 +43,11 @@ impl Tree {
     /// A tree as upstream's reader takes it: of two nodes with one path the last one counts, and
     /// parents may be missing (upstream's indexer leaves them out; CONTRACT A.7).
     pub fn lenient(mut nodes: Vec<Node>) -> Result<Self, ClipError> {
-        nodes.reverse(); // the sort is stable, and `dedup` keeps the first
-        nodes.sort_by(|a, b| a.path.cmp(&b.path));
-        nodes.dedup_by(|later, first| later.path == first.path);
+        if !nodes.is_sorted_by(|a, b| a.path < b.path) {
+            nodes.reverse(); // the sort is stable, and `dedup` keeps the first
+            nodes.sort_by(|a, b| a.path.cmp(&b.path));
+            nodes.dedup_by(|later, first| later.path == first.path);
+        }
         Self::sorted(nodes)
     }
 

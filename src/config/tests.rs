@@ -60,6 +60,8 @@ fn the_defaults_work() {
         SecretKeySource::File(path) if *path == in_data_dir("secret.key")));
     assert_eq!((config.workers, config.max_attempts, config.clip_version), (2, 3, 2));
     assert_eq!((config.lease.as_secs(), config.poll_interval.as_millis()), (30, 1000));
+    assert_eq!((config.layer_concurrency, config.layer_cache_bytes), (None, 1 << 30));
+    assert!(config.layer_cache_in_store);
     assert_eq!(config.reference_form, ReferenceForm::Digest);
     assert_eq!(config.insecure_hosts, ["registry.localhost:5000"]);
 
@@ -217,6 +219,25 @@ fn settings_that_need_each_other() {
         .env("CLIPWRIGHT_DOCKER_USERNAME", "u")
         .env("CLIPWRIGHT_DOCKER_PASSWORD", "p");
     assert_eq!(run.load().unwrap().docker_hub.unwrap().0, "u");
+}
+
+#[test]
+fn limits_stand_in_a_section_of_their_own() {
+    let run = Run::default().file("clipwright: {spanMib: 8, limits: {pathDepth: 9, treeMib: 2}}");
+    let config = run.load().unwrap();
+    assert_eq!((config.span, config.limits.path_depth), (8 << 20, 9));
+    assert_eq!(config.limits.tree_bytes, 2 << 20);
+    assert_eq!(run.args(&["--limit-path-depth", "7"]).load().unwrap().limits.path_depth, 7);
+    for (text, expected) in [
+        ("clipwright: {limits: {depth: 9}}", "clipwright.limits.depth in settings file"),
+        ("clipwright: {limits: {nodes: -1}}", "clipwright.limits.nodes = -1 in settings file"),
+        ("clipwright: {limits: 5}", "clipwright.limits in settings file"),
+        ("clipwright: {spanMib: 64}", "clipwright.spanMib = 64 in settings file"),
+        ("clipwright: {limit: {}}", "clipwright.limit in settings file"),
+    ] {
+        let error = Run::default().file(text).error();
+        assert!(error.starts_with(expected), "{error}");
+    }
 }
 
 #[test]

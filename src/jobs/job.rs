@@ -110,7 +110,7 @@ impl JobSpec {
     /// The kinds that this version knows, as they stand in the spec.
     pub const KINDS: [&str; 2] = ["pull", "migrate"];
 
-    /// Its kind, as it stands in the spec.
+    /// Its kind, as the API spells it.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Pull(_) => "pull",
@@ -191,24 +191,6 @@ pub struct JobResult {
     pub seconds: f64,
 }
 
-/// How an archive came to its version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VersionReport {
-    /// The version that the job asked for; absent if it left that to the configuration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub requested: Option<u8>,
-    /// The version decided on before the image was looked at.
-    pub decided: u8,
-    /// The version made.
-    pub produced: u8,
-    /// Why another one was made than decided on: a stable code in `snake_case`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    /// The same in one sentence.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Migration {
@@ -227,6 +209,24 @@ pub struct Migration {
     pub restored: bool,
     /// Keys of what was kept until now and is gone.
     pub discarded: Vec<String>,
+}
+
+/// How an archive came to its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VersionReport {
+    /// The version that the job asked for; absent if it left that to the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested: Option<u8>,
+    /// The version decided on before the image was looked at.
+    pub decided: u8,
+    /// The version made.
+    pub produced: u8,
+    /// Why another one was made than decided on: a stable code in `snake_case`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// An object in the store.
@@ -365,13 +365,24 @@ mod tests {
 
     use super::*;
 
+    /// Workers claim by kind: one that is missing would never be worked on.
+    #[test]
+    fn every_kind_is_known_by_its_name() {
+        let image_id: ImageId = "961eaef6668e480f".parse().unwrap();
+        let pull = json!({"kind": "pull", "image_id": image_id, "source": "app"});
+        let migrate = JobSpec::Migrate(MigrateSpec { image_id, to: 2, discard_kept: false });
+        let specs = [serde_json::from_value(pull).unwrap(), migrate];
+        for spec in &specs {
+            assert_eq!(serde_json::to_value(spec).unwrap()["kind"], spec.kind());
+        }
+        assert_eq!(specs.each_ref().map(JobSpec::kind), JobSpec::KINDS);
+    }
+
     /// Rows that earlier versions wrote must stay readable.
     #[test]
     fn rows_from_before_there_were_versions() {
         let spec = json!({"kind": "pull", "image_id": "961eaef6668e480f", "source": "app"});
-        let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap() else {
-            panic!("it is a pull")
-        };
+        let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap() else { panic!() };
         assert_eq!((pull.layers, pull.fallback, pull.force), (None, None, false));
         let digest = Digest::of(b"x");
         let result = json!({

@@ -287,7 +287,7 @@ impl TarScanner {
                 // Go and umoci leave these out too; a comment is all that is found in practice.
                 let global = Pax::parse(&data).map_err(|e| malformed(at, &e))?;
                 if global != Pax::default() {
-                    self.notes.push(format!("global PAX header at offset {at} was ignored"));
+                    self.note(format!("global PAX header at offset {at} was ignored"))?;
                 }
                 self.extensions.bytes = 0;
                 return Ok(());
@@ -331,7 +331,7 @@ impl TarScanner {
 
         let path = match classify(path).map_err(|e| wrong(&e))? {
             Name::Bookkeeping => {
-                self.notes.push(format!("{shown} was left out: AUFS bookkeeping is no content"));
+                self.note(format!("{shown} was left out: AUFS bookkeeping is no content"))?;
                 return Ok(follows);
             }
             Name::Whiteout(path) => return self.take(path, EntryKind::Whiteout, follows),
@@ -494,6 +494,13 @@ impl TarScanner {
         Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
         self.entries.push(entry);
         Ok(then)
+    }
+
+    fn note(&mut self, note: String) -> Result<(), ScanError> {
+        self.cost += note.len() as u64;
+        Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
+        self.notes.push(note);
+        Ok(())
     }
 
     fn check_length(&self, path: &[u8], shown: &str) -> Result<(), ScanError> {

@@ -224,7 +224,11 @@ impl DirectoryStore {
         let directory = self.root.join(within);
         let failed = |e| StoreError::io("list the store", &directory, e);
         let entries = match fs::read_dir(&directory) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                return Ok(Vec::new());
+            }
             entries => entries.map_err(failed)?,
         };
         let mut keys = Vec::new();

@@ -48,9 +48,12 @@ impl Key {
         Self(format!("{prefix}{}.{extension}", &digest[..16]))
     }
 
+    /// What the keys of archives begin with that nobody may see yet.
+    pub const STAGED: &str = "staged/";
+
     /// Where an archive of `image` is made that nobody may see yet.
     pub fn staged(image: &ImageId, extension: &'static str) -> Self {
-        Self(format!("staged/{image}.{extension}"))
+        Self(format!("{}{image}.{extension}", Self::STAGED))
     }
 
     /// What the keys of all layer indexes begin with.

@@ -177,7 +177,7 @@ async fn a_job_that_cannot_be_read_fails_and_does_not_block_the_queue() {
     let undecipherable = f.queue.submit(keyed).await.unwrap().job.id;
     let corrupt = f.submit(2).await;
     let good = f.submit(3).await;
-    f.sql("UPDATE job SET spec = '{\"kind\": \"odd\"}' WHERE image_id LIKE '%2'").await;
+    f.sql("UPDATE job SET spec = '{\"kind\": \"pull\"}' WHERE image_id LIKE '%2'").await;
     let keyless = Queue::new(f.database.pool().clone(), Vault::new(None));
     let lease = keyless.claim("w", super::harness::LEASE).await.unwrap().unwrap();
     assert_eq!(lease.job.id, good);
@@ -187,6 +187,17 @@ async fn a_job_that_cannot_be_read_fails_and_does_not_block_the_queue() {
     let error = f.queue.get(corrupt).await.unwrap_err();
     assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
     assert_eq!(f.events(corrupt).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_job_of_a_kind_that_only_newer_workers_know_waits_for_one() {
+    let f = Fixture::new().await;
+    let (newer, known) = (f.submit(1).await, f.submit(2).await);
+    f.sql("UPDATE job SET spec = spec || '{\"kind\": \"odd\"}' WHERE image_id LIKE '%1'").await;
+    assert_eq!(f.claim("w").await.unwrap().job.id, known);
+    assert!(f.claim("w").await.is_none());
+    f.sql("UPDATE job SET spec = spec || '{\"kind\": \"pull\"}' WHERE image_id LIKE '%1'").await;
+    assert_eq!(f.claim("w").await.unwrap().job.id, newer);
 }
 
 #[tokio::test]

@@ -121,7 +121,6 @@ pub(crate) fn new_job(n: u64) -> NewJob {
 pub(crate) fn result_for(job: &Job) -> JobResult {
     let digest = Digest::of(b"x");
     JobResult {
-        migration: None,
         image_id: job.spec.image_id().clone(),
         summary: Summary {
             reference: format!("registry.example/app@{digest}"),
@@ -136,6 +135,7 @@ pub(crate) fn result_for(job: &Job) -> JobResult {
             warnings: Vec::new(),
         },
         archive: ArchiveObject { key: "x.rclip".to_owned(), size: 1, digest },
+        migration: None,
         version: None,
         republished_from: None,
         seconds: 0.5,

@@ -1,5 +1,6 @@
 //! What several tests need: real servers, and images made by hand.
 
+pub(crate) mod blob_server;
 pub(crate) mod layout;
 pub(crate) mod pack;
 pub(crate) mod postgres;
@@ -8,3 +9,4 @@ pub(crate) mod registry;
 pub(crate) mod s3;
 pub(crate) mod service;
 pub(crate) mod upstream;
+pub(crate) mod v1;

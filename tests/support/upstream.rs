@@ -110,6 +110,7 @@ impl Mount {
             .arg(archive)
             .arg(&point)
             .envs(environment.iter().copied())
+            .env_remove("AWS_CA_BUNDLE") // upstream's S3 client can't be made with one
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

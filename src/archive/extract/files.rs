@@ -80,7 +80,7 @@ impl Failure {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn keep<T>(&self, result: Result<T, ArchiveError>) -> io::Result<T> {
+    pub(super) fn keep<T>(&self, result: Result<T, ArchiveError>) -> io::Result<T> {
         result.map_err(|error| {
             let told = io::Error::other(error.to_string());
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -105,22 +105,15 @@ impl LayerFiles {
 
 /// Whether a file of the layer is as long as the archive says of `node`.
 fn fits(node: &Node, layer: Digest, offset: u64, length: u64) -> Result<(), ArchiveError> {
-    if node.attr.size == length && content_length(node) == length {
+    if node.attr.size == length && node.content_length() == length {
         return Ok(());
     }
-    let (path, claimed) = (node.path.to_string(), content_length(node));
+    let (path, claimed) = (node.path.to_string(), node.content_length());
     let detail = format!(
         "expected {claimed} bytes at {offset} of layer {layer} and a size of {}, found {length}",
         node.attr.size
     );
     Err(ArchiveError::Claim { path, detail })
-}
-
-fn content_length(node: &Node) -> u64 {
-    match &node.kind {
-        crate::clip::node::NodeKind::File(content) => content.len(),
-        _ => 0,
-    }
 }
 
 impl Contents for LayerFiles {

@@ -2,7 +2,7 @@
 //! published.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,27 +97,27 @@ impl Drop for Staging {
 }
 
 /// Removes all that is in a directory of ours, whatever modes were given to what is in it.
-fn clear(directory: impl AsFd) -> Result<()> {
-    fs::fchmod(&directory, Mode::RWXU)?;
-    for entry in Dir::read_from(&directory)? {
+fn clear(directory: &OwnedFd) -> Result<()> {
+    fs::fchmod(directory, Mode::RWXU)?;
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let stat = fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let below = match fs::openat(&directory, name, DIRECTORY, Mode::empty()) {
+            let below = match fs::openat(directory, name, DIRECTORY, Mode::empty()) {
                 Err(Errno::ACCESS) => {
-                    fs::chmodat(&directory, name, Mode::RWXU, AtFlags::empty())?;
-                    fs::openat(&directory, name, DIRECTORY, Mode::empty())?
+                    fs::chmodat(directory, name, Mode::RWXU, AtFlags::empty())?;
+                    fs::openat(directory, name, DIRECTORY, Mode::empty())?
                 }
                 opened => opened?,
             };
             clear(&below)?;
-            fs::unlinkat(&directory, name, AtFlags::REMOVEDIR)?;
+            fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?;
         } else {
-            fs::unlinkat(&directory, name, AtFlags::empty())?;
+            fs::unlinkat(directory, name, AtFlags::empty())?;
         }
     }
     Ok(())

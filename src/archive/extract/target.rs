@@ -64,13 +64,13 @@ impl Target {
 
     /// Gives an open file or directory its attributes. The mode comes after the owner, which takes
     /// set-id bits away; times come last.
-    fn finish_open(&self, open: impl AsFd, node: &Node) -> Result<()> {
+    fn finish_open(&self, open: BorrowedFd<'_>, node: &Node) -> Result<()> {
         if let Some((uid, gid)) = self.owner(&node.attr) {
-            fs::fchown(&open, uid, gid)?;
+            fs::fchown(open, uid, gid)?;
         }
-        self.xattrs(node, |name, value| fs::fsetxattr(&open, name, value, XattrFlags::empty()))?;
-        fs::fchmod(&open, self.mode(node))?;
-        fs::futimens(&open, &times(&node.attr))
+        self.xattrs(node, |name, value| fs::fsetxattr(open, name, value, XattrFlags::empty()))?;
+        fs::fchmod(open, self.mode(node))?;
+        fs::futimens(open, &times(&node.attr))
     }
 
     /// Gives what can't be opened, a symlink or special file, its attributes.
@@ -150,7 +150,7 @@ impl Trail {
             fs::openat(self.parent(node)?, node.path.name(), DIRECTORY, Mode::empty())
         };
         directory
-            .and_then(|open| target.finish_open(open, node))
+            .and_then(|open| target.finish_open(open.as_fd(), node))
             .map_err(cant("set the attributes of", node))
     }
 
@@ -169,7 +169,7 @@ impl Trail {
         file: &File,
         node: &Node,
     ) -> std::result::Result<(), ArchiveError> {
-        self.target.finish_open(file, node).map_err(cant("set the attributes of", node))
+        self.target.finish_open(file.as_fd(), node).map_err(cant("set the attributes of", node))
     }
 
     /// Makes a symlink, device or fifo. Devices that we may not make are left out.

@@ -26,7 +26,7 @@ pub(super) async fn of_blocks(
     cancel: &CancellationToken,
 ) -> Result<Vec<Digest>, MigrateError> {
     let size = data.size().await?;
-    let blocks = Block::all(tree);
+    let blocks = Block::all(tree.iter());
     let wanted = blocks.iter().map(|block| block.extent(size)).collect::<Result<Vec<_>, _>>()?;
     let hash_all = move |mut reader: crate::archive::blocks::BlockReader| {
         let hash = |block: Block| {
@@ -42,35 +42,39 @@ pub(super) async fn of_blocks(
     })
 }
 
-/// Of the files of an image's tree, in the order of the tree. Every layer is read to its end and
-/// verified; its index goes into the cache, if there is one.
+/// The files of an image's layers, by where they are.
+pub(super) type LayerFiles = HashMap<RemoteRef, Digest>;
+
+/// Of every file in the layers of an image, also of those that no path leads to. Each layer is read
+/// to its end and verified; its index goes into the cache, if there is one.
 pub(super) async fn of_layers(
-    tree: &Tree,
     source: &Source,
     image: &ResolvedImage,
     options: &IndexOptions,
     progress: &Arc<dyn Progress>,
     cancel: &CancellationToken,
-) -> Result<Vec<Digest>, MigrateError> {
-    let mut wanted: HashMap<Digest, HashSet<u64>> = HashMap::new();
-    for node in tree.iter() {
-        if let NodeKind::File(FileContent::Remote(at)) = &node.kind {
-            wanted.entry(at.layer).or_default().insert(at.offset);
-        }
-    }
-    let mut found: HashMap<RemoteRef, Digest> = HashMap::new();
+) -> Result<LayerFiles, MigrateError> {
+    let mut found = LayerFiles::new();
+    let mut read = HashSet::new();
     for (descriptor, diff_id) in image.layers.iter().zip(&image.diff_ids) {
         // A layer that stands twice in the image is read once.
-        let Some(offsets) = wanted.remove(&descriptor.digest) else { continue };
+        if !read.insert(descriptor.digest) {
+            continue;
+        }
         let layer = ImageLayer { source, descriptor, diff_id: *diff_id };
-        let hashes = Hashes { wanted: offsets, ..Hashes::default() };
+        let hashes = Hashes::default();
         let (_, hashes) = layer.index_and_contents(options, hashes, progress, cancel).await?;
         found.extend(hashes.found.into_iter().map(|((offset, length), digest)| {
             (RemoteRef { layer: descriptor.digest, offset, length }, digest)
         }));
     }
+    Ok(found)
+}
+
+/// Of the files of a v2 archive's tree, in the order of the tree.
+pub(super) fn of_remote(tree: &Tree, files: &LayerFiles) -> Result<Vec<Digest>, MigrateError> {
     in_order(tree, |node| match &node.kind {
-        NodeKind::File(FileContent::Remote(at)) => found.get(at).copied(),
+        NodeKind::File(FileContent::Remote(at)) => files.get(at).copied(),
         _ => None,
     })
 }
@@ -90,10 +94,9 @@ fn in_order(
         .collect()
 }
 
-/// Hashes the files that begin at certain places of a layer.
+/// Hashes every file of a layer, by where it is.
 #[derive(Default)]
 struct Hashes {
-    wanted: HashSet<u64>,
     current: (u64, u64),
     sha256: Sha256,
     found: HashMap<(u64, u64), Digest>,
@@ -101,13 +104,11 @@ struct Hashes {
 
 impl Contents for Hashes {
     fn begin(&mut self, _path: &NodePath, offset: u64, length: u64) -> io::Result<bool> {
-        let wanted = self.wanted.contains(&offset);
-        if wanted && length == 0 {
-            self.found.insert((offset, 0), Digest::of(b""));
-            return Ok(false);
-        }
         self.current = (offset, length);
-        Ok(wanted)
+        if length == 0 {
+            self.found.insert(self.current, Digest::of(b""));
+        }
+        Ok(length > 0)
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::compare::{Compared, Contents, compare};
 use super::push::push;
 use super::root::BundledImage;
-use super::{MigrateError, V1, V2, contents};
-use crate::archive::{IndexOptions, IndexedImage};
+use super::{MigrateError, V1, contents};
+use crate::archive::{IndexOptions, IndexedImage, index_image};
 use crate::oci::{
     Credentials, ImageSource, OciSettings, Publisher, Reference, ResolvedImage, Source,
 };
@@ -60,11 +60,10 @@ pub async fn to_v2(
         format!("{registry}/{repository}:{tag}@{}", pushed.manifest).parse()?;
     let source = Source::open(&ImageSource::Registry(reference), oci, credentials.clone()).await?;
     let image = source.resolve(&pushed.platform, cancel).await?;
-    let found = V2 { tree: bundled.tree.clone(), source, image };
-    let indexed = found.index(options, progress.clone(), cancel).await?;
-    let V2 { source, image, .. } = found;
-    let after =
-        contents::of_layers(&indexed.tree, &source, &image, options, progress, cancel).await?;
+    let after = contents::of_layers(&source, &image, options, progress, cancel).await?;
+    let indexed = index_image(&source, &image, options, progress.clone(), cancel);
+    let indexed = indexed.await?;
+    let after = contents::of_remote(&indexed.tree, &after)?;
     let before = Contents { tree: &bundled.tree, files: &pushed.layer.files };
     let compared = compare(before, Contents { tree: &indexed.tree, files: &after })?;
     Ok(MadeV2 { image, indexed, compared })

@@ -109,7 +109,7 @@ async fn push_layer(
     cancel: &CancellationToken,
 ) -> Result<WrittenLayer, MigrateError> {
     let size = v1.data.size().await?;
-    let blocks = Block::all(&image.tree);
+    let blocks = Block::all(image.tree.iter());
     let wanted = blocks.iter().map(|block| block.extent(size)).collect::<Result<Vec<_>, _>>()?;
     let written: Arc<Mutex<Option<WrittenLayer>>> = Arc::default();
     let content = || {

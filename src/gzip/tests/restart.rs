@@ -154,6 +154,20 @@ fn every_header_and_empty_members_anywhere() {
     check_spans(&empty, b"", &summary, Engine::Own);
 }
 
+/// A layer whose diff id is right is taken whatever its CRCs are, and so must its spans be.
+#[test]
+fn spans_made_without_crcs_are_read_without_them() {
+    let plain = sample(1000);
+    let mut compressed = gzip(&plain, 6);
+    let crc = compressed.len() - 8;
+    compressed[crc] ^= 1;
+    compressed.extend(gzip(&plain, 6));
+    let options =
+        GzipOptions { span: Some(DEFAULT_SPAN), skip_crc: true, ..GzipOptions::default() };
+    let (_, summary) = read(&compressed, usize::MAX, options).unwrap();
+    check_spans(&compressed, &plain.repeat(2), &summary, Engine::Own);
+}
+
 #[test]
 fn places_far_beyond_4_gib_are_read_from() {
     let plain = sample(300_000);

@@ -1,7 +1,6 @@
 //! A file on its way into the directory, piece by piece, under its temporary name.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +8,8 @@ use async_trait::async_trait;
 use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 
-use super::{CHUNK, Commit, Committed, DirectoryStore, Key, NewObject, Overwrite, StoreError};
+use super::{Commit, Committed, DirectoryStore, Key, NewObject, Overwrite, StoreError};
+use crate::write_behind::WriteBehind;
 
 /// What the sink failed with first: whoever writes into it sees an `io::Error` only.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +45,7 @@ impl Draft {
         let file = temporary.as_file().try_clone().map_err(failed)?;
         let failure = Failure::default();
         let sink = Sink {
-            file: BufWriter::with_capacity(CHUNK, file),
+            file: WriteBehind::new(file),
             key: key.clone(),
             store: store.clone(),
             failure: failure.clone(),
@@ -86,7 +86,7 @@ impl Commit for Draft {
 }
 
 struct Sink {
-    file: BufWriter<File>,
+    file: WriteBehind,
     key: Key,
     store: DirectoryStore,
     failure: Failure,

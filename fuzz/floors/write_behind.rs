@@ -1,0 +1,1 @@
+../../src/write_behind.rs
