@@ -532,6 +532,7 @@ fn numbers<'a>(fields: impl Iterator<Item = &'a [u8]>, offset: u64) -> Result<Ve
     fields.map(|field| count(field, "sparse map", offset)).collect()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn refused(error: std::io::Error) -> ScanError {
     ScanError::Contents(error.to_string())
 }
