@@ -223,7 +223,7 @@ mod tests {
                 n.kind =
                     NodeKind::File(FileContent::Embedded { offset: 55, length: 2, sha256: None });
             }),
-            ("size was 1, is none; content was sha256:", |n| {
+            ("mode was 100000, is 120000; size was 1, is none; content was sha256:", |n| {
                 n.kind = NodeKind::Symlink { target: b"t".into() };
             }),
         ];

@@ -139,7 +139,7 @@ fn one(node: &Node, storage: &StorageInfo, layers: &HashSet<Digest>, check: &mut
         (NodeKind::File(FileContent::Embedded { .. }), StorageInfo::Oci(_)) => {
             check.find(weakness, format!("{path}: is in no layer: readers find it empty"));
         }
-        (NodeKind::File(FileContent::Remote(_)), _) => {
+        (NodeKind::File(FileContent::Remote(_)), StorageInfo::Local | StorageInfo::S3(_)) => {
             check.error(format!("{path}: is in a layer, but the archive points to no image"));
         }
         _ => {}
