@@ -117,9 +117,10 @@ impl NewJobBody {
         validate: &SpecValidator,
     ) -> Result<(JobSpec, Option<SecretString>), ApiError> {
         let mut faults = Faults::default();
+        let kind = faults.required("kind", self.kind);
         let image_id = faults.required("image_id", self.image_id.as_deref());
         let image_id = image_id.and_then(|text| faults.keep("image_id", text.parse::<ImageId>()));
-        let spec = match faults.required("kind", self.kind) {
+        let spec = match kind {
             Some(JobKind::Pull) => self.pull(image_id, &mut faults).map(JobSpec::Pull),
             Some(JobKind::Migrate) => self.migrate(image_id, &mut faults).map(JobSpec::Migrate),
             None => None,

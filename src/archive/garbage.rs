@@ -115,10 +115,7 @@ async fn unused_indexes(
 }
 
 /// Archives that a migration made and died before it used them.
-async fn left_staged(
-    store: &dyn ArchiveStore,
-    prefix: &str,
-) -> Result<Vec<Garbage>, StoreError> {
+async fn left_staged(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<Garbage>, StoreError> {
     let old = list(store, prefix).await?.into_iter().filter(|object| is_older(object, SAFE_AGE));
     Ok(old.map(|object| Garbage::of(GarbageKind::Unfinished, object)).collect())
 }
