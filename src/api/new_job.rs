@@ -135,8 +135,8 @@ impl NewJobBody {
     }
 
     fn pull(&self, image_id: Option<ImageId>, faults: &mut Faults) -> Option<PullSpec> {
-        faults.foreign("to", self.to);
-        faults.foreign("discard_kept", self.discard_kept);
+        faults.foreign("to", self.to.is_some());
+        faults.foreign("discard_kept", self.discard_kept.is_some());
         let source = faults.required("source", self.source.clone());
         let source = source.and_then(|text| faults.keep("source", source_text(text)));
         let platform = self.platform.clone();
@@ -154,12 +154,12 @@ impl NewJobBody {
     }
 
     fn migrate(&self, image_id: Option<ImageId>, faults: &mut Faults) -> Option<MigrateSpec> {
-        faults.foreign("source", self.source.as_ref());
-        faults.foreign("platform", self.platform.as_ref());
-        faults.foreign("clip_version", self.clip_version);
-        faults.foreign("layers", self.layers);
-        faults.foreign("fallback", self.fallback);
-        faults.foreign("force", self.force);
+        faults.foreign("source", self.source.is_some());
+        faults.foreign("platform", self.platform.is_some());
+        faults.foreign("clip_version", self.clip_version.is_some());
+        faults.foreign("layers", self.layers.is_some());
+        faults.foreign("fallback", self.fallback.is_some());
+        faults.foreign("force", self.force.is_some());
         let to = faults.required("to", self.to);
         let to = to.and_then(|number| faults.keep("to", version(number)));
         let discard_kept = self.discard_kept.unwrap_or_default();
@@ -177,8 +177,8 @@ impl Faults {
     }
 
     /// For fields of other kinds of jobs.
-    fn foreign<T>(&mut self, field: &str, value: Option<T>) {
-        if value.is_some() {
+    fn foreign(&mut self, field: &str, given: bool) {
+        if given {
             self.0.push(FieldError::new(field, "does not belong to a job of this kind"));
         }
     }

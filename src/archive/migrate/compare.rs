@@ -199,6 +199,7 @@ mod tests {
 
     #[test]
     fn every_difference_is_found() {
+        type Change = (&'static str, fn(&mut Node));
         let before = tree("/, /a 2, /b 3");
         assert_eq!(outcome(&before, &tree("/, /a 2")), "/b: it is missing afterwards");
         assert_eq!(outcome(&before, &tree("/, /b 2")), "/a: it is missing afterwards");
@@ -207,7 +208,7 @@ mod tests {
         let linked = outcome(&before, &tree("/, /a 2, /b 2"));
         assert_eq!(linked, "/b: first name was /b, is /a");
 
-        let changes: [(&str, fn(&mut Node)); 9] = [
+        let changes: [Change; 9] = [
             ("mode was 100000, is 104000", |n| n.attr.mode |= 0o4000),
             ("owner was 0:0, is 1:0", |n| n.attr.uid = 1),
             ("owner was 0:0, is 0:1", |n| n.attr.gid = 1),

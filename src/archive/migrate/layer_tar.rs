@@ -26,7 +26,8 @@ const MAX_ID: u64 = 0o7_777_777;
 const MAX_SIZE: u64 = 0o77_777_777_777;
 /// Bytes of a header's names.
 const MAX_NAME: usize = 100;
-const BLOCK: u64 = 512;
+/// Bytes that content is padded to a multiple of.
+const BLOCK: usize = 512;
 
 /// A layer that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,8 +158,9 @@ impl<W: Write> Layer<W> {
     }
 
     fn pad(&mut self, size: u64) -> Result<(), MigrateError> {
-        let over = usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or(0);
-        self.tar.get_mut().write_all(&[0; BLOCK as usize][..over]).map_err(unwritable)
+        let block = BLOCK as u64;
+        let over = usize::try_from(size.next_multiple_of(block) - size).unwrap_or(0);
+        self.tar.get_mut().write_all(&[0; BLOCK][..over]).map_err(unwritable)
     }
 
     fn finish(self, files: Vec<Digest>) -> Result<WrittenLayer, MigrateError> {

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::io::BufReader;
 
+use super::super::compare::{Contents, compare};
 use super::*;
 use crate::clip::node::Attr;
 use crate::clip::tree::Tree;
@@ -98,7 +99,6 @@ fn nothing_is_lost_on_the_way_through_a_layer() {
             _ => None,
         })
         .collect();
-    use super::super::compare::{Contents, compare};
     let before = Contents { tree: &before, files: &layer.files };
     let same = compare(before, Contents { tree: &merged, files: &files }).unwrap();
     assert_eq!((same.nodes, same.files), (8, 5));
