@@ -36,15 +36,14 @@ impl WriteBehind {
 
     fn tell(&mut self) -> io::Result<()> {
         self.untold = 0;
-        let behind = match &self.behind {
-            Some(behind) => behind,
-            None => {
-                let file = self.file.get_ref().try_clone()?;
-                let (due, dues) = sync_channel(1);
-                let sync = move || dues.iter().try_for_each(|()| file.sync_data());
-                let thread = thread::Builder::new().name("write-behind".into()).spawn(sync)?;
-                self.behind.insert(Behind { due, thread })
-            }
+        let behind = if let Some(behind) = &self.behind {
+            behind
+        } else {
+            let file = self.file.get_ref().try_clone()?;
+            let (due, dues) = sync_channel(1);
+            let sync = move || dues.iter().try_for_each(|()| file.sync_data());
+            let thread = thread::Builder::new().name("write-behind".into()).spawn(sync)?;
+            self.behind.insert(Behind { due, thread })
         };
         // Full: it has that before it already. Closed: it failed, which flushing tells.
         let _ = behind.due.try_send(());

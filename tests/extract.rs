@@ -1,11 +1,14 @@
 //! `clipwright extract`, the real binary, against `umoci unpack`, real servers, and archives that
 //! mean harm.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use clipwright::clip::node::{Attr, FileContent, Node, NodeKind, NodePath};
+use clipwright::clip::reader::Archive;
 use clipwright::clip::storage_info::{S3StorageInfo, StorageInfo};
 use clipwright::clip::tree::Tree;
 use clipwright::clip::writer::index_archive;
@@ -147,21 +150,19 @@ fn the_golden_v1_archive_extracts() {
     let dir = scratch();
     let target = dir.path().join("out");
     run(clipwright().arg("extract").arg(fixtures.join("v1-local.clip")).arg(&target));
-    let listing =
-        run(clipwright().args(["ls", "-R", "--json"]).arg(fixtures.join("v1-local.clip")));
+    let archive = Archive::open(&fixtures.join("v1-local.clip")).unwrap();
     let mut files = 0;
-    for line in String::from_utf8(listing).unwrap().lines() {
-        let node: serde_json::Value = serde_json::from_str(line).unwrap();
-        let path = target.join(node["path"].as_str().unwrap().trim_start_matches('/'));
+    for node in archive.tree.iter() {
+        let path = target.join(OsStr::from_bytes(&node.path.as_bytes()[1..]));
         let metadata = std::fs::symlink_metadata(&path).unwrap();
-        if node["type"] == "file" {
-            let bytes = std::fs::read(&path).unwrap();
-            assert_eq!(node["sha256"], *Digest::of(&bytes).hex(), "{}", path.display());
+        if let NodeKind::File(FileContent::Embedded { sha256, .. }) = node.kind {
+            assert_eq!(sha256, Some(Digest::of(&std::fs::read(&path).unwrap())), "{path:?}");
             files += 1;
         }
-        if node["type"] != "symlink" {
-            assert_eq!(node["mode"], *format!("{:04o}", metadata.mode() & 0o7777));
-        }
+        assert_eq!(metadata.mode(), node.attr.mode, "{path:?}");
+        let mtime = i64::try_from(node.attr.mtime).unwrap();
+        let time = (metadata.mtime(), metadata.mtime_nsec());
+        assert_eq!(time, (mtime, i64::from(node.attr.mtime_nsec)), "{path:?}");
     }
     assert!(files > 1);
 }
@@ -387,7 +388,7 @@ fn a_wrong_layer_leaves_nothing() {
     std::fs::write(layout.blob(blob.digest), &broken).unwrap();
     let output = extract(&archive, &target, &["--source", &source]);
     assert!(!output.status.success());
-    assert_eq!(names(dir.path()), [archive.clone()]);
+    assert_eq!(names(dir.path()), std::slice::from_ref(&archive));
     std::fs::write(layout.blob(blob.digest), &blob.bytes).unwrap();
     let output = extract(&archive, &target, &["--source", &source]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -441,8 +442,6 @@ fn without_owners_nothing_is_setuid() {
     assert_eq!((setuid.mode() & 0o7777, setuid.uid()), (0o755, 0));
     assert_eq!(std::fs::metadata(target.join("attr/owned")).unwrap().uid(), 0);
     assert!(std::fs::metadata(target.join("attr/fifo")).unwrap().file_type().is_fifo());
-    let ino = |name: &str| std::fs::metadata(target.join(name)).unwrap().ino();
-    assert_eq!(ino("hard/a"), ino("hard/b"));
 }
 
 /// A disk that fills up halfway is left as it was.

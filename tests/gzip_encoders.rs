@@ -1,7 +1,7 @@
 //! Streams of many real encoders: the plain bytes come back, and from every checkpoint.
 //!
 //! Encoders that are programs come from Debian's packages gzip, pigz, zopfli, libdeflate-tools and
-//! isal, from Go and, for zlib-ng, from PyPI (scripts/setup.sh). One that is missing fails the test where
+//! isal, from Go and, for zlib-ng, from `PyPI` (scripts/setup.sh). One that is missing fails the test where
 //! `CI` is `true`, and is named otherwise.
 
 use std::collections::BTreeSet;

@@ -163,7 +163,6 @@ async fn upstream_mounts_what_was_published_again() {
     let source = format!("{}/zstd:latest", registry.address);
     run(Command::new("skopeo")
         .args(["copy", "--quiet", "--dest-tls-verify=false", "--dest-compress-format", "zstd"])
-        .args(["--dest-force-compress-format"])
         .arg(format!("oci:{}:latest", layout.display()))
         .arg(format!("docker://{source}")));
     let settings = Settings::default()

@@ -162,7 +162,7 @@ fn seen<'a>(
         NodeKind::Symlink { target } => format!("-> {}", String::from_utf8_lossy(target)),
         NodeKind::File(content) => format!("{:?}", bytes(content)),
         NodeKind::Special(Special::Fifo) => "fifo".to_owned(),
-        other => panic!("{other:?}"),
+        other @ NodeKind::Special(_) => panic!("{other:?}"),
     };
     let mut first = BTreeMap::new();
     let below = |node: &'a Node| {

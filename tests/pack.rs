@@ -15,7 +15,7 @@ use clipwright::error::Classify as _;
 use clipwright::image_id::ImageId;
 use clipwright::layer::Limits;
 use clipwright::progress::Silent;
-use clipwright::store::{self, ArchiveStore, Key, Overwrite, Put, StoreError, StoreSettings};
+use clipwright::store::{self, ArchiveStore, Overwrite, Put, StoreError, StoreSettings};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -214,10 +214,6 @@ fn id() -> ImageId {
     "961eaef6668e480f".parse().unwrap()
 }
 
-fn key(name: &str) -> Key {
-    name.parse().unwrap()
-}
-
 async fn publish(
     image: &Image,
     store: &dyn ArchiveStore,
@@ -248,7 +244,7 @@ fn large(seed: u64) -> Layout {
     Layout::of(&[Blob::gzip(&tar(&[("large", &noise(seed, 12 << 20)), ("small", b"content")]))])
 }
 
-fn is_conflict(result: Result<Published, ArchiveError>) -> bool {
+fn is_conflict(result: &Result<Published, ArchiveError>) -> bool {
     matches!(result, Err(ArchiveError::Store(StoreError::Conflict { .. })))
 }
 
@@ -268,14 +264,14 @@ async fn in_a_directory_nothing_is_replaced_unasked() {
 
     let again = publish(&image, &*store, Overwrite::Never).await.unwrap();
     assert_eq!((again.put, again.archive), (Put::Unchanged, published.archive));
-    assert!(is_conflict(publish(&other, &*store, Overwrite::Never).await));
+    assert!(is_conflict(&publish(&other, &*store, Overwrite::Never).await));
     assert!(fs::read(&file).unwrap() == bytes);
     assert_eq!(publish(&other, &*store, Overwrite::Replace).await.unwrap().put, Put::Written);
-    assert!(is_conflict(publish(&image, &*store, Overwrite::Never).await));
+    assert!(is_conflict(&publish(&image, &*store, Overwrite::Never).await));
 
     // What is no archive at all is not replaced either.
     fs::write(&file, b"something").unwrap();
-    assert!(is_conflict(publish(&image, &*store, Overwrite::Never).await));
+    assert!(is_conflict(&publish(&image, &*store, Overwrite::Never).await));
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
 }
 
@@ -299,7 +295,7 @@ async fn in_s3_the_index_comes_last_and_nothing_is_replaced_unasked() {
 
     let again = publish(&image, &*store, Overwrite::Never).await.unwrap();
     assert_eq!((again.put, again.archive), (Put::Unchanged, published.archive));
-    assert!(is_conflict(publish(&other, &*store, Overwrite::Never).await));
+    assert!(is_conflict(&publish(&other, &*store, Overwrite::Never).await));
     assert!(data() == v1);
 
     // Lost data come back.

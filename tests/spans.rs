@@ -257,7 +257,7 @@ async fn servers_that_answer_wrongly_get_an_error_that_names_layer_and_span() {
         let (from, to) = bench.span(number);
         let mut flipped = blob.bytes.clone();
         let span = bench.reader.spans().entries()[number].compressed.clone();
-        flipped[usize::try_from((span.start + span.end) / 2).unwrap()] ^= 4;
+        flipped[usize::try_from(u64::midpoint(span.start, span.end)).unwrap()] ^= 4;
         let others = noise(9, blob.bytes.len());
         for (answer, code) in [
             (Answer::Of(flipped), "span_digest_mismatch"),

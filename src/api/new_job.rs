@@ -117,10 +117,9 @@ impl NewJobBody {
         validate: &SpecValidator,
     ) -> Result<(JobSpec, Option<SecretString>), ApiError> {
         let mut faults = Faults::default();
-        let kind = faults.required("kind", self.kind);
         let image_id = faults.required("image_id", self.image_id.as_deref());
         let image_id = image_id.and_then(|text| faults.keep("image_id", text.parse::<ImageId>()));
-        let spec = match kind {
+        let spec = match faults.required("kind", self.kind) {
             Some(JobKind::Pull) => self.pull(image_id, &mut faults).map(JobSpec::Pull),
             Some(JobKind::Migrate) => self.migrate(image_id, &mut faults).map(JobSpec::Migrate),
             None => None,
@@ -135,8 +134,8 @@ impl NewJobBody {
     }
 
     fn pull(&self, image_id: Option<ImageId>, faults: &mut Faults) -> Option<PullSpec> {
-        faults.foreign("to", self.to.is_some());
-        faults.foreign("discard_kept", self.discard_kept.is_some());
+        faults.foreign("to", self.to.as_ref());
+        faults.foreign("discard_kept", self.discard_kept.as_ref());
         let source = faults.required("source", self.source.clone());
         let source = source.and_then(|text| faults.keep("source", source_text(text)));
         let platform = self.platform.clone();
@@ -154,12 +153,12 @@ impl NewJobBody {
     }
 
     fn migrate(&self, image_id: Option<ImageId>, faults: &mut Faults) -> Option<MigrateSpec> {
-        faults.foreign("source", self.source.is_some());
-        faults.foreign("platform", self.platform.is_some());
-        faults.foreign("clip_version", self.clip_version.is_some());
-        faults.foreign("layers", self.layers.is_some());
-        faults.foreign("fallback", self.fallback.is_some());
-        faults.foreign("force", self.force.is_some());
+        faults.foreign("source", self.source.as_ref());
+        faults.foreign("platform", self.platform.as_ref());
+        faults.foreign("clip_version", self.clip_version.as_ref());
+        faults.foreign("layers", self.layers.as_ref());
+        faults.foreign("fallback", self.fallback.as_ref());
+        faults.foreign("force", self.force.as_ref());
         let to = faults.required("to", self.to);
         let to = to.and_then(|number| faults.keep("to", version(number)));
         let discard_kept = self.discard_kept.unwrap_or_default();
@@ -177,8 +176,8 @@ impl Faults {
     }
 
     /// For fields of other kinds of jobs.
-    fn foreign(&mut self, field: &str, given: bool) {
-        if given {
+    fn foreign<T>(&mut self, field: &str, value: Option<&T>) {
+        if value.is_some() {
             self.0.push(FieldError::new(field, "does not belong to a job of this kind"));
         }
     }

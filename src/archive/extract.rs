@@ -114,10 +114,10 @@ pub async fn extract(
     };
     run.step(make_directories).await?;
     match &archive.storage {
-        StorageInfo::Oci(image) => run.from_layers(image, settings).await?,
+        StorageInfo::Oci(image) => run.take_layers(image, settings).await?,
         storage => {
             if let Some(data) = BlockData::open(file, storage, &settings.s3).await? {
-                run.from_blocks(&data).await?;
+                run.take_blocks(&data).await?;
             }
         }
     }
@@ -159,7 +159,7 @@ impl Run<'_> {
     }
 
     /// Reads each layer that has something for us once, several at a time.
-    async fn from_layers(
+    async fn take_layers(
         &self,
         image: &OciStorageInfo,
         settings: &ReadSettings,
@@ -191,7 +191,7 @@ impl Run<'_> {
         let reads = layers.into_iter().map(|(layer, wanted)| {
             let (source, stop) = (&source, &stop);
             async move {
-                let read = self.from_layer(source, layer, wanted, stop).await;
+                let read = self.take_layer(source, layer, wanted, stop).await;
                 if read.is_err() {
                     stop.cancel();
                 }
@@ -228,7 +228,7 @@ impl Run<'_> {
         }
     }
 
-    async fn from_layer(
+    async fn take_layer(
         &self,
         source: &Source,
         layer: StoredLayer,
@@ -236,7 +236,7 @@ impl Run<'_> {
         cancel: &CancellationToken,
     ) -> Result<(), ArchiveError> {
         let StoredLayer { digest, size, diff_id } = layer;
-        if self.from_spans(source, layer, &wanted, cancel).await? {
+        if self.take_spans(source, layer, &wanted, cancel).await? {
             return Ok(());
         }
         let limits = self.options.limits;
@@ -258,7 +258,7 @@ impl Run<'_> {
     }
 
     /// Reads what is wanted by the layer's spans, if that takes much less than all of it.
-    async fn from_spans(
+    async fn take_spans(
         &self,
         source: &Source,
         layer: StoredLayer,
@@ -285,7 +285,7 @@ impl Run<'_> {
     }
 
     /// Reads the blocks that are needed in the order of the data.
-    async fn from_blocks(&self, data: &BlockData) -> Result<(), ArchiveError> {
+    async fn take_blocks(&self, data: &BlockData) -> Result<(), ArchiveError> {
         let size = data.size().await?;
         let blocks = blocks(&self.plan, size)?;
         let extents =

@@ -9,6 +9,7 @@
 //! somebody happened to know of it before.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -97,7 +98,7 @@ pub async fn pack_image(
     let mut read: BTreeMap<Digest, Arc<LayerIndex>> = BTreeMap::new();
     for (layer, diff_id) in image.layers.iter().zip(&image.diff_ids).rev() {
         // The lower of two equal layers has no content of its own.
-        if !read.contains_key(&layer.digest) {
+        if let Entry::Vacant(unread) = read.entry(layer.digest) {
             let index;
             (blocks, index) = reading.layer(layer, blocks, Pick::Uncovered).await?;
             progress.step(Step::LayerDone {
@@ -108,7 +109,7 @@ pub async fn pack_image(
                 cached: false,
             });
             blocks.cover(&index.entries);
-            read.insert(layer.digest, Arc::new(index));
+            unread.insert(Arc::new(index));
         }
         verify_diff_id(&read[&layer.digest], *diff_id)?;
     }

@@ -66,12 +66,12 @@ impl Publication<'_> {
         cancel: &CancellationToken,
     ) -> Result<Published, ArchiveError> {
         match self.store.bucket() {
-            None => self.to_directory(progress, cancel).await,
-            Some(bucket) => self.to_bucket(&bucket, progress, cancel).await,
+            None => self.in_directory(progress, cancel).await,
+            Some(bucket) => self.in_bucket(&bucket, progress, cancel).await,
         }
     }
 
-    async fn to_directory(
+    async fn in_directory(
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
@@ -101,7 +101,7 @@ impl Publication<'_> {
         Ok(Published { packed, key, archive, put })
     }
 
-    async fn to_bucket(
+    async fn in_bucket(
         &self,
         bucket: &Bucket,
         mut progress: Arc<dyn Progress>,

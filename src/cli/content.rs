@@ -23,6 +23,7 @@ pub(super) struct ContentArgs {
 /// What takes the place of a v1 archive's S3 storage info. Keys come from `CLIPWRIGHT_S3_ACCESS_KEY`
 /// and `CLIPWRIGHT_S3_SECRET_KEY`, or from the ambient AWS chain.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "they are the names of the flags")]
 struct S3Args {
     /// Bucket with a v1 archive's data, instead of the archive's own
     #[arg(long, value_name = "NAME", env = "CLIPWRIGHT_S3_BUCKET", hide_env_values = true)]

@@ -71,7 +71,7 @@ pub(super) struct Migrate {
         default_value = "http://127.0.0.1:8080"
     )]
     server: String,
-    /// File that holds the service's bearer token; the variable `CLIPWRIGHT_TOKEN` is the token itself
+    /// File that holds the service's bearer token; `CLIPWRIGHT_TOKEN` is the token itself
     #[arg(long, value_name = "FILE", env = "CLIPWRIGHT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// Print one JSON object

@@ -6,7 +6,7 @@ use std::io;
 use super::{Contents, at_most};
 
 /// Zeros of a hole are handed out in runs of this length.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Bytes of an offset or a length in an old header.
 const FIELD: usize = 12;
 
@@ -37,9 +37,8 @@ impl PaxSparse {
     pub(super) fn form(&self) -> Result<Option<Form>, String> {
         match (self.major, self.minor) {
             (Some(1), Some(0)) => Ok(Some(Form::InContent)),
-            (Some(0), Some(0 | 1)) => Ok(Some(Form::Known(self.numbers.clone()))),
             (None, None) if self.numbers.is_empty() => Ok(None),
-            (None, None) => Ok(Some(Form::Known(self.numbers.clone()))),
+            (Some(0), Some(0 | 1)) | (None, None) => Ok(Some(Form::Known(self.numbers.clone()))),
             _ => Err("a sparse file of an unknown version".into()),
         }
     }
@@ -81,7 +80,7 @@ impl MapText {
     /// Takes the next block. `None`: the map goes on in the one after.
     pub(super) fn take(&mut self, block: &[u8]) -> Result<Option<Vec<u64>>, String> {
         self.text.extend_from_slice(block);
-        self.lines += block.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.lines += block.split(|byte| *byte == b'\n').skip(1).count() as u64;
         let mut numbers = self.text.split(|byte| *byte == b'\n').map(|line| {
             decimal(line).ok_or_else(|| "the map of a sparse file is not of numbers".to_owned())
         });
@@ -246,7 +245,7 @@ mod tests {
             for (hole, length) in parts {
                 whole.resize(whole.len() + hole, 0);
                 numbers.extend([whole.len() as u64, length as u64]);
-                let piece: Vec<u8> = (0..length).map(|i| (i % 250) as u8 + 1).collect();
+                let piece: Vec<u8> = (1..=250).cycle().take(length).collect();
                 whole.extend(&piece);
                 stored.extend(piece);
             }

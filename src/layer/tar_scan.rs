@@ -532,6 +532,7 @@ fn numbers<'a>(fields: impl Iterator<Item = &'a [u8]>, offset: u64) -> Result<Ve
     fields.map(|field| count(field, "sparse map", offset)).collect()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` calls")]
 fn refused(error: std::io::Error) -> ScanError {
     ScanError::Contents(error.to_string())
 }

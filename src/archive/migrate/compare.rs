@@ -161,6 +161,8 @@ impl Facts<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Change = fn(&mut Node);
     use crate::clip::node::{Attr, FileContent};
 
     /// Lines of `path` or `path inode`; one byte of content in each file, the path's last.
@@ -199,7 +201,6 @@ mod tests {
 
     #[test]
     fn every_difference_is_found() {
-        type Change = (&'static str, fn(&mut Node));
         let before = tree("/, /a 2, /b 3");
         assert_eq!(outcome(&before, &tree("/, /a 2")), "/b: it is missing afterwards");
         assert_eq!(outcome(&before, &tree("/, /b 2")), "/a: it is missing afterwards");
@@ -208,7 +209,7 @@ mod tests {
         let linked = outcome(&before, &tree("/, /a 2, /b 2"));
         assert_eq!(linked, "/b: first name was /b, is /a");
 
-        let changes: [Change; 9] = [
+        let changes: [(&str, Change); 9] = [
             ("mode was 100000, is 104000", |n| n.attr.mode |= 0o4000),
             ("owner was 0:0, is 1:0", |n| n.attr.uid = 1),
             ("owner was 0:0, is 0:1", |n| n.attr.gid = 1),
@@ -222,7 +223,7 @@ mod tests {
                 n.kind =
                     NodeKind::File(FileContent::Embedded { offset: 55, length: 2, sha256: None });
             }),
-            ("size was 1, is none; content was sha256:", |n| {
+            ("mode was 100000, is 120000; size was 1, is none; content was sha256:", |n| {
                 n.kind = NodeKind::Symlink { target: b"t".into() };
             }),
         ];

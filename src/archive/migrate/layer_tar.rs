@@ -26,7 +26,6 @@ const MAX_ID: u64 = 0o7_777_777;
 const MAX_SIZE: u64 = 0o77_777_777_777;
 /// Bytes of a header's names.
 const MAX_NAME: usize = 100;
-/// Bytes that content is padded to a multiple of.
 const BLOCK: usize = 512;
 
 /// A layer that was written.
@@ -158,8 +157,7 @@ impl<W: Write> Layer<W> {
     }
 
     fn pad(&mut self, size: u64) -> Result<(), MigrateError> {
-        let block = BLOCK as u64;
-        let over = usize::try_from(size.next_multiple_of(block) - size).unwrap_or(0);
+        let over = usize::try_from(size.next_multiple_of(BLOCK as u64) - size).unwrap_or(0);
         self.tar.get_mut().write_all(&[0; BLOCK][..over]).map_err(unwritable)
     }
 

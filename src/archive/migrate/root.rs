@@ -78,11 +78,11 @@ mod tests {
 
     fn tree(paths: &str) -> Tree {
         let nodes = paths.split(' ').map(|text| {
-            let content = FileContent::Embedded { offset: 55, length: 0, sha256: None };
-            let (path, kind) = match text.strip_suffix('/') {
-                Some("") => ("/", NodeKind::Directory),
-                Some(path) => (path, NodeKind::Directory),
-                None => (text, NodeKind::File(content)),
+            let (path, kind) = if let Some(path) = text.strip_suffix('/') {
+                (if path.is_empty() { "/" } else { path }, NodeKind::Directory)
+            } else {
+                let content = FileContent::Embedded { offset: 55, length: 0, sha256: None };
+                (text, NodeKind::File(content))
             };
             let path = NodePath::new(path.as_bytes()).unwrap();
             Node { path, kind, attr: Attr::default(), xattrs: BTreeMap::new() }

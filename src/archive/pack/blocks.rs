@@ -150,7 +150,7 @@ impl Contents for Taking<'_> {
             Pick::Only(files) => (files.write.contains(&offset), files.keep.contains(&offset)),
         };
         if write {
-            self.blocks.writer.begin().map_err(unwritten)?;
+            self.blocks.writer.begin().map_err(|e| unwritten(&e))?;
         }
         self.file = Some(File { offset, write, keep: keep.then(Vec::new) });
         Ok(write || keep)
@@ -161,7 +161,7 @@ impl Contents for Taking<'_> {
         if let Some(kept) = &mut file.keep {
             kept.extend_from_slice(bytes);
         }
-        if file.write { self.blocks.writer.bytes(bytes).map_err(unwritten) } else { Ok(()) }
+        if file.write { self.blocks.writer.bytes(bytes).map_err(|e| unwritten(&e)) } else { Ok(()) }
     }
 
     fn end(&mut self) -> io::Result<()> {
@@ -171,7 +171,7 @@ impl Contents for Taking<'_> {
             self.blocks.kept.insert(place, kept);
         }
         if write {
-            let content = self.blocks.writer.end().map_err(unwritten)?;
+            let content = self.blocks.writer.end().map_err(|e| unwritten(&e))?;
             self.blocks.written.insert(place, content);
         }
         Ok(())
@@ -179,6 +179,6 @@ impl Contents for Taking<'_> {
 }
 
 /// Whoever reads the layer has more to fail with than this.
-fn unwritten(error: io::Error) -> io::Error {
+fn unwritten(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("can't write the archive: {error}"))
 }

@@ -34,7 +34,7 @@ pub(super) fn look_up(
         (Some(record), _) => {
             account.uid = id(record.number(2))?;
             account.gid = id(record.number(3))?;
-            account.home = record.text(5).to_owned();
+            account.home.push_str(record.text(5));
         }
         (None, Some(uid)) => account.uid = id(uid)?,
         (None, None) => return Err("no such user in its /etc/passwd".into()),

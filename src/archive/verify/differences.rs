@@ -16,7 +16,7 @@ pub(super) fn differences(a: &Node, b: &Node) -> Vec<&'static str> {
             compare("target", one == other);
         }
         (NodeKind::File(FileContent::Remote(one)), NodeKind::File(FileContent::Remote(other))) => {
-            compare("place in its layer", one == other)
+            compare("place in its layer", one == other);
         }
         (NodeKind::File(_), NodeKind::File(_)) => {}
         (one, other) => compare("type", one == other),

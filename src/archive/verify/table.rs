@@ -78,6 +78,8 @@ fn spans(layer: &LayerEntry, archive: &mut File, check: &mut Check) -> Result<()
         }
     }
     check.checked += index.entries().len() as u64;
-    wrong.into_iter().for_each(|text| check.error(text));
+    for text in wrong {
+        check.error(text);
+    }
     Ok(())
 }

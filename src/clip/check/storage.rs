@@ -93,7 +93,7 @@ fn oci(image: &OciStorageInfo, check: &mut Check) {
         match metadata.layers_data.iter().find(|data| data.digest == text) {
             Some(data) if data.size > 0 => {}
             Some(data) => {
-                check.error(format!("layer {layer}: LayersData says {} bytes", data.size))
+                check.error(format!("layer {layer}: LayersData says {} bytes", data.size));
             }
             None => check.error(format!("layer {layer}: is not in LayersData")),
         }

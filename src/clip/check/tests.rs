@@ -17,7 +17,7 @@ fn node(path: &str, ino: u64, kind: NodeKind, size: u64) -> Node {
     let mode = kind.type_bits() | 0o755;
     let nlink = if kind == NodeKind::Directory { 2 } else { 1 };
     let path = NodePath::new(path.as_bytes()).unwrap();
-    let attr = Attr { ino, mode, nlink, size, ..Attr::default() };
+    let attr = Attr { ino, size, mode, nlink, ..Attr::default() };
     Node { path, kind, attr, xattrs: BTreeMap::new() }
 }
 

@@ -131,10 +131,10 @@ fn one(node: &Node, storage: &StorageInfo, layers: &HashSet<Digest>, check: &mut
         check.find(weakness, text);
     }
     match (&node.kind, storage) {
-        (NodeKind::File(FileContent::Remote(remote)), StorageInfo::Oci(_)) => {
-            if !layers.contains(&remote.layer) {
-                check.error(format!("{path}: is in layer {}, which is none", remote.layer));
-            }
+        (NodeKind::File(FileContent::Remote(remote)), StorageInfo::Oci(_))
+            if !layers.contains(&remote.layer) =>
+        {
+            check.error(format!("{path}: is in layer {}, which is none", remote.layer));
         }
         (NodeKind::File(FileContent::Embedded { .. }), StorageInfo::Oci(_)) => {
             check.find(weakness, format!("{path}: is in no layer: readers find it empty"));

@@ -55,7 +55,7 @@ impl Layer {
         while reader.next(&mut input).unwrap().is_some() {}
         let spans = reader.finish().unwrap().spans;
         let (encoding, digest) = (Encoding::Gzip, Digest::of(&compressed));
-        Self { encoding, digest, compressed, plain, spans }
+        Self { encoding, compressed, plain, digest, spans }
     }
 
     /// The same bytes as a tar or as zstd frames, with a skippable frame behind the last.

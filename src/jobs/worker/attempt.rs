@@ -84,7 +84,6 @@ pub(super) async fn attempt(
 }
 
 /// Records what came of an attempt; gives a word for it.
-
 async fn record(
     queue: &Queue,
     lease: &Lease,

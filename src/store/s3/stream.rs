@@ -134,7 +134,7 @@ async fn upload(
     let mut multipart = None;
     let mut size = 0;
     let sending = send_parts(store, key, &mut parts, &mut size, ending, &mut multipart);
-    let result = match token.run_until_cancelled(sending).await {
+    let result = match token.run_until_cancelled(Box::pin(sending)).await {
         // Not cancelled from here on: whether it took effect could not be told.
         Some(Ok((first, overwrite))) if !token.is_cancelled() => {
             complete(store, key, first, size, overwrite, multipart.as_mut()).await

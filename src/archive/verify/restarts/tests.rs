@@ -4,7 +4,7 @@ use std::io::{BufReader, Cursor, Write as _};
 use super::*;
 use crate::clip::node::{Attr, Node, NodeKind, NodePath};
 use crate::clip::seek_table::{LayerSpans, SeekTable};
-use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
+use crate::clip::storage_info::StorageInfo;
 use crate::clip::tree::Tree;
 use crate::clip::writer::seekable_archive;
 use crate::gzip::Span;
@@ -40,7 +40,7 @@ fn found(compressed: &[u8], spans: &[Span], plain_size: u64) -> Check {
     let attr = Attr { ino: 1, mode: 0o40_755, ..Attr::default() };
     let (path, kind) = (NodePath::root(), NodeKind::Directory);
     let tree = Tree::new(vec![Node { path, kind, attr, xattrs: BTreeMap::new() }]).unwrap();
-    let storage = StorageInfo::Oci(Box::new(OciStorageInfo::default()));
+    let storage = StorageInfo::Oci(Box::default());
     let layer = LayerSpans {
         digest,
         encoding: Encoding::Gzip,
