@@ -284,22 +284,22 @@ async fn what_a_killed_upload_left_can_be_found_and_removed() {
 /// A copy is whole, independent of what it was made from, and replaces only when told.
 async fn copying(bench: &Bench) {
     let store = &bench.store;
-    let (from, to) = (key("from.clip"), key("kept/to.clip"));
+    let (from, to) = (key("from.clip"), key("dir/copy.clip"));
     let error = store.copy(&from, &to, Overwrite::Replace).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
     bench.put("from.clip", b"one", Overwrite::Replace).await.unwrap();
     for way in [Overwrite::Never, Overwrite::Never, Overwrite::Replace] {
         store.copy(&from, &to, way).await.unwrap();
-        assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"one");
+        assert_eq!(bench.content("dir/copy.clip").await.unwrap(), b"one");
     }
     bench.put("from.clip", b"two", Overwrite::Replace).await.unwrap();
-    assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"one");
+    assert_eq!(bench.content("dir/copy.clip").await.unwrap(), b"one");
     store.copy(&from, &to, Overwrite::Never).await.unwrap();
-    assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"one");
+    assert_eq!(bench.content("dir/copy.clip").await.unwrap(), b"one");
     store.copy(&from, &to, Overwrite::Replace).await.unwrap();
-    assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"two");
+    assert_eq!(bench.content("dir/copy.clip").await.unwrap(), b"two");
     store.delete(&from).await.unwrap();
-    assert_eq!(bench.content("kept/to.clip").await.unwrap(), b"two");
+    assert_eq!(bench.content("dir/copy.clip").await.unwrap(), b"two");
     store.delete(&to).await.unwrap();
 }
 

@@ -84,7 +84,11 @@ async fn a_wrong_body_is_refused_and_every_wrong_field_is_named() {
         body
     };
     let cases = [
-        (json!({}), vec!["kind", "image_id", "source"]),
+        (json!({}), vec!["kind", "image_id"]),
+        (json!({"kind": "pull"}), vec!["image_id", "source"]),
+        (json!({"kind": "migrate"}), vec!["image_id", "to"]),
+        (with("to", json!(2)), vec!["to"]),
+        (with("discard_kept", json!(true)), vec!["discard_kept"]),
         (with("image_id", json!("961EAEF6668E480F")), vec!["image_id"]),
         (with("image_id", Value::Null), vec!["image_id"]),
         (with("image_id", json!(7)), vec!["image_id"]),
