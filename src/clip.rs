@@ -32,7 +32,9 @@ pub mod writer;
 pub use error::ClipError;
 pub use gob::GobError;
 
-/// Upstream's workers refuse larger archives that are all index (CONTRACT B.3).
+/// Upstream's workers refuse larger v2 archives (CONTRACT B.3).
 pub const MAX_INDEX_BYTES: u64 = 128 << 20;
+/// Upstream sets no bound to the index of a v1 archive; this one keeps our memory.
+pub const MAX_V1_INDEX_BYTES: u64 = 1 << 30;
 /// Beyond this the user is warned.
 pub const WARN_INDEX_BYTES: u64 = 64 << 20;

@@ -338,5 +338,6 @@ fn archives_that_are_damaged() {
         .output()
         .unwrap();
     assert!(output.stdout.is_empty() && !output.status.success(), "wrong bytes were given");
-    assert!(String::from_utf8(output.stderr).unwrap().contains("expected digest"));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains(&path) && error.contains("expected CRC-64"), "{error}");
 }

@@ -191,7 +191,7 @@ fn seen<'a>(
 
 /// What a v1 archive of the image holds.
 fn packed(layout: &Layout) -> (BTreeMap<String, Seen>, Packed) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let v1 = runtime.block_on(async {
         Image::open(layout.path()).await.pack(&PackOptions::default()).await.unwrap()
     });

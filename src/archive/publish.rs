@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::index::Written;
 use super::pack::{PackOptions, Packed, Sink, pack_image};
 use super::{ArchiveError, blocking};
-use crate::clip::MAX_INDEX_BYTES;
+use crate::clip::MAX_V1_INDEX_BYTES;
 use crate::clip::header::{self, Header};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
 use crate::clip::writer::index_archive;
@@ -194,7 +194,7 @@ impl Publication<'_> {
             Err(_) => head.len() as u64..size,
         };
         // What is not of our making may be of any size: then its end is enough to tell.
-        let start = index.start.max(size.saturating_sub(MAX_INDEX_BYTES));
+        let start = index.start.max(size.saturating_sub(MAX_V1_INDEX_BYTES));
         let rest = self.store.read(key, start, size - start).await?;
         Ok(Some(Digest::from_hasher(Sha256::new().chain_update(head).chain_update(rest))))
     }

@@ -11,7 +11,7 @@ use super::header::{self, Header};
 use super::node::Node;
 use super::storage_info::StorageInfo;
 use super::tree::Tree;
-use super::{MAX_INDEX_BYTES, index_codec, storage_codec};
+use super::{MAX_V1_INDEX_BYTES, index_codec, storage_codec};
 
 /// An archive's structure, in memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,8 +74,9 @@ impl Parts {
         let size = archive.seek(SeekFrom::End(0)).map_err(io)?;
         let mut read = |range: Range<u64>| {
             let length = range.end - range.start;
-            if length > MAX_INDEX_BYTES {
-                return Err(ClipError::TooLarge { size: length, limit: MAX_INDEX_BYTES });
+            // That a v2 archive has to be smaller is for those who make one to see to.
+            if length > MAX_V1_INDEX_BYTES {
+                return Err(ClipError::TooLarge { size: length, limit: MAX_V1_INDEX_BYTES });
             }
             // The header keeps `length` within the file's size.
             let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));

@@ -10,7 +10,7 @@ use super::node::{FileContent, Node, NodeKind};
 use super::seek_table::{self, LayerSpans};
 use super::storage_info::StorageInfo;
 use super::tree::Tree;
-use super::{MAX_INDEX_BYTES, index_codec, storage_codec};
+use super::{MAX_INDEX_BYTES, MAX_V1_INDEX_BYTES, index_codec, storage_codec};
 use crate::digest::Digest;
 
 /// Where whatever follows the header starts.
@@ -33,8 +33,12 @@ pub fn seekable_archive(
     let storage_end = end + storage_bytes.len() as u64;
     let table = if layers.is_empty() { Vec::new() } else { seek_table::encode(layers)? };
     let size = storage_end + table.len() as u64;
-    if size > MAX_INDEX_BYTES {
-        return Err(ClipError::TooLarge { size, limit: MAX_INDEX_BYTES });
+    let limit = match storage {
+        StorageInfo::Oci(_) => MAX_INDEX_BYTES,
+        StorageInfo::Local | StorageInfo::S3(_) => MAX_V1_INDEX_BYTES,
+    };
+    if size > limit {
+        return Err(ClipError::TooLarge { size, limit });
     }
     let header = Header {
         index: START..end,
