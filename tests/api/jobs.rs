@@ -84,7 +84,7 @@ async fn a_wrong_body_is_refused_and_every_wrong_field_is_named() {
         body
     };
     let cases = [
-        (json!({}), vec!["kind", "image_id"]),
+        (json!({}), vec!["image_id", "kind"]),
         (json!({"kind": "pull"}), vec!["image_id", "source"]),
         (json!({"kind": "migrate"}), vec!["image_id", "to"]),
         (with("to", json!(2)), vec!["to"]),
