@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use clipwright::clip::header::Header;
 use clipwright::clip::node::{Attr, FileContent, Node, NodeKind, NodePath};
 use clipwright::clip::reader::Archive;
 use clipwright::clip::storage_info::{S3StorageInfo, StorageInfo};
@@ -301,6 +302,34 @@ fn impossible_places_are_refused() {
     bomb.truncate(opened.header.index.start as usize);
     std::fs::write(&archive, Place::Behind(bomb).archive(&tree)).unwrap();
     fails(&archive, &target, "files claim more than");
+}
+
+/// A file whose content is where the archive has none is not passed over.
+#[test]
+fn content_that_is_nowhere_is_refused() {
+    let dir = scratch();
+    let (archive, target) = (dir.path().join("x.clip"), dir.path().join("out"));
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let v1 = local_archive(&[("/a", b"content")]);
+    let v2 = std::fs::read(fixtures.join("v2.clip")).unwrap();
+    let part = |archive: &[u8], range: std::ops::Range<u64>| {
+        archive[range.start as usize..range.end as usize].to_vec()
+    };
+    let (one, two) = (open(&v1).header, open(&v2).header);
+
+    // Our writer refuses both: blocks with an image beside them, layers without one.
+    let (index, storage) = (part(&v1, one.index), part(&v2, two.storage.unwrap()));
+    let at = clipwright::clip::header::LENGTH as u64;
+    let middle = at + index.len() as u64;
+    let end = middle + storage.len() as u64;
+    let header = Header { index: at..middle, storage: Some(middle..end), storage_type: "oci" };
+    std::fs::write(&archive, [header.encode(), index, storage].concat()).unwrap();
+    fails(&archive, &target, "/a: has content where the archive's storage info has none");
+
+    let index = part(&v2, two.index);
+    let header = Header { index: at..at + index.len() as u64, storage: None, storage_type: "" };
+    std::fs::write(&archive, [header.encode(), index].concat()).unwrap();
+    fails(&archive, &target, "has content where the archive's storage info has none");
 }
 
 /// Nothing that an archive says leads out of the target.

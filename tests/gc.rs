@@ -13,8 +13,12 @@ const UNUSED: u64 = 24 * 31;
 
 /// A file that was written so many hours ago.
 fn plant(path: &Path, hours: u64) {
+    plant_content(path, hours, b"12345");
+}
+
+fn plant_content(path: &Path, hours: u64, content: &[u8]) {
     create_dir_all(path.parent().unwrap()).unwrap();
-    write(path, b"12345").unwrap();
+    write(path, content).unwrap();
     let file = File::options().write(true).open(path).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_hours(hours)).unwrap();
 }
@@ -104,6 +108,43 @@ async fn a_bucket() {
         assert!(s3.object_path(name).exists(), "{name}");
     }
     assert!(!s3.object_path("0000000000000001.clip").exists());
+}
+
+/// Of v1 archives that v2 replaced: whoever kept the index needs the data.
+#[tokio::test]
+async fn data_of_replaced_archives() {
+    let (data, s3) = (tempfile::tempdir().unwrap(), S3Server::start().await);
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let kept = format!("kept/0000000000000003.v1-{}.rclip", "0".repeat(64));
+    let orphan = format!("kept/0000000000000005.v1-{}.rclip", "0".repeat(64));
+    for (name, hours, content) in [
+        ("0000000000000001.clip", OLD, None), // v2 stands in its place
+        ("0000000000000001.rclip", OLD, Some("v2.clip")),
+        ("0000000000000002.clip", OLD, None), // in use
+        ("0000000000000002.rclip", OLD, Some("v1-s3.rclip")),
+        ("0000000000000003.clip", OLD, None), // kept by a migration
+        ("0000000000000003.rclip", OLD, Some("v2.clip")),
+        (&kept, OLD, Some("v1-s3.rclip")),
+        ("0000000000000004.clip", OLD, None), // replaced just now: read yet
+        ("0000000000000004.rclip", 1, Some("v2.clip")),
+        ("0000000000000005.clip", OLD, None), // nothing but the kept index
+        (&orphan, OLD, Some("v1-s3.rclip")),
+        ("0000000000000006.clip", 23, None),
+        ("0000000000000006.rclip", OLD, Some("v2.clip")),
+    ] {
+        let content = content.map(|name| std::fs::read(fixtures.join(name)).unwrap());
+        plant_content(&s3.object_path(name), hours, content.as_deref().unwrap_or(b"12345"));
+    }
+    let before = s3.objects();
+    let store = ["--store", "s3", "--s3-bucket", &s3.bucket, "--s3-endpoint", &s3.endpoint];
+    let arguments = [&["--apply", "--s3-force-path-style", "true"][..], &store].concat();
+    let keys = [
+        ("CLIPWRIGHT_S3_ACCESS_KEY", &*s3.access_key),
+        ("CLIPWRIGHT_S3_SECRET_KEY", &*s3.secret_key),
+    ];
+    let garbage = ["0000000000000001.clip"];
+    assert_eq!(gc(data.path(), &arguments, &keys).await, all(&garbage, true));
+    assert_eq!(s3.objects(), before[1..]);
 }
 
 #[tokio::test]

@@ -93,7 +93,8 @@ fn comparable(mut spec: Value) -> Value {
     spec
 }
 
-/// A file of accounts behind a symlink is not known for one when it goes by.
+/// A file of accounts behind a symlink is not known for one when it goes by: its layer is read
+/// again, once, however often it stands in the image.
 #[tokio::test]
 async fn accounts_behind_a_symlink_are_found() {
     let mut builder = ::tar::Builder::new(tar(&[("usr/share/accounts", b"web:x:7:8::/w:\n")]));
@@ -103,11 +104,13 @@ async fn accounts_behind_a_symlink_are_found() {
     link.set_size(0);
     builder.append_link(&mut link, "etc/passwd", "../usr/share/accounts").unwrap();
     let layer = Blob::gzip(&builder.into_inner().unwrap());
-    let layout = Layout::with_config(&[layer], json!({ "config": { "User": "web" } }));
-    let v1 = Image::open(layout.path()).await.pack(&PackOptions::default()).await.unwrap();
-    let spec: Value = serde_json::from_slice(v1.file("/config.json")).unwrap();
-    assert_eq!(spec["process"]["user"], json!({ "uid": 7, "gid": 8 }));
-    assert_eq!((v1.packed.read_again, v1.packed.waste), (1, 0));
+    for layers in [vec![layer.clone()], vec![layer.clone(), layer]] {
+        let layout = Layout::with_config(&layers, json!({ "config": { "User": "web" } }));
+        let v1 = Image::open(layout.path()).await.pack(&PackOptions::default()).await.unwrap();
+        let spec: Value = serde_json::from_slice(v1.file("/config.json")).unwrap();
+        assert_eq!(spec["process"]["user"], json!({ "uid": 7, "gid": 8 }));
+        assert_eq!((v1.packed.read_again, v1.packed.waste), (1, 0));
+    }
 }
 
 #[tokio::test]
@@ -324,6 +327,53 @@ async fn s3_failing_at_any_part_leaves_nothing() {
     }
     server.faults.fail_parts_from.store(0, Ordering::SeqCst);
     assert_eq!(publish(&image, &*store, Overwrite::Never).await.unwrap().put, Put::Written);
+}
+
+/// What a forced publication was to replace is there when it fails, of either version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_s3_a_failed_replacement_leaves_the_old_archive() {
+    let server = S3Server::start().await;
+    let store = s3(&server).await;
+    let (layout, other) = (large(1), large(2));
+    let (image, other) = (Image::open(layout.path()).await, Image::open(other.path()).await);
+    let data = || fs::read(server.object_path("961eaef6668e480f.clip")).unwrap();
+    let index = || fs::read(server.object_path("961eaef6668e480f.rclip")).unwrap();
+    let fails = async || {
+        server.faults.fail_completions.store(true, Ordering::SeqCst);
+        let error = publish(&other, &*store, Overwrite::Replace).await.unwrap_err();
+        assert!(matches!(error, ArchiveError::Store(StoreError::Unavailable { .. })), "{error}");
+        assert_eq!(server.pending_uploads(), 0);
+        server.faults.fail_completions.store(false, Ordering::SeqCst);
+    };
+
+    publish(&image, &*store, Overwrite::Never).await.unwrap();
+    let old = (data(), index());
+    fails().await;
+    assert!((data(), index()) == old);
+
+    let v2 = server.object_path("961eaef6668e480f.rclip");
+    run(Command::new(env!("CARGO_BIN_EXE_clipwright"))
+        .args(["index", "--no-cache", &format!("oci:{}", layout.path().display()), "-o"])
+        .arg(&v2));
+    let old = index();
+    fails().await;
+    assert!(index() == old);
+    assert_eq!(publish(&other, &*store, Overwrite::Replace).await.unwrap().put, Put::Written);
+    assert!(index() != old);
+}
+
+/// Once the data are there the index follows, cancelled or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancellation_that_comes_after_the_data_is_too_late() {
+    let server = S3Server::start().await;
+    let store = s3(&server).await;
+    let layout = large(6);
+    let image = Image::open(layout.path()).await;
+    let cancel = CancellationToken::new();
+    *server.faults.cancel_at_completion.lock().unwrap() = cancel.clone();
+    let published = publish_until(&image, &*store, Overwrite::Never, &cancel).await.unwrap();
+    assert!(cancel.is_cancelled() && published.put == Put::Written);
+    assert_eq!(server.objects(), ["961eaef6668e480f.clip", "961eaef6668e480f.rclip"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -239,6 +239,20 @@ async fn layers_are_published_again_in_gzip() {
     }
 }
 
+/// What keeps it from v2 may show only after its layers are gzip.
+#[tokio::test]
+async fn a_republished_image_may_yet_fall_back() {
+    let bench = Bench::new(Settings::default()).await;
+    let source = bench.push(&[Blob::zstd(&tar(&[("rootfs/x", b"x")]))]);
+    let ask = json!({ "layers": "gzip", "fallback": "v1" });
+    let (job, _) = bench.pull(&source, &ask).await;
+    let result = &job["result"];
+    assert_eq!(result["clip_version"], 1, "{job:#}");
+    assert_eq!(result["version"]["code"], "misread_name");
+    assert!(result["reference"].as_str().unwrap().contains("/beta9-users@"), "{result:#}");
+    assert!(result["republished_from"].as_str().unwrap().contains("/images/source@"), "{result:#}");
+}
+
 #[tokio::test]
 async fn an_image_that_is_gzip_is_not_published_again() {
     let bench = Bench::new(Settings::default()).await;

@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::blocks::{Block, BlockData, BlockReader, first_overlap};
 use super::download::with_layer;
-use super::read::{ReadSettings, image_source};
+use super::read::{MISPLACED, ReadSettings, image_source};
 use super::spans::{SpanMemory, SpanReader};
 use super::stored_layers::StoredLayer;
 use super::{ArchiveError, Budget, blocking};
 use crate::clip::header::Header;
-use crate::clip::node::NodeKind;
+use crate::clip::node::{FileContent, Node, NodeKind};
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::digest::Digest;
@@ -102,6 +102,7 @@ pub async fn extract(
         return Err(ArchiveError::NotAFile { path: start.path.to_string(), detail });
     }
     let plan = Arc::new(Plan::new(&archive.tree, start)?);
+    refuse_misplaced(&plan, &archive.storage)?;
     let target = Arc::new(Target::new(Staging::new(target)?, options.owners));
     let run = Run {
         file,
@@ -182,7 +183,8 @@ impl Run<'_> {
         };
         let source = Source::open(&source, &settings.oci, settings.credentials.clone()).await?;
         if let Some(manifest) = manifest_digest(image) {
-            let compressed_bytes = layers.iter().map(|(layer, _)| layer.size).sum();
+            let compressed_bytes =
+                layers.iter().fold(0, |sum: u64, (layer, _)| sum.saturating_add(layer.size));
             let layers = layers.len();
             self.progress.step(Step::Resolved { manifest, layers, compressed_bytes });
         }
@@ -303,6 +305,24 @@ impl Run<'_> {
     }
 }
 
+/// Content is in the layers of an image, or in blocks: where the archive has none of them, nobody
+/// would make the file.
+fn refuse_misplaced(plan: &Plan, storage: &StorageInfo) -> Result<(), ArchiveError> {
+    let layers = matches!(storage, StorageInfo::Oci(_));
+    let misplaced = plan.firsts().find(|(_, node)| match &node.kind {
+        NodeKind::File(content) if content.is_empty() => false,
+        NodeKind::File(FileContent::Embedded { .. }) => layers,
+        NodeKind::File(FileContent::Remote(_)) => !layers,
+        _ => false,
+    });
+    match misplaced {
+        None => Ok(()),
+        Some((_, Node { path, .. })) => {
+            Err(ArchiveError::Claim { path: path.to_string(), detail: MISPLACED.to_owned() })
+        }
+    }
+}
+
 /// The blocks to read, each with the inodes that have it as their content.
 fn blocks(plan: &Plan, size: u64) -> Result<Vec<(Block, Vec<InodeId>)>, ArchiveError> {
     let mut blocks: BTreeMap<(u64, u64), (Block, Vec<InodeId>)> = BTreeMap::new();
@@ -357,7 +377,7 @@ fn count(plan: &Plan) -> Extracted {
         match &node.kind {
             NodeKind::File(content) => {
                 extracted.files += 1;
-                extracted.bytes += content.len();
+                extracted.bytes = extracted.bytes.saturating_add(content.len());
             }
             NodeKind::Symlink { .. } => extracted.symlinks += 1,
             NodeKind::Special(_) => extracted.special_files += 1,

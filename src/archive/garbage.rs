@@ -1,11 +1,14 @@
-//! What lies in a store and serves nobody. Deciding looks at names and times alone, so that it may
-//! go on beside running services: whatever one of them could still be about is too young to go.
+//! What lies in a store and serves nobody. Deciding looks at names and times, and at the versions of
+//! archives that have data beside them, so that it may go on beside running services: whatever one of them could still be about is too young to go.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::ArchiveError;
+use super::stored::stored_version;
 use crate::image_id::ImageId;
 use crate::store::{ArchiveStore, Key, Leftover, Listed, StoreError};
 
@@ -21,6 +24,8 @@ const PAGE: usize = 1000;
 pub enum GarbageKind {
     /// The data of a v1 archive whose index never came.
     DataWithoutIndex,
+    /// The data of a v1 archive that one of v2 replaced.
+    ReplacedData,
     /// The index of a layer that no image has asked for in a long time.
     UnusedLayerIndex,
     /// What a writer that died left behind.
@@ -69,10 +74,13 @@ impl Garbage {
 }
 
 /// Looks through the store. Layer indexes are garbage when nobody used them for `unused`.
-pub async fn find(store: &dyn ArchiveStore, unused: Duration) -> Result<Vec<Garbage>, StoreError> {
-    let mut garbage = unused_indexes(store, Key::LAYER_INDEXES, unused).await?;
-    garbage.extend(data_without_index(store, "").await?);
-    garbage.extend(left_staged(store, Key::STAGED).await?);
+pub async fn find(
+    store: &Arc<dyn ArchiveStore>,
+    unused: Duration,
+) -> Result<Vec<Garbage>, ArchiveError> {
+    let mut garbage = unused_indexes(&**store, Key::LAYER_INDEXES, unused).await?;
+    garbage.extend(unused_data(store, "").await?);
+    garbage.extend(left_staged(&**store, Key::STAGED).await?);
     for leftover in store.leftovers(SAFE_AGE).await? {
         let (kind, since) = (GarbageKind::Unfinished, leftover.since);
         garbage.push(Garbage { kind, size: None, since, what: What::Leftover(leftover) });
@@ -82,21 +90,24 @@ pub async fn find(store: &dyn ArchiveStore, unused: Duration) -> Result<Vec<Garb
 
 /// Removes it, if it is still garbage; says whether it was.
 pub async fn remove(
-    store: &dyn ArchiveStore,
+    store: &Arc<dyn ArchiveStore>,
     garbage: &Garbage,
     unused: Duration,
-) -> Result<bool, StoreError> {
+) -> Result<bool, ArchiveError> {
     let key = match &garbage.what {
-        What::Leftover(leftover) => return store.remove_leftover(leftover).await.map(|()| true),
+        What::Leftover(leftover) => {
+            store.remove_leftover(leftover).await?;
+            return Ok(true);
+        }
         What::Object(key) => key,
     };
     // Somebody may have come to use it since it was found.
     let still = match (garbage.kind, garbage.image()) {
-        (GarbageKind::DataWithoutIndex, Some(image)) => {
-            data_without_index(store, &format!("{image}.")).await?
+        (GarbageKind::DataWithoutIndex | GarbageKind::ReplacedData, Some(image)) => {
+            unused_data(store, &format!("{image}.")).await?
         }
-        (GarbageKind::Unfinished, _) => left_staged(store, key.as_str()).await?,
-        _ => unused_indexes(store, key.as_str(), unused).await?,
+        (GarbageKind::Unfinished, _) => left_staged(&**store, key.as_str()).await?,
+        _ => unused_indexes(&**store, key.as_str(), unused).await?,
     };
     let still = still.iter().any(|found| found.name() == key.as_str());
     if still {
@@ -120,27 +131,51 @@ async fn left_staged(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<Garba
     Ok(old.map(|object| Garbage::of(GarbageKind::Unfinished, object)).collect())
 }
 
-/// Where archives are `.rclip`, a `.clip` is the data of one, and worth nothing without.
-async fn data_without_index(
-    store: &dyn ArchiveStore,
+/// Where archives are `.rclip`, a `.clip` is the data of one of v1, and worth nothing without. It may
+/// be one that a migration has kept.
+async fn unused_data(
+    store: &Arc<dyn ArchiveStore>,
     prefix: &str,
-) -> Result<Vec<Garbage>, StoreError> {
+) -> Result<Vec<Garbage>, ArchiveError> {
     if store.extension() != "rclip" {
         return Ok(Vec::new());
     }
-    let (mut data, mut indexes) = (BTreeMap::new(), Vec::new());
-    for object in list(store, prefix).await? {
+    let (mut data, mut indexes) = (BTreeMap::new(), BTreeMap::new());
+    for object in list(&**store, prefix).await? {
         match object.key.of_image() {
             Some((image, "clip")) => drop(data.insert(image, object)),
-            Some((image, _)) => indexes.push(image),
+            Some((image, _)) => drop(indexes.insert(image, object)),
             None => {}
         }
     }
-    for image in indexes {
-        data.remove(&image);
+    let mut unused = Vec::new();
+    for (image, object) in data {
+        if !is_older(&object, SAFE_AGE) {
+            continue;
+        }
+        let kind = match indexes.get(&image) {
+            None => GarbageKind::DataWithoutIndex,
+            // Who mounted the archive that was there before reads the data yet.
+            Some(index) if is_older(index, SAFE_AGE) && is_v2(store, index).await? => {
+                GarbageKind::ReplacedData
+            }
+            Some(_) => continue,
+        };
+        let kept = store.list(&Key::kept_prefix(&image, 1), "", 1).await?;
+        if kept.is_empty() {
+            unused.push(Garbage::of(kind, object));
+        }
     }
-    let old = data.into_values().filter(|object| is_older(object, SAFE_AGE));
-    Ok(old.map(|object| Garbage::of(GarbageKind::DataWithoutIndex, object)).collect())
+    Ok(unused)
+}
+
+/// Whether an archive surely needs no data beside it.
+async fn is_v2(store: &Arc<dyn ArchiveStore>, index: &Listed) -> Result<bool, ArchiveError> {
+    match stored_version(store, &index.key, index.size).await {
+        Ok(version) => Ok(version == 2),
+        Err(ArchiveError::Clip(_) | ArchiveError::Store(StoreError::NotFound { .. })) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// All objects whose keys begin with `prefix`.

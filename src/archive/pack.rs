@@ -125,12 +125,12 @@ pub async fn pack_image(
     .await??;
 
     let accounts = ACCOUNTS.map(|path| blocks::account(&tree, path));
-    let missing = blocks.missing(&tree, &accounts);
+    let mut missing = blocks.missing(&tree, &accounts);
     let read_again = missing.len();
     for layer in image.layers.iter().rev() {
-        if let Some(pick) = missing.get(&layer.digest) {
-            let pick = Pick::Only(pick.clone());
-            (blocks, _) = reading.layer(layer, blocks, pick).await?;
+        // Once, however often it stands in the image.
+        if let Some(pick) = missing.remove(&layer.digest) {
+            (blocks, _) = reading.layer(layer, blocks, Pick::Only(pick)).await?;
         }
     }
 

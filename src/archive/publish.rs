@@ -59,7 +59,9 @@ pub struct Publication<'a> {
 }
 
 impl Publication<'_> {
-    /// Packs the image into the store. When it fails or is cancelled nothing partial stays behind.
+    /// Packs the image into the store. When it fails or is cancelled nothing partial stays behind,
+    /// and what it was to replace is there. Only if S3 has taken the data and then refuses the index
+    /// do the data stay, for the next try or the garbage collection.
     pub async fn publish(
         &self,
         progress: Arc<dyn Progress>,
@@ -129,26 +131,29 @@ impl Publication<'_> {
         let made = async {
             let packed = self.pack(sink, progress, cancel).await?;
             let index = index_of(&packed, bucket, &data)?;
-            self.make_way(&key, Digest::of(&index)).await?;
-            Ok((packed, index))
+            let displaced = self.make_way(&key, Digest::of(&index)).await?;
+            Ok((packed, index, displaced))
         };
-        let (packed, index) = match made.await {
+        let (packed, index, displaced) = match made.await {
             Ok(made) => made,
             Err(error) => return Err(gave_up(commit, error).await),
         };
-        if commit.finish(&packed.head, way).await? == Committed::Taken {
+        let committed = match commit.finish(&packed.head, way).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                if let Some(index) = displaced {
+                    self.put_back(&key, index, &data, packed.digest).await;
+                }
+                return Err(error.into());
+            }
+        };
+        if committed == Committed::Taken {
             let found = self.published(&data).await?;
             self.same(&data, packed.digest, found)?;
         }
 
         let archive = Written { size: index.len() as u64, digest: Digest::of(&index) };
-        let NewObject { mut sink, commit } = self.store.create(&key, cancel).await?;
-        let sent = blocking(move || sink.write_all(&index).and_then(|()| sink.flush())).await?;
-        if let Err(source) = sent {
-            let what = format!("can't write {key}");
-            return Err(gave_up(commit, ArchiveError::Io { what, source }).await);
-        }
-        let put = match commit.finish(&[], self.overwrite).await? {
+        let put = match self.put_index(&key, index, self.overwrite).await? {
             Committed::Written => Put::Written,
             Committed::Taken => self.same(&key, archive.digest, self.published(&key).await?)?,
         };
@@ -156,15 +161,51 @@ impl Publication<'_> {
     }
 
     /// Data are about to appear to which the index that is there, if any, must not point unless it
-    /// is theirs.
-    async fn make_way(&self, key: &Key, index: Digest) -> Result<(), ArchiveError> {
-        match self.published(key).await? {
-            None => Ok(()),
-            Some(found) if found == index => Ok(()),
-            // Better no image for a moment than one whose index and data don't fit.
-            Some(_) if self.overwrite == Overwrite::Replace => Ok(self.store.delete(key).await?),
-            Some(found) => Ok(self.same(key, index, Some(found)).map(|_| ())?),
+    /// is theirs. Gives back the index that had to go.
+    async fn make_way(&self, key: &Key, index: Digest) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let Some(found) = self.published(key).await?.filter(|found| *found != index) else {
+            return Ok(None);
+        };
+        if self.overwrite == Overwrite::Never {
+            self.same(key, index, Some(found))?;
         }
+        let old = self.store.read(key, 0, MAX_V1_INDEX_BYTES).await?;
+        if points_to_layers(&old) {
+            return Ok(None); // its successor takes its place at once
+        }
+        // Better no image for a moment than one whose index and data don't fit.
+        self.store.delete(key).await?;
+        Ok(Some(old.into()))
+    }
+
+    /// The data did not come for which the index made way: it is right again.
+    async fn put_back(&self, key: &Key, index: Vec<u8>, data: &Key, ours: Digest) {
+        let back = match self.published(data).await {
+            // They came, and the answer did not.
+            Ok(found) if found == Some(ours) => Ok(()),
+            Ok(_) => self.put_index(key, index, Overwrite::Never).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = back {
+            tracing::error!(%key, %error, "the archive that was to be replaced is lost");
+        }
+    }
+
+    /// Not to be cancelled: it is small, and the data that it points to are there.
+    async fn put_index(
+        &self,
+        key: &Key,
+        index: Vec<u8>,
+        overwrite: Overwrite,
+    ) -> Result<Committed, ArchiveError> {
+        let never = CancellationToken::new();
+        let NewObject { mut sink, commit } = self.store.create(key, &never).await?;
+        let sent = blocking(move || sink.write_all(&index).and_then(|()| sink.flush())).await?;
+        if let Err(source) = sent {
+            let what = format!("can't write {key}");
+            return Err(gave_up(commit, ArchiveError::Io { what, source }).await);
+        }
+        Ok(commit.finish(&[], overwrite).await?)
     }
 
     async fn pack(
@@ -207,6 +248,16 @@ impl Publication<'_> {
             None => Err(StoreError::NotFound { key: key.clone(), store }),
         }
     }
+}
+
+/// Whether an index is that of a v2 archive, which has no data beside it.
+fn points_to_layers(index: &[u8]) -> bool {
+    let storage = || {
+        let range = Header::decode(index, index.len() as u64).ok()?.storage?;
+        let (start, end) = (range.start.try_into().ok()?, range.end.try_into().ok()?);
+        StorageInfo::decode(index.get::<std::ops::Range<usize>>(start..end)?).ok()
+    };
+    matches!(storage(), Some(StorageInfo::Oci(_)))
 }
 
 /// Leaves nothing behind; what the store itself failed with is the better reason.

@@ -80,7 +80,8 @@ pub fn image_source(image: &OciStorageInfo) -> Result<ImageSource, OciError> {
     Ok(ImageSource::Registry(Reference::from_stored(registry_url, repository, reference)?))
 }
 
-const MISPLACED: &str = "has content where the archive's storage info has none";
+/// What is wrong with content that no reader could find.
+pub(super) const MISPLACED: &str = "has content where the archive's storage info has none";
 
 fn not_a_file(node: &Node, detail: &str) -> ArchiveError {
     ArchiveError::NotAFile { path: node.path.to_string(), detail: detail.to_owned() }

@@ -11,7 +11,7 @@ use crate::oci::ImageSource;
 /// Where content comes from, if not from where the archive says, and as whom to ask for it.
 #[derive(Debug, Args)]
 pub(super) struct ContentArgs {
-    /// Read layers from this image reference or oci:DIR[:TAG] instead of where the archive points
+    /// Read layers from this image reference or oci:DIR[:TAG] instead of where the archive points, whose registry is given only credentials that name it: JSON with `registry`, or docker's config file
     #[arg(long, value_name = "SOURCE")]
     source: Option<ImageSource>,
     #[command(flatten)]
@@ -47,15 +47,18 @@ struct S3Args {
 impl ContentArgs {
     /// How to read the content of an archive with this storage info.
     pub(super) fn settings(&self, storage: &StorageInfo) -> anyhow::Result<ReadSettings> {
-        let source = match (&self.source, storage) {
-            (Some(source), _) => Some(source.clone()),
+        let (source, credentials) = match (&self.source, storage) {
+            (Some(source), _) => (Some(source.clone()), self.registry.credentials(source)?),
             // A reference that is none is found when it is needed.
-            (None, StorageInfo::Oci(image)) => image_source(image).ok(),
-            (None, _) => None,
-        };
-        let credentials = match &source {
-            Some(source) => self.registry.credentials(source)?,
-            None => None,
+            (None, StorageInfo::Oci(image)) => match image_source(image).ok() {
+                // An archive may name any registry, which then gets a password that is for none.
+                Some(source) => {
+                    let credentials = self.registry.credentials_for_stored(&source)?;
+                    (Some(source), credentials)
+                }
+                None => (None, None),
+            },
+            (None, _) => (None, None),
         };
         let (oci, s3) = (self.registry.settings(), self.s3.settings()?);
         Ok(ReadSettings { oci, credentials, source, s3 })

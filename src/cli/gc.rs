@@ -68,7 +68,7 @@ impl Gc {
     async fn collect(&self, config: &Config) -> anyhow::Result<Report> {
         let store = store::open(&config.store).await?;
         let unused = Duration::from_hours(24 * u64::from(self.unused_days));
-        let found = garbage::find(store.as_ref(), unused).await?;
+        let found = garbage::find(&store, unused).await?;
         // The private database, which a running service keeps to itself, has no other users.
         let database = match &config.database {
             settings @ DatabaseSettings::Url(_) if self.apply => {
@@ -81,7 +81,7 @@ impl Gc {
         for garbage in found {
             let removed = self.apply
                 && !is_worked_on(queue.as_ref(), &garbage).await?
-                && garbage::remove(store.as_ref(), &garbage, unused).await?;
+                && garbage::remove(&store, &garbage, unused).await?;
             report.bytes += garbage.size.unwrap_or(0);
             report.found.push(Finding {
                 kind: garbage.kind,
@@ -108,6 +108,7 @@ impl Gc {
         for Finding { kind, name, size, age_seconds, removed } in &report.found {
             let what = match kind {
                 GarbageKind::DataWithoutIndex => "data without index",
+                GarbageKind::ReplacedData => "replaced data",
                 GarbageKind::UnusedLayerIndex => "unused layer index",
                 GarbageKind::Unfinished => "unfinished",
             };

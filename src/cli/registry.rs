@@ -29,6 +29,22 @@ impl RegistryArgs {
 
     /// The credentials given for `source`; `None` leaves it to docker's config file.
     pub(super) fn credentials(&self, source: &ImageSource) -> anyhow::Result<Option<Credentials>> {
+        self.credentials_if(source, |_| true)
+    }
+
+    /// The same for a source that nobody here has named: only what is meant for its registry.
+    pub(super) fn credentials_for_stored(
+        &self,
+        source: &ImageSource,
+    ) -> anyhow::Result<Option<Credentials>> {
+        self.credentials_if(source, Credentials::names_registry)
+    }
+
+    fn credentials_if(
+        &self,
+        source: &ImageSource,
+        is_wanted: fn(&str) -> bool,
+    ) -> anyhow::Result<Option<Credentials>> {
         if self.anonymous {
             return Ok(Some(Credentials::Anonymous));
         }
@@ -49,6 +65,10 @@ impl RegistryArgs {
             ImageSource::Registry(reference) => reference.registry(),
             ImageSource::Layout { .. } => return Ok(None),
         };
+        if !is_wanted(&text) {
+            tracing::debug!("the credentials in {place} name no registry: not used");
+            return Ok(None);
+        }
         Credentials::parse(&text, registry).with_context(|| format!("credentials in {place}"))
     }
 }

@@ -70,6 +70,14 @@ impl Check {
         }
     }
 
+    /// Adds what another check found, what it only counted too.
+    pub fn absorb(&mut self, other: Self) {
+        let (errors, warnings) = (self.errors + other.errors, self.warnings + other.warnings);
+        other.findings.into_iter().for_each(|one| self.find(one.grade, one.text));
+        (self.errors, self.warnings) = (errors, warnings);
+        self.checked += other.checked;
+    }
+
     /// Adds an error.
     pub fn error(&mut self, text: impl Into<String>) {
         self.find(Grade::Error, text);

@@ -132,6 +132,13 @@ impl Credentials {
         Self::from_keys(&keys, &registry).map(Some)
     }
 
+    /// Whether the text says which registry it is for; [`Self::parse`] refuses it for others.
+    pub fn names_registry(text: &str) -> bool {
+        let json = serde_json::from_str(text.trim()).ok();
+        let envelope = json.as_ref().and_then(envelope);
+        envelope.is_some_and(|envelope| !host_of(&envelope.registry).is_empty())
+    }
+
     /// A user name and a password.
     pub fn basic(username: &str, password: &str) -> Self {
         Self::Basic { username: username.to_owned(), password: SecretString::from(password) }
@@ -252,6 +259,16 @@ mod tests {
 
     fn refused(text: &str, registry: &str) -> InvalidCredentials {
         Credentials::parse(text, registry).unwrap_err()
+    }
+
+    #[test]
+    fn only_an_object_with_a_registry_names_one() {
+        let named = r#"{"registry":"h","credentials":{"USERNAME":"me","PASSWORD":"x"}}"#;
+        assert!(Credentials::names_registry(named));
+        let blank = r#"{"registry":" ","credentials":{"USERNAME":"me","PASSWORD":"x"}}"#;
+        for text in ["", "me:x", r#"{"USERNAME":"me","PASSWORD":"x"}"#, blank] {
+            assert!(!Credentials::names_registry(text), "{text}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// A running server with one empty bucket; it stops when dropped.
 pub(crate) struct S3Server {
@@ -46,6 +47,10 @@ pub(crate) struct Faults {
     pub(crate) fail_parts_from: AtomicU32,
     /// Answer the upload of parts from this number on never; 0 is off.
     pub(crate) hold_parts_from: AtomicU32,
+    /// Answer the completion of multipart uploads with 500.
+    pub(crate) fail_completions: AtomicBool,
+    /// Cancelled when a multipart upload is about to be completed.
+    pub(crate) cancel_at_completion: std::sync::Mutex<CancellationToken>,
     /// Told when a part is held.
     pub(crate) held: Notify,
     /// Told when a multipart upload was aborted.
@@ -244,6 +249,10 @@ macro_rules! forward {
                 request: S3Request<CompleteMultipartUploadInput>,
             ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
                 self.up()?;
+                if self.faults.fail_completions.load(Ordering::SeqCst) {
+                    return Err(s3_error!(InternalError, "injected"));
+                }
+                self.faults.cancel_at_completion.lock().unwrap().cancel();
                 let _one_at_a_time = self.writing.lock().await;
                 let upload = request.input.upload_id.clone();
                 let completed = self.files.complete_multipart_upload(request).await;

@@ -65,7 +65,8 @@ impl Run<'_> {
         let stored: Vec<StoredLayer> =
             distinct.iter().filter_map(|layer| StoredLayer::of(image, *layer).ok()).collect();
         if let Some(manifest) = image.image_metadata.as_ref().and_then(|m| m.digest.parse().ok()) {
-            let compressed_bytes = stored.iter().map(|layer| layer.size).sum();
+            let compressed_bytes =
+                stored.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
             let layers = stored.len();
             self.progress.step(Step::Resolved { manifest, layers, compressed_bytes });
         }
@@ -82,8 +83,7 @@ impl Run<'_> {
             match outcome {
                 Ok(Read { index, restarts: found }) => {
                     layers.checked += 1;
-                    restarts.checked += found.checked;
-                    found.findings.into_iter().for_each(|one| restarts.find(one.grade, one.text));
+                    restarts.absorb(found);
                     if let Ok(stored) = StoredLayer::of(image, layer)
                         && stored.diff_id != index.diff_id
                     {

@@ -199,3 +199,16 @@ fn many_findings_are_counted() {
     check.warning("w");
     assert_eq!((check.errors, check.warnings, check.findings.len()), (100, 1, KEPT + 1));
 }
+
+#[test]
+fn what_is_absorbed_counts_though_it_was_not_kept() {
+    let mut other = Check::new("restarts", "spans");
+    (0..KEPT + 5).for_each(|n| other.error(n.to_string()));
+    other.warning("one");
+    other.checked = 30;
+    let mut check = Check::new("restarts", "spans");
+    check.error("ours");
+    check.absorb(other);
+    assert_eq!((check.checked, check.errors, check.warnings), (30, KEPT as u64 + 6, 1));
+    assert_eq!(check.findings.len(), KEPT + 1);
+}

@@ -52,19 +52,23 @@ pub(super) struct Made {
 impl Making<'_> {
     /// Makes the archive that the policy allows for.
     pub(super) async fn make(&self, mut found: Found) -> Result<Made, PullError> {
-        let mut decision = self.policy.decide(&findings::of_manifest(&found.image));
+        let mut policy = self.policy;
+        let mut decision = policy.decide(&findings::of_manifest(&found.image));
         let mut republished_from = None;
         loop {
             decision = match decision {
                 Decision::Refuse(finding) => return Err(PullError::NotV2 { finding }),
-                Decision::V1 { because } => return self.v1(&found, because).await,
-                // What was re-published is gzip; if it were not, nothing would end this.
-                Decision::Republish if republished_from.is_none() => {
+                Decision::V1 { because } => {
+                    return Ok(Made { republished_from, ..self.v1(&found, because).await? });
+                }
+                Decision::Republish => {
                     republished_from = Some(found.image.reference.to_string());
                     found = self.republish(&found).await?;
-                    self.policy.decide(&[])
+                    // Its layers are gzip now. Were one not, doing it again would never end.
+                    policy.layers = None;
+                    policy.decide(&[])
                 }
-                Decision::Republish | Decision::V2 => match self.v2(&found).await? {
+                Decision::V2 => match self.v2(&found, policy).await? {
                     Ok(made) => return Ok(Made { republished_from, ..made }),
                     Err(decision) => decision,
                 },
@@ -73,17 +77,17 @@ impl Making<'_> {
     }
 
     /// A v2 archive, or what to make instead.
-    async fn v2(&self, found: &Found) -> Result<Result<Made, Decision>, PullError> {
+    async fn v2(&self, found: &Found, policy: Policy) -> Result<Result<Made, Decision>, PullError> {
         let Found { source, image } = found;
-        let as_is = self.policy.layers == Some(LayerTreatment::AsIs);
+        let as_is = policy.layers == Some(LayerTreatment::AsIs);
         let layers = if as_is { LayerPolicy::AsIs } else { LayerPolicy::Refuse };
         let options = IndexOptions { layers, ..self.puller.index.clone() };
         let indexed =
             match index_image(source, image, &options, self.progress.clone(), self.cancel).await {
                 Ok(indexed) => indexed,
-                Err(error) => return self.instead(image, error),
+                Err(error) => return instead(policy, image, error),
             };
-        let decision = self.policy.decide(&findings::of_tree(&indexed.tree));
+        let decision = policy.decide(&findings::of_tree(&indexed.tree));
         if !matches!(decision, Decision::V2) {
             return Ok(Err(decision));
         }
@@ -103,7 +107,7 @@ impl Making<'_> {
         }
         let written = match written {
             Ok(written) => written,
-            Err(error) => return self.instead(image, error),
+            Err(error) => return instead(policy, image, error),
         };
         if written.size > WARN_INDEX_BYTES {
             let warning = format!(
@@ -174,18 +178,6 @@ impl Making<'_> {
         Ok(Found { source, image })
     }
 
-    /// What to make when a v2 archive failed for a reason that v1 doesn't have.
-    fn instead<T>(
-        &self,
-        image: &ResolvedImage,
-        error: ArchiveError,
-    ) -> Result<Result<T, Decision>, PullError> {
-        match findings::of_error(image, &error) {
-            Some(finding) => Ok(Err(self.policy.decide(&[finding]))),
-            None => Err(error.into()),
-        }
-    }
-
     async fn write(
         &self,
         indexed: IndexedImage,
@@ -226,5 +218,17 @@ impl Making<'_> {
             code: because.map(|finding| finding.code().to_owned()),
             reason: because.map(ToString::to_string),
         }
+    }
+}
+
+/// What to make when a v2 archive failed for a reason that v1 doesn't have.
+fn instead<T>(
+    policy: Policy,
+    image: &ResolvedImage,
+    error: ArchiveError,
+) -> Result<Result<T, Decision>, PullError> {
+    match findings::of_error(image, &error) {
+        Some(finding) => Ok(Err(policy.decide(&[finding]))),
+        None => Err(error.into()),
     }
 }

@@ -178,7 +178,9 @@ impl Upload {
                 self.location = None;
                 check_digest(session, &answer, digest)
             }
-            StatusCode::NOT_FOUND => Err(self.lost("it does not know the upload any more")),
+            StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => {
+                Err(self.lost("it does not know the upload any more"))
+            }
             _ => Err(session.unexpected(what, answer).await),
         }
     }
