@@ -22,7 +22,7 @@ use crate::clip::node::{FileContent, Node, NodeKind};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
 use crate::digest::Digest;
 use crate::retry::{RetrySettings, retry};
-use crate::store::{self, ArchiveStore, Key, S3Settings, StoreSettings};
+use crate::store::{self, ArchiveStore, Key, S3Settings, StoreError, StoreSettings};
 
 /// Bytes asked of an S3 object at a time.
 const PART: u64 = 8 << 20;
@@ -183,8 +183,8 @@ impl BlockData {
                 Ok(metadata.map_err(io_error(format!("can't read {}", self.describe())))?.len())
             }
             Self::S3 { store, key } => {
-                let missing = || io_error(self.describe())(io::ErrorKind::NotFound.into());
-                store.size(key).await?.ok_or_else(missing)
+                let missing = || StoreError::NotFound { key: key.clone(), store: store.describe() };
+                Ok(store.size(key).await?.ok_or_else(missing)?)
             }
         }
     }

@@ -174,6 +174,12 @@ pub enum MigrateError {
         /// Both sides.
         detail: String,
     },
+    /// Somebody else has put another archive in its place meanwhile.
+    #[error("{key} is no longer the archive that this migration began with; nothing was switched")]
+    Superseded {
+        /// The archive.
+        key: Key,
+    },
     /// What was made could not be written, or what it is made from not be read.
     #[error("{what}: {source}")]
     Io {
@@ -218,14 +224,14 @@ impl Classify for MigrateError {
     fn is_transient(&self) -> bool {
         match self {
             Self::Archive(error) => error.is_transient(),
-            other => matches!(other, Self::Io { .. }),
+            other => matches!(other, Self::Io { .. } | Self::Superseded { .. }),
         }
     }
 
     fn fault(&self) -> Fault {
         match self {
             Self::Archive(error) => error.fault(),
-            Self::Different { .. } => Fault::Ours,
+            Self::Different { .. } | Self::Superseded { .. } => Fault::Ours,
             Self::Io { .. } => Fault::Upstream,
             _ => Fault::User,
         }
@@ -238,6 +244,7 @@ impl Classify for MigrateError {
             Self::Node { .. } => "not_migratable",
             Self::Config { .. } => "invalid_runtime_config",
             Self::Different { .. } => "archives_differ",
+            Self::Superseded { .. } => "archive_superseded",
             Self::Io { .. } => "io",
         }
     }

@@ -13,7 +13,7 @@ use crate::clip::header::{self, Header};
 use crate::clip::node::NodeKind;
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::StorageInfo;
-use crate::clip::{ClipError, MAX_INDEX_BYTES};
+use crate::clip::{ClipError, MAX_V1_INDEX_BYTES};
 use crate::digest::Digest;
 use crate::image_id::ImageId;
 use crate::store::{ArchiveStore, Key};
@@ -113,8 +113,8 @@ struct Object<'a> {
 impl Object<'_> {
     async fn read(&self, range: Range<u64>) -> Result<Bytes, ArchiveError> {
         let length = range.end.saturating_sub(range.start);
-        if length > MAX_INDEX_BYTES {
-            return Err(ClipError::TooLarge { size: length, limit: MAX_INDEX_BYTES }.into());
+        if length > MAX_V1_INDEX_BYTES {
+            return Err(ClipError::TooLarge { size: length, limit: MAX_V1_INDEX_BYTES }.into());
         }
         let bytes = self.store.read(self.key, range.start, length).await?;
         if bytes.len() as u64 == length {

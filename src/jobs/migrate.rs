@@ -145,9 +145,12 @@ impl Migrator {
             events,
             cancel,
         };
-        let outcome = run.to(spec.to).await?;
-        let discarded = if spec.discard_kept { run.discard().await? } else { Vec::new() };
-        let Outcome { summary, archive, compared, kept, restored, from } = outcome;
+        let outcome = run.to(spec.to).await;
+        // A v1 archive needs nothing of what was kept, whether or not its image is known.
+        let settled = matches!(outcome, Ok(_) | Err(MigrationError::AlreadyV1 { .. }));
+        let discarded =
+            if settled && spec.discard_kept { run.discard().await? } else { Vec::new() };
+        let Outcome { summary, archive, compared, kept, restored, from } = outcome?;
         let kept = kept.filter(|_| !spec.discard_kept);
         Ok(JobResult {
             image_id: spec.image_id.clone(),
@@ -214,19 +217,25 @@ impl Run<'_> {
     /// The archive is at its version already: an earlier attempt may have made it so.
     async fn unchanged(&self, current: StoredArchive) -> Result<Outcome, MigrationError> {
         let version = current.version();
-        let described = if version == 2 {
-            Some(self.open_v2(&current).await?)
+        let describe = async |described: &StoredArchive| {
+            self.summary(&self.open_v2(described).await?, &current).await
+        };
+        let summary = if version == 2 {
+            describe(&current).await?
         } else {
-            let mut of_image = None;
+            let mut known = None;
             for kept in self.kept(2).await? {
-                of_image = Some(self.open_v2(&kept).await?);
+                match describe(&kept).await {
+                    Ok(summary) => {
+                        known = Some(summary);
+                        break;
+                    }
+                    Err(error) if self.cancel.is_cancelled() => return Err(error.into()),
+                    Err(error) => self.warn(format!("the image of {}: {error}", kept.key)),
+                }
             }
-            of_image
+            known.ok_or_else(|| MigrationError::AlreadyV1 { key: self.key.clone() })?
         };
-        let Some(v2) = described else {
-            return Err(MigrationError::AlreadyV1 { key: self.key.clone() });
-        };
-        let summary = self.summary(&v2, &current).await?;
         let archive = self.object(&current);
         Ok(Outcome { summary, archive, compared: None, kept: None, restored: false, from: version })
     }
@@ -251,14 +260,13 @@ impl Run<'_> {
                 return Err(error.into());
             }
             Err(error) => {
-                let message = format!("{} can't be taken again: {error}", kept.key);
-                self.events.send(EventKind::Warning { message });
+                self.warn(format!("{} can't be taken again: {error}", kept.key));
                 return Ok(None);
             }
         };
         let summary = self.summary(&v2, kept).await?;
         let away = self.keep(current).await?;
-        self.switch(kept).await?;
+        self.switch(current, kept).await?;
         // It has its place again; under both names it would be kept for ever.
         self.store().delete(&kept.key).await?;
         let archive = self.object(kept);
@@ -297,6 +305,7 @@ impl Run<'_> {
 
         let kept = self.keep(current).await?;
         let store = self.store();
+        self.still(current).await?;
         store.put(&self.key, &file, written.digest, Overwrite::Replace, cancel).await?;
         let archive =
             ArchiveObject { key: self.key.to_string(), size: written.size, digest: written.digest };
@@ -313,16 +322,21 @@ impl Run<'_> {
     async fn reverse(&self, current: &StoredArchive) -> Result<Outcome, MigrationError> {
         let Self { migrator, id, progress, cancel, .. } = self;
         let v2 = self.open_v2(current).await?;
-        if self.store().bucket().is_some() {
-            // Their data's place is the new one's; they hold something else, or would be back.
-            for stale in self.kept(1).await? {
-                self.store().delete(&stale.key).await?;
+        let make_way = async {
+            self.still(current).await?;
+            if self.store().bucket().is_some() {
+                // Their data's place is the new one's; they hold something else, or would be back.
+                let prefix = Key::kept_prefix(id, 1);
+                for stale in self.store().list(&prefix, "", MAX_KEPT).await? {
+                    self.store().delete(&stale.key).await?;
+                }
             }
-        }
+            Ok(())
+        };
         let options = (&migrator.pack, &migrator.index);
-        let staged = to_v1(&v2, self.store(), id, options, progress, cancel).await?;
+        let staged = to_v1(&v2, self.store(), id, options, make_way, progress, cancel).await?;
         let kept = self.keep(current).await?;
-        self.switch(&staged.stored).await?;
+        self.switch(current, &staged.stored).await?;
         self.store().delete(&staged.stored.key).await?;
         let archive = self.object(&staged.stored);
         Ok(Outcome {
@@ -351,8 +365,22 @@ impl Run<'_> {
         Ok(key)
     }
 
-    /// Lets the image id name this archive.
-    async fn switch(&self, to: &StoredArchive) -> Result<(), MigrationError> {
+    /// Fails if the image id names another archive than `current` by now.
+    async fn still(&self, current: &StoredArchive) -> Result<(), MigrateError> {
+        let found = StoredArchive::open(self.store(), &self.key).await?;
+        if found.is_some_and(|found| found.digest == current.digest) {
+            return Ok(());
+        }
+        Err(MigrateError::Superseded { key: self.key.clone() })
+    }
+
+    /// Lets the image id name the archive `to` in place of `current`.
+    async fn switch(
+        &self,
+        current: &StoredArchive,
+        to: &StoredArchive,
+    ) -> Result<(), MigrationError> {
+        self.still(current).await?;
         match &to.whole {
             Some(bytes) => self.put(&self.key, bytes).await,
             None => Ok(self.store().copy(&to.key, &self.key, Overwrite::Replace).await?),
@@ -373,7 +401,13 @@ impl Run<'_> {
         let prefix = Key::kept_prefix(self.id, version);
         let mut kept = Vec::new();
         for listed in self.store().list(&prefix, "", MAX_KEPT).await? {
-            kept.extend(StoredArchive::open(self.store(), &listed.key).await?);
+            match StoredArchive::open(self.store(), &listed.key).await {
+                Ok(opened) => kept.extend(opened),
+                Err(error @ ArchiveError::Clip(_)) => {
+                    self.warn(format!("{} is passed over: {error}", listed.key));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(kept)
     }
@@ -420,6 +454,10 @@ impl Run<'_> {
         summary.nodes = archive.archive.tree.len() as u64;
         summary.files = archive.files();
         Ok(summary)
+    }
+
+    fn warn(&self, message: String) {
+        self.events.send(EventKind::Warning { message });
     }
 
     fn object(&self, stored: &StoredArchive) -> ArchiveObject {

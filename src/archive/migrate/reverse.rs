@@ -29,12 +29,14 @@ pub struct StagedV1 {
 }
 
 /// Packs the v1 archive of `id` and compares it with what it was made from. In S3 its data take
-/// their final place, where nothing points to them; what was there before is gone.
+/// their final place; `make_way` is waited for right before, when they are whole, and its failure
+/// leaves what is there.
 pub async fn to_v1(
     v2: &V2,
     store: &Arc<dyn ArchiveStore>,
     id: &ImageId,
     (pack, index): (&PackOptions, &IndexOptions),
+    make_way: impl Future<Output = Result<(), MigrateError>>,
     progress: &Arc<dyn Progress>,
     cancel: &CancellationToken,
 ) -> Result<StagedV1, MigrateError> {
@@ -43,13 +45,17 @@ pub async fn to_v1(
     let data = if bucket.is_some() { Key::archive(id, "clip") } else { key.clone() };
     let NewObject { sink, commit } = store.create(&data, cancel).await?;
     let packed = pack_image(&v2.source, &v2.image, pack, sink, progress.clone(), cancel).await;
-    let packed = settle(commit, packed.map(|packed| (packed.head.clone(), packed))).await?;
+    let packed = match packed {
+        Ok(packed) => make_way.await.map(|()| (packed.head.clone(), packed)),
+        Err(error) => Err(error.into()),
+    };
+    let packed = settle(commit, packed).await?;
     if let Some(bucket) = &bucket {
         let bytes = index_of(&packed, bucket, &data)?;
         let NewObject { mut sink, commit } = store.create(&key, cancel).await?;
         let sent = blocking(move || sink.write_all(&bytes).and_then(|()| sink.flush())).await?;
         let sent = sent.map_err(io_error(format!("can't write {key}")));
-        settle(commit, sent.map(|()| (Vec::new(), ()))).await?;
+        settle(commit, sent.map(|()| (Vec::new(), ())).map_err(Into::into)).await?;
     }
     let compared = async {
         let stored = StoredArchive::open(store, &key).await?;
@@ -67,19 +73,34 @@ pub async fn to_v1(
             Ok(StagedV1 { summary, stored, compared })
         }
         Err(error) => {
-            // Nobody needs it; what can't be removed now is found by the next one.
-            let _ = store.delete(&key).await;
-            let _ = store.delete(&data).await;
+            // What can't be removed now is found by the next one.
+            let _ = remove(store, id, [&key, &data], cancel).await;
             Err(error)
         }
     }
 }
 
+/// Removes what was made, unless somebody who took over may have put it to use.
+async fn remove(
+    store: &Arc<dyn ArchiveStore>,
+    id: &ImageId,
+    made: [&Key; 2],
+    cancel: &CancellationToken,
+) -> Result<(), ArchiveError> {
+    let current = StoredArchive::open(store, &Key::archive(id, store.extension())).await?;
+    if !cancel.is_cancelled() && current.is_some_and(|current| current.version() == 2) {
+        for key in made {
+            store.delete(key).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Ends an object that was written, or not; what is under its key already is replaced.
 async fn settle<T>(
     commit: Box<dyn Commit>,
-    written: Result<(Vec<u8>, T), ArchiveError>,
-) -> Result<T, ArchiveError> {
+    written: Result<(Vec<u8>, T), MigrateError>,
+) -> Result<T, MigrateError> {
     match written {
         Ok((head, made)) => {
             commit.finish(&head, Overwrite::Replace).await?;
