@@ -20,8 +20,8 @@ impl Entry {
             EntryKind::Directory(meta)
             | EntryKind::File { meta, .. }
             | EntryKind::Sparse { meta, .. }
-            | EntryKind::Special { meta, .. } => meta.xattr_bytes(),
-            EntryKind::Symlink { meta, target } => meta.xattr_bytes() + target.len() as u64,
+            | EntryKind::Special { meta, .. } => meta.variable_bytes(),
+            EntryKind::Symlink { meta, target } => meta.variable_bytes() + target.len() as u64,
             EntryKind::HardLink { target } => target.as_bytes().len() as u64,
             EntryKind::Whiteout | EntryKind::Opaque => 0,
         };
@@ -99,7 +99,15 @@ pub struct Meta {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
+/// What an extended attribute costs beside its bytes.
+const XATTR_COST: u64 = 96;
+
 impl Meta {
+    /// What the extended attributes cost in memory: short ones cost more than their bytes.
+    pub(super) fn variable_bytes(&self) -> u64 {
+        self.xattr_bytes() + self.xattrs.len() as u64 * XATTR_COST
+    }
+
     /// Bytes of the extended attributes, names and values.
     pub(super) fn xattr_bytes(&self) -> u64 {
         self.xattrs.iter().map(|(name, value)| (name.len() + value.len()) as u64).sum()

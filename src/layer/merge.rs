@@ -20,6 +20,8 @@ use crate::digest::Digest;
 
 /// Symlinks followed on the way to one parent; Linux gives up at 40, umoci at 255.
 const MAX_HOPS: usize = 255;
+/// Components that symlinks may add on the way to one parent: an honest path has a few dozen.
+const MAX_DETOUR: usize = 8192;
 
 /// Applies `layers`, bottom to top, to an empty root. Gives the nodes sorted by path, the root
 /// first. Every file's content is where its node says, which is impossible for sparse ones.
@@ -242,6 +244,10 @@ impl Merger {
             }
             EntryKind::Whiteout | EntryKind::Opaque => return Ok(()),
         };
+        self.cost += meta.variable_bytes();
+        if let InodeKind::Symlink { target } = &kind {
+            self.cost += target.len() as u64;
+        }
         self.inodes.push(Inode { kind, meta: meta.clone(), layer: self.layer });
         self.put(directory, path.name().into(), self.inodes.len() - 1)?;
         if existing.is_none() {
@@ -317,7 +323,7 @@ impl Merger {
         todo.reverse();
         let mut trail = vec![ROOT]; // the directories from the root to here
         let mut missing = Vec::new();
-        let mut hops = 0;
+        let (mut hops, mut detour) = (0, 0);
         while let Some(component) = todo.pop() {
             let here = trail[trail.len() - 1];
             match &*component {
@@ -348,7 +354,14 @@ impl Merger {
                     if target.first() == Some(&b'/') {
                         trail.truncate(1);
                     }
-                    todo.extend(target.rsplit(|b| *b == b'/').map(Box::from));
+                    let components = target.rsplit(|b| *b == b'/');
+                    let before = todo.len();
+                    todo.extend(components.filter(|c| !matches!(*c, b"" | b".")).map(Box::from));
+                    detour += todo.len() - before;
+                    if detour > MAX_DETOUR {
+                        let detail = "the symlinks on the way to it make a detour of more than";
+                        return Err(format!("{detail} {MAX_DETOUR} components"));
+                    }
                 }
                 InodeKind::File { .. } | InodeKind::Sparse { .. } | InodeKind::Special { .. } => {
                     let name = String::from_utf8_lossy(&component).into_owned();

@@ -477,6 +477,11 @@ impl TarScanner {
         self.expanded = self.expanded.saturating_add(expansion.size());
         let place = || path.to_string();
         Limit::PlainBytes.check(self.expanded, self.limits.plain_bytes, place)?;
+        // Holes cost nothing in the tar, but whoever takes files whole writes them.
+        if self.expanded >= self.limits.ratio_from {
+            let ratio = self.expanded / self.position.max(1);
+            Limit::Ratio.check(ratio, self.limits.ratio, place)?;
+        }
         let wanted = contents.begin(&path, offset, size).map_err(refused)?;
         if wanted && remaining == 0 {
             end(Some(&mut expansion), contents)?;

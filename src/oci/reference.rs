@@ -136,12 +136,12 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
 
 /// `domain` of the grammar; an IPv6 address in brackets may stand for the name.
 fn is_host(registry: &str) -> bool {
-    let (is_named, port) = match registry.strip_prefix('[').and_then(|host| host.split_once(']')) {
-        Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
-        None => {
-            let (name, port) = registry.split_at(registry.find(':').unwrap_or(registry.len()));
-            (name.split('.').all(is_label), port)
-        }
+    let bracketed = registry.strip_prefix('[').and_then(|host| host.split_once(']'));
+    let (is_named, port) = if let Some((address, port)) = bracketed {
+        (address.parse::<Ipv6Addr>().is_ok(), port)
+    } else {
+        let (name, port) = registry.split_at(registry.find(':').unwrap_or(registry.len()));
+        (name.split('.').all(is_label), port)
     };
     registry.len() <= MAX_HOST
         && is_named
