@@ -61,7 +61,8 @@ use crate::clip::ClipError;
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 use crate::layer::LayerError;
-use crate::oci::OciError;
+use crate::oci::{OciError, ResolvedImage};
+use crate::progress::Step;
 use crate::retry::Retryable;
 use crate::store::StoreError;
 
@@ -81,6 +82,13 @@ pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
 pub use verify::{Verified, VerifyOptions, verify};
 pub use warnings::MISREAD_NAMES;
+
+/// The step that tells how much of an image there is to read.
+fn resolved(image: &ResolvedImage) -> Step {
+    // What a manifest claims need not fit a number.
+    let compressed_bytes = image.layers.iter().fold(0, |sum: u64, l| sum.saturating_add(l.size));
+    Step::Resolved { manifest: image.manifest_digest, layers: image.layers.len(), compressed_bytes }
+}
 
 /// Runs work that takes a while off the async threads.
 async fn blocking<T: Send + 'static>(

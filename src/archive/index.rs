@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::layers::verify_diff_id;
 use super::metadata::image_metadata;
 use super::policy::LayerPolicy;
-use super::{ArchiveError, Budget, ImageLayer, KnownLayer, LayerCache, blocking, warnings};
+use super::{
+    ArchiveError, Budget, ImageLayer, KnownLayer, LayerCache, blocking, resolved, warnings,
+};
 use crate::clip::atomic;
 use crate::clip::seek_table::LayerSpans;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
@@ -118,14 +120,7 @@ pub async fn index_image(
         return Err(ArchiveError::NoLayers { reference: image.reference.to_string() });
     }
     image.layers.iter().try_for_each(|layer| options.layers.check_described(layer))?;
-    // What a manifest claims need not fit a number.
-    let compressed_bytes =
-        image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
-    progress.step(Step::Resolved {
-        manifest: image.manifest_digest,
-        layers: image.layers.len(),
-        compressed_bytes,
-    });
+    progress.step(resolved(image));
 
     // The first failure stops the downloads of the others.
     let stop = cancel.child_token();

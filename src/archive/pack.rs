@@ -19,7 +19,7 @@ use super::download::with_layer;
 use super::layers::verify_diff_id;
 use super::policy::LayerPolicy;
 use super::runtime_spec::runtime_spec;
-use super::{ArchiveError, Budget, blocking, warnings};
+use super::{ArchiveError, Budget, blocking, resolved, warnings};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
@@ -84,14 +84,7 @@ pub async fn pack_image(
 ) -> Result<Packed, ArchiveError> {
     // The archive carries the content, so that nobody has to read the layers again.
     image.layers.iter().try_for_each(|layer| LayerPolicy::AsIs.check_described(layer))?;
-    // What a manifest claims need not fit a number.
-    let compressed_bytes =
-        image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
-    progress.step(Step::Resolved {
-        manifest: image.manifest_digest,
-        layers: image.layers.len(),
-        compressed_bytes,
-    });
+    progress.step(resolved(image));
     let reading = Reading { source, options, progress: &progress, cancel };
 
     let mut blocks = blocking(|| Blocks::new(out)).await?.map_err(write_error)?;

@@ -74,7 +74,9 @@ pub async fn to_v1(
         }
         Err(error) => {
             // What can't be removed now is found by the next one.
-            let _ = remove(store, id, [&key, &data], cancel).await;
+            if let Err(left) = remove(store, id, [&key, &data], cancel).await {
+                tracing::warn!(image = %id, error = %left, "what was staged could not be removed");
+            }
             Err(error)
         }
     }
