@@ -205,6 +205,24 @@ pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn ArchiveStore>, Sto
     })
 }
 
+/// Temporary files older than this are nobody's: a younger one may belong to a process that is still
+/// writing.
+const LEFTOVER_AGE: Duration = Duration::from_hours(24);
+
+/// Removes what writers that died left in the store more than a day ago. What fails is told to the
+/// log: it can be removed another time.
+pub async fn sweep(store: &dyn ArchiveStore) {
+    let swept = async {
+        for leftover in store.leftovers(LEFTOVER_AGE).await? {
+            store.remove_leftover(&leftover).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = swept.await {
+        tracing::warn!(store = store.describe(), %error, "leftovers could not be removed");
+    }
+}
+
 /// Waits for a task that cleans up after itself when its token fires. Dropping the returned
 /// future fires the token, so that giving up on a put is the same as cancelling it.
 async fn supervise<T>(

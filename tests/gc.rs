@@ -59,17 +59,19 @@ async fn a_directory() {
         ("0000000000000001.clip", UNUSED),
         ("layer-index/unused", UNUSED),
         ("layer-index/used", UNUSED - 48),
+        (".tmp-old", OLD),
         (".tmp-young", 1),
         ("somebody-elses", UNUSED),
     ] {
         plant(&images.join(name), hours);
     }
-    assert_eq!(gc(data.path(), &["--dry-run"], &[]).await, all(&["layer-index/unused"], false));
-    assert!(images.join("layer-index/unused").exists());
+    let garbage = [".tmp-old", "layer-index/unused"];
+    assert_eq!(gc(data.path(), &["--dry-run"], &[]).await, all(&garbage, false));
+    assert!(garbage.iter().all(|name| images.join(name).exists()), "a dry run removes nothing");
     let sooner = ["--dry-run", "--unused-days", "20"];
-    let both = ["layer-index/unused", "layer-index/used"];
-    assert_eq!(gc(data.path(), &sooner, &[]).await, all(&both, false));
-    assert_eq!(gc(data.path(), &["--apply"], &[]).await, all(&["layer-index/unused"], true));
+    let more = [".tmp-old", "layer-index/unused", "layer-index/used"];
+    assert_eq!(gc(data.path(), &sooner, &[]).await, all(&more, false));
+    assert_eq!(gc(data.path(), &["--apply"], &[]).await, all(&garbage, true));
     assert!(gc(data.path(), &["--apply"], &[]).await.is_empty());
     for name in ["0000000000000001.clip", "layer-index/used", ".tmp-young", "somebody-elses"] {
         assert!(images.join(name).exists(), "{name}");

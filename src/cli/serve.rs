@@ -66,6 +66,10 @@ async fn run(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let store = store::open(&config.store).await?;
+    // In a bucket its own rules, or `gc`, see to that: not every service may list uploads.
+    if store.bucket().is_none() {
+        store::sweep(&*store).await;
+    }
     let key = config.secret_key.load()?;
     let queue =
         Queue::new(database.pool().clone(), Vault::new(key)).with_max_attempts(config.max_attempts);

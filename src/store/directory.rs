@@ -1,8 +1,7 @@
 //! The store that is a directory: one file per object (beta9's `local`, CONTRACT section C).
 //!
 //! A file is written under a temporary name, synced, and then renamed to its key. Temporary names
-//! start with `.tmp-`, which no key does; those that a crash left behind are removed once they are
-//! a day old, since a younger one may belong to another process that is still writing.
+//! start with `.tmp-`, which no key does; those that a crash left behind are leftovers.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -24,7 +23,6 @@ use super::{
 use crate::digest::Digest;
 
 const TEMPORARY_PREFIX: &str = ".tmp-";
-const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 const CHUNK: usize = 256 * 1024;
 
 /// A file on its way.
@@ -39,25 +37,16 @@ pub struct DirectoryStore {
 }
 
 impl DirectoryStore {
-    /// Opens the directory, making it when it is missing, and removes old temporary files.
+    /// Opens the directory, making it when it is missing.
     pub async fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Self { root: root.to_owned() };
         store
             .blocking("open the store", |store| {
                 fs::create_dir_all(&store.root)
-                    .and_then(|()| store.remove_leftovers())
                     .map_err(|e| StoreError::io("open the store", &store.root, e))
             })
             .await?;
         Ok(store)
-    }
-
-    fn remove_leftovers(&self) -> io::Result<()> {
-        for leftover in self.find_leftovers(LEFTOVER_AGE)? {
-            // Another replica may have been faster.
-            let _ = self.remove_temporary(&leftover.id);
-        }
-        Ok(())
     }
 
     fn find_leftovers(&self, age: Duration) -> io::Result<Vec<Leftover>> {
@@ -439,6 +428,7 @@ fn copy(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{LEFTOVER_AGE, sweep};
 
     #[tokio::test]
     async fn removes_old_leftovers_of_a_crash_and_nothing_else() {
@@ -452,7 +442,9 @@ mod tests {
         for path in [&old, &archive] {
             File::options().write(true).open(path).unwrap().set_modified(two_days_ago).unwrap();
         }
-        DirectoryStore::open(directory.path()).await.unwrap();
+        let store = DirectoryStore::open(directory.path()).await.unwrap();
+        assert!(old.exists(), "who only opens a store removes nothing");
+        sweep(&store).await;
         assert!(!old.exists());
         assert!(young.exists() && archive.exists());
     }
