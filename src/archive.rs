@@ -1,19 +1,9 @@
-//! Use cases: an image becomes an archive; a file is read out of one.
+//! Use cases: an image becomes an archive, which is what it should be.
 //!
 //! Nothing here knows of jobs, the database or a terminal: progress leaves through
 //! [`crate::progress::Progress`], and the finished archive is a local file that the caller
 //! publishes.
 
-/// The data of a v1 archive.
-mod blocks;
-/// What reading layers may take of the machine.
-pub mod budget;
-/// A layer on its way from a source to a thread that takes it apart.
-mod download;
-/// An archive becomes files.
-pub mod extract;
-/// What lies in a store and serves nobody.
-pub mod garbage;
 /// An image becomes a v2 archive.
 pub mod index;
 /// Layer indexes that were made before.
@@ -24,30 +14,14 @@ pub mod layer_claims;
 pub mod layers;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
-/// From one archive version to the other.
-pub mod migrate;
 /// Many of a kind.
-mod noted;
+pub(crate) mod noted;
 /// An image becomes a v1 archive.
 pub mod pack;
 /// Which layers are taken.
-mod policy;
-/// Files that many read at once.
-mod positional;
-/// A v1 archive on its way into a store.
-pub mod publish;
-/// A file's content, wherever the archive says it lives.
-pub mod read;
-/// An image becomes another one that beta9's workers can read.
-pub mod republish;
+pub(crate) mod policy;
 /// The OCI runtime spec of an image.
 mod runtime_spec;
-/// A part of a layer by its spans.
-pub mod spans;
-/// An archive in a store.
-pub mod stored;
-/// What a v2 archive says of its layers.
-mod stored_layers;
 /// What an archive holds and cost.
 pub mod summary;
 /// Whether an archive is what it should be.
@@ -66,32 +40,25 @@ use crate::progress::Step;
 use crate::retry::Retryable;
 use crate::store::StoreError;
 
-pub use blocks::S3Override;
-pub use budget::Budget;
-pub use extract::{ExtractOptions, Extracted, extract};
 pub use index::{IndexOptions, IndexedImage, Written, index_image};
 pub use layer_cache::LayerCache;
 pub use layer_claims::{Claim, LayerClaims};
 pub use layers::{ImageLayer, KnownLayer};
 pub use pack::{PackOptions, Packed, pack_image};
 pub use policy::{InvalidLayerPolicy, LayerPolicy};
-pub use publish::{Publication, Published};
-pub use read::{ReadSettings, image_source, open_file};
-pub use republish::{Republication, Republished};
-pub use spans::{SpanMemory, SpanReader};
 pub use summary::{LayerSummary, Summary};
 pub use verify::{Verified, VerifyOptions, verify};
 pub use warnings::MISREAD_NAMES;
 
 /// The step that tells how much of an image there is to read.
-fn resolved(image: &ResolvedImage) -> Step {
+pub(crate) fn resolved(image: &ResolvedImage) -> Step {
     // What a manifest claims need not fit a number.
     let compressed_bytes = image.layers.iter().fold(0, |sum: u64, l| sum.saturating_add(l.size));
     Step::Resolved { manifest: image.manifest_digest, layers: image.layers.len(), compressed_bytes }
 }
 
 /// Runs work that takes a while off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ArchiveError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ArchiveError::Io {
@@ -283,7 +250,7 @@ impl Classify for ArchiveError {
     }
 }
 
-fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ArchiveError {
+pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ArchiveError {
     let what = what.into();
     |source| ArchiveError::Io { what, source }
 }

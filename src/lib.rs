@@ -4,13 +4,14 @@
 //! (`docs/architecture.md` has the map):
 //!
 //! ```text
-//! main -> cli -> api -> jobs -> archive, store -> layer, oci -> clip, gzip
+//! main -> cli -> api -> jobs -> publish -> archive -> content -> fetch
+//!                               store                            -> layer, oci -> clip, gzip
 //!                       database, telemetry, config: from jobs upward only
 //! ```
 
 /// HTTP: the router, one file per resource, problem+json, the docs page.
 pub mod api;
-/// Use cases: an image becomes an archive; a file is read out of one.
+/// Use cases: an image becomes an archive, which is what it should be.
 pub mod archive;
 /// The command line, one file per subcommand.
 pub mod cli;
@@ -18,12 +19,16 @@ pub mod cli;
 pub mod clip;
 /// One `Config`: command line over environment over file over defaults.
 pub mod config;
+/// The bytes of files, wherever an archive says they live.
+pub mod content;
 /// The Postgres pool, its migrations, and the private server used when none is configured.
 pub mod database;
 /// `Digest`: the name of a sequence of bytes.
 pub mod digest;
 /// The error policy, stated once.
 pub mod error;
+/// How bytes of blobs come from where they are to the thread that wants them.
+pub mod fetch;
 /// Random access into gzip: inflating, checkpoints, spans. Knows only bytes.
 pub mod gzip;
 /// `ImageId`: the gateway's name of an image.
@@ -36,6 +41,8 @@ pub mod layer;
 pub mod oci;
 /// How progress leaves the lower floors.
 pub mod progress;
+/// How an archive becomes public and stays right.
+pub mod publish;
 /// The one retry helper.
 pub mod retry;
 /// `ArchiveStore`: where archives go.

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use clipwright::archive::{PackOptions, Publication};
+use clipwright::archive::PackOptions;
 use clipwright::progress::Silent;
+use clipwright::publish::Publication;
 use clipwright::store::{self, Overwrite, StoreSettings};
 use serde_json::Value;
 use tempfile::TempDir;

@@ -9,12 +9,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use clipwright::archive::{ArchiveError, PackOptions, Publication, Published};
+use clipwright::archive::{ArchiveError, PackOptions};
 use clipwright::clip::node::NodeKind;
 use clipwright::error::Classify as _;
 use clipwright::image_id::ImageId;
 use clipwright::layer::Limits;
 use clipwright::progress::Silent;
+use clipwright::publish::{Publication, Published};
 use clipwright::store::{self, ArchiveStore, Overwrite, Put, StoreError, StoreSettings};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

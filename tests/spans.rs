@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clipwright::archive::{
-    ArchiveError, IndexOptions, LayerPolicy, SpanMemory, SpanReader, index_image,
-};
+use clipwright::archive::{ArchiveError, IndexOptions, LayerPolicy, index_image};
 use clipwright::clip::node::{FileContent, NodeKind, RemoteRef};
 use clipwright::clip::reader::Archive;
 use clipwright::clip::seek_table::LayerSpans;
 use clipwright::clip::storage_info::StorageInfo;
 use clipwright::clip::writer::seekable_archive;
+use clipwright::content::{SpanMemory, SpanReader};
 use clipwright::digest::Digest;
 use clipwright::error::Classify as _;
 use clipwright::gzip::Span;

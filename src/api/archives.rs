@@ -5,8 +5,8 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::archive::stored::{ListedArchive, list_archives};
 use crate::jobs::job::ImageId;
+use crate::publish::stored::{ListedArchive, list_archives};
 
 use super::AppState;
 use super::extract::QueryParams;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::layers::verify_diff_id;
-use super::metadata::image_metadata;
-use super::policy::LayerPolicy;
-use super::{
-    ArchiveError, Budget, ImageLayer, KnownLayer, LayerCache, blocking, resolved, warnings,
+use crate::archive::layers::verify_diff_id;
+use crate::archive::metadata::image_metadata;
+use crate::archive::policy::LayerPolicy;
+use crate::archive::{
+    ArchiveError, ImageLayer, KnownLayer, LayerCache, blocking, resolved, warnings,
 };
 use crate::clip::atomic;
 use crate::clip::seek_table::LayerSpans;
@@ -20,6 +20,7 @@ use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
 use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
+use crate::fetch::Budget;
 use crate::gzip::DEFAULT_SPAN;
 use crate::layer::{LayerIndex, Limits, merge};
 use crate::oci::{LayerDescriptor, ReferenceForm, ResolvedImage, Source};

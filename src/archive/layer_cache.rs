@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::layer_claims::{Flights, LayerClaims};
-use super::{ArchiveError, blocking};
+use crate::archive::layer_claims::{Flights, LayerClaims};
+use crate::archive::{ArchiveError, blocking};
 use crate::digest::Digest;
 use crate::layer::{LayerIndex, LayerRead, codec};
 use crate::store::{ArchiveStore, Key, Overwrite, StoreError};

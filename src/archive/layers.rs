@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::ArchiveError;
-use super::download::with_layer;
-use super::index::IndexOptions;
-use super::layer_cache::{LayerCache, Wanted};
+use crate::archive::ArchiveError;
+use crate::archive::index::IndexOptions;
+use crate::archive::layer_cache::{LayerCache, Wanted};
 use crate::digest::Digest;
+use crate::fetch::download::with_layer;
 use crate::layer::{Contents, LayerError, LayerIndex, LayerRead, NoContents, read_layer};
 use crate::oci::{LayerDescriptor, Source};
 use crate::progress::{Progress, Step};

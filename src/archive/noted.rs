@@ -7,20 +7,20 @@ const NAMED: usize = 5;
 
 /// Names, of which a few are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Noted {
+pub(crate) struct Noted {
     first: Vec<String>,
     count: usize,
 }
 
 impl Noted {
-    pub(super) fn push(&mut self, name: impl fmt::Display) {
+    pub(crate) fn push(&mut self, name: impl fmt::Display) {
         if self.first.len() < NAMED {
             self.first.push(name.to_string());
         }
         self.count += 1;
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
 }

@@ -15,14 +15,15 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::download::with_layer;
-use super::layers::verify_diff_id;
-use super::policy::LayerPolicy;
-use super::runtime_spec::runtime_spec;
-use super::{ArchiveError, Budget, blocking, resolved, warnings};
+use crate::archive::layers::verify_diff_id;
+use crate::archive::policy::LayerPolicy;
+use crate::archive::runtime_spec::runtime_spec;
+use crate::archive::{ArchiveError, blocking, resolved, warnings};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
+use crate::fetch::Budget;
+use crate::fetch::download::with_layer;
 use crate::layer::{LayerIndex, LayerRead, Limits, merge_whole, read_layer};
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::ArchiveError;
+use crate::archive::ArchiveError;
 use crate::layer::{Encoding, LayerIndex};
 use crate::oci::{Compression, LayerDescriptor};
 
@@ -44,12 +44,12 @@ impl fmt::Display for LayerPolicy {
 }
 
 /// Why nothing but gzip is taken.
-pub(super) const GZIP_ALONE: &str = "beta9's workers read gzip alone";
+pub(crate) const GZIP_ALONE: &str = "beta9's workers read gzip alone";
 
 impl LayerPolicy {
     /// Judges a layer by its media type, before anything is downloaded. What that doesn't tell,
     /// the bytes will.
-    pub(super) fn check_described(self, layer: &LayerDescriptor) -> Result<(), ArchiveError> {
+    pub(crate) fn check_described(self, layer: &LayerDescriptor) -> Result<(), ArchiveError> {
         if layer.foreign {
             let reason = "the registry doesn't hold its content";
             return Err(unsupported(layer, "not distributable", reason));
@@ -62,7 +62,7 @@ impl LayerPolicy {
     }
 
     /// Judges a layer by what it was found to be: media types are often wrong.
-    pub(super) fn check_read(
+    pub(crate) fn check_read(
         self,
         layer: &LayerDescriptor,
         index: &LayerIndex,
@@ -75,7 +75,7 @@ impl LayerPolicy {
 }
 
 /// What a layer is, as it stands in sentences.
-pub(super) fn kind(encoding: Encoding) -> &'static str {
+pub(crate) fn kind(encoding: Encoding) -> &'static str {
     match encoding {
         Encoding::Gzip => "compressed with gzip",
         Encoding::Zstd => "compressed with zstd",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::index::IndexedImage;
-use super::pack::Packed;
+use crate::archive::index::IndexedImage;
+use crate::archive::pack::Packed;
 use crate::clip::node::NodeKind;
 use crate::clip::tree::Tree;
 use crate::digest::Digest;

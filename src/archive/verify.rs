@@ -11,12 +11,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::read::ReadSettings;
-use super::{ArchiveError, Budget, blocking, io_error};
+use crate::archive::{ArchiveError, blocking, io_error};
 use crate::clip::ClipError;
 use crate::clip::check::{self, Check};
 use crate::clip::reader::Parts;
 use crate::clip::storage_info::StorageInfo;
+use crate::content::read::ReadSettings;
+use crate::fetch::Budget;
 use crate::layer::Limits;
 use crate::progress::Progress;
 

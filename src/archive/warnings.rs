@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::noted::Noted;
+use crate::archive::noted::Noted;
 use crate::clip::node::{Node, NodeKind};
 use crate::clip::tree::Tree;
 use crate::layer::{Encoding, LayerIndex};
 
-use super::policy::{GZIP_ALONE, kind};
+use crate::archive::policy::{GZIP_ALONE, kind};
 
 /// Larger spans, in plain bytes, are worth a word: to read anything in one, all of it has to be.
 const LARGE_SPAN: u64 = 32 << 20;

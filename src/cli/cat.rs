@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::content::ContentArgs;
 use super::run_async;
-use crate::archive::open_file;
 use crate::clip::reader::Archive;
+use crate::content::open_file;
 
 /// Write a file's content to standard output, read through the archive.
 #[derive(Debug, Args)]

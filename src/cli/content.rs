@@ -4,8 +4,8 @@
 use clap::Args;
 
 use super::registry::RegistryArgs;
-use crate::archive::{ReadSettings, S3Override, image_source};
 use crate::clip::storage_info::StorageInfo;
+use crate::content::{ReadSettings, S3Override, image_source};
 use crate::oci::ImageSource;
 
 /// Where content comes from, if not from where the archive says, and as whom to ask for it.

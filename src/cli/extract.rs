@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::content::ContentArgs;
 use super::progress::on_stderr;
 use super::run_async;
-use crate::archive::{ExtractOptions, Extracted, extract};
 use crate::clip::reader::Archive;
+use crate::content::{ExtractOptions, Extracted, extract};
 
 /// Unpack an archive, or a directory of it, into a new directory. Content is verified; what fails
 /// leaves nothing behind.

@@ -7,11 +7,11 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::run_async;
-use crate::archive::garbage::{self, Garbage, GarbageKind};
 use crate::config::{Config, DatabaseSettings, SettingsArgs};
 use crate::database::Database;
 use crate::jobs::job::JobState;
 use crate::jobs::queue::{JobFilter, Queue, Vault};
+use crate::publish::garbage::{self, Garbage, GarbageKind};
 use crate::store;
 
 /// Find what lies in the store and serves nobody, and remove it if told to.

@@ -12,8 +12,9 @@ use super::progress::on_stderr;
 use super::registry::RegistryArgs;
 use super::report::report;
 use super::run_async;
-use crate::archive::{Budget, IndexOptions, LayerPolicy, Summary, index_image};
+use crate::archive::{IndexOptions, LayerPolicy, Summary, index_image};
 use crate::config::LimitsArgs;
+use crate::fetch::Budget;
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
 /// Index an image into a v2 archive, without a service.

@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use super::client::{Client, ClientError};
 use super::run_async;
-use crate::archive::stored::ListedArchive;
 use crate::image_id::ImageId;
 use crate::jobs::job::{Job, JobSpec, JobState, MigrateSpec};
+use crate::publish::stored::ListedArchive;
 
 /// What is told in the end.
 mod report;

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api::{self, AppState, FieldError};
-use crate::archive::{Budget, IndexOptions, LayerCache, PackOptions};
+use crate::archive::{IndexOptions, LayerCache, PackOptions};
 use crate::config::{Config, SettingsArgs};
 use crate::database::Database;
+use crate::fetch::Budget;
 use crate::jobs::handlers::Handlers;
 use crate::jobs::migrate::Migrator;
 use crate::jobs::pull::Puller;

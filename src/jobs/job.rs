@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::archive::Summary;
-use crate::archive::migrate::Compared;
 use crate::digest::Digest;
 use crate::error::Fault;
 pub use crate::image_id::{ImageId, InvalidImageId};
+use crate::publish::migrate::Compared;
 
 /// What is asked for. Credentials travel beside it, never in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 use super::job::{ArchiveObject, EventKind, ImageId, JobError, JobResult, MigrateSpec, Migration};
 use super::progress::JobProgress;
 use super::worker::EventSink;
-use crate::archive::migrate::{
-    Compared, Destination, MadeV2, MigrateError, V1, V2, compare_archives, to_v1, to_v2,
-};
-use crate::archive::stored::StoredArchive;
 use crate::archive::{ArchiveError, IndexOptions, PackOptions, Summary};
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
 use crate::oci::{Credentials, InvalidCredentials, OciSettings};
 use crate::progress::Progress;
+use crate::publish::migrate::{
+    Compared, Destination, MadeV2, MigrateError, V1, V2, compare_archives, to_v1, to_v2,
+};
+use crate::publish::stored::StoredArchive;
 use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
 
 /// So many archives of one image and version are looked at among those that were kept.

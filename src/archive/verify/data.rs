@@ -6,11 +6,11 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::ArchiveError;
-use crate::archive::blocks::{Block, BlockData, BlockReader};
-use crate::archive::read::ReadSettings;
 use crate::clip::check::Check;
 use crate::clip::reader::Parts;
 use crate::clip::storage_info::StorageInfo;
+use crate::content::blocks::{Block, BlockData, BlockReader};
+use crate::content::read::ReadSettings;
 
 /// How many bytes of data there are; `None` if that would take the S3 object, and `reach` is not
 /// allowed.

@@ -11,17 +11,17 @@ use tokio_util::sync::CancellationToken;
 use super::VerifyOptions;
 use super::differences::differences;
 use super::restarts::{self, Tee};
-use crate::archive::download::with_layer;
-use crate::archive::read::{ReadSettings, image_source};
-use crate::archive::stored_layers::StoredLayer;
 use crate::archive::{ArchiveError, io_error};
 use crate::clip::check::{Check, known_weakness};
 use crate::clip::node::{FileContent, Node, NodeKind, NodePath};
 use crate::clip::reader::Parts;
 use crate::clip::seek_table::SeekTable;
 use crate::clip::storage_info::OciStorageInfo;
+use crate::content::read::{ReadSettings, image_source};
+use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
 use crate::error::Classify as _;
+use crate::fetch::download::with_layer;
 use crate::layer::{
     EntryKind, LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer,
 };

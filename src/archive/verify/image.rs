@@ -6,12 +6,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::table::PlainSizes;
 use crate::archive::ArchiveError;
-use crate::archive::read::{ReadSettings, image_source};
-use crate::archive::stored_layers::StoredLayer;
 use crate::clip::check::{Check, Grade};
 use crate::clip::node::{FileContent, NodeKind};
 use crate::clip::reader::Parts;
 use crate::clip::storage_info::OciStorageInfo;
+use crate::content::read::{ReadSettings, image_source};
+use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
 use crate::oci::{Platform, ResolvedImage, Source};
 

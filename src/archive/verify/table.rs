@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use crate::archive::stored_layers::StoredLayer;
 use crate::archive::{ArchiveError, io_error};
 use crate::clip::ClipError;
 use crate::clip::check::{Check, Grade};
 use crate::clip::reader::Parts;
 use crate::clip::seek_table::{LayerEntry, SeekTable};
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
+use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
 
 /// The plain sizes of layers, as far as they are known.

@@ -5,9 +5,9 @@ use std::io::Write;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use crate::archive::migrate::Compared;
-use crate::archive::stored::ListedArchive;
 use crate::image_id::ImageId;
+use crate::publish::migrate::Compared;
+use crate::publish::stored::ListedArchive;
 
 /// What became of one image.
 #[derive(Debug, Serialize)]

@@ -10,14 +10,14 @@ use super::findings;
 use super::{PullError, Puller};
 use crate::archive::index::Written;
 use crate::archive::{
-    ArchiveError, IndexOptions, IndexedImage, LayerPolicy, PackOptions, Publication, Republication,
-    Republished, Summary, index_image,
+    ArchiveError, IndexOptions, IndexedImage, LayerPolicy, PackOptions, Summary, index_image,
 };
 use crate::clip::{ClipError, MAX_INDEX_BYTES, WARN_INDEX_BYTES};
 use crate::jobs::job::{ArchiveObject, EventKind, ImageId, LayerTreatment, VersionReport};
 use crate::jobs::worker::EventSink;
 use crate::oci::{ImageSource, Publisher, ResolvedImage, Source};
 use crate::progress::Progress;
+use crate::publish::{Publication, Republication, Republished};
 use crate::store::{Key, Overwrite};
 use crate::telemetry::metrics::archive_published;
 

@@ -7,7 +7,7 @@
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use super::ArchiveError;
+use crate::archive::ArchiveError;
 
 /// How many layers are read at a time.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Budget {
     }
 
     /// Waits for a turn, which lasts until it is dropped.
-    pub(super) async fn turn(
+    pub(crate) async fn turn(
         &self,
         cancel: &CancellationToken,
     ) -> Result<SemaphorePermit<'_>, ArchiveError> {

@@ -23,18 +23,19 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::blocks::BlockData;
-use super::stored::StoredArchive;
-use super::{ArchiveError, IndexOptions, IndexedImage, image_source, index_image};
+use crate::archive::{ArchiveError, IndexOptions, IndexedImage, index_image};
 use crate::clip::ClipError;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
+use crate::content::blocks::BlockData;
+use crate::content::image_source;
 use crate::error::{Classify, Fault};
 use crate::oci::{
     Credentials, InvalidCredentials, InvalidReference, OciError, OciSettings, Platform,
     ResolvedImage, Source,
 };
 use crate::progress::Progress;
+use crate::publish::stored::StoredArchive;
 use crate::retry::Retryable;
 use crate::store::{ArchiveStore, InvalidKey, Key, StoreError};
 

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::ArchiveError;
-use super::stored::stored_version;
+use crate::archive::ArchiveError;
 use crate::image_id::ImageId;
+use crate::publish::stored::stored_version;
 use crate::store::{ArchiveStore, Key, Leftover, Listed, StoreError};
 
 /// What is younger may belong to somebody who is still writing.

@@ -17,10 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ArchiveError;
-use super::positional::Positional;
+use crate::archive::ArchiveError;
 use crate::clip::header::Header;
 use crate::clip::seek_table::{SeekTable, SpanEntry, SpanIndex};
+use crate::content::positional::Positional;
 use crate::digest::Digest;
 use crate::layer::at_most;
 use crate::layer::decode::decode_spans;

@@ -12,9 +12,10 @@ use futures_util::stream;
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio_util::sync::CancellationToken;
 
-use super::policy::LayerPolicy;
-use super::{ArchiveError, Budget};
+use crate::archive::ArchiveError;
+use crate::archive::policy::LayerPolicy;
 use crate::digest::Digest;
+use crate::fetch::Budget;
 use crate::layer::{Encoding, Limits};
 use crate::oci::{
     Compression, LayerDescriptor, OciError, Publisher, PushedBlob, Reference, ResolvedImage, Source,

@@ -11,14 +11,15 @@ use std::sync::Arc;
 use tempfile::{SpooledTempFile, spooled_tempfile};
 use tokio_util::sync::CancellationToken;
 
-use super::blocks::{Block, BlockData, BlockReader, S3Override};
-use super::download::with_layer;
-use super::spans::{SpanMemory, SpanReader};
-use super::stored_layers::StoredLayer;
-use super::{ArchiveError, Budget, io_error};
+use crate::archive::{ArchiveError, io_error};
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
+use crate::content::blocks::{Block, BlockData, BlockReader, S3Override};
+use crate::content::spans::{SpanMemory, SpanReader};
+use crate::content::stored_layers::StoredLayer;
+use crate::fetch::Budget;
+use crate::fetch::download::with_layer;
 use crate::layer::{LayerError, copy_range};
 use crate::oci::{Credentials, ImageSource, OciError, OciSettings, Reference, Source};
 use crate::progress::Silent;
@@ -81,7 +82,7 @@ pub fn image_source(image: &OciStorageInfo) -> Result<ImageSource, OciError> {
 }
 
 /// What is wrong with content that no reader could find.
-pub(super) const MISPLACED: &str = "has content where the archive's storage info has none";
+pub(crate) const MISPLACED: &str = "has content where the archive's storage info has none";
 
 fn not_a_file(node: &Node, detail: &str) -> ArchiveError {
     ArchiveError::NotAFile { path: node.path.to_string(), detail: detail.to_owned() }

@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ArchiveError;
+use crate::archive::ArchiveError;
 use crate::clip::header::{self, Header};
 use crate::clip::node::NodeKind;
 use crate::clip::reader::Archive;

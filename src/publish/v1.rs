@@ -10,9 +10,9 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::index::Written;
-use super::pack::{PackOptions, Packed, Sink, pack_image};
-use super::{ArchiveError, blocking};
+use crate::archive::index::Written;
+use crate::archive::pack::{PackOptions, Packed, Sink, pack_image};
+use crate::archive::{ArchiveError, blocking};
 use crate::clip::MAX_V1_INDEX_BYTES;
 use crate::clip::header::{self, Header};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};

@@ -17,9 +17,10 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::archive::download::with_layer;
-use crate::archive::{ArchiveError, Budget};
+use crate::archive::ArchiveError;
 use crate::digest::Digest;
+use crate::fetch::Budget;
+use crate::fetch::download::with_layer;
 use crate::layer::{LayerError, Limits, copy_layer};
 use crate::oci::Source;
 use crate::progress::Progress;

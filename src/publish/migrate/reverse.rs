@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::compare::Compared;
 use super::{MigrateError, V1, V2, compare_archives};
-use crate::archive::publish::index_of;
-use crate::archive::stored::StoredArchive;
 use crate::archive::{
     ArchiveError, IndexOptions, PackOptions, Summary, blocking, io_error, pack_image,
 };
 use crate::image_id::ImageId;
 use crate::progress::Progress;
+use crate::publish::stored::StoredArchive;
+use crate::publish::v1::index_of;
 use crate::store::{ArchiveStore, Commit, Key, NewObject, Overwrite};
 
 /// A v1 archive that holds what the v2 archive shows, under [`Key::staged`].

@@ -10,8 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveError, Budget};
+use crate::archive::ArchiveError;
 use crate::digest::Digest;
+use crate::fetch::Budget;
 use crate::layer::LayerError;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
@@ -23,7 +24,7 @@ const STALL: Duration = Duration::from_secs(1);
 
 /// Downloads a layer in this task while `work` reads it on a thread of its own. What `work` gives
 /// is passed on only if the layer's size and digest were found right.
-pub(super) async fn with_layer<T: Send + 'static>(
+pub(crate) async fn with_layer<T: Send + 'static>(
     source: &Source,
     layer: Digest,
     size: u64,
@@ -91,7 +92,7 @@ struct Chunk {
 }
 
 /// The blocking end of a download.
-pub(super) struct LayerBytes {
+pub(crate) struct LayerBytes {
     received: mpsc::UnboundedReceiver<Chunk>,
     current: Option<Chunk>,
 }

@@ -15,8 +15,8 @@ use super::layer_tar::{Take, WrittenLayer, write_layer};
 use super::root::BundledImage;
 use super::{MigrateError, V1};
 use crate::archive::ArchiveError;
-use crate::archive::blocks::{Block, BlockData, BlockReader};
 use crate::clip::node::Node;
+use crate::content::blocks::{Block, BlockData, BlockReader};
 use crate::digest::Digest;
 use crate::oci::{OciError, Platform, Publisher};
 

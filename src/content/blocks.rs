@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{ArchiveError, blocking, io_error};
+use crate::archive::{ArchiveError, blocking, io_error};
 use crate::clip::header;
 use crate::clip::node::{FileContent, Node, NodeKind};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
@@ -55,20 +55,20 @@ pub struct S3Override {
 
 /// One file's content in the data, as the index tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Block {
+pub(crate) struct Block {
     /// The file, for people: one of its names.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// Where the content begins.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Its length.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// Its SHA-256, when the index says it.
-    pub(super) sha256: Option<Digest>,
+    pub(crate) sha256: Option<Digest>,
 }
 
 impl Block {
     /// The block of a node; `None` for what has none.
-    pub(super) fn of(node: &Node) -> Option<Self> {
+    pub(crate) fn of(node: &Node) -> Option<Self> {
         match node.kind {
             // Whatever needs no block: upstream's index has no other word for it.
             NodeKind::File(FileContent::Embedded { offset: 0, length: 0, .. }) => None,
@@ -80,7 +80,7 @@ impl Block {
     }
 
     /// All distinct blocks of these nodes, in the order of the data. Names of one block count once.
-    pub(super) fn all<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Self> {
+    pub(crate) fn all<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Self> {
         let mut blocks: Vec<Self> = nodes.filter_map(Self::of).collect();
         blocks.sort_by_key(|block| (block.offset, block.length, block.sha256));
         blocks.dedup_by(|a, b| (a.offset, a.length, a.sha256) == (b.offset, b.length, b.sha256));
@@ -88,7 +88,7 @@ impl Block {
     }
 
     /// The whole block with its type byte and CRC, which has to lie between the header and `size`.
-    pub(super) fn extent(&self, size: u64) -> Result<Range<u64>, ArchiveError> {
+    pub(crate) fn extent(&self, size: u64) -> Result<Range<u64>, ArchiveError> {
         let end = self.offset.checked_add(self.length).and_then(|end| end.checked_add(CRC as u64));
         match end {
             Some(end) if self.offset > header::LENGTH as u64 && end <= size => {
@@ -109,7 +109,7 @@ impl Block {
 }
 
 /// The first two of these blocks, which ascend, that share bytes.
-pub(super) fn first_overlap<'a>(
+pub(crate) fn first_overlap<'a>(
     blocks: impl Iterator<Item = &'a Block>,
 ) -> Option<(&'a Block, &'a Block)> {
     let mut before: Option<&Block> = None;
@@ -127,14 +127,14 @@ pub(super) fn first_overlap<'a>(
 
 /// Where the data are.
 #[derive(Debug, Clone)]
-pub(super) enum BlockData {
+pub(crate) enum BlockData {
     Local(PathBuf),
     S3 { store: Arc<dyn ArchiveStore>, key: Key },
 }
 
 impl BlockData {
     /// The data of the archive in `file`; `None` if it is no v1 archive.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         file: &Path,
         storage: &StorageInfo,
         settings: &S3Override,
@@ -168,7 +168,7 @@ impl BlockData {
     }
 
     /// For people.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Self::Local(file) => file.display().to_string(),
             Self::S3 { store, key } => format!("{key} in {}", store.describe()),
@@ -176,7 +176,7 @@ impl BlockData {
     }
 
     /// How many bytes there are.
-    pub(super) async fn size(&self) -> Result<u64, ArchiveError> {
+    pub(crate) async fn size(&self) -> Result<u64, ArchiveError> {
         match self {
             Self::Local(file) => {
                 let metadata = tokio::fs::metadata(file).await;
@@ -190,7 +190,7 @@ impl BlockData {
     }
 
     /// Reads what is in `wanted`, which ascends, while `work` takes it on a thread of its own.
-    pub(super) async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         wanted: &[Range<u64>],
         cancel: &CancellationToken,
@@ -273,7 +273,7 @@ fn parts(wanted: &[Range<u64>]) -> Vec<Range<u64>> {
 }
 
 /// The blocking end: blocks, one after the other, in the order of the data.
-pub(super) struct BlockReader {
+pub(crate) struct BlockReader {
     supply: Supply,
     cancel: CancellationToken,
     /// What is at hand, and where it begins.
@@ -294,7 +294,7 @@ impl BlockReader {
     /// Hands a block's content to `out`, piece by piece, then checks all of it and gives its
     /// SHA-256: only after success may it be used. A block that is wrong is
     /// [`ArchiveError::Block`]; the next one can be read all the same.
-    pub(super) fn block(
+    pub(crate) fn block(
         &mut self,
         block: &Block,
         out: &mut dyn FnMut(&[u8]) -> Result<(), ArchiveError>,

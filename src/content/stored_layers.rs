@@ -1,23 +1,23 @@
 //! What a v2 archive says of the layers that its content is in.
 
-use super::ArchiveError;
+use crate::archive::ArchiveError;
 use crate::clip::storage_info::OciStorageInfo;
 use crate::digest::Digest;
 
 /// A layer as the archive's storage info has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StoredLayer {
+pub(crate) struct StoredLayer {
     /// Digest of the compressed bytes.
-    pub(super) digest: Digest,
+    pub(crate) digest: Digest,
     /// How many of them there are.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Digest of the uncompressed stream.
-    pub(super) diff_id: Digest,
+    pub(crate) diff_id: Digest,
 }
 
 impl StoredLayer {
     /// The layer called `digest`, of which the archive has to say everything.
-    pub(super) fn of(image: &OciStorageInfo, digest: Digest) -> Result<Self, ArchiveError> {
+    pub(crate) fn of(image: &OciStorageInfo, digest: Digest) -> Result<Self, ArchiveError> {
         let missing = |detail: &str| ArchiveError::NotAFile {
             path: digest.to_string(),
             detail: format!("the archive's storage info has no {detail} for this layer"),

@@ -1,0 +1,19 @@
+//! The bytes of files, wherever an archive says they live.
+
+/// The data of a v1 archive.
+pub(crate) mod blocks;
+/// An archive becomes files.
+pub mod extract;
+/// Files that many read at once.
+mod positional;
+/// A file's content, wherever the archive says it lives.
+pub mod read;
+/// A part of a layer by its spans.
+pub mod spans;
+/// What a v2 archive says of its layers.
+pub(crate) mod stored_layers;
+
+pub use blocks::S3Override;
+pub use extract::{ExtractOptions, Extracted, extract};
+pub use read::{ReadSettings, image_source, open_file};
+pub use spans::{SpanMemory, SpanReader};

@@ -1,0 +1,10 @@
+//! How bytes of blobs come from where they are to the thread that wants them.
+//!
+//! It knows sources and layers as streams of bytes, and nothing of archives.
+
+/// What reading layers may take of the machine.
+pub mod budget;
+/// A layer on its way from a source to a thread that takes it apart.
+pub(crate) mod download;
+
+pub use budget::Budget;

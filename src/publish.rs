@@ -1,0 +1,16 @@
+//! How an archive becomes public and stays right: into a store or a registry, from one version to
+//! the other, and what is left over.
+
+/// What lies in a store and serves nobody.
+pub mod garbage;
+/// From one archive version to the other.
+pub mod migrate;
+/// An image becomes another one that beta9's workers can read.
+pub mod republish;
+/// An archive in a store.
+pub mod stored;
+/// A v1 archive on its way into a store.
+pub mod v1;
+
+pub use republish::{Republication, Republished};
+pub use v1::{Publication, Published};
