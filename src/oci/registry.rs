@@ -6,7 +6,7 @@
 //! manifests and errors of any length, and asks anonymously when authorization fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -26,8 +26,6 @@ use crate::oci::unasked::decoded;
 use crate::retry::{Backoff, RetrySettings, retry};
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// After so many answers with another range the blob is read from its start.
-const WRONG_RANGES: u32 = 2;
 /// An answer that ends early is no failure when it brought this many bytes.
 const SHORT: usize = 64 << 10;
 
@@ -155,7 +153,7 @@ impl Registry {
     }
 
     /// Opens a blob at `offset` as [`Self::open`] does, and asks again when that fails. A registry
-    /// that goes on giving other ranges than it is asked for is asked for the blob from its start.
+    /// that gives other ranges than it is asked for is asked for the blob from its start.
     async fn reach(
         &self,
         blob: Blob,
@@ -164,16 +162,14 @@ impl Registry {
         access: Access,
         cancel: &CancellationToken,
     ) -> Result<Body, OciError> {
-        let wrong = AtomicU32::new(0);
-        let wrong = &wrong;
-        retry(&self.retry, cancel, || async move {
-            let enough = wrong.load(Ordering::Relaxed) >= WRONG_RANGES;
-            let access = if enough { Access::FromStart } else { access };
-            let opened = self.open(blob, offset, end, access).await;
-            if let Err(OciError::WrongRange { .. }) = opened {
-                wrong.fetch_add(1, Ordering::Relaxed);
+        retry(&self.retry, cancel, || async {
+            for access in [access, access] {
+                match self.open(blob, offset, end, access).await {
+                    Err(error @ OciError::WrongRange { .. }) => tracing::debug!(%error),
+                    opened => return opened,
+                }
             }
-            opened
+            self.open(blob, offset, end, Access::FromStart).await
         })
         .await
     }

@@ -18,7 +18,8 @@ use crate::digest::Digest;
 use crate::fetch::Budget;
 use crate::layer::{Encoding, Limits};
 use crate::oci::{
-    Compression, LayerDescriptor, OciError, Publisher, PushedBlob, Reference, ResolvedImage, Source,
+    Access, Compression, LayerDescriptor, OciError, Publisher, PushedBlob, Reference,
+    ResolvedImage, Source,
 };
 use crate::progress::{Progress, Step};
 
@@ -124,9 +125,9 @@ impl Republication<'_> {
         cancel: &CancellationToken,
     ) -> Result<PushedBlob, ArchiveError> {
         let &LayerDescriptor { digest, size, .. } = layer;
-        // Media types are often wrong.
-        let prefix = size.min(Encoding::PREFIX as u64);
-        let prefix = self.source.blob_range(&digest, size, 0, prefix, cancel).await?;
+        // Media types are often wrong. No digest speaks for these few bytes alone.
+        let (prefix, access) = (size.min(Encoding::PREFIX as u64), Access::FromStart);
+        let prefix = self.source.blob_range(&digest, size, 0, prefix, access, cancel).await?;
         if Encoding::of(&prefix) == Some(Encoding::Gzip) {
             let content = || self.copied(digest, size, progress, cancel);
             self.publisher.known_blob(&digest, content, cancel).await?;
