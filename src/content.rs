@@ -2,6 +2,8 @@
 
 /// The data of a v1 archive.
 pub(crate) mod blocks;
+/// Why the content of files could not be read.
+mod error;
 /// An archive becomes files.
 pub mod extract;
 /// Files that many read at once.
@@ -14,6 +16,7 @@ pub mod spans;
 pub(crate) mod stored_layers;
 
 pub use blocks::S3Override;
+pub use error::ContentError;
 pub use extract::{ExtractOptions, Extracted, extract};
 pub use read::{ReadSettings, image_source, open_file};
 pub use spans::{SpanMemory, SpanReader};

@@ -6,5 +6,8 @@
 pub mod budget;
 /// A layer on its way from a source to a thread that takes it apart.
 pub(crate) mod download;
+/// Why a layer could not be fetched.
+mod error;
 
 pub use budget::Budget;
+pub use error::FetchError;

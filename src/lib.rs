@@ -27,6 +27,8 @@ pub mod database;
 pub mod digest;
 /// The error policy, stated once.
 pub mod error;
+/// Many of a kind: the first few are named, the rest counted.
+mod examples;
 /// How bytes of blobs come from where they are to the thread that wants them.
 pub mod fetch;
 /// Random access into gzip: inflating, checkpoints, spans. Knows only bytes.

@@ -1,6 +1,8 @@
 //! How an archive becomes public and stays right: into a store or a registry, from one version to
 //! the other, and what is left over.
 
+/// Why an archive could not be published.
+mod error;
 /// What lies in a store and serves nobody.
 pub mod garbage;
 /// From one archive version to the other.
@@ -12,5 +14,6 @@ pub mod stored;
 /// A v1 archive on its way into a store.
 pub mod v1;
 
+pub use error::PublishError;
 pub use republish::{Republication, Republished};
 pub use v1::{Publication, Published};

@@ -9,13 +9,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use clipwright::archive::{ArchiveError, PackOptions};
+use clipwright::archive::PackOptions;
 use clipwright::clip::node::NodeKind;
 use clipwright::error::Classify as _;
 use clipwright::image_id::ImageId;
 use clipwright::layer::Limits;
 use clipwright::progress::Silent;
-use clipwright::publish::{Publication, Published};
+use clipwright::publish::{Publication, PublishError, Published};
 use clipwright::store::{self, ArchiveStore, Overwrite, Put, StoreError, StoreSettings};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -222,7 +222,7 @@ async fn publish(
     image: &Image,
     store: &dyn ArchiveStore,
     overwrite: Overwrite,
-) -> Result<Published, ArchiveError> {
+) -> Result<Published, PublishError> {
     publish_until(image, store, overwrite, &CancellationToken::new()).await
 }
 
@@ -231,7 +231,7 @@ async fn publish_until(
     store: &dyn ArchiveStore,
     overwrite: Overwrite,
     cancel: &CancellationToken,
-) -> Result<Published, ArchiveError> {
+) -> Result<Published, PublishError> {
     let Image { source, image } = image;
     let (options, id) = (&PackOptions::default(), &id());
     Publication { source, image, options, store, id, overwrite }
@@ -248,8 +248,8 @@ fn large(seed: u64) -> Layout {
     Layout::of(&[Blob::gzip(&tar(&[("large", &noise(seed, 12 << 20)), ("small", b"content")]))])
 }
 
-fn is_conflict(result: &Result<Published, ArchiveError>) -> bool {
-    matches!(result, Err(ArchiveError::Store(StoreError::Conflict { .. })))
+fn is_conflict(result: &Result<Published, PublishError>) -> bool {
+    matches!(result, Err(PublishError::Store(StoreError::Conflict { .. })))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -322,7 +322,7 @@ async fn s3_failing_at_any_part_leaves_nothing() {
     for part in [1, 2, 3] {
         server.faults.fail_parts_from.store(part, Ordering::SeqCst);
         let error = publish(&image, &*store, Overwrite::Never).await.unwrap_err();
-        assert!(matches!(error, ArchiveError::Store(StoreError::Unavailable { .. })), "{error}");
+        assert!(matches!(error, PublishError::Store(StoreError::Unavailable { .. })), "{error}");
         assert!(error.is_transient() && error.to_string().contains("961eaef6668e480f.clip"));
         assert_eq!((server.objects().len(), server.pending_uploads()), (0, 0), "part {part}");
     }
@@ -342,7 +342,7 @@ async fn in_s3_a_failed_replacement_leaves_the_old_archive() {
     let fails = async || {
         server.faults.fail_completions.store(true, Ordering::SeqCst);
         let error = publish(&other, &*store, Overwrite::Replace).await.unwrap_err();
-        assert!(matches!(error, ArchiveError::Store(StoreError::Unavailable { .. })), "{error}");
+        assert!(matches!(error, PublishError::Store(StoreError::Unavailable { .. })), "{error}");
         assert_eq!(server.pending_uploads(), 0);
         server.faults.fail_completions.store(false, Ordering::SeqCst);
     };
@@ -433,7 +433,7 @@ async fn a_full_disk_is_said_and_leaves_nothing() {
     let layout = large(5);
     let image = Image::open(layout.path()).await;
     let error = publish(&image, &*store, Overwrite::Never).await.unwrap_err();
-    assert!(matches!(error, ArchiveError::Store(StoreError::Full { .. })), "{error}");
+    assert!(matches!(error, PublishError::Store(StoreError::Full { .. })), "{error}");
     assert!(is_empty(disk.0.path()));
 
     let output = Command::new(env!("CARGO_BIN_EXE_clipwright"))

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clipwright::archive::{ArchiveError, IndexOptions, LayerPolicy, index_image};
+use clipwright::archive::{IndexOptions, LayerPolicy, index_image};
 use clipwright::clip::node::{FileContent, NodeKind, RemoteRef};
 use clipwright::clip::reader::Archive;
 use clipwright::clip::seek_table::LayerSpans;
 use clipwright::clip::storage_info::StorageInfo;
 use clipwright::clip::writer::seekable_archive;
+use clipwright::content::ContentError;
 use clipwright::content::{SpanMemory, SpanReader};
 use clipwright::digest::Digest;
 use clipwright::error::Classify as _;
@@ -138,7 +139,7 @@ impl Bench {
         Self { dir, server, blob, reader }
     }
 
-    async fn read(&self, from: usize, to: usize) -> Result<Bytes, ArchiveError> {
+    async fn read(&self, from: usize, to: usize) -> Result<Bytes, ContentError> {
         self.reader.read(from as u64..to as u64, &CancellationToken::new()).await
     }
 
@@ -149,7 +150,7 @@ impl Bench {
     }
 }
 
-async fn reader(archive: &Path, address: &str, blob: &Blob) -> Result<SpanReader, ArchiveError> {
+async fn reader(archive: &Path, address: &str, blob: &Blob) -> Result<SpanReader, ContentError> {
     let header = Archive::open(archive).unwrap().header;
     let (source, size) = (open(&format!("{address}/r:t")).await, blob.bytes.len() as u64);
     let reader =
@@ -232,7 +233,7 @@ async fn who_leaves_takes_nothing_from_the_others() {
     }
     bench.server.asked().await;
     cancel.cancel();
-    assert!(matches!(cancelled.await, Err(ArchiveError::Cancelled)));
+    assert!(matches!(cancelled.await, Err(ContentError::Cancelled)));
     drop(dropped);
     bench.server.release();
     assert!(stays.await.unwrap() == plain()[from..to]);

@@ -11,15 +11,14 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::layers::verify_diff_id;
 use crate::archive::metadata::image_metadata;
 use crate::archive::policy::LayerPolicy;
-use crate::archive::{
-    ArchiveError, ImageLayer, KnownLayer, LayerCache, blocking, resolved, warnings,
-};
+use crate::archive::{ArchiveError, ImageLayer, KnownLayer, LayerCache, resolved, warnings};
 use crate::clip::atomic;
 use crate::clip::seek_table::LayerSpans;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
 use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
+use crate::error::{blocking, io_error};
 use crate::fetch::Budget;
 use crate::gzip::DEFAULT_SPAN;
 use crate::layer::{LayerIndex, Limits, merge};
@@ -101,10 +100,8 @@ impl IndexedImage {
             })
             .collect();
         let bytes = seekable_archive(&self.tree, &self.storage, &seekable)?;
-        atomic::write(file, &bytes).map_err(|source| ArchiveError::Io {
-            what: format!("can't write {}", file.display()),
-            source,
-        })?;
+        let what = || format!("can't write {}", file.display());
+        atomic::write(file, &bytes).map_err(|e| io_error(what())(e))?;
         Ok(Written { size: bytes.len() as u64, digest: Digest::of(&bytes) })
     }
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::ArchiveError;
 use crate::archive::layer_claims::{Flights, LayerClaims};
-use crate::archive::{ArchiveError, blocking};
 use crate::digest::Digest;
+use crate::error::blocking;
 use crate::layer::{LayerIndex, LayerRead, codec};
 use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
 
@@ -167,7 +168,7 @@ impl LayerCache {
     ) -> Result<Option<(LayerIndex, Vec<u8>)>, ArchiveError> {
         let Some(local) = self.local.clone() else { return Ok(None) };
         let wanted = wanted.clone();
-        blocking(move || {
+        let get = move || {
             let key = wanted.key();
             match local.get(file_name(&key)) {
                 Ok(bytes) => bytes.and_then(|bytes| judged(&wanted, "this machine", bytes)),
@@ -176,8 +177,8 @@ impl LayerCache {
                     None
                 }
             }
-        })
-        .await
+        };
+        Ok(blocking(get).await?)
     }
 
     async fn get_stored(
@@ -197,20 +198,20 @@ impl LayerCache {
             }
         };
         let wanted = wanted.clone();
-        blocking(move || judged(&wanted, "the store", bytes.into())).await
+        Ok(blocking(move || judged(&wanted, "the store", bytes.into())).await?)
     }
 
     /// Gives the bytes back, whatever became of the copy.
     async fn put_local(&self, key: &Key, bytes: Vec<u8>) -> Result<Vec<u8>, ArchiveError> {
         let Some(local) = self.local.clone() else { return Ok(bytes) };
         let key = key.clone();
-        blocking(move || {
+        let put = move || {
             if let Err(error) = local.put(file_name(&key), &bytes) {
                 tracing::warn!(%key, %error, "no local copy of a layer index could be kept");
             }
             bytes
-        })
-        .await
+        };
+        Ok(blocking(put).await?)
     }
 
     /// Says in the store that an index is in use, now and then, so that `gc` lets it be. One that

@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::layers::verify_diff_id;
 use crate::archive::policy::LayerPolicy;
 use crate::archive::runtime_spec::runtime_spec;
-use crate::archive::{ArchiveError, blocking, resolved, warnings};
+use crate::archive::{ArchiveError, resolved, warnings};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
+use crate::error::{blocking, io_error};
 use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
 use crate::layer::{LayerIndex, LayerRead, Limits, merge_whole, read_layer};
@@ -166,10 +167,12 @@ impl Reading<'_> {
             let index = read_layer(read, bytes, &mut blocks.of(read.digest, pick))?;
             Ok((blocks, index))
         };
-        with_layer(self.source, layer.digest, layer.size, progress, budget, self.cancel, work).await
+        let (digest, size) = (layer.digest, layer.size);
+        let packed = with_layer(self.source, digest, size, progress, budget, self.cancel, work);
+        Ok(packed.await?)
     }
 }
 
 fn write_error(source: std::io::Error) -> ArchiveError {
-    ArchiveError::Io { what: "can't write the archive".into(), source }
+    io_error("can't write the archive")(source).into()
 }

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{ArchiveError, blocking, io_error};
+use crate::archive::ArchiveError;
 use crate::clip::ClipError;
 use crate::clip::check::{self, Check};
 use crate::clip::reader::Parts;
 use crate::clip::storage_info::StorageInfo;
 use crate::content::read::ReadSettings;
+use crate::error::{blocking, io_error};
 use crate::fetch::Budget;
 use crate::layer::Limits;
 use crate::progress::Progress;
@@ -126,7 +127,7 @@ fn read(file: &Path) -> Result<Result<Parts, ClipError>, ArchiveError> {
     let what = || format!("can't read {}", file.display());
     let mut archive = File::open(file).map_err(io_error(what()))?;
     match Parts::read(&mut archive) {
-        Err(ClipError::Io { source, .. }) => Err(io_error(what())(source)),
+        Err(ClipError::Io { source, .. }) => Err(io_error(what())(source).into()),
         read => Ok(read),
     }
 }

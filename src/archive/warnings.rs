@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::archive::noted::Noted;
 use crate::clip::node::{Node, NodeKind};
 use crate::clip::tree::Tree;
+use crate::examples::Examples;
 use crate::layer::{Encoding, LayerIndex};
 
 use crate::archive::policy::{GZIP_ALONE, kind};
@@ -67,7 +67,7 @@ fn notes(layers: &[Arc<LayerIndex>]) -> Vec<String> {
 
 /// One sentence on all nodes that a question is answered with yes for.
 fn told(tree: &Tree, what: &str, says: impl Fn(&Node) -> bool) -> Option<String> {
-    let paths: Noted = tree.iter().filter(|node| says(node)).map(|node| &node.path).collect();
+    let paths: Examples = tree.iter().filter(|node| says(node)).map(|node| &node.path).collect();
     (!paths.is_empty()).then(|| format!("{paths}: {what}"))
 }
 

@@ -16,11 +16,12 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{ArchiveError, blocking, io_error};
 use crate::clip::header;
 use crate::clip::node::{FileContent, Node, NodeKind};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
+use crate::content::ContentError;
 use crate::digest::Digest;
+use crate::error::{blocking, io_error};
 use crate::retry::{RetrySettings, retry};
 use crate::store::{self, ArchiveStore, Key, S3Settings, StoreError, StoreSettings};
 
@@ -88,7 +89,7 @@ impl Block {
     }
 
     /// The whole block with its type byte and CRC, which has to lie between the header and `size`.
-    pub(crate) fn extent(&self, size: u64) -> Result<Range<u64>, ArchiveError> {
+    pub(crate) fn extent(&self, size: u64) -> Result<Range<u64>, ContentError> {
         let end = self.offset.checked_add(self.length).and_then(|end| end.checked_add(CRC as u64));
         match end {
             Some(end) if self.offset > header::LENGTH as u64 && end <= size => {
@@ -102,9 +103,9 @@ impl Block {
         }
     }
 
-    fn bad(&self, what: &'static str, expected: String, found: String) -> ArchiveError {
+    fn bad(&self, what: &'static str, expected: String, found: String) -> ContentError {
         let (path, position) = (self.path.clone(), self.offset);
-        ArchiveError::Block { path, position, what, expected, found }
+        ContentError::Block { path, position, what, expected, found }
     }
 }
 
@@ -138,7 +139,7 @@ impl BlockData {
         file: &Path,
         storage: &StorageInfo,
         settings: &S3Override,
-    ) -> Result<Option<Self>, ArchiveError> {
+    ) -> Result<Option<Self>, ContentError> {
         Ok(match storage {
             StorageInfo::Local => Some(Self::Local(file.to_owned())),
             StorageInfo::S3(object) => Some(Self::in_bucket(object, settings).await?),
@@ -149,7 +150,7 @@ impl BlockData {
     async fn in_bucket(
         object: &S3StorageInfo,
         settings: &S3Override,
-    ) -> Result<Self, ArchiveError> {
+    ) -> Result<Self, ContentError> {
         let endpoint = settings.endpoint.as_ref().unwrap_or(&object.endpoint);
         let store = store::open(&StoreSettings::S3(S3Settings {
             bucket: settings.bucket.as_ref().unwrap_or(&object.bucket).clone(),
@@ -160,7 +161,7 @@ impl BlockData {
             part_size: S3Settings::DEFAULT_PART_SIZE,
         }))
         .await?;
-        let key = object.key.parse().map_err(|error| ArchiveError::NotAFile {
+        let key = object.key.parse().map_err(|error| ContentError::NotAFile {
             path: object.key.clone(),
             detail: format!("the archive's storage info: {error}"),
         })?;
@@ -176,7 +177,7 @@ impl BlockData {
     }
 
     /// How many bytes there are.
-    pub(crate) async fn size(&self) -> Result<u64, ArchiveError> {
+    pub(crate) async fn size(&self) -> Result<u64, ContentError> {
         match self {
             Self::Local(file) => {
                 let metadata = tokio::fs::metadata(file).await;
@@ -194,8 +195,8 @@ impl BlockData {
         &self,
         wanted: &[Range<u64>],
         cancel: &CancellationToken,
-        work: impl FnOnce(BlockReader) -> Result<T, ArchiveError> + Send + 'static,
-    ) -> Result<T, ArchiveError> {
+        work: impl FnOnce(BlockReader) -> Result<T, ContentError> + Send + 'static,
+    ) -> Result<T, ContentError> {
         let (store, key) = match self {
             Self::Local(file) => {
                 let what = format!("can't read {}", file.display());
@@ -241,10 +242,10 @@ impl BlockData {
         key: &Key,
         part: Range<u64>,
         cancel: &CancellationToken,
-    ) -> Result<(u64, Bytes), ArchiveError> {
+    ) -> Result<(u64, Bytes), ContentError> {
         let settings = RetrySettings { attempts: 3, ..RetrySettings::default() };
         let read = || async {
-            Ok::<_, ArchiveError>(store.read(key, part.start, part.end - part.start).await?)
+            Ok::<_, ContentError>(store.read(key, part.start, part.end - part.start).await?)
         };
         Ok((part.start, retry(&settings, cancel, read).await?))
     }
@@ -293,12 +294,12 @@ impl BlockReader {
 
     /// Hands a block's content to `out`, piece by piece, then checks all of it and gives its
     /// SHA-256: only after success may it be used. A block that is wrong is
-    /// [`ArchiveError::Block`]; the next one can be read all the same.
+    /// [`ContentError::Block`]; the next one can be read all the same.
     pub(crate) fn block(
         &mut self,
         block: &Block,
-        out: &mut dyn FnMut(&[u8]) -> Result<(), ArchiveError>,
-    ) -> Result<Digest, ArchiveError> {
+        out: &mut dyn FnMut(&[u8]) -> Result<(), ContentError>,
+    ) -> Result<Digest, ContentError> {
         let mut kind = [0];
         self.exactly(block, block.offset - 1, &mut kind)?;
         let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64GoIso);
@@ -329,7 +330,7 @@ impl BlockReader {
         }
     }
 
-    fn exactly(&mut self, block: &Block, at: u64, buffer: &mut [u8]) -> Result<(), ArchiveError> {
+    fn exactly(&mut self, block: &Block, at: u64, buffer: &mut [u8]) -> Result<(), ContentError> {
         let mut filled = 0;
         while filled < buffer.len() {
             let wanted = (buffer.len() - filled) as u64;
@@ -341,7 +342,7 @@ impl BlockReader {
     }
 
     /// At least one byte from `at` on, at most `limit`.
-    fn some(&mut self, block: &Block, at: u64, limit: u64) -> Result<Bytes, ArchiveError> {
+    fn some(&mut self, block: &Block, at: u64, limit: u64) -> Result<Bytes, ContentError> {
         loop {
             let behind = at.checked_sub(self.start).and_then(|behind| usize::try_from(behind).ok());
             if let Some(behind) = behind
@@ -352,7 +353,7 @@ impl BlockReader {
                 return Ok(self.at_hand.slice(behind..behind + length));
             }
             if self.cancel.is_cancelled() {
-                return Err(ArchiveError::Cancelled);
+                return Err(ContentError::Cancelled);
             }
             (self.start, self.at_hand) = match &mut self.supply {
                 Supply::Parts(parts) => parts.blocking_recv().unwrap_or_default(),

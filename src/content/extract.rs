@@ -11,16 +11,17 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{ArchiveError, blocking};
 use crate::clip::header::Header;
 use crate::clip::node::{FileContent, Node, NodeKind};
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
+use crate::content::ContentError;
 use crate::content::blocks::{Block, BlockData, BlockReader, first_overlap};
 use crate::content::read::{MISPLACED, ReadSettings, image_source};
 use crate::content::spans::{SpanMemory, SpanReader};
 use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
+use crate::error::blocking;
 use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
 use crate::layer::{LayerError, LayerRead, Limits, read_layer};
@@ -96,11 +97,11 @@ pub async fn extract(
     options: &ExtractOptions,
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
-) -> Result<Extracted, ArchiveError> {
+) -> Result<Extracted, ContentError> {
     let start = archive.tree.resolve(&options.path)?;
     if start.kind != NodeKind::Directory {
         let detail = "is not a directory: `cat` reads single files".to_owned();
-        return Err(ArchiveError::NotAFile { path: start.path.to_string(), detail });
+        return Err(ContentError::NotAFile { path: start.path.to_string(), detail });
     }
     let plan = Arc::new(Plan::new(&archive.tree, start)?);
     refuse_misplaced(&plan, &archive.storage)?;
@@ -125,7 +126,7 @@ pub async fn extract(
     }
     run.step(make_the_rest).await?;
     if cancel.is_cancelled() {
-        return Err(ArchiveError::Cancelled);
+        return Err(ContentError::Cancelled);
     }
     let mut extracted = count(&plan);
     extracted.warnings = target.publish()?;
@@ -150,8 +151,8 @@ struct Run<'a> {
 impl Run<'_> {
     async fn step(
         &self,
-        work: fn(&Arc<Plan>, &Arc<Target>) -> Result<(), ArchiveError>,
-    ) -> Result<(), ArchiveError> {
+        work: fn(&Arc<Plan>, &Arc<Target>) -> Result<(), ContentError>,
+    ) -> Result<(), ContentError> {
         let (plan, target) = (self.plan.clone(), self.target.clone());
         blocking(move || work(&plan, &target)).await?
     }
@@ -165,7 +166,7 @@ impl Run<'_> {
         &self,
         image: &OciStorageInfo,
         settings: &ReadSettings,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<(), ContentError> {
         let layers = self
             .plan
             .wanted()
@@ -174,7 +175,7 @@ impl Run<'_> {
                 self.plausible(image, layer, &wanted)?;
                 Ok((StoredLayer::of(image, layer)?, wanted))
             })
-            .collect::<Result<Vec<_>, ArchiveError>>()?;
+            .collect::<Result<Vec<_>, ContentError>>()?;
         if layers.is_empty() {
             return Ok(());
         }
@@ -215,7 +216,7 @@ impl Run<'_> {
         image: &OciStorageInfo,
         layer: Digest,
         wanted: &Wanted,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<(), ContentError> {
         let applied = image.layers.iter().filter(|digest| **digest == layer).count();
         match wanted.iter().find(|(_, inodes)| inodes.len() > applied) {
             None => Ok(()),
@@ -226,7 +227,7 @@ impl Run<'_> {
                      {applied} times",
                     inodes.len()
                 );
-                Err(ArchiveError::Claim { path, detail })
+                Err(ContentError::Claim { path, detail })
             }
         }
     }
@@ -237,7 +238,7 @@ impl Run<'_> {
         layer: StoredLayer,
         wanted: Wanted,
         cancel: &CancellationToken,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<(), ContentError> {
         let StoredLayer { digest, size, diff_id } = layer;
         if self.take_spans(source, layer, &wanted, cancel).await? {
             return Ok(());
@@ -253,7 +254,7 @@ impl Run<'_> {
         };
         let (progress, budget) = (self.progress.clone(), &self.options.budget);
         let read = with_layer(source, digest, size, progress, budget, cancel, work).await;
-        let (found, files) = read.map_err(|error| failure.take().unwrap_or(error))?;
+        let (found, files) = read.map_err(|error| failure.take().unwrap_or(error.into()))?;
         if found != diff_id {
             return Err(LayerError::DiffId { layer: digest, expected: diff_id, found }.into());
         }
@@ -267,7 +268,7 @@ impl Run<'_> {
         layer: StoredLayer,
         wanted: &Wanted,
         cancel: &CancellationToken,
-    ) -> Result<bool, ArchiveError> {
+    ) -> Result<bool, ContentError> {
         let StoredLayer { digest, size, .. } = layer;
         let pieces = pieces(&self.plan, wanted)?;
         let memory = SpanMemory::default();
@@ -288,7 +289,7 @@ impl Run<'_> {
     }
 
     /// Reads the blocks that are needed in the order of the data.
-    async fn take_blocks(&self, data: &BlockData) -> Result<(), ArchiveError> {
+    async fn take_blocks(&self, data: &BlockData) -> Result<(), ContentError> {
         let size = data.size().await?;
         let blocks = blocks(&self.plan, size)?;
         let extents =
@@ -308,7 +309,7 @@ impl Run<'_> {
 
 /// Content is in the layers of an image, or in blocks: where the archive has none of them, nobody
 /// would make the file.
-fn refuse_misplaced(plan: &Plan, storage: &StorageInfo) -> Result<(), ArchiveError> {
+fn refuse_misplaced(plan: &Plan, storage: &StorageInfo) -> Result<(), ContentError> {
     let layers = matches!(storage, StorageInfo::Oci(_));
     let misplaced = plan.firsts().find(|(_, node)| match &node.kind {
         NodeKind::File(content) if content.is_empty() => false,
@@ -319,13 +320,13 @@ fn refuse_misplaced(plan: &Plan, storage: &StorageInfo) -> Result<(), ArchiveErr
     match misplaced {
         None => Ok(()),
         Some((_, Node { path, .. })) => {
-            Err(ArchiveError::Claim { path: path.to_string(), detail: MISPLACED.to_owned() })
+            Err(ContentError::Claim { path: path.to_string(), detail: MISPLACED.to_owned() })
         }
     }
 }
 
 /// The blocks to read, each with the inodes that have it as their content.
-fn blocks(plan: &Plan, size: u64) -> Result<Vec<(Block, Vec<InodeId>)>, ArchiveError> {
+fn blocks(plan: &Plan, size: u64) -> Result<Vec<(Block, Vec<InodeId>)>, ContentError> {
     let mut blocks: BTreeMap<(u64, u64), (Block, Vec<InodeId>)> = BTreeMap::new();
     let mut claimed = 0_u64;
     for (inode, node) in plan.firsts() {
@@ -333,19 +334,19 @@ fn blocks(plan: &Plan, size: u64) -> Result<Vec<(Block, Vec<InodeId>)>, ArchiveE
         claimed = claimed.saturating_add(block.length);
         if claimed > size {
             let detail = format!("with it, files claim more than the {size} bytes of data");
-            return Err(ArchiveError::Claim { path: block.path, detail });
+            return Err(ContentError::Claim { path: block.path, detail });
         }
         let place = (block.offset, block.length);
         blocks.entry(place).or_insert_with(|| (block, Vec::new())).1.push(inode);
     }
     if let Some((one, other)) = first_overlap(blocks.values().map(|(block, _)| block)) {
         let detail = format!("its content overlaps that of {}", one.path);
-        return Err(ArchiveError::Claim { path: other.path.clone(), detail });
+        return Err(ContentError::Claim { path: other.path.clone(), detail });
     }
     Ok(blocks.into_values().collect())
 }
 
-fn make_directories(plan: &Arc<Plan>, target: &Arc<Target>) -> Result<(), ArchiveError> {
+fn make_directories(plan: &Arc<Plan>, target: &Arc<Target>) -> Result<(), ContentError> {
     let mut trail = Trail::new(target.clone());
     let mut directories = plan.nodes.iter().filter(|node| node.kind == NodeKind::Directory);
     directories.try_for_each(|node| trail.directory(node))
@@ -353,7 +354,7 @@ fn make_directories(plan: &Arc<Plan>, target: &Arc<Target>) -> Result<(), Archiv
 
 /// Everything that has no content, then links, and directories' attributes last: whatever is made in
 /// a directory changes its time, and its mode may not let us in.
-fn make_the_rest(plan: &Arc<Plan>, target: &Arc<Target>) -> Result<(), ArchiveError> {
+fn make_the_rest(plan: &Arc<Plan>, target: &Arc<Target>) -> Result<(), ContentError> {
     let mut files = Files::new(plan.clone(), target.clone());
     let (mut trail, mut there) = (Trail::new(target.clone()), Trail::new(target.clone()));
     for (inode, node) in plan.firsts() {

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use tempfile::{SpooledTempFile, spooled_tempfile};
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{ArchiveError, io_error};
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef};
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
+use crate::content::ContentError;
 use crate::content::blocks::{Block, BlockData, BlockReader, S3Override};
 use crate::content::spans::{SpanMemory, SpanReader};
 use crate::content::stored_layers::StoredLayer;
+use crate::error::io_error;
 use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
 use crate::layer::{LayerError, copy_range};
@@ -47,7 +48,7 @@ pub async fn open_file(
     node: &Node,
     settings: ReadSettings,
     cancel: &CancellationToken,
-) -> Result<Box<dyn Read + Send>, ArchiveError> {
+) -> Result<Box<dyn Read + Send>, ContentError> {
     let content = match &node.kind {
         NodeKind::File(content) => content,
         other => {
@@ -84,20 +85,20 @@ pub fn image_source(image: &OciStorageInfo) -> Result<ImageSource, OciError> {
 /// What is wrong with content that no reader could find.
 pub(crate) const MISPLACED: &str = "has content where the archive's storage info has none";
 
-fn not_a_file(node: &Node, detail: &str) -> ArchiveError {
-    ArchiveError::NotAFile { path: node.path.to_string(), detail: detail.to_owned() }
+fn not_a_file(node: &Node, detail: &str) -> ContentError {
+    ContentError::NotAFile { path: node.path.to_string(), detail: detail.to_owned() }
 }
 
 async fn from_block(
     data: &BlockData,
     block: Block,
     cancel: &CancellationToken,
-) -> Result<SpooledTempFile, ArchiveError> {
+) -> Result<SpooledTempFile, ContentError> {
     let extent = block.extent(data.size().await?)?;
     let read = move |mut blocks: BlockReader| {
         let mut spool = spooled_tempfile(SPOOL);
         let keep = "can't keep the content";
-        blocks.block(&block, &mut |bytes| spool.write_all(bytes).map_err(io_error(keep)))?;
+        blocks.block(&block, &mut |bytes| Ok(spool.write_all(bytes).map_err(io_error(keep))?))?;
         spool.rewind().map_err(io_error(keep))?;
         Ok(spool)
     };
@@ -111,7 +112,7 @@ async fn from_layer(
     remote: RemoteRef,
     settings: ReadSettings,
     cancel: &CancellationToken,
-) -> Result<SpooledTempFile, ArchiveError> {
+) -> Result<SpooledTempFile, ContentError> {
     let StoredLayer { digest: layer, size, diff_id } = StoredLayer::of(image, remote.layer)?;
     let source = match settings.source {
         Some(source) => source,
@@ -128,11 +129,13 @@ async fn from_layer(
         return Ok(spool);
     }
     let budget = Budget::new(1);
-    with_layer(&source, layer, size, Arc::new(Silent), &budget, cancel, move |compressed| {
-        let mut spool = spooled_tempfile(SPOOL);
-        copy_range(layer, compressed, diff_id, remote.offset, remote.length, &mut spool)?;
-        spool.rewind().map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;
-        Ok(spool)
-    })
-    .await
+    let copied =
+        with_layer(&source, layer, size, Arc::new(Silent), &budget, cancel, move |compressed| {
+            let mut spool = spooled_tempfile(SPOOL);
+            copy_range(layer, compressed, diff_id, remote.offset, remote.length, &mut spool)?;
+            spool.rewind().map_err(|e| LayerError::Copy { layer, detail: e.to_string() })?;
+            Ok(spool)
+        })
+        .await;
+    Ok(copied?)
 }

@@ -17,11 +17,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::archive::ArchiveError;
 use crate::clip::header::Header;
 use crate::clip::seek_table::{SeekTable, SpanEntry, SpanIndex};
+use crate::content::ContentError;
 use crate::content::positional::Positional;
 use crate::digest::Digest;
+use crate::error::io_error;
 use crate::layer::at_most;
 use crate::layer::decode::decode_spans;
 use crate::oci::{Access, OciError, Source};
@@ -50,10 +51,10 @@ impl SpanMemory {
     /// Enough for one span of any size that is read.
     const BYTES: u64 = 2 * MAX_SPAN;
 
-    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ArchiveError> {
+    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ContentError> {
         let permits = bytes.min(Self::BYTES).div_ceil(PERMIT);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        self.0.clone().acquire_many_owned(permits).await.map_err(|_| ArchiveError::Cancelled)
+        self.0.clone().acquire_many_owned(permits).await.map_err(|_| ContentError::Cancelled)
     }
 }
 
@@ -80,7 +81,7 @@ struct Flight {
     plain: WeakShared<Reading>,
 }
 
-type Reading = BoxFuture<'static, Result<Arc<Plain>, Arc<ArchiveError>>>;
+type Reading = BoxFuture<'static, Result<Arc<Plain>, Arc<ContentError>>>;
 
 /// The plain bytes of neighbouring spans, with the memory that they may take.
 #[derive(Debug)]
@@ -101,18 +102,16 @@ impl SpanReader {
         digest: Digest,
         size: u64,
         memory: SpanMemory,
-    ) -> Result<Option<Self>, ArchiveError> {
-        let file = File::open(archive).map_err(|source| ArchiveError::Io {
-            what: format!("can't read {}", archive.display()),
-            source,
-        })?;
+    ) -> Result<Option<Self>, ContentError> {
+        let file =
+            File::open(archive).map_err(io_error(format!("can't read {}", archive.display())))?;
         let mut reader = Positional::new(&file);
         let Some(table) = SeekTable::open(&mut reader, header)? else { return Ok(None) };
         let Some(entry) = table.layer(&digest) else { return Ok(None) };
         if entry.compressed_size != size {
             let (told, layer) = (entry.compressed_size, digest);
             let detail = format!("the seek table says that its layer has {told} bytes, not {size}");
-            return Err(ArchiveError::Span { layer, span: 0, detail });
+            return Err(ContentError::Span { layer, span: 0, detail });
         }
         let spans = entry.spans(&mut reader)?;
         let flights = Mutex::default();
@@ -139,7 +138,7 @@ impl SpanReader {
         &self,
         range: Range<u64>,
         cancel: &CancellationToken,
-    ) -> Result<Bytes, ArchiveError> {
+    ) -> Result<Bytes, ContentError> {
         let layer = &self.0;
         let spans = layer.holding(&range)?;
         let mut out = BytesMut::new();
@@ -150,8 +149,8 @@ impl SpanReader {
             let plain = cancel
                 .run_until_cancelled(flight)
                 .await
-                .ok_or(ArchiveError::Cancelled)?
-                .map_err(ArchiveError::Shared)?;
+                .ok_or(ContentError::Cancelled)?
+                .map_err(ContentError::Shared)?;
             let entries = &layer.spans.entries()[next..until];
             let ends = entries.first().zip(entries.last());
             let (from, to) = ends.map_or((0, 0), |(a, b)| (a.plain.start, b.plain.end));
@@ -170,7 +169,7 @@ impl SpanReader {
         range: Range<u64>,
         out: &mut (impl Write + Send),
         cancel: &CancellationToken,
-    ) -> Result<(), ArchiveError> {
+    ) -> Result<(), ContentError> {
         let layer = &self.0;
         let mut spans = layer.holding(&range)?;
         let batches = std::iter::from_fn(|| {
@@ -183,10 +182,7 @@ impl SpanReader {
         let batches: Vec<_> = batches.collect();
         let mut parts = stream::iter(batches).map(|part| self.read(part, cancel)).buffered(2);
         while let Some(part) = parts.try_next().await? {
-            out.write_all(&part).map_err(|source| ArchiveError::Io {
-                what: "can't keep the content".into(),
-                source,
-            })?;
+            out.write_all(&part).map_err(io_error("can't keep the content"))?;
         }
         Ok(())
     }
@@ -194,7 +190,7 @@ impl SpanReader {
 
 impl Layer {
     /// The spans that hold plain bytes; none for none.
-    fn holding(&self, range: &Range<u64>) -> Result<Range<usize>, ArchiveError> {
+    fn holding(&self, range: &Range<u64>) -> Result<Range<usize>, ContentError> {
         if range.is_empty() {
             return Ok(0..0);
         }
@@ -210,7 +206,7 @@ impl Layer {
     fn join(
         self: &Arc<Self>,
         spans: Range<usize>,
-    ) -> Result<(Shared<Reading>, usize), ArchiveError> {
+    ) -> Result<(Shared<Reading>, usize), ContentError> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         let mut joined = None;
         let mut end = self.batch_end(spans.clone()).unwrap_or(spans.end);
@@ -268,7 +264,7 @@ impl Layer {
 
     /// Reads neighbouring spans: fetches, verifies and decodes them. Wrong bytes are asked for again,
     /// in the end without trust in ranges.
-    async fn fetch(self: Arc<Self>, spans: Range<usize>) -> Result<Plain, ArchiveError> {
+    async fn fetch(self: Arc<Self>, spans: Range<usize>) -> Result<Plain, ContentError> {
         let entries = &self.spans.entries()[spans.clone()];
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return Err(self.broken(spans.start, "there is no such span".into()));
@@ -278,7 +274,7 @@ impl Layer {
         let memory = Arc::new(self.memory.take(length(&compressed) + length(&plain)).await?);
         for access in [Access::Range, Access::Range] {
             match self.fetch_by(access, &spans, &compressed, memory.clone()).await {
-                Err(error @ ArchiveError::SpanDigest { .. }) => {
+                Err(error @ ContentError::SpanDigest { .. }) => {
                     tracing::warn!(%error, "asking for the span again");
                 }
                 read => return read,
@@ -293,7 +289,7 @@ impl Layer {
         spans: &Range<usize>,
         compressed: &Range<u64>,
         memory: Arc<OwnedSemaphorePermit>,
-    ) -> Result<Plain, ArchiveError> {
+    ) -> Result<Plain, ContentError> {
         // Dropping the future is what cancels it.
         let cancel = CancellationToken::new();
         let (digest, size) = (&self.digest, self.size);
@@ -311,7 +307,7 @@ impl Layer {
     }
 
     /// Blocks: the plain bytes of spans whose compressed bytes are what the table says.
-    fn decode(&self, spans: Range<usize>, bytes: &[u8]) -> Result<Vec<u8>, ArchiveError> {
+    fn decode(&self, spans: Range<usize>, bytes: &[u8]) -> Result<Vec<u8>, ContentError> {
         let entries = &self.spans.entries()[spans.clone()];
         let start = entries.first().map_or(0, |first| first.compressed.start);
         for (span, entry) in spans.clone().zip(entries) {
@@ -320,7 +316,7 @@ impl Layer {
             let found = Digest::of(&bytes[from..to]);
             if found != entry.digest {
                 let (layer, expected) = (self.digest, entry.digest);
-                return Err(ArchiveError::SpanDigest { layer, span, expected, found });
+                return Err(ContentError::SpanDigest { layer, span, expected, found });
             }
         }
         let checkpoint = self.spans.checkpoint(spans.start, &mut Positional::new(&self.archive))?;
@@ -328,20 +324,18 @@ impl Layer {
             .map_err(|error| self.broken(spans.start + error.index, error.detail))
     }
 
-    fn unfetched(&self, spans: &Range<usize>, source: OciError) -> ArchiveError {
+    fn unfetched(&self, spans: &Range<usize>, source: OciError) -> ContentError {
         let (layer, first, last) = (self.digest, spans.start, spans.end - 1);
-        ArchiveError::SpanFetch { layer, first, last, source: Box::new(source) }
+        ContentError::SpanFetch { layer, first, last, source: Box::new(source) }
     }
 
-    fn broken(&self, span: usize, detail: String) -> ArchiveError {
-        ArchiveError::Span { layer: self.digest, span, detail }
+    fn broken(&self, span: usize, detail: String) -> ContentError {
+        ContentError::Span { layer: self.digest, span, detail }
     }
 
-    fn died(&self, error: &tokio::task::JoinError) -> ArchiveError {
-        ArchiveError::Io {
-            what: format!("layer {}: a task that reads its spans died", self.digest),
-            source: std::io::Error::other(error.to_string()),
-        }
+    fn died(&self, error: &tokio::task::JoinError) -> ContentError {
+        let what = format!("layer {}: a task that reads its spans died", self.digest);
+        io_error(what)(std::io::Error::other(error.to_string())).into()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a v2 archive says of the layers that its content is in.
 
-use crate::archive::ArchiveError;
 use crate::clip::storage_info::OciStorageInfo;
+use crate::content::ContentError;
 use crate::digest::Digest;
 
 /// A layer as the archive's storage info has it.
@@ -17,8 +17,8 @@ pub(crate) struct StoredLayer {
 
 impl StoredLayer {
     /// The layer called `digest`, of which the archive has to say everything.
-    pub(crate) fn of(image: &OciStorageInfo, digest: Digest) -> Result<Self, ArchiveError> {
-        let missing = |detail: &str| ArchiveError::NotAFile {
+    pub(crate) fn of(image: &OciStorageInfo, digest: Digest) -> Result<Self, ContentError> {
+        let missing = |detail: &str| ContentError::NotAFile {
             path: digest.to_string(),
             detail: format!("the archive's storage info has no {detail} for this layer"),
         };

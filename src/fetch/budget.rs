@@ -7,7 +7,7 @@
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::ArchiveError;
+use crate::fetch::FetchError;
 
 /// How many layers are read at a time.
 #[derive(Debug)]
@@ -32,11 +32,11 @@ impl Budget {
     pub(crate) async fn turn(
         &self,
         cancel: &CancellationToken,
-    ) -> Result<SemaphorePermit<'_>, ArchiveError> {
+    ) -> Result<SemaphorePermit<'_>, FetchError> {
         match cancel.run_until_cancelled(self.turns.acquire()).await {
             Some(Ok(turn)) => Ok(turn),
             // Never closed.
-            Some(Err(_)) | None => Err(ArchiveError::Cancelled),
+            Some(Err(_)) | None => Err(FetchError::Cancelled),
         }
     }
 }
@@ -67,7 +67,7 @@ mod tests {
         assert!(poll!(&mut impatient).is_pending());
         assert!(poll!(&mut third).is_pending() && poll!(&mut fourth).is_pending());
         given_up.cancel();
-        assert!(matches!(impatient.await, Err(ArchiveError::Cancelled)));
+        assert!(matches!(impatient.await, Err(FetchError::Cancelled)));
         drop(first);
         assert!(poll!(&mut fourth).is_pending());
         let third = third.await.unwrap();

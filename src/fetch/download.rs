@@ -10,9 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::ArchiveError;
 use crate::digest::Digest;
 use crate::fetch::Budget;
+use crate::fetch::FetchError;
 use crate::layer::LayerError;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
@@ -32,7 +32,7 @@ pub(crate) async fn with_layer<T: Send + 'static>(
     budget: &Budget,
     cancel: &CancellationToken,
     work: impl FnOnce(LayerBytes) -> Result<T, LayerError> + Send + 'static,
-) -> Result<T, ArchiveError> {
+) -> Result<T, FetchError> {
     let mut turn = Some(budget.turn(cancel).await?);
     let mut stream = source.blob(&layer, size, cancel).await?;
     let (chunks, received) = mpsc::unbounded_channel();

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use super::job::{ArchiveObject, EventKind, ImageId, JobError, JobResult, MigrateSpec, Migration};
 use super::progress::JobProgress;
 use super::worker::EventSink;
-use crate::archive::{ArchiveError, IndexOptions, PackOptions, Summary};
+use crate::archive::{IndexOptions, PackOptions, Summary};
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
 use crate::oci::{Credentials, InvalidCredentials, OciSettings};
 use crate::progress::Progress;
+use crate::publish::PublishError;
 use crate::publish::migrate::{
     Compared, Destination, MadeV2, MigrateError, V1, V2, compare_archives, to_v1, to_v2,
 };
@@ -77,8 +78,8 @@ pub enum MigrationError {
     },
 }
 
-impl From<ArchiveError> for MigrationError {
-    fn from(error: ArchiveError) -> Self {
+impl From<PublishError> for MigrationError {
+    fn from(error: PublishError) -> Self {
         Self::Migrate(error.into())
     }
 }
@@ -298,7 +299,7 @@ impl Run<'_> {
         let target = file.clone();
         let writing = tokio::task::spawn_blocking(move || {
             let written = indexed.write(&target)?;
-            Ok::<_, ArchiveError>((Summary::of(&image, &indexed), written))
+            Ok::<_, PublishError>((Summary::of(&image, &indexed), written))
         });
         let died = |died| self.no_scratch()(std::io::Error::other(died));
         let (summary, written) = writing.await.map_err(died)??;
@@ -403,7 +404,7 @@ impl Run<'_> {
         for listed in self.store().list(&prefix, "", MAX_KEPT).await? {
             match StoredArchive::open(self.store(), &listed.key).await {
                 Ok(opened) => kept.extend(opened),
-                Err(error @ ArchiveError::Clip(_)) => {
+                Err(error @ PublishError::Clip(_)) => {
                     self.warn(format!("{} is passed over: {error}", listed.key));
                 }
                 Err(error) => return Err(error.into()),

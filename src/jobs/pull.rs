@@ -18,6 +18,7 @@ use crate::oci::{
     Credentials, ImageSource, InvalidCredentials, InvalidPlatform, InvalidReference, OciError,
     OciSettings, Platform, Reference, Source,
 };
+use crate::publish::PublishError;
 use crate::store::{ArchiveStore, Overwrite, StoreError};
 
 /// Which version an archive gets.
@@ -78,6 +79,9 @@ pub enum PullError {
     Archive(#[from] ArchiveError),
     /// The archive could not be published.
     #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The store failed.
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// Local disk trouble.
     #[error("can't make a file in {}: {source}", directory.display())]
@@ -94,6 +98,7 @@ impl PullError {
         match self {
             Self::Oci(error) => Some(error),
             Self::Archive(error) => Some(error),
+            Self::Publish(error) => Some(error),
             Self::Store(error) => Some(error),
             _ => None,
         }

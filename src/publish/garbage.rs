@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::archive::ArchiveError;
 use crate::image_id::ImageId;
+use crate::publish::PublishError;
 use crate::publish::stored::stored_version;
 use crate::store::{ArchiveStore, Key, Leftover, Listed, StoreError};
 
@@ -77,7 +77,7 @@ impl Garbage {
 pub async fn find(
     store: &Arc<dyn ArchiveStore>,
     unused: Duration,
-) -> Result<Vec<Garbage>, ArchiveError> {
+) -> Result<Vec<Garbage>, PublishError> {
     let mut garbage = unused_indexes(&**store, Key::LAYER_INDEXES, unused).await?;
     garbage.extend(unused_data(store, "").await?);
     garbage.extend(left_staged(&**store, Key::STAGED).await?);
@@ -93,7 +93,7 @@ pub async fn remove(
     store: &Arc<dyn ArchiveStore>,
     garbage: &Garbage,
     unused: Duration,
-) -> Result<bool, ArchiveError> {
+) -> Result<bool, PublishError> {
     let key = match &garbage.what {
         What::Leftover(leftover) => {
             store.remove_leftover(leftover).await?;
@@ -136,7 +136,7 @@ async fn left_staged(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<Garba
 async fn unused_data(
     store: &Arc<dyn ArchiveStore>,
     prefix: &str,
-) -> Result<Vec<Garbage>, ArchiveError> {
+) -> Result<Vec<Garbage>, PublishError> {
     if store.extension() != "rclip" {
         return Ok(Vec::new());
     }
@@ -170,10 +170,10 @@ async fn unused_data(
 }
 
 /// Whether an archive surely needs no data beside it.
-async fn is_v2(store: &Arc<dyn ArchiveStore>, index: &Listed) -> Result<bool, ArchiveError> {
+async fn is_v2(store: &Arc<dyn ArchiveStore>, index: &Listed) -> Result<bool, PublishError> {
     match stored_version(store, &index.key, index.size).await {
         Ok(version) => Ok(version == 2),
-        Err(ArchiveError::Clip(_) | ArchiveError::Store(StoreError::NotFound { .. })) => Ok(false),
+        Err(PublishError::Clip(_) | PublishError::Store(StoreError::NotFound { .. })) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -28,13 +28,14 @@ use crate::clip::ClipError;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
 use crate::content::blocks::BlockData;
-use crate::content::image_source;
-use crate::error::{Classify, Fault};
+use crate::content::{ContentError, image_source};
+use crate::error::{Classify, Fault, IoError};
 use crate::oci::{
     Credentials, InvalidCredentials, InvalidReference, OciError, OciSettings, Platform,
     ResolvedImage, Source,
 };
 use crate::progress::Progress;
+use crate::publish::PublishError;
 use crate::publish::stored::StoredArchive;
 use crate::retry::Retryable;
 use crate::store::{ArchiveStore, InvalidKey, Key, StoreError};
@@ -62,7 +63,7 @@ impl V1 {
             StorageInfo::S3(object) => object.key.parse::<Key>()?,
             StorageInfo::Oci(_) => {
                 let detail = "expected a v1 archive, found version 2".to_owned();
-                return Err(ArchiveError::NotAFile { path: stored.key.to_string(), detail }.into());
+                return Err(PublishError::Unexpected { key: stored.key.clone(), detail }.into());
             }
         };
         let data = BlockData::S3 { store: store.clone(), key };
@@ -88,14 +89,14 @@ impl V2 {
     ) -> Result<Self, MigrateError> {
         let StorageInfo::Oci(image) = &stored.archive.storage else {
             let detail = "expected a v2 archive, found version 1".to_owned();
-            return Err(ArchiveError::NotAFile { path: stored.key.to_string(), detail }.into());
+            return Err(PublishError::Unexpected { key: stored.key.clone(), detail }.into());
         };
         let credentials = credentials(&image.registry_url)?;
         let source = Source::open(&image_source(image)?, oci, credentials).await?;
         let found = source.resolve(&platform_of(image), cancel).await?;
         if found.layers.iter().map(|layer| layer.digest).ne(image.layers.iter().copied()) {
             let detail = format!("{} has other layers than it says", found.reference);
-            return Err(ArchiveError::NotAFile { path: stored.key.to_string(), detail }.into());
+            return Err(PublishError::Unexpected { key: stored.key.clone(), detail }.into());
         }
         Ok(Self { tree: stored.archive.tree.clone(), source, image: found })
     }
@@ -145,9 +146,9 @@ pub async fn compare_archives(
 /// Why an archive could not be brought to another version.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    /// An archive, or what it points to, could not be read.
+    /// An archive, or what it points to, could not be read, made or published.
     #[error(transparent)]
-    Archive(#[from] ArchiveError),
+    Publish(#[from] PublishError),
     /// The credentials can't be used.
     #[error(transparent)]
     Credentials(#[from] InvalidCredentials),
@@ -191,17 +192,17 @@ pub enum MigrateError {
     },
 }
 
-macro_rules! archive_errors {
+macro_rules! lower_errors {
     ($($error:ty),*) => {
         $(impl From<$error> for MigrateError {
             fn from(error: $error) -> Self {
-                Self::Archive(error.into())
+                Self::Publish(error.into())
             }
         })*
     };
 }
 
-archive_errors!(ClipError, OciError, StoreError);
+lower_errors!(ArchiveError, ContentError, ClipError, IoError, OciError, StoreError);
 
 impl From<InvalidKey> for MigrateError {
     fn from(error: InvalidKey) -> Self {
@@ -217,21 +218,21 @@ impl From<InvalidReference> for MigrateError {
 
 impl Retryable for MigrateError {
     fn cancelled() -> Self {
-        ArchiveError::Cancelled.into()
+        PublishError::cancelled().into()
     }
 }
 
 impl Classify for MigrateError {
     fn is_transient(&self) -> bool {
         match self {
-            Self::Archive(error) => error.is_transient(),
+            Self::Publish(error) => error.is_transient(),
             other => matches!(other, Self::Io { .. } | Self::Superseded { .. }),
         }
     }
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Archive(error) => error.fault(),
+            Self::Publish(error) => error.fault(),
             Self::Different { .. } | Self::Superseded { .. } => Fault::Ours,
             Self::Io { .. } => Fault::Upstream,
             _ => Fault::User,
@@ -240,7 +241,7 @@ impl Classify for MigrateError {
 
     fn code(&self) -> &'static str {
         match self {
-            Self::Archive(error) => error.code(),
+            Self::Publish(error) => error.code(),
             Self::Credentials(_) => "invalid_credentials",
             Self::Node { .. } => "not_migratable",
             Self::Config { .. } => "invalid_runtime_config",

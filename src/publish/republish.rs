@@ -12,7 +12,6 @@ use futures_util::stream;
 use futures_util::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::ArchiveError;
 use crate::archive::policy::LayerPolicy;
 use crate::digest::Digest;
 use crate::fetch::Budget;
@@ -22,6 +21,7 @@ use crate::oci::{
     ResolvedImage, Source,
 };
 use crate::progress::{Progress, Step};
+use crate::publish::PublishError;
 
 /// A layer on its way through the compressor.
 mod gzip;
@@ -64,7 +64,7 @@ impl Republication<'_> {
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Republished, ArchiveError> {
+    ) -> Result<Republished, PublishError> {
         let Self { image, publisher, .. } = self;
         image.layers.iter().try_for_each(|layer| LayerPolicy::AsIs.check_described(layer))?;
         progress.step(Step::Resolved {
@@ -86,7 +86,7 @@ impl Republication<'_> {
             let (progress, stop) = (progress.clone(), &stop);
             async move {
                 let pushed = self.layer(layer, diff_id, &progress, stop).await?;
-                Ok::<_, ArchiveError>((layer.digest, pushed))
+                Ok::<_, PublishError>((layer.digest, pushed))
             }
         });
         let pushed: BTreeMap<Digest, PushedBlob> = stream::iter(pushes.collect::<Vec<_>>())
@@ -123,7 +123,7 @@ impl Republication<'_> {
         diff_id: Digest,
         progress: &Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<PushedBlob, ArchiveError> {
+    ) -> Result<PushedBlob, PublishError> {
         let &LayerDescriptor { digest, size, .. } = layer;
         // Media types are often wrong. No digest speaks for these few bytes alone.
         let (prefix, access) = (size.min(Encoding::PREFIX as u64), Access::FromStart);
@@ -155,12 +155,12 @@ impl Republication<'_> {
         size: u64,
         progress: &Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<BoxStream<'static, Result<Bytes, ArchiveError>>, ArchiveError> {
+    ) -> Result<BoxStream<'static, Result<Bytes, PublishError>>, PublishError> {
         let blob = self.source.blob(&layer, size, cancel).await?;
         let progress = progress.clone();
         let told = blob.inspect_ok(move |bytes| {
             progress.step(Step::LayerBytes { layer, bytes: bytes.len() as u64 });
         });
-        Ok(told.map_err(ArchiveError::from).boxed())
+        Ok(told.map_err(PublishError::from).boxed())
     }
 }

@@ -8,7 +8,6 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::archive::ArchiveError;
 use crate::clip::header::{self, Header};
 use crate::clip::node::NodeKind;
 use crate::clip::reader::Archive;
@@ -16,6 +15,7 @@ use crate::clip::storage_info::StorageInfo;
 use crate::clip::{ClipError, MAX_V1_INDEX_BYTES};
 use crate::digest::Digest;
 use crate::image_id::ImageId;
+use crate::publish::PublishError;
 use crate::store::{ArchiveStore, Key};
 
 /// Keys asked for at a time.
@@ -43,7 +43,7 @@ impl StoredArchive {
     pub async fn open(
         store: &Arc<dyn ArchiveStore>,
         key: &Key,
-    ) -> Result<Option<Self>, ArchiveError> {
+    ) -> Result<Option<Self>, PublishError> {
         let Some(size) = store.size(key).await? else { return Ok(None) };
         let object = Object { store, key, size };
         let head = object.read(0..size.min(header::LENGTH as u64)).await?;
@@ -87,7 +87,7 @@ pub async fn stored_version(
     store: &Arc<dyn ArchiveStore>,
     key: &Key,
     size: u64,
-) -> Result<u8, ArchiveError> {
+) -> Result<u8, PublishError> {
     let object = Object { store, key, size };
     let head = object.read(0..size.min(header::LENGTH as u64)).await?;
     match Header::decode(&head, size)?.storage {
@@ -111,7 +111,7 @@ struct Object<'a> {
 }
 
 impl Object<'_> {
-    async fn read(&self, range: Range<u64>) -> Result<Bytes, ArchiveError> {
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, PublishError> {
         let length = range.end.saturating_sub(range.start);
         if length > MAX_V1_INDEX_BYTES {
             return Err(ClipError::TooLarge { size: length, limit: MAX_V1_INDEX_BYTES }.into());
@@ -149,7 +149,7 @@ pub async fn list_archives(
     prefix: &str,
     after: Option<&ImageId>,
     limit: usize,
-) -> Result<Vec<ListedArchive>, ArchiveError> {
+) -> Result<Vec<ListedArchive>, PublishError> {
     let extension = store.extension();
     let mut after = after.map_or_else(String::new, |id| Key::archive(id, extension).to_string());
     let mut found = Vec::new();
@@ -168,7 +168,7 @@ pub async fn list_archives(
         let version = match stored_version(store, &listed.key, listed.size).await {
             Ok(version) => Ok(version),
             // One archive that is broken must not hide the others; a store that is, must.
-            Err(ArchiveError::Clip(error)) => Err(error.to_string()),
+            Err(PublishError::Clip(error)) => Err(error.to_string()),
             Err(error) => return Err(error),
         };
         let kept = store.list(&format!("{}{image_id}.", Key::KEPT), "", PAGE).await?;
@@ -176,7 +176,7 @@ pub async fn list_archives(
             let prefix = Key::kept_prefix(&image_id, *version);
             kept.iter().any(|listed| listed.key.as_str().starts_with(&prefix))
         });
-        Ok::<_, ArchiveError>(ListedArchive {
+        Ok::<_, PublishError>(ListedArchive {
             kept: kept.collect(),
             clip_version: version.as_ref().ok().copied(),
             size: listed.size,

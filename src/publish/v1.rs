@@ -12,15 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::index::Written;
 use crate::archive::pack::{PackOptions, Packed, Sink, pack_image};
-use crate::archive::{ArchiveError, blocking};
 use crate::clip::MAX_V1_INDEX_BYTES;
 use crate::clip::header::{self, Header};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
 use crate::clip::writer::index_archive;
 use crate::digest::Digest;
+use crate::error::{IoError, blocking};
 use crate::image_id::ImageId;
 use crate::oci::{ResolvedImage, Source};
 use crate::progress::{Progress, Silent};
+use crate::publish::PublishError;
 use crate::store::{
     ArchiveStore, Bucket, Commit, Committed, Key, NewObject, Overwrite, Put, StoreError,
 };
@@ -66,7 +67,7 @@ impl Publication<'_> {
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Published, ArchiveError> {
+    ) -> Result<Published, PublishError> {
         match self.store.bucket() {
             None => self.in_directory(progress, cancel).await,
             Some(bucket) => self.in_bucket(&bucket, progress, cancel).await,
@@ -77,7 +78,7 @@ impl Publication<'_> {
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Published, ArchiveError> {
+    ) -> Result<Published, PublishError> {
         let key = Key::archive(self.id, DATA);
         let taken = self.overwrite == Overwrite::Never && self.store.size(&key).await?.is_some();
         let (packed, committed) = if taken {
@@ -108,7 +109,7 @@ impl Publication<'_> {
         bucket: &Bucket,
         mut progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Published, ArchiveError> {
+    ) -> Result<Published, PublishError> {
         let key = Key::archive(self.id, self.store.extension());
         let data = Key::archive(self.id, DATA);
         let replace = self.overwrite == Overwrite::Replace;
@@ -162,7 +163,7 @@ impl Publication<'_> {
 
     /// Data are about to appear to which the index that is there, if any, must not point unless it
     /// is theirs. Gives back the index that had to go.
-    async fn make_way(&self, key: &Key, index: Digest) -> Result<Option<Vec<u8>>, ArchiveError> {
+    async fn make_way(&self, key: &Key, index: Digest) -> Result<Option<Vec<u8>>, PublishError> {
         let Some(found) = self.published(key).await?.filter(|found| *found != index) else {
             return Ok(None);
         };
@@ -197,13 +198,13 @@ impl Publication<'_> {
         key: &Key,
         index: Vec<u8>,
         overwrite: Overwrite,
-    ) -> Result<Committed, ArchiveError> {
+    ) -> Result<Committed, PublishError> {
         let never = CancellationToken::new();
         let NewObject { mut sink, commit } = self.store.create(key, &never).await?;
         let sent = blocking(move || sink.write_all(&index).and_then(|()| sink.flush())).await?;
         if let Err(source) = sent {
             let what = format!("can't write {key}");
-            return Err(gave_up(commit, ArchiveError::Io { what, source }).await);
+            return Err(gave_up(commit, IoError { what, source }.into()).await);
         }
         Ok(commit.finish(&[], overwrite).await?)
     }
@@ -213,8 +214,8 @@ impl Publication<'_> {
         sink: Sink,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Packed, ArchiveError> {
-        pack_image(self.source, self.image, self.options, sink, progress, cancel).await
+    ) -> Result<Packed, PublishError> {
+        Ok(pack_image(self.source, self.image, self.options, sink, progress, cancel).await?)
     }
 
     /// Packs for nobody, to know what would be written.
@@ -222,12 +223,12 @@ impl Publication<'_> {
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Packed, ArchiveError> {
+    ) -> Result<Packed, PublishError> {
         self.pack(Box::new(std::io::sink()), progress, cancel).await
     }
 
     /// What names the content that is under `key`: the digest of all but its data blocks.
-    async fn published(&self, key: &Key) -> Result<Option<Digest>, ArchiveError> {
+    async fn published(&self, key: &Key) -> Result<Option<Digest>, PublishError> {
         let Some(size) = self.store.size(key).await? else { return Ok(None) };
         let head = self.store.read(key, 0, header::LENGTH as u64).await?;
         let index = match Header::decode(&head, size) {
@@ -261,7 +262,7 @@ fn points_to_layers(index: &[u8]) -> bool {
 }
 
 /// Leaves nothing behind; what the store itself failed with is the better reason.
-async fn gave_up(commit: Box<dyn Commit>, error: ArchiveError) -> ArchiveError {
+async fn gave_up(commit: Box<dyn Commit>, error: PublishError) -> PublishError {
     commit.abort().await.map_or(error, Into::into)
 }
 
@@ -270,7 +271,7 @@ pub(super) fn index_of(
     packed: &Packed,
     bucket: &Bucket,
     data: &Key,
-) -> Result<Vec<u8>, ArchiveError> {
+) -> Result<Vec<u8>, PublishError> {
     let storage = StorageInfo::S3(S3StorageInfo {
         bucket: bucket.name.clone(),
         region: bucket.region.clone(),

@@ -9,6 +9,7 @@ use crate::archive::ArchiveError;
 use crate::clip::check::Check;
 use crate::clip::reader::Parts;
 use crate::clip::storage_info::StorageInfo;
+use crate::content::ContentError;
 use crate::content::blocks::{Block, BlockData, BlockReader};
 use crate::content::read::ReadSettings;
 
@@ -87,7 +88,7 @@ pub(super) async fn content(
         for block in &blocks {
             check.checked += 1;
             match reader.block(block, &mut |_| Ok(())) {
-                Err(bad @ ArchiveError::Block { .. }) => check.error(bad.to_string()),
+                Err(bad @ ContentError::Block { .. }) => check.error(bad.to_string()),
                 read => drop(read?),
             }
             if block.sha256.is_none() {
@@ -96,7 +97,7 @@ pub(super) async fn content(
         }
         Ok(check)
     };
-    data.read(&extents, cancel, read).await
+    Ok(data.read(&extents, cancel, read).await?)
 }
 
 fn all(parts: &Parts) -> Vec<Block> {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::VerifyOptions;
 use super::differences::differences;
 use super::restarts::{self, Tee};
-use crate::archive::{ArchiveError, io_error};
+use crate::archive::ArchiveError;
 use crate::clip::check::{Check, known_weakness};
 use crate::clip::node::{FileContent, Node, NodeKind, NodePath};
 use crate::clip::reader::Parts;
@@ -21,6 +21,8 @@ use crate::content::read::{ReadSettings, image_source};
 use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
 use crate::error::Classify as _;
+use crate::error::io_error;
+use crate::fetch::FetchError;
 use crate::fetch::download::with_layer;
 use crate::layer::{
     EntryKind, LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer,
@@ -73,7 +75,7 @@ impl Run<'_> {
         let stop = self.cancel.child_token();
         let _stop = stop.clone().drop_guard();
         let reads = stored.iter().map(|layer| self.layer(&source, *layer, &stop));
-        let reads: Vec<(Digest, Result<Read, ArchiveError>)> =
+        let reads: Vec<(Digest, Result<Read, FetchError>)> =
             stream::iter(reads.collect::<Vec<_>>())
                 .buffer_unordered(self.options.budget.layers())
                 .try_collect()
@@ -108,7 +110,7 @@ impl Run<'_> {
         source: &Source,
         layer: StoredLayer,
         cancel: &CancellationToken,
-    ) -> Result<(Digest, Result<Read, ArchiveError>), ArchiveError> {
+    ) -> Result<(Digest, Result<Read, FetchError>), ArchiveError> {
         let StoredLayer { digest, size, .. } = layer;
         let mut archive = File::open(self.file)
             .map_err(io_error(format!("can't read {}", self.file.display())))?;
@@ -138,7 +140,7 @@ impl Run<'_> {
         };
         let (progress, budget) = (self.progress.clone(), &self.options.budget);
         match with_layer(source, digest, size, progress, budget, cancel, work).await {
-            Err(error) if error.code() == "cancelled" => Err(error),
+            Err(error) if error.code() == "cancelled" => Err(error.into()),
             read => {
                 if let Ok(Read { index, .. }) = &read {
                     self.progress.step(Step::LayerDone {

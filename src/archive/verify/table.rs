@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use crate::archive::{ArchiveError, io_error};
+use crate::archive::ArchiveError;
 use crate::clip::ClipError;
 use crate::clip::check::{Check, Grade};
 use crate::clip::reader::Parts;
@@ -12,6 +12,7 @@ use crate::clip::seek_table::{LayerEntry, SeekTable};
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
+use crate::error::{IoError, io_error};
 
 /// The plain sizes of layers, as far as they are known.
 pub(super) type PlainSizes = BTreeMap<Digest, u64>;
@@ -35,7 +36,7 @@ pub(super) fn check(file: &Path, parts: &Parts) -> Result<(Check, PlainSizes), A
             }
         }
         Ok(None) => check.warning("there is none: every read takes a whole layer"),
-        Err(ClipError::Io { what, source }) => return Err(ArchiveError::Io { what, source }),
+        Err(ClipError::Io { what, source }) => return Err(IoError { what, source }.into()),
         Err(broken) => check.error(broken.to_string()),
     }
     Ok((check, sizes))
@@ -56,7 +57,7 @@ fn described(layer: &LayerEntry, image: &OciStorageInfo, check: &mut Check) {
 
 fn spans(layer: &LayerEntry, archive: &mut File, check: &mut Check) -> Result<(), ArchiveError> {
     let mut broken = |error| match error {
-        ClipError::Io { what, source } => Err(ArchiveError::Io { what, source }),
+        ClipError::Io { what, source } => Err(IoError { what, source }.into()),
         error => {
             check.error(error.to_string());
             Ok(())

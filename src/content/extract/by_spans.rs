@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use super::files::{Failure, Files};
 use super::plan::{InodeId, Plan, Wanted};
-use crate::archive::ArchiveError;
 use crate::clip::seek_table::SpanIndex;
+use crate::content::ContentError;
 
 /// The content of a file in its layer, and whose it is.
 pub(super) struct Piece {
@@ -17,14 +17,14 @@ pub(super) struct Piece {
 }
 
 /// What is wanted, in the order of the layer. A layer's files don't overlap, and each has one length.
-pub(super) fn pieces(plan: &Plan, wanted: &Wanted) -> Result<Vec<Piece>, ArchiveError> {
+pub(super) fn pieces(plan: &Plan, wanted: &Wanted) -> Result<Vec<Piece>, ContentError> {
     let mut pieces: Vec<Piece> = Vec::new();
     for (offset, inodes) in wanted {
         for inode in inodes {
             let node = plan.first(*inode);
             let end = offset.saturating_add(node.content_length());
             let wrong =
-                |detail: String| Err(ArchiveError::Claim { path: node.path.to_string(), detail });
+                |detail: String| Err(ContentError::Claim { path: node.path.to_string(), detail });
             if node.attr.size != node.content_length() {
                 return wrong(format!("its size is {}, not its content's", node.attr.size));
             }
@@ -82,7 +82,7 @@ impl<'a> Split<'a> {
         (start..end, Self { files, pieces: run.into(), position: start, failure })
     }
 
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), ArchiveError> {
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), ContentError> {
         while let Some(piece) = self.pieces.front_mut()
             && !bytes.is_empty()
         {

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::plan::{InodeId, Plan, Wanted};
 use super::target::{Target, Trail};
-use crate::archive::{ArchiveError, io_error};
 use crate::clip::node::{Node, NodePath};
+use crate::content::ContentError;
 use crate::digest::Digest;
+use crate::error::io_error;
 use crate::layer::Contents;
 
 /// Makes one file after the other.
@@ -25,23 +26,23 @@ impl Files {
     }
 
     /// Begins a file; all `inodes`, of which there is at least one, get what comes.
-    pub(super) fn begin(&mut self, inodes: Vec<InodeId>) -> Result<(), ArchiveError> {
+    pub(super) fn begin(&mut self, inodes: Vec<InodeId>) -> Result<(), ContentError> {
         let file = self.trail.file(self.plan.first(inodes[0]))?;
         self.open = Some((file, inodes));
         Ok(())
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ContentError> {
         match &mut self.open {
             Some((file, inodes)) => {
                 let node = self.plan.first(inodes[0]);
-                file.write_all(bytes).map_err(io_error(format!("can't write {}", node.path)))
+                Ok(file.write_all(bytes).map_err(io_error(format!("can't write {}", node.path)))?)
             }
             None => Ok(()),
         }
     }
 
-    pub(super) fn end(&mut self) -> Result<(), ArchiveError> {
+    pub(super) fn end(&mut self) -> Result<(), ContentError> {
         let Some((mut file, inodes)) = self.open.take() else { return Ok(()) };
         let plan = self.plan.clone();
         for inode in &inodes[1..] {
@@ -56,7 +57,7 @@ impl Files {
     }
 
     /// Makes a file that has no content.
-    pub(super) fn empty(&mut self, inode: InodeId) -> Result<(), ArchiveError> {
+    pub(super) fn empty(&mut self, inode: InodeId) -> Result<(), ContentError> {
         self.begin(vec![inode])?;
         self.end()
     }
@@ -73,14 +74,14 @@ pub(super) struct LayerFiles {
 
 /// Why files could not be made, for whoever only learns that they could not.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Failure(Arc<Mutex<Option<ArchiveError>>>);
+pub(super) struct Failure(Arc<Mutex<Option<ContentError>>>);
 
 impl Failure {
-    pub(super) fn take(&self) -> Option<ArchiveError> {
+    pub(super) fn take(&self) -> Option<ContentError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub(super) fn keep<T>(&self, result: Result<T, ArchiveError>) -> io::Result<T> {
+    pub(super) fn keep<T>(&self, result: Result<T, ContentError>) -> io::Result<T> {
         result.map_err(|error| {
             let told = io::Error::other(error.to_string());
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -91,20 +92,20 @@ impl Failure {
 
 impl LayerFiles {
     /// Everything that was wanted has come: otherwise the archive claims what the layer has not.
-    pub(super) fn complete(&self) -> Result<(), ArchiveError> {
+    pub(super) fn complete(&self) -> Result<(), ContentError> {
         match self.wanted.first_key_value() {
             None => Ok(()),
             Some((offset, inodes)) => {
                 let node = self.files.plan.first(inodes[0]);
                 let detail = format!("no file begins at {offset} of layer {}", self.layer);
-                Err(ArchiveError::Claim { path: node.path.to_string(), detail })
+                Err(ContentError::Claim { path: node.path.to_string(), detail })
             }
         }
     }
 }
 
 /// Whether a file of the layer is as long as the archive says of `node`.
-fn fits(node: &Node, layer: Digest, offset: u64, length: u64) -> Result<(), ArchiveError> {
+fn fits(node: &Node, layer: Digest, offset: u64, length: u64) -> Result<(), ContentError> {
     if node.attr.size == length && node.content_length() == length {
         return Ok(());
     }
@@ -113,7 +114,7 @@ fn fits(node: &Node, layer: Digest, offset: u64, length: u64) -> Result<(), Arch
         "expected {claimed} bytes at {offset} of layer {layer} and a size of {}, found {length}",
         node.attr.size
     );
-    Err(ArchiveError::Claim { path, detail })
+    Err(ContentError::Claim { path, detail })
 }
 
 impl Contents for LayerFiles {

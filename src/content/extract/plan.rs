@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::archive::ArchiveError;
-use crate::archive::noted::Noted;
 use crate::clip::node::{FileContent, Node, NodeKind, NodePath};
 use crate::clip::tree::Tree;
+use crate::content::ContentError;
 use crate::digest::Digest;
+use crate::examples::Examples;
 
 /// How deep directories may be: a handle is held for each on the way.
 const MAX_DEPTH: usize = 256;
@@ -23,7 +23,7 @@ pub(super) struct Plan {
     /// are linked to it.
     pub(super) inodes: Vec<Vec<usize>>,
     /// What no directory leads to.
-    pub(super) unreachable: Noted,
+    pub(super) unreachable: Examples,
 }
 
 /// The inodes whose content begins at an offset of a layer.
@@ -31,9 +31,9 @@ pub(super) type Wanted = BTreeMap<u64, Vec<InodeId>>;
 
 impl Plan {
     /// Plans the tree below `start`, a directory.
-    pub(super) fn new(tree: &Tree, start: &Node) -> Result<Self, ArchiveError> {
+    pub(super) fn new(tree: &Tree, start: &Node) -> Result<Self, ContentError> {
         let mut plan =
-            Self { nodes: Vec::new(), inodes: Vec::new(), unreachable: Noted::default() };
+            Self { nodes: Vec::new(), inodes: Vec::new(), unreachable: Examples::default() };
         let mut directories = HashSet::new();
         // By number: inodes that share it, whatever else they have (only true links should).
         let mut numbers: HashMap<u64, Vec<InodeId>> = HashMap::new();
@@ -47,7 +47,7 @@ impl Plan {
             let path = below(&start.path, &node.path);
             if path.components().count() > MAX_DEPTH {
                 let detail = format!("it is over the limit of {MAX_DEPTH} directories deep");
-                return Err(ArchiveError::Claim { path: path.to_string(), detail });
+                return Err(ContentError::Claim { path: path.to_string(), detail });
             }
             let at = plan.nodes.len();
             if node.kind == NodeKind::Directory {
@@ -130,7 +130,7 @@ mod tests {
         node(path, 7, NodeKind::Directory)
     }
 
-    fn plan(nodes: Vec<Node>, start: &str) -> Result<Plan, ArchiveError> {
+    fn plan(nodes: Vec<Node>, start: &str) -> Result<Plan, ContentError> {
         let tree = Tree::lenient(nodes).unwrap();
         Plan::new(&tree, tree.resolve(start.as_bytes()).unwrap())
     }
@@ -191,6 +191,6 @@ mod tests {
             plan(nodes, "/")
         };
         assert!(deep(MAX_DEPTH).is_ok());
-        assert!(matches!(deep(MAX_DEPTH + 1), Err(ArchiveError::Claim { .. })));
+        assert!(matches!(deep(MAX_DEPTH + 1), Err(ContentError::Claim { .. })));
     }
 }

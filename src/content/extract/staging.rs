@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 
-use crate::archive::{ArchiveError, io_error};
+use crate::content::ContentError;
+use crate::error::io_error;
 
 /// How a directory is opened by name: never through a symlink.
 pub(super) const DIRECTORY: OFlags =
@@ -32,8 +33,8 @@ pub(super) struct Staging {
 
 impl Staging {
     /// Begins a directory that is to be at `target`, where nothing but an empty directory may be.
-    pub(super) fn new(target: &Path) -> std::result::Result<Self, ArchiveError> {
-        let taken = |detail| Err(ArchiveError::Target { path: target.to_owned(), detail });
+    pub(super) fn new(target: &Path) -> std::result::Result<Self, ContentError> {
+        let taken = |detail| Err(ContentError::Target { path: target.to_owned(), detail });
         let failed = || io_error(format!("can't make {}", target.display()));
         let Some(name) = target.file_name() else {
             return taken("the new directory needs a name");
@@ -69,13 +70,13 @@ impl Staging {
             }),
             Err(error) => {
                 let _ = fs::unlinkat(&parent, &temporary, AtFlags::REMOVEDIR);
-                Err(failed()(error.into()))
+                Err(failed()(error.into()).into())
             }
         }
     }
 
     /// Puts the directory where it belongs. It replaces an empty directory, and nothing else.
-    pub(super) fn publish(&self) -> std::result::Result<(), ArchiveError> {
+    pub(super) fn publish(&self) -> std::result::Result<(), ContentError> {
         fs::renameat(&self.parent, &self.name, &self.parent, &self.target)
             .map_err(|e| io_error(format!("can't make {}", self.path.display()))(e.into()))?;
         self.published.store(true, Ordering::SeqCst);
@@ -163,17 +164,17 @@ mod tests {
         std::fs::write(directory.path().join("file"), "").unwrap();
         symlink("full", directory.path().join("link")).unwrap();
         for name in ["full", "file", "link", ".."] {
-            assert!(matches!(taken(name), Err(ArchiveError::Target { .. })), "{name}");
+            assert!(matches!(taken(name), Err(ContentError::Target { .. })), "{name}");
         }
-        assert!(matches!(taken("no/where"), Err(ArchiveError::Io { .. })));
+        assert!(matches!(taken("no/where"), Err(ContentError::Io(_))));
 
         // What comes there in the meantime stays, and so does what a link there points to.
         let staging = taken("swapped").unwrap();
         symlink("full", directory.path().join("swapped")).unwrap();
-        assert!(matches!(staging.publish(), Err(ArchiveError::Io { .. })));
+        assert!(matches!(staging.publish(), Err(ContentError::Io(_))));
         let other = taken("filled").unwrap();
         std::fs::create_dir_all(directory.path().join("filled/x")).unwrap();
-        assert!(matches!(other.publish(), Err(ArchiveError::Io { .. })));
+        assert!(matches!(other.publish(), Err(ContentError::Io(_))));
         drop((staging, other));
         assert_eq!(names(&directory.path().join("full")), ["x"]);
         let mut left = names(directory.path());

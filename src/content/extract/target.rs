@@ -12,9 +12,10 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 
 use super::staging::{DIRECTORY, Staging};
-use crate::archive::noted::Noted;
-use crate::archive::{ArchiveError, io_error};
 use crate::clip::node::{Attr, Node, NodeKind, NodePath, Special};
+use crate::content::ContentError;
+use crate::error::io_error;
+use crate::examples::Examples;
 
 /// Bits that make a program run as its owner or group.
 const SET_ID: u32 = 0o6000;
@@ -25,7 +26,7 @@ pub(super) struct Target {
     staging: Staging,
     /// Whether owners are restored.
     owners: bool,
-    left: Mutex<BTreeMap<String, Noted>>,
+    left: Mutex<BTreeMap<String, Examples>>,
 }
 
 impl Target {
@@ -34,7 +35,7 @@ impl Target {
     }
 
     /// Puts the directory where it belongs; says what it did not get.
-    pub(super) fn publish(&self) -> std::result::Result<Vec<String>, ArchiveError> {
+    pub(super) fn publish(&self) -> std::result::Result<Vec<String>, ContentError> {
         self.staging.publish()?;
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(left.iter().map(|(why, paths)| format!("{paths}: {why}")).collect())
@@ -130,7 +131,7 @@ impl Trail {
     }
 
     /// Makes a directory that only we may enter; [`Self::finish_directory`] follows.
-    pub(super) fn directory(&mut self, node: &Node) -> std::result::Result<(), ArchiveError> {
+    pub(super) fn directory(&mut self, node: &Node) -> std::result::Result<(), ContentError> {
         if node.path.is_root() {
             return Ok(()); // there already
         }
@@ -142,7 +143,7 @@ impl Trail {
     pub(super) fn finish_directory(
         &mut self,
         node: &Node,
-    ) -> std::result::Result<(), ArchiveError> {
+    ) -> std::result::Result<(), ContentError> {
         let target = self.target.clone();
         let directory = if node.path.is_root() {
             fs::openat(&target.staging.root, ".", DIRECTORY, Mode::empty())
@@ -155,7 +156,7 @@ impl Trail {
     }
 
     /// Makes an empty file, for us alone until [`Self::finish_file`].
-    pub(super) fn file(&mut self, node: &Node) -> std::result::Result<File, ArchiveError> {
+    pub(super) fn file(&mut self, node: &Node) -> std::result::Result<File, ContentError> {
         let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let parent = self.parent(node)?;
         fs::openat(parent, node.path.name(), how, Mode::RUSR | Mode::WUSR)
@@ -168,12 +169,12 @@ impl Trail {
         &self,
         file: &File,
         node: &Node,
-    ) -> std::result::Result<(), ArchiveError> {
+    ) -> std::result::Result<(), ContentError> {
         self.target.finish_open(file.as_fd(), node).map_err(cant("set the attributes of", node))
     }
 
     /// Makes a symlink, device or fifo. Devices that we may not make are left out.
-    pub(super) fn other(&mut self, node: &Node) -> std::result::Result<(), ArchiveError> {
+    pub(super) fn other(&mut self, node: &Node) -> std::result::Result<(), ContentError> {
         let target = self.target.clone();
         let parent = self.parent(node)?;
         let name = node.path.name();
@@ -204,7 +205,7 @@ impl Trail {
         node: &Node,
         there: &mut Self,
         first: &Node,
-    ) -> std::result::Result<(), ArchiveError> {
+    ) -> std::result::Result<(), ContentError> {
         let from = there.parent(first)?;
         let to = self.parent(node)?;
         match fs::linkat(from, first.path.name(), to, node.path.name(), AtFlags::empty()) {
@@ -218,7 +219,7 @@ impl Trail {
     }
 
     /// The handle of the directory that a node is in.
-    fn parent(&mut self, node: &Node) -> std::result::Result<BorrowedFd<'_>, ArchiveError> {
+    fn parent(&mut self, node: &Node) -> std::result::Result<BorrowedFd<'_>, ContentError> {
         let parent = node.path.parent().unwrap_or_else(NodePath::root);
         self.enter(&parent).map_err(cant("find the directory of", node))
     }
@@ -240,7 +241,7 @@ impl Trail {
     }
 }
 
-fn cant(what: &str, node: &Node) -> impl FnOnce(Errno) -> ArchiveError {
+fn cant(what: &str, node: &Node) -> impl FnOnce(Errno) -> ContentError {
     let what = format!("can't {what} {}", node.path);
-    |error| io_error(what)(error.into())
+    |error| io_error(what)(error.into()).into()
 }

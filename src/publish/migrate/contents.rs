@@ -9,11 +9,11 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::MigrateError;
-use crate::archive::index::IndexOptions;
-use crate::archive::{ArchiveError, ImageLayer};
+use crate::archive::{ImageLayer, IndexOptions};
 use crate::clip::node::{FileContent, Node, NodeKind, NodePath, RemoteRef};
 use crate::clip::tree::Tree;
-use crate::content::blocks::{Block, BlockData};
+use crate::content::ContentError;
+use crate::content::blocks::{Block, BlockData, BlockReader};
 use crate::digest::Digest;
 use crate::layer::Contents;
 use crate::oci::{ResolvedImage, Source};
@@ -28,10 +28,10 @@ pub(super) async fn of_blocks(
     let size = data.size().await?;
     let blocks = Block::all(tree.iter());
     let wanted = blocks.iter().map(|block| block.extent(size)).collect::<Result<Vec<_>, _>>()?;
-    let hash_all = move |mut reader: crate::content::blocks::BlockReader| {
+    let hash_all = move |mut reader: BlockReader| {
         let hash = |block: Block| {
             let digest = reader.block(&block, &mut |_| Ok(()))?;
-            Ok::<_, ArchiveError>(((block.offset, block.length), digest))
+            Ok::<_, ContentError>(((block.offset, block.length), digest))
         };
         blocks.into_iter().map(hash).collect::<Result<HashMap<_, _>, _>>()
     };

@@ -14,8 +14,8 @@ use super::image_config::image_config;
 use super::layer_tar::{Take, WrittenLayer, write_layer};
 use super::root::BundledImage;
 use super::{MigrateError, V1};
-use crate::archive::ArchiveError;
 use crate::clip::node::Node;
+use crate::content::ContentError;
 use crate::content::blocks::{Block, BlockData, BlockReader};
 use crate::digest::Digest;
 use crate::oci::{OciError, Platform, Publisher};
@@ -126,7 +126,7 @@ async fn push_layer(
                     let read = reader.block(&block, &mut |bytes| {
                         take(bytes).map_err(|error| {
                             refused = Some(error);
-                            ArchiveError::Cancelled
+                            ContentError::Cancelled
                         })
                     });
                     match refused {

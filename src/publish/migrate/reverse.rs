@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::compare::Compared;
 use super::{MigrateError, V1, V2, compare_archives};
-use crate::archive::{
-    ArchiveError, IndexOptions, PackOptions, Summary, blocking, io_error, pack_image,
-};
+use crate::archive::{IndexOptions, PackOptions, Summary, pack_image};
+use crate::error::{blocking, io_error};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
+use crate::publish::PublishError;
 use crate::publish::stored::StoredArchive;
 use crate::publish::v1::index_of;
 use crate::store::{ArchiveStore, Commit, Key, NewObject, Overwrite};
@@ -61,7 +61,7 @@ pub async fn to_v1(
         let stored = StoredArchive::open(store, &key).await?;
         let stored = stored.ok_or_else(|| {
             let detail = "it is gone already".to_owned();
-            ArchiveError::NotAFile { path: key.to_string(), detail }
+            PublishError::Unexpected { key: key.clone(), detail }
         })?;
         let v1 = V1::of(store, &stored)?;
         let compared = compare_archives(&v1, v2, index, progress, cancel).await?;
@@ -88,7 +88,7 @@ async fn remove(
     id: &ImageId,
     made: [&Key; 2],
     cancel: &CancellationToken,
-) -> Result<(), ArchiveError> {
+) -> Result<(), PublishError> {
     let current = StoredArchive::open(store, &Key::archive(id, store.extension())).await?;
     if !cancel.is_cancelled() && current.is_some_and(|current| current.version() == 2) {
         for key in made {

@@ -17,13 +17,13 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::archive::ArchiveError;
 use crate::digest::Digest;
-use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
+use crate::fetch::{Budget, FetchError};
 use crate::layer::{LayerError, Limits, copy_layer};
 use crate::oci::Source;
 use crate::progress::Progress;
+use crate::publish::PublishError;
 
 const LEVEL: u32 = 6;
 /// Plain bytes handed to the compressor at a time.
@@ -32,7 +32,7 @@ const PIECE: usize = 64 << 10;
 const CHUNK: usize = 256 << 10;
 const CHUNKS_IN_FLIGHT: usize = 8;
 
-type Compressed = BoxStream<'static, Result<Bytes, ArchiveError>>;
+type Compressed = BoxStream<'static, Result<Bytes, PublishError>>;
 
 /// The layer (its digest and size) in gzip. Its plain bytes must be what `diff_id` names. Nothing
 /// may be built on the bytes before the stream has ended well.
@@ -60,9 +60,10 @@ pub(super) fn compressed(
         if let Some(chunk) = receiver.recv().await {
             return Some((Ok(chunk), (receiver, working)));
         }
-        let died = |e: JoinError| LayerError::Thread { layer, detail: e.to_string() }.into();
+        let died =
+            |e: JoinError| FetchError::from(LayerError::Thread { layer, detail: e.to_string() });
         let done = working.take()?.await.map_err(died).flatten();
-        done.err().map(|error| (Err(error), (receiver, None)))
+        done.err().map(|error| (Err(error.into()), (receiver, None)))
     })
     .boxed()
 }

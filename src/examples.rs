@@ -7,12 +7,12 @@ const NAMED: usize = 5;
 
 /// Names, of which a few are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Noted {
+pub(crate) struct Examples {
     first: Vec<String>,
     count: usize,
 }
 
-impl Noted {
+impl Examples {
     pub(crate) fn push(&mut self, name: impl fmt::Display) {
         if self.first.len() < NAMED {
             self.first.push(name.to_string());
@@ -25,15 +25,15 @@ impl Noted {
     }
 }
 
-impl<T: fmt::Display> FromIterator<T> for Noted {
+impl<T: fmt::Display> FromIterator<T> for Examples {
     fn from_iter<I: IntoIterator<Item = T>>(names: I) -> Self {
-        let mut noted = Self::default();
-        names.into_iter().for_each(|name| noted.push(name));
-        noted
+        let mut examples = Self::default();
+        names.into_iter().for_each(|name| examples.push(name));
+        examples
     }
 }
 
-impl fmt::Display for Noted {
+impl fmt::Display for Examples {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.first.join(", "))?;
         match self.count - self.first.len() {
@@ -49,9 +49,9 @@ mod tests {
 
     #[test]
     fn long_lists_are_counted() {
-        let noted = |count| (1..=count).map(|n| format!("/{n}")).collect::<Noted>().to_string();
-        assert_eq!(noted(2), "/1, /2");
-        assert_eq!(noted(7), "/1, /2, /3, /4, /5 and 2 more");
-        assert!(Noted::default().is_empty());
+        let told = |count| (1..=count).map(|n| format!("/{n}")).collect::<Examples>().to_string();
+        assert_eq!(told(2), "/1, /2");
+        assert_eq!(told(7), "/1, /2, /3, /4, /5 and 2 more");
+        assert!(Examples::default().is_empty());
     }
 }
