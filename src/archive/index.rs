@@ -154,9 +154,10 @@ pub async fn index_image(
     }
 
     let (stack, limits) = (layers.clone(), options.limits);
+    let mut warnings = image.warnings.clone();
     let (tree, warnings) = blocking(move || {
         let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
-        let warnings = warnings::of(&tree, &stack);
+        warnings.extend(warnings::of(&tree, &stack));
         Ok::<_, ArchiveError>((tree, warnings))
     })
     .await??;

@@ -112,9 +112,10 @@ pub async fn pack_image(
         image.layers.iter().filter_map(|layer| read.get(&layer.digest).cloned()).collect();
 
     let (stack, limits) = (layers.clone(), options.limits);
+    let mut warnings = image.warnings.clone();
     let (tree, mut warnings) = blocking(move || {
         let tree = Tree::new(merge_whole(stack.iter().map(AsRef::as_ref), &limits)?)?;
-        let warnings = warnings::of_packed(&tree, &stack);
+        warnings.extend(warnings::of_packed(&tree, &stack));
         Ok::<_, ArchiveError>((tree, warnings))
     })
     .await??;

@@ -170,12 +170,13 @@ impl Making<'_> {
             reference: reference.to_string(),
             layers: compressed as u64,
         });
-        let platform = image.platform.clone();
-        let credentials = registry.credentials.clone();
+        let (manifest, credentials) = (reference.digest(), registry.credentials.clone());
         let source =
             Source::open(&ImageSource::Registry(reference), &puller.oci, credentials).await?;
-        let image = source.resolve(&platform, cancel).await?;
-        Ok(Found { source, image })
+        let copy = source.resolve_pinned(manifest, &image.platform, cancel).await?;
+        // What the index said of it, and what was odd about it, is not in the copy.
+        let ResolvedImage { platform, warnings, .. } = image.clone();
+        Ok(Found { source, image: ResolvedImage { platform, warnings, ..copy } })
     }
 
     async fn write(
