@@ -7,6 +7,7 @@
 
 mod auth;
 mod blob;
+mod challenge;
 mod config;
 mod credentials;
 mod descriptor;
