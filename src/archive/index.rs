@@ -117,7 +117,7 @@ pub async fn index_image(
     if image.layers.is_empty() {
         return Err(ArchiveError::NoLayers { reference: image.reference.to_string() });
     }
-    image.layers.iter().try_for_each(|layer| options.layers.check_described(layer))?;
+    options.layers.check(source, &image.layers, cancel).await?;
     progress.step(resolved(image));
 
     // The first failure stops the downloads of the others.

@@ -85,7 +85,7 @@ pub async fn pack_image(
     cancel: &CancellationToken,
 ) -> Result<Packed, ArchiveError> {
     // The archive carries the content, so that nobody has to read the layers again.
-    image.layers.iter().try_for_each(|layer| LayerPolicy::AsIs.check_described(layer))?;
+    LayerPolicy::AsIs.check(source, &image.layers, cancel).await?;
     progress.step(resolved(image));
     let reading = Reading { source, options, progress: &progress, cancel };
 

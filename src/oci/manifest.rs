@@ -88,7 +88,8 @@ pub struct LayerDescriptor {
     pub compression: Compression,
     /// As the manifest gives them.
     pub annotations: BTreeMap<String, String>,
-    /// Whether the layer is kept outside the registry ("foreign", "non-distributable").
+    /// Whether the layer may be kept outside the registry ("foreign", "non-distributable"), as its
+    /// media type says. Many registries hold it all the same.
     pub foreign: bool,
 }
 

@@ -119,6 +119,15 @@ impl Registry {
         BlobStream::open(self.name(), blob, open, self.retry.clone(), cancel.clone()).await
     }
 
+    /// Asks for a byte of a blob: not every registry knows HEAD.
+    pub(super) async fn probe(
+        &self,
+        blob: Blob,
+        cancel: &CancellationToken,
+    ) -> Result<(), OciError> {
+        self.reach(blob, 0, blob.size.min(1), Access::Range, cancel).await.map(drop)
+    }
+
     /// `len` bytes of a blob from `offset`; the caller has checked that they are within it.
     pub(super) async fn range(
         &self,

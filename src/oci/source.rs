@@ -177,6 +177,24 @@ impl Source {
         }
     }
 
+    /// Whether a blob is there.
+    pub async fn has_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        cancel: &CancellationToken,
+    ) -> Result<bool, OciError> {
+        let blob = Blob { digest: *digest, size };
+        let opened = match &self.origin {
+            Origin::Registry { registry, .. } => registry.probe(blob, cancel).await,
+            Origin::Layout { layout, .. } => layout.range(blob, 0, 0).await.map(drop),
+        };
+        match opened {
+            Err(OciError::BlobNotFound { .. }) => Ok(false),
+            opened => opened.map(|()| true),
+        }
+    }
+
     /// Exactly `len` bytes from `offset` of a blob of `size` bytes.
     ///
     /// That they are the right bytes of the right blob only a digest of theirs can tell: that is

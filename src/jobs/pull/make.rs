@@ -85,7 +85,7 @@ impl Making<'_> {
         let indexed =
             match index_image(source, image, &options, self.progress.clone(), self.cancel).await {
                 Ok(indexed) => indexed,
-                Err(error) => return instead(policy, image, error),
+                Err(error) => return instead(policy, error),
             };
         let decision = policy.decide(&findings::of_tree(&indexed.tree));
         if !matches!(decision, Decision::V2) {
@@ -107,7 +107,7 @@ impl Making<'_> {
         }
         let written = match written {
             Ok(written) => written,
-            Err(error) => return instead(policy, image, error),
+            Err(error) => return instead(policy, error),
         };
         if written.size > WARN_INDEX_BYTES {
             let warning = format!(
@@ -223,12 +223,8 @@ impl Making<'_> {
 }
 
 /// What to make when a v2 archive failed for a reason that v1 doesn't have.
-fn instead<T>(
-    policy: Policy,
-    image: &ResolvedImage,
-    error: ArchiveError,
-) -> Result<Result<T, Decision>, PullError> {
-    match findings::of_error(image, &error) {
+fn instead<T>(policy: Policy, error: ArchiveError) -> Result<Result<T, Decision>, PullError> {
+    match findings::of_error(&error) {
         Some(finding) => Ok(Err(policy.decide(&[finding]))),
         None => Err(error.into()),
     }
