@@ -14,18 +14,24 @@ use crate::fetch::FetchError;
 pub struct Budget {
     layers: usize,
     turns: Semaphore,
+    links: Links,
 }
 
 impl Budget {
     /// Lets so many layers be read at a time, at least one.
     pub fn new(layers: usize) -> Self {
         let layers = layers.clamp(1, Semaphore::MAX_PERMITS);
-        Self { layers, turns: Semaphore::new(layers) }
+        Self { layers, turns: Semaphore::new(layers), links: Links::default() }
     }
 
     /// How many layers may be read at a time.
     pub fn layers(&self) -> usize {
         self.layers
+    }
+
+    /// The connections to where `source` is.
+    pub(crate) fn link(&self, source: &Source) -> Arc<Link> {
+        self.links.to(source.host())
     }
 
     /// Waits for a turn, which lasts until it is dropped.

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of registries or directories: it is given a way to open the blob at an offset.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -42,34 +43,86 @@ impl BlobStream {
     where
         O: Fn(u64) -> BoxFuture<'static, Result<Body, OciError>> + Send + 'static,
     {
+        let what = format!("blob from {repository}");
+        let bytes = RangeStream::open(repository, blob, 0..blob.size, open, retry, cancel).await?;
+        let verified = try_unfold((bytes, Sha256::new()), move |(mut bytes, mut hasher)| {
+            let what = what.clone();
+            async move {
+                if let Some(chunk) = bytes.next().await {
+                    let chunk = chunk?;
+                    hasher.update(&chunk);
+                    return Ok(Some((chunk, (bytes, hasher))));
+                }
+                let (expected, found) = (blob.digest, Digest::from_hasher(hasher));
+                if found == expected {
+                    Ok(None)
+                } else {
+                    Err(OciError::DigestMismatch { what, expected, found })
+                }
+            }
+        });
+        Ok(Self(verified.boxed()))
+    }
+}
+
+/// The bytes of one range of a blob in order, in chunks of whatever size arrives.
+///
+/// The stream ends after the last byte of the range; otherwise its last item is the error. Whether
+/// they are the right bytes only a digest of theirs can tell: that is the reader's to check.
+pub struct RangeStream(Body);
+
+impl RangeStream {
+    /// Opens the blob with `open`, which takes the offset to start at, and does its own retries.
+    /// `repository` is where the blob is, for people.
+    pub(super) async fn open<O>(
+        repository: String,
+        blob: Blob,
+        range: Range<u64>,
+        open: O,
+        retry: RetrySettings,
+        cancel: CancellationToken,
+    ) -> Result<Self, OciError>
+    where
+        O: Fn(u64) -> BoxFuture<'static, Result<Body, OciError>> + Send + 'static,
+    {
         let reader = Reader {
-            body: open(0).await?,
+            body: open(range.start).await?,
             open,
             repository,
             blob,
             backoff: Backoff::new(retry),
             cancel,
-            hasher: Sha256::new(),
-            received: 0,
-            received_at_break: 0,
+            at: range.start,
+            end: range.end,
+            at_break: range.start,
         };
         Ok(Self(try_unfold(reader, Reader::next).boxed()))
     }
 }
 
-impl Stream for BlobStream {
-    type Item = Result<Bytes, OciError>;
+macro_rules! is_a_stream {
+    ($name:ident) => {
+        impl Stream for $name {
+            type Item = Result<Bytes, OciError>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_next_unpin(cx)
-    }
+            fn poll_next(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<Option<Self::Item>> {
+                self.0.poll_next_unpin(cx)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    };
 }
 
-impl std::fmt::Debug for BlobStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlobStream").finish_non_exhaustive()
-    }
-}
+is_a_stream!(BlobStream);
+is_a_stream!(RangeStream);
 
 struct Reader<O> {
     body: Body,
@@ -78,9 +131,11 @@ struct Reader<O> {
     blob: Blob,
     backoff: Backoff,
     cancel: CancellationToken,
-    hasher: Sha256,
-    received: u64,
-    received_at_break: u64,
+    /// Offset of the byte that comes next.
+    at: u64,
+    end: u64,
+    /// What it was when a connection broke last.
+    at_break: u64,
 }
 
 impl<O> Reader<O>
@@ -89,56 +144,51 @@ where
 {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, OciError> {
         let Blob { digest, size } = self.blob;
-        while self.received < size {
+        while self.at < self.end {
             let Some(item) = self.cancel.run_until_cancelled(self.body.next()).await else {
                 return Err(OciError::Cancelled);
             };
             let broken = match item {
                 Some(Ok(chunk)) => {
-                    self.received += chunk.len() as u64;
-                    if self.received > size {
+                    self.at += chunk.len() as u64;
+                    if self.at > self.end {
                         return Err(OciError::WrongSize {
                             repository: self.repository,
                             digest,
                             expected: size,
-                            found: self.received,
+                            found: self.at,
                         });
                     }
-                    self.hasher.update(&chunk);
                     return Ok(Some((chunk, self)));
                 }
                 Some(Err(error)) => error,
                 None => OciError::TruncatedBlob {
                     repository: self.repository.clone(),
                     digest,
-                    expected: size,
-                    found: self.received,
+                    expected: self.end,
+                    found: self.at,
                 },
             };
             self.resume(broken).await?;
         }
-        let found = Digest::from_hasher(self.hasher);
-        if found == digest {
-            Ok(None)
-        } else {
-            let what = format!("blob from {}", self.repository);
-            Err(OciError::DigestMismatch { what, expected: digest, found })
-        }
+        Ok(None)
     }
 
     async fn resume(&mut self, broken: OciError) -> Result<(), OciError> {
-        if self.received - self.received_at_break >= PROGRESS {
+        if self.at - self.at_break >= PROGRESS {
             self.backoff.reset();
         }
-        self.received_at_break = self.received;
+        self.at_break = self.at;
+        // A connection that is broken shall not be one of those that may be open.
+        self.body = futures_util::stream::empty().boxed();
         self.backoff.wait_after(broken, &self.cancel).await?;
         tracing::debug!(
             repository = self.repository,
             digest = %self.blob.digest,
-            offset = self.received,
+            offset = self.at,
             "resuming a blob that broke off"
         );
-        self.body = (self.open)(self.received).await?;
+        self.body = (self.open)(self.at).await?;
         Ok(())
     }
 }
