@@ -18,12 +18,14 @@ mod manifest;
 mod pinned;
 mod platform;
 mod push;
+mod range;
 mod reference;
 mod registry;
 mod session;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unasked;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +39,7 @@ pub use manifest::{Compression, LayerDescriptor};
 pub use pinned::{InvalidReferenceForm, PinnedReference, ReferenceForm};
 pub use platform::{InvalidPlatform, Platform};
 pub use push::{Publisher, PushedBlob};
+pub use range::Access;
 pub use reference::{DOCKER_HUB, InvalidReference, Reference, normalise_registry};
 pub use source::{ResolvedImage, Source};
 

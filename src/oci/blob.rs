@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, Stream, StreamExt, TryStreamExt, try_unfold};
+use futures_util::stream::{BoxStream, Stream, StreamExt, try_unfold};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -193,21 +193,6 @@ where
     }
 }
 
-/// `body` without its first `count` bytes.
-pub(super) fn skip(body: Body, mut count: u64) -> Body {
-    if count == 0 {
-        return body;
-    }
-    body.map_ok(move |mut chunk| {
-        let dropped = usize::try_from(count).unwrap_or(usize::MAX).min(chunk.len());
-        chunk.advance(dropped);
-        count -= dropped as u64;
-        chunk
-    })
-    .try_filter(|chunk| std::future::ready(!chunk.is_empty()))
-    .boxed()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -323,14 +308,5 @@ mod tests {
         cancel.cancel();
         assert!(matches!(stream.next().await, Some(Err(OciError::Cancelled))));
         assert!(stream.next().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn skips_across_chunks() {
-        for count in [0u64, 3, 5, 12, CONTENT.len() as u64] {
-            let body = stream::iter(CONTENT.chunks(5).map(|c| Ok(Bytes::from_static(c)))).boxed();
-            let rest: Vec<Bytes> = skip(body, count).try_collect().await.unwrap();
-            assert_eq!(rest.concat(), CONTENT[usize::try_from(count).unwrap()..]);
-        }
     }
 }

@@ -113,9 +113,9 @@ pub enum OciError {
         repository: String,
         /// The blob.
         digest: Digest,
-        /// The `Content-Range` that would have been right.
+        /// The range, and the blob's size.
         expected: String,
-        /// The one that came.
+        /// What the answer's head says of its body.
         found: String,
     },
     /// A document is larger than we are willing to read.
@@ -216,6 +216,7 @@ impl Classify for OciError {
             Self::RateLimited { .. }
                 | Self::Unavailable { .. }
                 | Self::TruncatedBlob { .. }
+                | Self::WrongRange { .. }
                 | Self::UploadLost { .. }
         )
     }

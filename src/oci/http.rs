@@ -16,6 +16,8 @@ use crate::oci::reference::DOCKER_HUB;
 
 /// Where Docker Hub's API is served, whatever its images are called.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
+/// The path below which the registry's own API is.
+pub(super) const API_ROOT: &str = "/v2/";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_REDIRECTS: usize = 5;
 const MAX_ERROR_BODY: u64 = 64 << 10;
@@ -69,7 +71,7 @@ impl Endpoint {
     /// The address of `path` below the API's root.
     pub(super) fn url(&self, path: &str) -> String {
         let host = if self.registry == DOCKER_HUB { DOCKER_HUB_API } else { &self.registry };
-        format!("{}://{host}/v2/{path}", self.scheme)
+        format!("{}://{host}{API_ROOT}{path}", self.scheme)
     }
 
     /// `host[:port]`.

@@ -80,6 +80,13 @@ impl Layout {
         })
     }
 
+    /// A blob that is read whole into memory: a config.
+    pub(super) async fn small_blob(&self, blob: Blob) -> Result<Bytes, OciError> {
+        let bytes = self.range(blob, 0, usize::try_from(blob.size).unwrap_or(usize::MAX)).await?;
+        Document::verified(bytes, None, Some(blob.digest), || format!("config in {}", self.name()))
+            .map(|document| document.bytes)
+    }
+
     pub(super) async fn blob(
         self: &Arc<Self>,
         blob: Blob,

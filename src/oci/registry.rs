@@ -6,24 +6,30 @@
 //! manifests and errors of any length, and asks anonymously when authorization fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::stream::{StreamExt, TryStreamExt};
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
-use crate::oci::blob::{BlobStream, Body, skip};
+use crate::oci::blob::{BlobStream, Body};
 use crate::oci::error::OciError;
 use crate::oci::http::{describe, read_capped};
-use crate::oci::manifest::{self, Blob, Document, MAX_MANIFEST};
+use crate::oci::manifest::{self, Blob, Document, MAX_CONFIG, MAX_MANIFEST};
+use crate::oci::range::{Access, Head, part};
 use crate::oci::session::{Session, text};
-use crate::retry::{RetrySettings, retry};
+use crate::oci::unasked::decoded;
+use crate::retry::{Backoff, RetrySettings, retry};
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+/// After so many answers with another range the blob is read from its start.
+const WRONG_RANGES: u32 = 2;
+/// An answer that ends early is no failure when it brought this many bytes.
+const SHORT: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -67,9 +73,35 @@ impl Registry {
             let stated = text(answer.headers(), &CONTENT_DIGEST).filter(|_| !signed);
             let expected = expected.or_else(|| stated.and_then(|digest| digest.parse().ok()));
             let bytes = read_capped(answer, &self.session.endpoint, &what, MAX_MANIFEST).await?;
+            let bytes = decoded(bytes, expected, MAX_MANIFEST);
             Document::verified(bytes, content_type, expected, || {
                 format!("{what} from {}", self.name())
             })
+        })
+        .await
+    }
+
+    /// A blob that is read whole into memory: a config.
+    pub(super) async fn small_blob(
+        &self,
+        blob: Blob,
+        cancel: &CancellationToken,
+    ) -> Result<Bytes, OciError> {
+        let Blob { digest, size } = blob;
+        let (path, what) = self.place(digest);
+        retry(&self.retry, cancel, || async {
+            let answer = self.get(&path, &[], &what).await?;
+            let answer = answer.ok_or_else(|| self.no_blob(digest))?;
+            let bytes = read_capped(answer, &self.session.endpoint, &what, MAX_CONFIG).await?;
+            let bytes = decoded(bytes, Some(digest), MAX_CONFIG);
+            let found = bytes.len() as u64;
+            let name = || format!("{what} from {}", self.name());
+            match Document::verified(bytes, None, Some(digest), name) {
+                Ok(document) if found == size => Ok(document.bytes),
+                Err(_) if found < size => Err(self.truncated(digest, size, found)),
+                Ok(_) => Err(self.wrong_size(blob, found)),
+                Err(error) => Err(error),
+            }
         })
         .await
     }
@@ -82,11 +114,8 @@ impl Registry {
         let (registry, token) = (self.clone(), cancel.clone());
         let open = move |offset| {
             let (registry, token) = (registry.clone(), token.clone());
-            async move {
-                let end = blob.size;
-                retry(&registry.retry, &token, || registry.open(blob, offset, end)).await
-            }
-            .boxed()
+            async move { registry.reach(blob, offset, blob.size, Access::Range, &token).await }
+                .boxed()
         };
         BlobStream::open(self.name(), blob, open, self.retry.clone(), cancel.clone()).await
     }
@@ -97,55 +126,88 @@ impl Registry {
         blob: Blob,
         offset: u64,
         len: usize,
+        access: Access,
         cancel: &CancellationToken,
     ) -> Result<Bytes, OciError> {
         let end = offset + len as u64;
-        retry(&self.retry, cancel, || async {
-            let mut body = self.open(blob, offset, end).await?;
-            let mut bytes = BytesMut::with_capacity(len);
-            while bytes.len() < len {
-                let Some(chunk) = body.try_next().await? else {
-                    return Err(OciError::TruncatedBlob {
-                        repository: self.name(),
-                        digest: blob.digest,
-                        expected: end,
-                        found: offset + bytes.len() as u64,
-                    });
-                };
-                bytes.extend_from_slice(&chunk[..chunk.len().min(len - bytes.len())]);
+        let mut bytes = BytesMut::with_capacity(len);
+        let mut backoff = Backoff::new(self.retry.clone());
+        loop {
+            let (before, start) = (bytes.len(), offset + bytes.len() as u64);
+            let mut body = self.reach(blob, start, end, access, cancel).await?;
+            let broken = loop {
+                match cancel.run_until_cancelled(body.try_next()).await {
+                    None => return Err(OciError::Cancelled),
+                    Some(Ok(Some(chunk))) => bytes.extend_from_slice(&chunk),
+                    Some(Ok(None)) => break None,
+                    Some(Err(error)) => break Some(error),
+                }
+            };
+            let found = offset + bytes.len() as u64;
+            let error = match broken {
+                _ if found == end => return Ok(bytes.freeze()),
+                // Some send less than they are asked for, as they may: that is no failure.
+                None if bytes.len() - before >= SHORT => continue,
+                broken => broken.unwrap_or_else(|| self.truncated(blob.digest, end, found)),
+            };
+            backoff.wait_after(error, cancel).await?;
+        }
+    }
+
+    /// Opens a blob at `offset` as [`Self::open`] does, and asks again when that fails. A registry
+    /// that goes on giving other ranges than it is asked for is asked for the blob from its start.
+    async fn reach(
+        &self,
+        blob: Blob,
+        offset: u64,
+        end: u64,
+        access: Access,
+        cancel: &CancellationToken,
+    ) -> Result<Body, OciError> {
+        let wrong = AtomicU32::new(0);
+        let wrong = &wrong;
+        retry(&self.retry, cancel, || async move {
+            let enough = wrong.load(Ordering::Relaxed) >= WRONG_RANGES;
+            let access = if enough { Access::FromStart } else { access };
+            let opened = self.open(blob, offset, end, access).await;
+            if let Err(OciError::WrongRange { .. }) = opened {
+                wrong.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(bytes.freeze())
+            opened
         })
         .await
     }
 
-    /// Asks once for the bytes of a blob from `offset` to `end`. The body starts at `offset`, but
-    /// may go on behind `end` when the registry ignores ranges.
-    async fn open(&self, blob: Blob, offset: u64, end: u64) -> Result<Body, OciError> {
+    /// Asks once for the bytes of a blob from `offset` to `end`. The body starts at `offset` and
+    /// never goes on behind `end`; it may end before. That it holds the right bytes only a digest
+    /// of theirs can tell.
+    async fn open(
+        &self,
+        blob: Blob,
+        offset: u64,
+        end: u64,
+        access: Access,
+    ) -> Result<Body, OciError> {
         let Blob { digest, size } = blob;
-        let path = format!("{}/blobs/{digest}", self.session.endpoint.repository);
-        let what = format!("blob {digest}");
+        let (path, what) = self.place(digest);
+        let by_range = access == Access::Range && (offset > 0 || end < size);
+        let asked = if by_range { offset..end } else { 0..size };
         let range = format!("bytes={offset}-{}", end.saturating_sub(1));
-        let whole = offset == 0 && end == size;
         let headers = [(RANGE, range.as_str())];
-        let headers = if whole { &[][..] } else { &headers[..] };
-        let answer = self
-            .get(&path, headers, &what)
-            .await?
-            .ok_or_else(|| OciError::BlobNotFound { repository: self.name(), digest })?;
-        if answer.status() == StatusCode::PARTIAL_CONTENT {
-            self.check_range(&answer, blob, offset, end)?;
-            return Ok(self.body(answer, what));
-        }
-        if let Some(found) = answer.content_length().filter(|&length| length != size) {
-            return Err(OciError::WrongSize {
-                repository: self.name(),
-                digest,
-                expected: size,
-                found,
-            });
-        }
-        if !whole && !self.warned.swap(true, Ordering::Relaxed) {
+        let headers = if by_range { &headers[..] } else { &[][..] };
+        let answer = self.get(&path, headers, &what).await?;
+        let answer = answer.ok_or_else(|| self.no_blob(digest))?;
+        let head = Head {
+            partial: answer.status() == StatusCode::PARTIAL_CONTENT,
+            content_range: text(answer.headers(), &CONTENT_RANGE),
+            content_type: text(answer.headers(), &CONTENT_TYPE),
+            content_length: answer.content_length(),
+        };
+        let refused = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE;
+        let Some(start) = head.start(&asked, size).filter(|_| !refused) else {
+            return Err(self.wrong_range(blob, &range, &head, by_range));
+        };
+        if by_range && !head.partial && start == 0 && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 repository = self.name(),
                 %digest,
@@ -153,7 +215,38 @@ impl Registry {
                 "the registry ignores Range: blobs are read from their start, which is slow"
             );
         }
-        Ok(skip(self.body(answer, what), offset))
+        Ok(part(self.body(answer, what), offset - start, end - offset))
+    }
+
+    fn wrong_range(&self, blob: Blob, range: &str, head: &Head<'_>, by_range: bool) -> OciError {
+        match head.content_length {
+            Some(found) if !by_range => self.wrong_size(blob, found),
+            _ => OciError::WrongRange {
+                repository: self.name(),
+                digest: blob.digest,
+                expected: format!("{range} of {}", blob.size),
+                found: head.to_string(),
+            },
+        }
+    }
+
+    fn wrong_size(&self, blob: Blob, found: u64) -> OciError {
+        let (repository, expected) = (self.name(), blob.size);
+        OciError::WrongSize { repository, digest: blob.digest, expected, found }
+    }
+
+    /// Where a blob is in the API, and what it is called.
+    fn place(&self, digest: Digest) -> (String, String) {
+        let path = format!("{}/blobs/{digest}", self.session.endpoint.repository);
+        (path, format!("blob {digest}"))
+    }
+
+    fn no_blob(&self, digest: Digest) -> OciError {
+        OciError::BlobNotFound { repository: self.name(), digest }
+    }
+
+    fn truncated(&self, digest: Digest, expected: u64, found: u64) -> OciError {
+        OciError::TruncatedBlob { repository: self.name(), digest, expected, found }
     }
 
     fn body(&self, answer: Response, what: String) -> Body {
@@ -169,31 +262,8 @@ impl Registry {
             .boxed()
     }
 
-    /// `Content-Range` must give exactly what was asked for (RFC 9110 section 14.4).
-    fn check_range(
-        &self,
-        answer: &Response,
-        blob: Blob,
-        offset: u64,
-        end: u64,
-    ) -> Result<(), OciError> {
-        let range = format!("bytes {offset}-{}", end.saturating_sub(1));
-        let found = text(answer.headers(), &CONTENT_RANGE).unwrap_or("no Content-Range");
-        let right = found.split_once('/').is_some_and(|(f, total)| {
-            f == range && (total == "*" || total == blob.size.to_string())
-        });
-        if right {
-            return Ok(());
-        }
-        Err(OciError::WrongRange {
-            repository: self.name(),
-            digest: blob.digest,
-            expected: format!("{range}/{}", blob.size),
-            found: found.chars().take(100).collect(),
-        })
-    }
-
-    /// One GET. `None` is 404; any other answer that is not 200 or 206 is an error.
+    /// A GET. `None` is 404, twice: what was just pushed may take a moment to show everywhere. An
+    /// answer that is not 200, 206 or 416 is an error.
     async fn get(
         &self,
         path: &str,
@@ -201,14 +271,25 @@ impl Registry {
         what: &str,
     ) -> Result<Option<Response>, OciError> {
         let fill = |request: RequestBuilder| {
+            let request = request.header(ACCEPT_ENCODING, "identity");
             headers.iter().fold(request, |request, (name, value)| request.header(name, *value))
         };
         let url = self.session.endpoint.url(path);
-        let answer = self.session.send(Method::GET, &url, what, fill).await?;
-        match answer.status() {
-            StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Some(answer)),
-            StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(self.session.unexpected(what, answer).await),
+        let mut backoff = Backoff::new(RetrySettings { attempts: 2, ..self.retry.clone() });
+        loop {
+            let answer = self.session.send(Method::GET, &url, what, fill).await?;
+            match answer.status() {
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT => return Ok(Some(answer)),
+                StatusCode::RANGE_NOT_SATISFIABLE if !headers.is_empty() => {
+                    return Ok(Some(answer));
+                }
+                StatusCode::NOT_FOUND => match backoff.next_delay(None) {
+                    // Dropped, and so cancelled, by whoever retries.
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => return Ok(None),
+                },
+                _ => return Err(self.session.unexpected(what, answer).await),
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //! registry refuses it. What an answer means is judged here as far as that is the same for every
 //! request.
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::oci::OciSettings;
@@ -10,7 +10,7 @@ use crate::oci::auth::Authenticator;
 use crate::oci::credentials::Credentials;
 use crate::oci::docker_config;
 use crate::oci::error::OciError;
-use crate::oci::http::{Endpoint, refusal};
+use crate::oci::http::{API_ROOT, Endpoint, refusal};
 use crate::oci::reference::DOCKER_HUB;
 
 #[derive(Debug)]
@@ -64,7 +64,11 @@ impl Session {
         let answer = if own {
             let authorization = self.auth.current(endpoint).await?;
             let answer = endpoint.send(authorization.apply(request()), what).await?;
-            if answer.status() == StatusCode::UNAUTHORIZED && endpoint.is_own(answer.url()) {
+            let challenged = answer.status() == StatusCode::UNAUTHORIZED
+                && endpoint.is_own(answer.url())
+                && (answer.headers().contains_key(WWW_AUTHENTICATE)
+                    || !is_storage(endpoint, url, answer.url()));
+            if challenged {
                 let renewed = self.auth.renew(endpoint, &authorization, answer.headers()).await?;
                 endpoint.send(renewed.apply(request()), what).await?
             } else {
@@ -75,21 +79,30 @@ impl Session {
         };
         endpoint.check_available(&answer, what)?;
         let status = answer.status();
-        if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Ok(answer);
-        }
-        if endpoint.is_own(answer.url()) {
+        let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if is_storage(endpoint, url, answer.url()) {
+            // Storage says 400 too when the signature that the registry sent us with has expired.
+            if refused || status == StatusCode::BAD_REQUEST {
+                let reason = format!("the storage it points to answered {status}");
+                return Err(endpoint.unavailable(what, reason, None));
+            }
+        } else if refused {
             return Err(self.auth.refused(endpoint, &refusal(answer, endpoint).await));
         }
-        // The registry pointed to signed storage; by now the signature may have expired.
-        let reason = format!("the storage it points to answered {status}");
-        Err(endpoint.unavailable(what, reason, None))
+        Ok(answer)
     }
 
     /// The error for an answer that the specification doesn't foresee.
     pub(super) async fn unexpected(&self, what: &str, answer: Response) -> OciError {
         self.endpoint.unexpected(what, refusal(answer, &self.endpoint).await)
     }
+}
+
+/// Whether the answer to a request for `asked` comes from where the registry keeps its blobs: that
+/// may be behind its own host name, but not in its API.
+fn is_storage(endpoint: &Endpoint, asked: &str, answered: &Url) -> bool {
+    !endpoint.is_own(answered)
+        || answered.as_str() != asked && !answered.path().starts_with(API_ROOT)
 }
 
 /// A header that is text.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::stream::TryStreamExt;
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
@@ -20,6 +19,7 @@ use crate::oci::manifest::{
 };
 use crate::oci::pinned::PinnedReference;
 use crate::oci::platform::{Platform, choose};
+use crate::oci::range::Access;
 use crate::oci::reference::Reference;
 use crate::oci::registry::Registry;
 use crate::oci::session::Session;
@@ -152,13 +152,15 @@ impl Source {
     /// Exactly `len` bytes from `offset` of a blob of `size` bytes.
     ///
     /// That they are the right bytes of the right blob only a digest of theirs can tell: that is
-    /// the caller's to check, unless the range is the whole blob.
+    /// the caller's to check, unless the range is the whole blob; if they are not, it may ask again
+    /// with another `access`.
     pub async fn blob_range(
         &self,
         digest: &Digest,
         size: u64,
         offset: u64,
         len: u64,
+        access: Access,
         cancel: &CancellationToken,
     ) -> Result<Bytes, OciError> {
         let blob = Blob { digest: *digest, size };
@@ -174,7 +176,7 @@ impl Source {
         }
         let bytes = match &self.origin {
             Origin::Registry { registry, .. } => {
-                registry.range(blob, offset, count, cancel).await?
+                registry.range(blob, offset, count, access, cancel).await?
             }
             Origin::Layout { layout, .. } => layout.range(blob, offset, count).await?,
         };
@@ -257,12 +259,10 @@ impl Source {
             let what = format!("the config of image {}", self.image);
             return Err(OciError::TooLarge { what, limit: MAX_CONFIG });
         }
-        let chunks = self.blob(&blob.digest, blob.size, cancel).await?;
-        let bytes = chunks.try_fold(BytesMut::new(), async |mut bytes, chunk| {
-            bytes.extend_from_slice(&chunk);
-            Ok(bytes)
-        });
-        bytes.await.map(BytesMut::freeze)
+        match &self.origin {
+            Origin::Registry { registry, .. } => registry.small_blob(blob, cancel).await,
+            Origin::Layout { layout, .. } => layout.small_blob(blob).await,
+        }
     }
 
     fn pinned(&self, digest: Digest) -> PinnedReference {
