@@ -14,4 +14,5 @@ mod link;
 mod stream;
 
 pub use budget::Budget;
+pub(crate) use budget::largest_first;
 pub use error::FetchError;

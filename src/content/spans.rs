@@ -25,7 +25,7 @@ use crate::digest::Digest;
 use crate::error::io_error;
 use crate::layer::at_most;
 use crate::layer::decode::decode_spans;
-use crate::oci::{OciError, Source};
+use crate::oci::{Access, OciError, Source};
 
 /// Neighbouring spans are fetched together up to so many compressed bytes...
 const BATCH: u64 = 8 << 20;
@@ -89,7 +89,7 @@ struct Plain {
     /// Plain offset of the first.
     start: u64,
     bytes: Vec<u8>,
-    _memory: OwnedSemaphorePermit,
+    _memory: Arc<OwnedSemaphorePermit>,
 }
 
 impl SpanReader {
@@ -262,23 +262,42 @@ impl Layer {
         Some(spans.start + entries.iter().take_while(fits).count().max(1))
     }
 
-    /// Reads neighbouring spans: fetches, verifies and decodes them.
+    /// Reads neighbouring spans: fetches, verifies and decodes them. Wrong bytes are asked for again,
+    /// in the end without trust in ranges.
     async fn fetch(self: Arc<Self>, spans: Range<usize>) -> Result<Plain, ContentError> {
         let entries = &self.spans.entries()[spans.clone()];
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
             return Err(self.broken(spans.start, "there is no such span".into()));
         };
-        let (from, to) = (first.compressed.start, last.compressed.end);
-        let start = first.plain.start;
-        let memory = self.memory.take(to - from + last.plain.end - start).await?;
+        let compressed = first.compressed.start..last.compressed.end;
+        let plain = first.plain.start..last.plain.end;
+        let memory = Arc::new(self.memory.take(length(&compressed) + length(&plain)).await?);
+        for access in [Access::Range, Access::Range] {
+            match self.fetch_by(access, &spans, &compressed, memory.clone()).await {
+                Err(error @ ContentError::SpanDigest { .. }) => {
+                    tracing::warn!(%error, "asking for the span again");
+                }
+                read => return read,
+            }
+        }
+        self.fetch_by(Access::FromStart, &spans, &compressed, memory).await
+    }
+
+    async fn fetch_by(
+        self: &Arc<Self>,
+        access: Access,
+        spans: &Range<usize>,
+        compressed: &Range<u64>,
+        memory: Arc<OwnedSemaphorePermit>,
+    ) -> Result<Plain, ContentError> {
         // Dropping the future is what cancels it.
         let cancel = CancellationToken::new();
-        let bytes = self
-            .source
-            .blob_range(&self.digest, self.size, from, to - from, &cancel)
-            .await
-            .map_err(|source| self.unfetched(&spans, source))?;
-        let layer = self.clone();
+        let (digest, size) = (&self.digest, self.size);
+        let (from, len) = (compressed.start, length(compressed));
+        let bytes = self.source.blob_range(digest, size, from, len, access, &cancel).await;
+        let bytes = bytes.map_err(|source| self.unfetched(spans, source))?;
+        let (layer, spans) = (self.clone(), spans.clone());
+        let start = layer.spans.entries()[spans.start].plain.start;
         // The memory goes along: this thread comes to its end even when nobody waits any more.
         let decoding = tokio::task::spawn_blocking(move || {
             let bytes = layer.decode(spans, &bytes)?;

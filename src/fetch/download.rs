@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
 use crate::fetch::Budget;
-use crate::fetch::stream::{BlobFetch, Chunk};
 use crate::fetch::FetchError;
+use crate::fetch::stream::{BlobFetch, Chunk};
 use crate::layer::LayerError;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};

@@ -117,8 +117,8 @@ impl Link {
 }
 
 #[async_trait]
-impl Gate for Arc<Link> {
-    async fn admit(&self) -> Box<dyn Admission> {
+impl Gate for Link {
+    async fn admit(self: Arc<Self>) -> Box<dyn Admission> {
         let connection = match self.connections.clone().try_acquire_owned() {
             Ok(connection) => Some(connection),
             Err(_) => {
@@ -250,7 +250,7 @@ mod tests {
         let link = Links::default().to("r");
         let mut held = Vec::new();
         for _ in 0..START {
-            held.push(link.admit().await);
+            held.push(link.clone().admit().await);
         }
         assert_eq!(link.connections.available_permits(), 0);
         link.refused();

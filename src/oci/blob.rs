@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{BoxStream, Stream, StreamExt, try_unfold};
+use futures_util::stream::{BoxStream, Stream, StreamExt, empty, try_unfold};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,9 @@ use crate::retry::{Backoff, RetrySettings};
 /// count of failures starts again.
 const PROGRESS: u64 = 8 << 20;
 
+/// An answer that ends early is no failure when it brought this many bytes.
+const SHORT: u64 = 64 << 10;
+
 /// Bytes as they arrive, not verified.
 pub(super) type Body = BoxStream<'static, Result<Bytes, OciError>>;
 
@@ -31,20 +34,9 @@ pub(super) type Body = BoxStream<'static, Result<Bytes, OciError>>;
 pub struct BlobStream(Body);
 
 impl BlobStream {
-    /// Opens the blob with `open`, which takes the offset to start at, and does its own retries.
-    /// `repository` is where the blob is, for people.
-    pub(super) async fn open<O>(
-        repository: String,
-        blob: Blob,
-        open: O,
-        retry: RetrySettings,
-        cancel: CancellationToken,
-    ) -> Result<Self, OciError>
-    where
-        O: Fn(u64) -> BoxFuture<'static, Result<Body, OciError>> + Send + 'static,
-    {
+    /// Verifies `bytes`, which are all of the blob's. `repository` is where it is, for people.
+    pub(super) fn verify(bytes: RangeStream, repository: &str, digest: Digest) -> Self {
         let what = format!("blob from {repository}");
-        let bytes = RangeStream::open(repository, blob, 0..blob.size, open, retry, cancel).await?;
         let verified = try_unfold((bytes, Sha256::new()), move |(mut bytes, mut hasher)| {
             let what = what.clone();
             async move {
@@ -53,7 +45,7 @@ impl BlobStream {
                     hasher.update(&chunk);
                     return Ok(Some((chunk, (bytes, hasher))));
                 }
-                let (expected, found) = (blob.digest, Digest::from_hasher(hasher));
+                let (expected, found) = (digest, Digest::from_hasher(hasher));
                 if found == expected {
                     Ok(None)
                 } else {
@@ -61,7 +53,7 @@ impl BlobStream {
                 }
             }
         });
-        Ok(Self(verified.boxed()))
+        Self(verified.boxed())
     }
 }
 
@@ -94,6 +86,7 @@ impl RangeStream {
             cancel,
             at: range.start,
             end: range.end,
+            opened_at: range.start,
             at_break: range.start,
         };
         Ok(Self(try_unfold(reader, Reader::next).boxed()))
@@ -134,6 +127,8 @@ struct Reader<O> {
     /// Offset of the byte that comes next.
     at: u64,
     end: u64,
+    /// What it was when the connection was opened.
+    opened_at: u64,
     /// What it was when a connection broke last.
     at_break: u64,
 }
@@ -148,6 +143,7 @@ where
             let Some(item) = self.cancel.run_until_cancelled(self.body.next()).await else {
                 return Err(OciError::Cancelled);
             };
+            let ended = item.is_none();
             let broken = match item {
                 Some(Ok(chunk)) => {
                     self.at += chunk.len() as u64;
@@ -169,19 +165,23 @@ where
                     found: self.at,
                 },
             };
-            self.resume(broken).await?;
+            // Some send less than they are asked for, as they may: that is no failure.
+            let short = ended && self.at - self.opened_at >= SHORT;
+            self.resume((!short).then_some(broken)).await?;
         }
         Ok(None)
     }
 
-    async fn resume(&mut self, broken: OciError) -> Result<(), OciError> {
+    async fn resume(&mut self, broken: Option<OciError>) -> Result<(), OciError> {
         if self.at - self.at_break >= PROGRESS {
             self.backoff.reset();
         }
-        self.at_break = self.at;
         // A connection that is broken shall not be one of those that may be open.
-        self.body = futures_util::stream::empty().boxed();
-        self.backoff.wait_after(broken, &self.cancel).await?;
+        self.body = empty().boxed();
+        if let Some(broken) = broken {
+            self.at_break = self.at;
+            self.backoff.wait_after(broken, &self.cancel).await?;
+        }
         tracing::debug!(
             repository = self.repository,
             digest = %self.blob.digest,
@@ -189,6 +189,7 @@ where
             "resuming a blob that broke off"
         );
         self.body = (self.open)(self.at).await?;
+        self.opened_at = self.at;
         Ok(())
     }
 }
@@ -198,7 +199,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use futures_util::stream;
+    use futures_util::stream::iter;
 
     use super::*;
 
@@ -216,6 +217,15 @@ mod tests {
         }
     }
 
+    async fn stream<O>(blob: Blob, open: O, cancel: CancellationToken) -> BlobStream
+    where
+        O: Fn(u64) -> BoxFuture<'static, Result<Body, OciError>> + Send + 'static,
+    {
+        let name = || "h/r".to_owned();
+        let bytes = RangeStream::open(name(), blob, 0..blob.size, open, retry(), cancel);
+        BlobStream::verify(bytes.await.unwrap(), &name(), blob.digest)
+    }
+
     /// What one opening of the blob brings: bytes, then an error if any.
     type Opening = (&'static [u8], Option<OciError>);
 
@@ -229,11 +239,10 @@ mod tests {
             let (bytes, error) = openings.lock().unwrap().next().unwrap();
             let items = bytes.chunks(5).map(|chunk| Ok(Bytes::from_static(chunk)));
             let items: Vec<_> = items.chain(error.map(Err)).collect();
-            Box::pin(async { Ok(stream::iter(items).boxed()) })
+            Box::pin(async { Ok(iter(items).boxed()) })
         };
         let cancel = CancellationToken::new();
-        let mut stream =
-            BlobStream::open("h/r".to_owned(), blob, open, retry(), cancel).await.unwrap();
+        let mut stream = stream(blob, open, cancel).await;
         let (mut bytes, mut error) = (Vec::new(), None);
         while let Some(item) = stream.next().await {
             assert!(error.is_none(), "an item after the error");
@@ -300,11 +309,9 @@ mod tests {
     async fn cancellation_ends_a_silent_body() {
         let cancel = CancellationToken::new();
         let open = |_| -> BoxFuture<'static, Result<Body, OciError>> {
-            Box::pin(async { Ok(stream::pending().boxed()) })
+            Box::pin(async { Ok(futures_util::stream::pending().boxed()) })
         };
-        let mut stream = BlobStream::open("h/r".to_owned(), blob(), open, retry(), cancel.clone())
-            .await
-            .unwrap();
+        let mut stream = stream(blob(), open, cancel.clone()).await;
         cancel.cancel();
         assert!(matches!(stream.next().await, Some(Err(OciError::Cancelled))));
         assert!(stream.next().await.is_none());

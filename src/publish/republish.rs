@@ -14,10 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::policy::LayerPolicy;
 use crate::digest::Digest;
-use crate::fetch::Budget;
+use crate::fetch::{Budget, largest_first};
 use crate::layer::{Encoding, Limits};
 use crate::oci::{
-    Compression, LayerDescriptor, OciError, Publisher, PushedBlob, Reference, ResolvedImage, Source,
+    Access, Compression, LayerDescriptor, OciError, Publisher, PushedBlob, Reference,
+    ResolvedImage, Source,
 };
 use crate::progress::{Progress, Step};
 use crate::publish::PublishError;
@@ -81,7 +82,9 @@ impl Republication<'_> {
             .zip(&image.diff_ids)
             .map(|(layer, diff_id)| (layer.digest, (layer, *diff_id)))
             .collect();
-        let pushes = layers.into_values().map(|(layer, diff_id)| {
+        let mut layers: Vec<_> = layers.into_values().collect();
+        largest_first(&mut layers, |(layer, _)| layer.size);
+        let pushes = layers.into_iter().map(|(layer, diff_id)| {
             let (progress, stop) = (progress.clone(), &stop);
             async move {
                 let pushed = self.layer(layer, diff_id, &progress, stop).await?;
@@ -89,7 +92,7 @@ impl Republication<'_> {
             }
         });
         let pushed: BTreeMap<Digest, PushedBlob> = stream::iter(pushes.collect::<Vec<_>>())
-            .buffer_unordered(self.budget.layers())
+            .buffer_unordered(self.budget.begun())
             .try_collect()
             .await?;
 
@@ -124,9 +127,9 @@ impl Republication<'_> {
         cancel: &CancellationToken,
     ) -> Result<PushedBlob, PublishError> {
         let &LayerDescriptor { digest, size, .. } = layer;
-        // Media types are often wrong.
-        let prefix = size.min(Encoding::PREFIX as u64);
-        let prefix = self.source.blob_range(&digest, size, 0, prefix, cancel).await?;
+        // Media types are often wrong. No digest speaks for these few bytes alone.
+        let (prefix, access) = (size.min(Encoding::PREFIX as u64), Access::FromStart);
+        let prefix = self.source.blob_range(&digest, size, 0, prefix, access, cancel).await?;
         if Encoding::of(&prefix) == Some(Encoding::Gzip) {
             let content = || self.copied(digest, size, progress, cancel);
             self.publisher.known_blob(&digest, content, cancel).await?;
