@@ -119,14 +119,11 @@ impl Link {
 #[async_trait]
 impl Gate for Link {
     async fn admit(self: Arc<Self>) -> Box<dyn Admission> {
-        let connection = match self.connections.clone().try_acquire_owned() {
-            Ok(connection) => Some(connection),
-            Err(_) => {
-                self.state().wanted = true;
-                // Never closed.
-                self.connections.clone().acquire_owned().await.ok()
-            }
-        };
+        let mut connection = self.connections.clone().try_acquire_owned().ok();
+        if connection.is_none() {
+            self.state().wanted = true;
+            connection = self.connections.clone().acquire_owned().await.ok(); // never closed
+        }
         Box::new(Connection { link: self.clone(), connection })
     }
 }

@@ -145,7 +145,7 @@ impl Fetch {
         while next < self.size {
             let many = self.size > RANGE && self.source.ranges() != Ranges::Ignored;
             let end = if many { self.size.min(next + RANGE) } else { self.size };
-            let room = if many { self.reserve(end - next).await } else { self.shared() };
+            let room = if many { self.reserve(end - next).await } else { Room::shared() };
             let (sender, chunks) = mpsc::unbounded_channel();
             if parts.send(chunks).is_err() {
                 return;
@@ -167,12 +167,7 @@ impl Fetch {
     async fn reserve(&self, bytes: u64) -> Room {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let reserved = self.room.clone().acquire_many_owned(bytes).await;
-        reserved.map_or_else(|_| self.shared(), Room::Reserved) // never closed
-    }
-
-    /// For one connection that brings all the rest.
-    fn shared(&self) -> Room {
-        Room::Shared(Arc::new(Semaphore::new(STREAM_WINDOW)))
+        reserved.map_or_else(|_| Room::shared(), Room::Reserved) // never closed
     }
 
     fn open(
@@ -194,6 +189,11 @@ enum Room {
 }
 
 impl Room {
+    /// For one connection that brings all the rest.
+    fn shared() -> Self {
+        Self::Shared(Arc::new(Semaphore::new(STREAM_WINDOW)))
+    }
+
     /// Never fails: shared room is never closed, and what was reserved is enough.
     async fn take(&mut self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         match self {

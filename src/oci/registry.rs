@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -28,8 +28,6 @@ use crate::oci::unasked::decoded;
 use crate::retry::{Backoff, RetrySettings, retry};
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// After so many answers with another range the blob is read from its start.
-const WRONG_RANGES: u32 = 2;
 
 #[derive(Debug)]
 pub(super) struct Registry {
@@ -125,7 +123,7 @@ impl Registry {
     }
 
     /// Opens a blob at `offset` as [`Self::open`] does, and asks again when that fails. A registry
-    /// that goes on giving other ranges than it is asked for is asked for the blob from its start.
+    /// that gives other ranges than it is asked for is asked for the blob from its start.
     async fn reach(
         &self,
         blob: Blob,
@@ -134,27 +132,35 @@ impl Registry {
         gate: &Arc<dyn Gate>,
         cancel: &CancellationToken,
     ) -> Result<Body, OciError> {
-        let wrong = AtomicU32::new(0);
-        let (wrong, range) = (&wrong, &range);
+        let range = &range;
         retry(&self.retry, cancel, || async move {
-            let enough = wrong.load(Ordering::Relaxed) >= WRONG_RANGES;
-            let access = if enough { Access::FromStart } else { access };
-            let admission = gate.clone().admit().await;
-            match self.open(blob, range, access).await {
-                Ok(body) => {
-                    let told = body.inspect_ok(move |bytes| admission.received(bytes.len()));
-                    Ok(told.boxed())
-                }
-                Err(error) => {
-                    admission.failed(&error);
-                    if matches!(error, OciError::WrongRange { .. }) {
-                        wrong.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Err(error)
+            for access in [access, access] {
+                match self.admitted(blob, range, access, gate).await {
+                    Err(error @ OciError::WrongRange { .. }) => tracing::debug!(%error),
+                    opened => return opened,
                 }
             }
+            self.admitted(blob, range, Access::FromStart, gate).await
         })
         .await
+    }
+
+    /// Opens a blob as [`Self::open`] does, when the gate lets it.
+    async fn admitted(
+        &self,
+        blob: Blob,
+        range: &Range<u64>,
+        access: Access,
+        gate: &Arc<dyn Gate>,
+    ) -> Result<Body, OciError> {
+        let admission = gate.clone().admit().await;
+        match self.open(blob, range, access).await {
+            Ok(body) => Ok(body.inspect_ok(move |bytes| admission.received(bytes.len())).boxed()),
+            Err(error) => {
+                admission.failed(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Asks once for the bytes of a blob from `offset` to `end`. The body starts at `offset` and

@@ -158,7 +158,7 @@ impl Source {
         range: Range<u64>,
         cancel: &CancellationToken,
     ) -> Result<RangeStream, OciError> {
-        let blob = self.within(digest, size, &range)?;
+        let blob = within(digest, size, &range)?;
         self.stream(blob, range, Access::Range, cancel).await
     }
 
@@ -175,15 +175,6 @@ impl Source {
             }
             Origin::Layout { layout, .. } => layout.part(blob, range, cancel).await,
         }
-    }
-
-    fn within(&self, digest: &Digest, size: u64, range: &Range<u64>) -> Result<Blob, OciError> {
-        if range.start <= range.end && range.end <= size {
-            return Ok(Blob { digest: *digest, size });
-        }
-        let (offset, len) = (range.start, range.end.saturating_sub(range.start));
-        let reason = format!("the blob has {size} bytes");
-        Err(OciError::InvalidRange { digest: *digest, offset, len, reason })
     }
 
     /// How requests for ranges were answered so far.
@@ -231,7 +222,7 @@ impl Source {
         cancel: &CancellationToken,
     ) -> Result<Bytes, OciError> {
         let range = offset..offset.saturating_add(len);
-        let blob = self.within(digest, size, &range)?;
+        let blob = within(digest, size, &range)?;
         let short = usize::try_from(len).ok().filter(|_| len <= MAX_RANGE);
         let count = short.ok_or_else(|| {
             let reason = format!("the limit is {MAX_RANGE} bytes");
@@ -349,4 +340,14 @@ impl Source {
     fn broken(&self, reason: String) -> OciError {
         OciError::BrokenImage { image: self.image.clone(), reason }
     }
+}
+
+/// The blob, if `range` is within it.
+fn within(digest: &Digest, size: u64, range: &Range<u64>) -> Result<Blob, OciError> {
+    if range.start <= range.end && range.end <= size {
+        return Ok(Blob { digest: *digest, size });
+    }
+    let (offset, len) = (range.start, range.end.saturating_sub(range.start));
+    let reason = format!("the blob has {size} bytes");
+    Err(OciError::InvalidRange { digest: *digest, offset, len, reason })
 }

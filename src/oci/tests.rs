@@ -1,6 +1,7 @@
 //! The whole module against servers that misbehave, and against layout directories.
 
 mod auth;
+mod detours;
 mod faults;
 mod layout;
 mod push;

@@ -7,15 +7,22 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
-/// What the server does with a request for a range.
+/// What the server does with a request for a range. Without one the whole blob is sent, as it is
+/// but for [`Answer::Half`] and [`Answer::Of`].
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     /// 206 and the bytes.
     Right,
     /// 200 and the whole blob.
     Whole,
-    /// 206 and, so its headers say, the bytes one further on.
+    /// 206 and the bytes one further on, as its headers say.
     OtherRange,
+    /// 206 and the bytes one further on, though its headers say otherwise.
+    Misplaced,
+    /// 206 and the bytes, but nothing that says which they are.
+    Unsaid,
+    /// 206 and at most so many of the bytes, as its headers say.
+    Short(usize),
     /// Half of the bytes, and then the end of the connection.
     Half,
     /// 206 and the bytes that another blob has there.
@@ -101,6 +108,7 @@ impl Shared {
     async fn serve(&self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
         let mut range = 0..self.blob.len();
+        let mut partial = false;
         loop {
             let mut line = String::new();
             if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
@@ -110,6 +118,7 @@ impl Shared {
             if let Some((from, to)) =
                 line.strip_prefix("range: bytes=").and_then(|r| r.split_once('-'))
             {
+                partial = true;
                 range = from.parse().unwrap()..to.parse::<usize>().unwrap() + 1;
             }
             if line.is_empty() {
@@ -127,29 +136,38 @@ impl Shared {
                 _ = stream.read(&mut byte) => return self.abandoned.notify_one(),
             }
         }
-        let bytes = match &answer {
-            Answer::Of(other) => &other[range.clone()],
-            _ => &self.blob[range.clone()],
-        };
         let total = self.blob.len();
-        let head = |status: &str, length: usize| {
-            format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n")
-        };
-        let (start, end) = (range.start, range.end - 1);
-        let (head, body) = match &answer {
-            Answer::Whole => (head("200 OK", total) + "\r\n", &self.blob[..]),
-            Answer::OtherRange => {
-                let range =
-                    format!("Content-Range: bytes {}-{}/{total}\r\n\r\n", start + 1, end + 1);
-                (head("206 Partial Content", bytes.len()) + &range, bytes)
+        let partial = partial && !matches!(answer, Answer::Whole);
+        let mut sent = if partial { range } else { 0..total };
+        let mut stated = sent.clone();
+        match answer {
+            Answer::OtherRange | Answer::Misplaced if partial => {
+                sent = sent.start + 1..total.min(sent.end + 1);
+                if matches!(answer, Answer::OtherRange) {
+                    stated = sent.clone();
+                }
             }
-            other => {
-                let sent =
-                    if matches!(other, Answer::Half) { bytes.len() / 2 } else { bytes.len() };
-                let range = format!("Content-Range: bytes {start}-{end}/{total}\r\n\r\n");
-                (head("206 Partial Content", bytes.len()) + &range, &bytes[..sent])
+            Answer::Short(most) if partial => {
+                sent.end = sent.end.min(sent.start + most);
+                stated = sent.clone();
             }
+            _ => {}
+        }
+        let body = match &answer {
+            Answer::Of(other) => &other[sent],
+            _ => &self.blob[sent],
         };
+        let status = if partial { "206 Partial Content" } else { "200 OK" };
+        let range = if partial && !matches!(answer, Answer::Unsaid) {
+            format!("Content-Range: bytes {}-{}/{total}\r\n", stated.start, stated.end - 1)
+        } else {
+            String::new()
+        };
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n{range}\r\n"
+        );
+        let body = if matches!(answer, Answer::Half) { &body[..body.len() / 2] } else { body };
         // A client that has gone has read enough.
         let _ = stream.write_all(head.as_bytes()).await;
         let _ = stream.write_all(body).await;

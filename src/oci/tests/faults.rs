@@ -9,7 +9,7 @@ use wiremock::{MockServer, ResponseTemplate};
 use super::support::*;
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
-use crate::oci::{OciError, Platform};
+use crate::oci::{Access, OciError, Platform};
 use crate::retry::Retryable;
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn works_in_a_task_of_its_own() {
         let cancel = CancellationToken::new();
         let image = source.resolve(&amd64(), &cancel).await?;
         let (digest, size) = (image.layers[0].digest, image.layers[0].size);
-        source.blob_range(&digest, size, 1, 2, &cancel).await?;
+        source.blob_range(&digest, size, 1, 2, Access::Range, &cancel).await?;
         read(source.blob(&digest, size, &cancel).await?).await
     });
     assert_eq!(task.await.unwrap().unwrap(), image.layer);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::support::*;
 use crate::digest::Digest;
-use crate::oci::{ImageSource, OciError, OciSettings, ReferenceForm, Source};
+use crate::oci::{Access, ImageSource, OciError, OciSettings, ReferenceForm, Source};
 
 fn write(directory: &Path, bytes: &[u8]) -> Digest {
     let blobs = directory.join("blobs/sha256");
@@ -58,7 +58,8 @@ async fn by_name_or_as_the_only_one() {
         assert_eq!(layer(&source, &image).await.unwrap(), image.layer);
         let (digest, size) = (image.layer_digest(), image.layer.len() as u64);
         let cancel = CancellationToken::new();
-        let range = source.blob_range(&digest, size, 300_000, 77, &cancel).await.unwrap();
+        let range =
+            source.blob_range(&digest, size, 300_000, 77, Access::Range, &cancel).await.unwrap();
         assert_eq!(range, image.layer[300_000..300_077]);
     }
     let error = resolve(&source(&directory, Some("2.0")).await).await.unwrap_err();
