@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fetch::FetchError;
 use crate::fetch::link::{Link, Links};
+use crate::fetch::stream::SHARED;
 use crate::oci::Source;
 
 /// Layers that are begun with before their turn.
@@ -23,13 +24,19 @@ pub struct Budget {
     layers: usize,
     turns: Semaphore,
     links: Links,
+    room: Arc<Semaphore>,
 }
 
 impl Budget {
     /// Lets so many layers be read at a time, at least one.
     pub fn new(layers: usize) -> Self {
         let layers = layers.clamp(1, Semaphore::MAX_PERMITS);
-        Self { layers, turns: Semaphore::new(layers), links: Links::default() }
+        Self {
+            layers,
+            turns: Semaphore::new(layers),
+            links: Links::default(),
+            room: Arc::new(Semaphore::new(SHARED)),
+        }
     }
 
     /// How many layers may be read at a time.
@@ -46,6 +53,11 @@ impl Budget {
     /// The connections to where `source` is.
     pub(crate) fn link(&self, source: &Source) -> Arc<Link> {
         self.links.to(source.host())
+    }
+
+    /// Room for bytes on their way that all blobs share.
+    pub(crate) fn room(&self) -> &Arc<Semaphore> {
+        &self.room
     }
 
     /// Waits for a turn, which lasts until it is dropped.

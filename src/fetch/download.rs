@@ -33,7 +33,7 @@ pub(crate) async fn with_layer<T: Send + 'static>(
     work: impl FnOnce(LayerBytes) -> Result<T, LayerError> + Send + 'static,
 ) -> Result<T, FetchError> {
     let source = source.gated(budget.link(source));
-    let mut fetch = BlobFetch::start(&source, layer, size, cancel);
+    let mut fetch = BlobFetch::start(&source, budget.room(), layer, size, cancel);
     let mut turn = Some(budget.turn(cancel).await?);
     fetch.widen();
     let (chunks, received) = mpsc::unbounded_channel();

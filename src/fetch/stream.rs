@@ -2,8 +2,9 @@
 //! they pass.
 //!
 //! Ranges are asked for from the front. Each reserves room for all its bytes before it is asked
-//! for, and a byte's room is free again when whoever reads has taken it: so the ranges run ahead of
-//! the reader by a window, and never further, and the foremost range always has its room.
+//! for, and a byte's room is free again when whoever reads has taken it. A blob has room of its own
+//! for a range or two, so that the foremost one never waits for other blobs; how much further the
+//! ranges run ahead of the reader depends on what others leave of the room that all share.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,10 +23,12 @@ use crate::oci::{OciError, RangeStream, Ranges, Source};
 /// Bytes of one range: enough that the way there and back is little beside them, few enough that
 /// several of them are not much.
 const RANGE: u64 = FIRST as u64;
-/// Room for the first range alone, as a number of permits.
+/// The same as a number of permits.
 const FIRST: usize = 2 << 20;
-/// How far ranges run ahead of the reader, once it reads.
-const WINDOW: usize = 24 << 20;
+/// A blob's own room, once it is read.
+const OWN: usize = 4 << 20;
+/// The room that all blobs share.
+pub(crate) const SHARED: usize = 16 << 20;
 /// How far one connection runs ahead of the reader, where there are no ranges.
 const STREAM_WINDOW: usize = 4 << 20;
 
@@ -50,24 +53,30 @@ pub(crate) struct BlobFetch {
     received: u64,
     hasher: Option<Sha256>,
     room: Arc<Semaphore>,
+    begun: CancellationToken,
     _fetching: AbortOnDropHandle<()>,
 }
 
 impl BlobFetch {
-    /// Begins to fetch. Until [`Self::widen`], no more than one range's bytes are held.
+    /// Begins to fetch. Until [`Self::widen`], no more than one range's bytes are held; from then
+    /// on, as many as there is room for in `shared`.
     pub(crate) fn start(
         source: &Source,
+        shared: &Arc<Semaphore>,
         digest: Digest,
         size: u64,
         cancel: &CancellationToken,
     ) -> Self {
         let (sender, parts) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(FIRST));
+        let begun = CancellationToken::new();
         let fetch = Fetch {
             source: source.clone(),
             digest,
             size,
             room: room.clone(),
+            shared: shared.clone(),
+            begun: begun.clone(),
             cancel: cancel.clone(),
         };
         Self {
@@ -79,13 +88,15 @@ impl BlobFetch {
             received: 0,
             hasher: Some(Sha256::new()),
             room,
+            begun,
             _fetching: AbortOnDropHandle::new(tokio::spawn(fetch.run(sender))),
         }
     }
 
     /// Lets the ranges run ahead, because somebody reads now.
     pub(crate) fn widen(&self) {
-        self.room.add_permits(WINDOW);
+        self.room.add_permits(OWN - FIRST);
+        self.begun.cancel();
     }
 
     /// The next bytes; `None` when the blob is whole and right. Nothing comes after an error.
@@ -134,6 +145,9 @@ struct Fetch {
     digest: Digest,
     size: u64,
     room: Arc<Semaphore>,
+    shared: Arc<Semaphore>,
+    /// Cancelled when the blob is read.
+    begun: CancellationToken,
     cancel: CancellationToken,
 }
 
@@ -145,7 +159,7 @@ impl Fetch {
         while next < self.size {
             let many = self.size > RANGE && self.source.ranges() != Ranges::Ignored;
             let end = if many { self.size.min(next + RANGE) } else { self.size };
-            let room = if many { self.reserve(end - next).await } else { Room::shared() };
+            let room = if many { self.reserve(end - next).await } else { Room::one_connection() };
             let (sender, chunks) = mpsc::unbounded_channel();
             if parts.send(chunks).is_err() {
                 return;
@@ -166,8 +180,13 @@ impl Fetch {
 
     async fn reserve(&self, bytes: u64) -> Room {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let reserved = self.room.clone().acquire_many_owned(bytes).await;
-        reserved.map_or_else(|_| Room::shared(), Room::Reserved) // never closed
+        let own = self.room.clone().acquire_many_owned(bytes);
+        let shared = async {
+            self.begun.cancelled().await;
+            self.shared.clone().acquire_many_owned(bytes).await
+        };
+        let reserved = tokio::select! { biased; room = own => room, room = shared => room };
+        reserved.map_or_else(|_| Room::one_connection(), Room::Reserved) // never closed
     }
 
     fn open(
@@ -190,7 +209,7 @@ enum Room {
 
 impl Room {
     /// For one connection that brings all the rest.
-    fn shared() -> Self {
+    fn one_connection() -> Self {
         Self::Shared(Arc::new(Semaphore::new(STREAM_WINDOW)))
     }
 
