@@ -78,6 +78,12 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many connections there may be.
+    #[cfg(test)]
+    pub(crate) fn limit(&self) -> usize {
+        self.state().pace.limit
+    }
+
     fn received(&self, bytes: usize) {
         let mut state = self.state();
         state.bytes += bytes as u64;

@@ -251,3 +251,6 @@ async fn forward(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
