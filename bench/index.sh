@@ -19,6 +19,7 @@ scripts/corpus.sh "${images[@]}"
 mkdir -p "$out"
 cargo build --release --locked
 go build -C tests/interop -o "$out/interop" .
+GOBIN=$out/toxiproxy go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0
 
 work=$(mktemp -d -p "$out")
 trap 'kill "${REGISTRY_PID:-}" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -27,4 +28,5 @@ for image in "${images[@]}"; do
   push_layout "$corpus/oci/$image" "$image"
 done
 bench/index.py --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/release/clipwright" \
+  --toxiproxy "$out/toxiproxy/server" \
   --registry "$REGISTRY" --corpus "$corpus/oci" --runs "${BENCH_RUNS:-3}" --json "$out/index.json" "${images[@]}"

@@ -53,7 +53,7 @@ def machine():
 class Figures:
     """Rows of `make bench`: printed as they come, kept for a file."""
 
-    ROW = "{:<46} {:>10} {:>10} {:>10}  {}"
+    ROW = "{:<56} {:>10} {:>10} {:>10}  {}"
 
     def __init__(self):
         self.rows = []

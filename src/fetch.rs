@@ -8,6 +8,11 @@ pub mod budget;
 pub(crate) mod download;
 /// Why a layer could not be fetched.
 mod error;
+/// How many connections to a registry are open at a time.
+mod link;
+/// A blob's bytes in order, from several ranges of it at once.
+mod stream;
 
 pub use budget::Budget;
+pub(crate) use budget::largest_first;
 pub use error::FetchError;

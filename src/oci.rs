@@ -13,6 +13,7 @@ mod credentials;
 mod descriptor;
 mod docker_config;
 mod error;
+mod gate;
 mod http;
 mod image_index;
 mod image_source;
@@ -33,16 +34,17 @@ mod unasked;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use blob::BlobStream;
+pub use blob::{BlobStream, RangeStream};
 pub use config::ImageConfig;
 pub use credentials::{Credentials, InvalidCredentials};
 pub use error::OciError;
+pub use gate::{Admission, Gate};
 pub use image_source::ImageSource;
 pub use manifest::{Compression, LayerDescriptor};
 pub use pinned::{InvalidReferenceForm, PinnedReference, ReferenceForm};
 pub use platform::{InvalidPlatform, Platform};
 pub use push::{Publisher, PushedBlob};
-pub use range::Access;
+pub use range::{Access, Ranges};
 pub use reference::{DOCKER_HUB, InvalidReference, Reference, normalise_registry};
 pub use source::{ResolvedImage, Source};
 

@@ -19,7 +19,7 @@ use crate::clip::tree::Tree;
 use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
 use crate::error::{blocking, io_error};
-use crate::fetch::Budget;
+use crate::fetch::{Budget, largest_first};
 use crate::gzip::DEFAULT_SPAN;
 use crate::layer::{LayerIndex, Limits, merge};
 use crate::oci::{LayerDescriptor, ReferenceForm, ResolvedImage, Source};
@@ -129,17 +129,19 @@ pub async fn index_image(
         .zip(&image.diff_ids)
         .map(|(layer, diff_id)| (layer.digest, (layer, *diff_id)))
         .collect();
-    let reads = distinct.into_iter().map(|(digest, (descriptor, diff_id))| {
+    let mut distinct: Vec<_> = distinct.into_values().collect();
+    largest_first(&mut distinct, |(layer, _)| layer.size);
+    let reads = distinct.into_iter().map(|(descriptor, diff_id)| {
         let (progress, stop) = (&progress, &stop);
         async move {
             let layer = ImageLayer { source, descriptor, diff_id };
             let known = layer.index(options, progress, stop).await?;
             options.layers.check_read(descriptor, &known.index)?;
-            Ok::<_, ArchiveError>((digest, known))
+            Ok::<_, ArchiveError>((descriptor.digest, known))
         }
     });
     let known: BTreeMap<Digest, KnownLayer> = stream::iter(reads.collect::<Vec<_>>())
-        .buffer_unordered(options.budget.layers())
+        .buffer_unordered(options.budget.begun())
         .try_collect()
         .await?;
     let layers: Vec<Arc<LayerIndex>> = image

@@ -22,8 +22,8 @@ use crate::content::spans::{SpanMemory, SpanReader};
 use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
 use crate::error::blocking;
-use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
+use crate::fetch::{Budget, largest_first};
 use crate::layer::{LayerError, LayerRead, Limits, read_layer};
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
@@ -167,7 +167,7 @@ impl Run<'_> {
         image: &OciStorageInfo,
         settings: &ReadSettings,
     ) -> Result<(), ContentError> {
-        let layers = self
+        let mut layers = self
             .plan
             .wanted()
             .into_iter()
@@ -179,6 +179,7 @@ impl Run<'_> {
         if layers.is_empty() {
             return Ok(());
         }
+        largest_first(&mut layers, |(layer, _)| layer.size);
         let source = match &settings.source {
             Some(source) => source.clone(),
             None => image_source(image)?,
@@ -203,7 +204,7 @@ impl Run<'_> {
             }
         });
         let outcomes: Vec<_> = stream::iter(reads.collect::<Vec<_>>())
-            .buffer_unordered(self.options.budget.layers())
+            .buffer_unordered(self.options.budget.begun())
             .collect()
             .await;
         outcomes.into_iter().collect()

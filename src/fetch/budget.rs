@@ -4,28 +4,60 @@
 //! of layers at a time bounds both. Turns are given in the order in which they were asked for, and
 //! an image asks for few at a time: a big one can't keep a small one waiting for long.
 
+use std::cmp::Reverse;
+use std::sync::Arc;
+
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::FetchError;
+use crate::fetch::link::{Link, Links};
+use crate::fetch::stream::SHARED;
+use crate::oci::Source;
+
+/// Layers that are begun with before their turn.
+const AHEAD: usize = 2;
 
 /// How many layers are read at a time.
 #[derive(Debug)]
 pub struct Budget {
     layers: usize,
     turns: Semaphore,
+    links: Links,
+    room: Arc<Semaphore>,
 }
 
 impl Budget {
     /// Lets so many layers be read at a time, at least one.
     pub fn new(layers: usize) -> Self {
         let layers = layers.clamp(1, Semaphore::MAX_PERMITS);
-        Self { layers, turns: Semaphore::new(layers) }
+        Self {
+            layers,
+            turns: Semaphore::new(layers),
+            links: Links::default(),
+            room: Arc::new(Semaphore::new(SHARED)),
+        }
     }
 
     /// How many layers may be read at a time.
     pub fn layers(&self) -> usize {
         self.layers
+    }
+
+    /// How many layers of one image to begin with at a time: a few more than are read, so that the
+    /// first bytes of the next one are there when its turn comes.
+    pub(crate) fn begun(&self) -> usize {
+        self.layers.saturating_add(AHEAD)
+    }
+
+    /// The connections to where `source` is.
+    pub(crate) fn link(&self, source: &Source) -> Arc<Link> {
+        self.links.to(source.host())
+    }
+
+    /// Room for bytes on their way that all blobs share.
+    pub(crate) fn room(&self) -> &Arc<Semaphore> {
+        &self.room
     }
 
     /// Waits for a turn, which lasts until it is dropped.
@@ -39,6 +71,12 @@ impl Budget {
             Some(Err(_)) | None => Err(FetchError::Cancelled),
         }
     }
+}
+
+/// Puts layers into the order in which all of them are read soonest: a big one that comes last is
+/// read alone. Those of one size stay in their order.
+pub(crate) fn largest_first<T>(layers: &mut [T], size: impl Fn(&T) -> u64) {
+    layers.sort_by_key(|layer| Reverse(size(layer)));
 }
 
 impl Default for Budget {

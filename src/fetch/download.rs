@@ -1,24 +1,23 @@
 //! A layer on its way from a source to a thread that takes it apart.
 
 use std::io::{BufRead, Read};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use futures_util::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use bytes::Buf as _;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
 use crate::fetch::Budget;
 use crate::fetch::FetchError;
+use crate::fetch::stream::{BlobFetch, Chunk};
 use crate::layer::LayerError;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 
-/// Compressed bytes of a layer between the network and the thread that inflates them.
-const BYTES_IN_FLIGHT: usize = 4 << 20;
 /// A download from which nothing came for so long gives its turn to others.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -33,30 +32,31 @@ pub(crate) async fn with_layer<T: Send + 'static>(
     cancel: &CancellationToken,
     work: impl FnOnce(LayerBytes) -> Result<T, LayerError> + Send + 'static,
 ) -> Result<T, FetchError> {
+    let source = source.gated(budget.link(source));
+    let mut fetch = BlobFetch::start(&source, budget.room(), layer, size, cancel);
     let mut turn = Some(budget.turn(cancel).await?);
-    let mut stream = source.blob(&layer, size, cancel).await?;
+    fetch.widen();
     let (chunks, received) = mpsc::unbounded_channel();
-    let room = Arc::new(Semaphore::new(BYTES_IN_FLIGHT));
     let working = tokio::task::spawn_blocking(|| work(LayerBytes { received, current: None }));
     let mut failure = None;
     loop {
-        let mut next = stream.next();
-        let chunk = if let Ok(chunk) = timeout(STALL, &mut next).await {
-            chunk
-        } else {
-            turn = None; // a source that is silent shall not hold others up
-            next.await
+        let chunk = {
+            let mut next = pin!(fetch.next());
+            if let Ok(chunk) = timeout(STALL, &mut next).await {
+                chunk
+            } else {
+                turn = None; // a source that is silent shall not hold others up
+                next.await
+            }
         };
         let Some(chunk) = chunk else { break };
         if turn.is_none() {
             turn = Some(budget.turn(cancel).await?);
         }
         match chunk {
-            Ok(bytes) => {
-                progress.step(Step::LayerBytes { layer, bytes: bytes.len() as u64 });
-                let taken = u32::try_from(bytes.len().min(BYTES_IN_FLIGHT)).unwrap_or(u32::MAX);
-                let room = room.clone().acquire_many_owned(taken).await;
-                if room.map_or(true, |room| chunks.send(Chunk { bytes, _room: room }).is_err()) {
+            Ok(chunk) => {
+                progress.step(Step::LayerBytes { layer, bytes: chunk.bytes.len() as u64 });
+                if chunks.send(chunk).is_err() {
                     break; // the work has given up and says why
                 }
             }
@@ -74,7 +74,7 @@ pub(crate) async fn with_layer<T: Send + 'static>(
     if failure.is_none() && done.as_ref().is_err_and(LayerError::is_of_content) {
         // Bytes that make no sense may not be the ones that were asked for: then that is the cause.
         while failure.is_none()
-            && let Some(chunk) = stream.next().await
+            && let Some(chunk) = fetch.next().await
         {
             failure = chunk.err();
         }
@@ -83,12 +83,6 @@ pub(crate) async fn with_layer<T: Send + 'static>(
         Some(error) => Err(error.into()),
         None => Ok(done?),
     }
-}
-
-/// Bytes on their way, and the room they take.
-struct Chunk {
-    bytes: Bytes,
-    _room: OwnedSemaphorePermit,
 }
 
 /// The blocking end of a download.

@@ -1,9 +1,10 @@
 //! An OCI layout directory as a source (OCI image-spec 1.1, "Image Layout").
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use tokio::fs::File;
@@ -12,11 +13,11 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
-use crate::oci::blob::{BlobStream, Body};
+use crate::oci::blob::{Body, RangeStream};
 use crate::oci::descriptor::Blob;
 use crate::oci::error::OciError;
 use crate::oci::image_index::IndexEntry;
-use crate::oci::manifest::{Document, MAX_MANIFEST, Manifest, ManifestError};
+use crate::oci::manifest::{Document, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError};
 use crate::retry::RetrySettings;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -98,21 +99,23 @@ impl Layout {
 
     /// A blob that is read whole into memory: a config.
     pub(super) async fn small_blob(&self, blob: Blob) -> Result<Bytes, OciError> {
-        let bytes = self.range(blob, 0, usize::try_from(blob.size).unwrap_or(usize::MAX)).await?;
+        let bytes = self.read(&self.path(blob), MAX_CONFIG).await?;
         Document::verified(bytes, None, Some(blob.digest), || format!("config in {}", self.name()))
             .map(|document| document.bytes)
     }
 
-    pub(super) async fn blob(
+    /// The bytes of a range of a blob; the caller has checked that it is within it.
+    pub(super) async fn part(
         self: &Arc<Self>,
         blob: Blob,
+        range: Range<u64>,
         cancel: &CancellationToken,
-    ) -> Result<BlobStream, OciError> {
-        let layout = self.clone();
+    ) -> Result<RangeStream, OciError> {
+        let (layout, end) = (self.clone(), range.end);
         let open = move |offset| {
             let layout = layout.clone();
             async move {
-                let file = layout.open(blob, offset).await?;
+                let file = layout.open(blob, offset).await?.take(end - offset);
                 let chunks = ReaderStream::with_capacity(file, CHUNK);
                 let body: Body = chunks
                     .map_err(move |error| layout.failed(format!("blob {}: {error}", blob.digest)))
@@ -123,26 +126,7 @@ impl Layout {
         };
         // A file that fails once fails again.
         let once = RetrySettings { attempts: 1, ..RetrySettings::default() };
-        BlobStream::open(self.name(), blob, open, once, cancel.clone()).await
-    }
-
-    /// `len` bytes of a blob from `offset`; the caller has checked that they are within it.
-    pub(super) async fn range(
-        &self,
-        blob: Blob,
-        offset: u64,
-        len: usize,
-    ) -> Result<Bytes, OciError> {
-        let mut file = self.open(blob, offset).await?.take(len as u64);
-        let mut bytes = BytesMut::with_capacity(len);
-        while bytes.len() < len {
-            match file.read_buf(&mut bytes).await {
-                Ok(0) => return Err(self.failed(format!("blob {} has shrunk", blob.digest))),
-                Ok(_) => {}
-                Err(error) => return Err(self.failed(format!("blob {}: {error}", blob.digest))),
-            }
-        }
-        Ok(bytes.freeze())
+        RangeStream::open(self.name(), blob, range, open, once, cancel.clone()).await
     }
 
     async fn open(&self, blob: Blob, offset: u64) -> Result<File, OciError> {

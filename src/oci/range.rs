@@ -23,6 +23,17 @@ pub enum Access {
     FromStart,
 }
 
+/// How requests for ranges are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ranges {
+    /// None was made yet.
+    Unknown = 0,
+    /// By the range that was asked for, which the answer states.
+    Honoured = 1,
+    /// By the whole blob, or by bytes of which is not said which they are.
+    Ignored = 2,
+}
+
 /// What the head of an answer says of its body.
 #[derive(Debug)]
 pub(super) struct Head<'a> {
@@ -35,6 +46,11 @@ pub(super) struct Head<'a> {
 }
 
 impl Head<'_> {
+    /// Whether the body is a range of which is said which it is.
+    pub(super) fn states_range(&self) -> bool {
+        self.partial && self.content_range.and_then(parse).is_some()
+    }
+
     /// The blob's byte that the body begins with, when `asked` was asked for of a blob of `size`
     /// bytes. `None`: the body does not hold the first byte that was asked for.
     pub(super) fn start(&self, asked: &Range<u64>, size: u64) -> Option<u64> {

@@ -5,10 +5,11 @@
 //! with them `Retry-After`, `Content-Range` and `Content-Type`, and often its status; it reads
 //! manifests and errors of any length, and asks anonymously when authorization fails.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
@@ -16,31 +17,30 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
-use crate::oci::blob::{BlobStream, Body};
+use crate::oci::blob::{Body, RangeStream};
 use crate::oci::descriptor::Blob;
 use crate::oci::error::OciError;
+use crate::oci::gate::Gate;
 use crate::oci::http::{describe, read_capped};
 use crate::oci::manifest::{self, Document, MAX_CONFIG, MAX_MANIFEST};
-use crate::oci::range::{Access, Head, part};
+use crate::oci::range::{Access, Head, Ranges, part};
 use crate::oci::session::{Session, text};
 use crate::oci::unasked::decoded;
 use crate::retry::{Backoff, RetrySettings, retry};
 
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// An answer that ends early is no failure when it brought this many bytes.
-const SHORT: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(super) struct Registry {
     pub(super) session: Session,
     pub(super) retry: RetrySettings,
-    /// Whether it was said that the registry ignores ranges.
-    warned: AtomicBool,
+    /// A [`Ranges`].
+    ranges: AtomicU8,
 }
 
 impl Registry {
     pub(super) fn new(session: Session, retry: RetrySettings) -> Self {
-        Self { session, retry, warned: AtomicBool::new(false) }
+        Self { session, retry, ranges: AtomicU8::new(Ranges::Unknown as u8) }
     }
 
     /// `registry/repository`, for people.
@@ -105,61 +105,22 @@ impl Registry {
         .await
     }
 
-    pub(super) async fn blob(
+    /// The bytes of a range of a blob; the caller has checked that it is within it.
+    pub(super) async fn part(
         self: &Arc<Self>,
         blob: Blob,
-        cancel: &CancellationToken,
-    ) -> Result<BlobStream, OciError> {
-        let (registry, token) = (self.clone(), cancel.clone());
-        let open = move |offset| {
-            let (registry, token) = (registry.clone(), token.clone());
-            async move { registry.reach(blob, offset, blob.size, Access::Range, &token).await }
-                .boxed()
-        };
-        BlobStream::open(self.name(), blob, open, self.retry.clone(), cancel.clone()).await
-    }
-
-    /// Asks for a byte of a blob: not every registry knows HEAD.
-    pub(super) async fn probe(
-        &self,
-        blob: Blob,
-        cancel: &CancellationToken,
-    ) -> Result<(), OciError> {
-        self.reach(blob, 0, blob.size.min(1), Access::Range, cancel).await.map(drop)
-    }
-
-    /// `len` bytes of a blob from `offset`; the caller has checked that they are within it.
-    pub(super) async fn range(
-        &self,
-        blob: Blob,
-        offset: u64,
-        len: usize,
+        range: Range<u64>,
         access: Access,
+        gate: &Arc<dyn Gate>,
         cancel: &CancellationToken,
-    ) -> Result<Bytes, OciError> {
-        let end = offset + len as u64;
-        let mut bytes = BytesMut::with_capacity(len);
-        let mut backoff = Backoff::new(self.retry.clone());
-        loop {
-            let (before, start) = (bytes.len(), offset + bytes.len() as u64);
-            let mut body = self.reach(blob, start, end, access, cancel).await?;
-            let broken = loop {
-                match cancel.run_until_cancelled(body.try_next()).await {
-                    None => return Err(OciError::Cancelled),
-                    Some(Ok(Some(chunk))) => bytes.extend_from_slice(&chunk),
-                    Some(Ok(None)) => break None,
-                    Some(Err(error)) => break Some(error),
-                }
-            };
-            let found = offset + bytes.len() as u64;
-            let error = match broken {
-                _ if found == end => return Ok(bytes.freeze()),
-                // Some send less than they are asked for, as they may: that is no failure.
-                None if bytes.len() - before >= SHORT => continue,
-                broken => broken.unwrap_or_else(|| self.truncated(blob.digest, end, found)),
-            };
-            backoff.wait_after(error, cancel).await?;
-        }
+    ) -> Result<RangeStream, OciError> {
+        let (registry, token, gate) = (self.clone(), cancel.clone(), gate.clone());
+        let end = range.end;
+        let open = move |offset| {
+            let (registry, token, gate) = (registry.clone(), token.clone(), gate.clone());
+            async move { registry.reach(blob, offset..end, access, &gate, &token).await }.boxed()
+        };
+        RangeStream::open(self.name(), blob, range, open, self.retry.clone(), cancel.clone()).await
     }
 
     /// Opens a blob at `offset` as [`Self::open`] does, and asks again when that fails. A registry
@@ -167,21 +128,40 @@ impl Registry {
     async fn reach(
         &self,
         blob: Blob,
-        offset: u64,
-        end: u64,
+        range: Range<u64>,
         access: Access,
+        gate: &Arc<dyn Gate>,
         cancel: &CancellationToken,
     ) -> Result<Body, OciError> {
-        retry(&self.retry, cancel, || async {
+        let range = &range;
+        retry(&self.retry, cancel, || async move {
             for access in [access, access] {
-                match self.open(blob, offset, end, access).await {
+                match self.admitted(blob, range, access, gate).await {
                     Err(error @ OciError::WrongRange { .. }) => tracing::debug!(%error),
                     opened => return opened,
                 }
             }
-            self.open(blob, offset, end, Access::FromStart).await
+            self.admitted(blob, range, Access::FromStart, gate).await
         })
         .await
+    }
+
+    /// Opens a blob as [`Self::open`] does, when the gate lets it.
+    async fn admitted(
+        &self,
+        blob: Blob,
+        range: &Range<u64>,
+        access: Access,
+        gate: &Arc<dyn Gate>,
+    ) -> Result<Body, OciError> {
+        let admission = gate.clone().admit().await;
+        match self.open(blob, range, access).await {
+            Ok(body) => Ok(body.inspect_ok(move |bytes| admission.received(bytes.len())).boxed()),
+            Err(error) => {
+                admission.failed(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Asks once for the bytes of a blob from `offset` to `end`. The body starts at `offset` and
@@ -190,12 +170,12 @@ impl Registry {
     async fn open(
         &self,
         blob: Blob,
-        offset: u64,
-        end: u64,
+        wanted: &Range<u64>,
         access: Access,
     ) -> Result<Body, OciError> {
         let Blob { digest, size } = blob;
         let (path, what) = self.place(digest);
+        let Range { start: offset, end } = *wanted;
         let by_range = access == Access::Range && (offset > 0 || end < size);
         let asked = if by_range { offset..end } else { 0..size };
         let range = format!("bytes={offset}-{}", end.saturating_sub(1));
@@ -213,15 +193,32 @@ impl Registry {
         let Some(start) = head.start(&asked, size).filter(|_| !refused) else {
             return Err(self.wrong_range(blob, &range, &head, by_range));
         };
-        if by_range && !head.partial && start == 0 && !self.warned.swap(true, Ordering::Relaxed) {
+        if by_range {
+            self.learn(&head);
+        }
+        Ok(part(self.body(answer, what), offset - start, end - offset))
+    }
+
+    /// Takes note of how a request for a range was answered.
+    fn learn(&self, head: &Head<'_>) {
+        let found = if head.states_range() { Ranges::Honoured } else { Ranges::Ignored };
+        let before = self.ranges.fetch_max(found as u8, Ordering::Relaxed);
+        if found == Ranges::Ignored && before != Ranges::Ignored as u8 {
             tracing::warn!(
                 repository = self.name(),
-                %digest,
-                offset,
+                answer = %head,
                 "the registry ignores Range: blobs are read from their start, which is slow"
             );
         }
-        Ok(part(self.body(answer, what), offset - start, end - offset))
+    }
+
+    /// How requests for ranges were answered so far.
+    pub(super) fn ranges(&self) -> Ranges {
+        match self.ranges.load(Ordering::Relaxed) {
+            0 => Ranges::Unknown,
+            1 => Ranges::Honoured,
+            _ => Ranges::Ignored,
+        }
     }
 
     fn wrong_range(&self, blob: Blob, range: &str, head: &Head<'_>, by_range: bool) -> OciError {

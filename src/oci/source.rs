@@ -1,17 +1,20 @@
 //! `Source`: an image, wherever it is, from its name to its blobs.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
 use crate::oci::OciSettings;
-use crate::oci::blob::BlobStream;
+use crate::oci::blob::{BlobStream, RangeStream};
 use crate::oci::config::ImageConfig;
 use crate::oci::credentials::Credentials;
 use crate::oci::descriptor::Blob;
 use crate::oci::error::OciError;
+use crate::oci::gate::{Gate, Open};
 use crate::oci::http::Endpoint;
 use crate::oci::image_index::{Choice, IndexEntry, NoChoice, choose_entry};
 use crate::oci::image_source::ImageSource;
@@ -21,7 +24,7 @@ use crate::oci::manifest::{
 };
 use crate::oci::pinned::PinnedReference;
 use crate::oci::platform::Platform;
-use crate::oci::range::Access;
+use crate::oci::range::{Access, Ranges};
 use crate::oci::reference::Reference;
 use crate::oci::registry::Registry;
 use crate::oci::session::Session;
@@ -69,6 +72,7 @@ pub struct Source {
     /// The image, for people.
     image: String,
     origin: Origin,
+    gate: Arc<dyn Gate>,
 }
 
 #[derive(Debug, Clone)]
@@ -107,7 +111,7 @@ impl Source {
                 Origin::Registry { registry: Arc::new(registry), reference: reference.clone() }
             }
         };
-        Ok(Self { image: image.to_string(), origin })
+        Ok(Self { image: image.to_string(), origin, gate: Arc::new(Open) })
     }
 
     /// Finds the image for `platform` and reads its manifest and config.
@@ -170,10 +174,64 @@ impl Source {
         size: u64,
         cancel: &CancellationToken,
     ) -> Result<BlobStream, OciError> {
-        let blob = Blob { digest: *digest, size };
+        let bytes = self.part(digest, size, 0..size, cancel).await?;
+        Ok(BlobStream::verify(bytes, &self.name(), *digest))
+    }
+
+    /// Streams a range of a blob of `size` bytes, resumed but not verified (see [`RangeStream`]).
+    pub async fn part(
+        &self,
+        digest: &Digest,
+        size: u64,
+        range: Range<u64>,
+        cancel: &CancellationToken,
+    ) -> Result<RangeStream, OciError> {
+        let blob = within(digest, size, &range)?;
+        self.stream(blob, range, Access::Range, cancel).await
+    }
+
+    async fn stream(
+        &self,
+        blob: Blob,
+        range: Range<u64>,
+        access: Access,
+        cancel: &CancellationToken,
+    ) -> Result<RangeStream, OciError> {
         match &self.origin {
-            Origin::Registry { registry, .. } => registry.blob(blob, cancel).await,
-            Origin::Layout { layout, .. } => layout.blob(blob, cancel).await,
+            Origin::Registry { registry, .. } => {
+                registry.part(blob, range, access, &self.gate, cancel).await
+            }
+            Origin::Layout { layout, .. } => layout.part(blob, range, cancel).await,
+        }
+    }
+
+    /// How requests for ranges were answered so far.
+    pub fn ranges(&self) -> Ranges {
+        match &self.origin {
+            Origin::Registry { registry, .. } => registry.ranges(),
+            Origin::Layout { .. } => Ranges::Ignored,
+        }
+    }
+
+    /// The same source, whose blobs are asked for when `gate` admits it.
+    #[must_use]
+    pub fn gated(&self, gate: Arc<dyn Gate>) -> Self {
+        Self { gate, ..self.clone() }
+    }
+
+    /// Where it is, for people: `registry/repository` or the layout's directory.
+    pub fn name(&self) -> String {
+        match &self.origin {
+            Origin::Registry { registry, .. } => registry.name(),
+            Origin::Layout { layout, .. } => layout.name(),
+        }
+    }
+
+    /// `host[:port]` of the registry; of a layout, nothing.
+    pub fn host(&self) -> &str {
+        match &self.origin {
+            Origin::Registry { reference, .. } => reference.registry(),
+            Origin::Layout { .. } => "",
         }
     }
 
@@ -184,14 +242,13 @@ impl Source {
         size: u64,
         cancel: &CancellationToken,
     ) -> Result<bool, OciError> {
-        let blob = Blob { digest: *digest, size };
-        let opened = match &self.origin {
-            Origin::Registry { registry, .. } => registry.probe(blob, cancel).await,
-            Origin::Layout { layout, .. } => layout.range(blob, 0, 0).await.map(drop),
-        };
+        // Not every registry knows HEAD.
+        let first = 0..size.min(1);
+        let opened =
+            self.stream(Blob { digest: *digest, size }, first, Access::Range, cancel).await;
         match opened {
             Err(OciError::BlobNotFound { .. }) => Ok(false),
-            opened => opened.map(|()| true),
+            opened => opened.map(|_| true),
         }
     }
 
@@ -209,23 +266,22 @@ impl Source {
         access: Access,
         cancel: &CancellationToken,
     ) -> Result<Bytes, OciError> {
-        let blob = Blob { digest: *digest, size };
-        let invalid =
-            |reason: String| OciError::InvalidRange { digest: *digest, offset, len, reason };
-        if offset.checked_add(len).is_none_or(|end| end > size) {
-            return Err(invalid(format!("the blob has {size} bytes")));
-        }
+        let range = offset..offset.saturating_add(len);
+        let blob = within(digest, size, &range)?;
         let short = usize::try_from(len).ok().filter(|_| len <= MAX_RANGE);
-        let count = short.ok_or_else(|| invalid(format!("the limit is {MAX_RANGE} bytes")))?;
+        let count = short.ok_or_else(|| {
+            let reason = format!("the limit is {MAX_RANGE} bytes");
+            OciError::InvalidRange { digest: *digest, offset, len, reason }
+        })?;
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let bytes = match &self.origin {
-            Origin::Registry { registry, .. } => {
-                registry.range(blob, offset, count, access, cancel).await?
-            }
-            Origin::Layout { layout, .. } => layout.range(blob, offset, count).await?,
-        };
+        let mut chunks = self.stream(blob, range, access, cancel).await?;
+        let mut bytes = BytesMut::with_capacity(count);
+        while let Some(chunk) = chunks.try_next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        let bytes = bytes.freeze();
         if len == size {
             let what = || format!("blob from {}", self.image);
             Document::verified(bytes, None, Some(*digest), what).map(|document| document.bytes)
@@ -338,4 +394,14 @@ impl Source {
     fn broken(&self, reason: String) -> OciError {
         OciError::BrokenImage { image: self.image.clone(), reason }
     }
+}
+
+/// The blob, if `range` is within it.
+fn within(digest: &Digest, size: u64, range: &Range<u64>) -> Result<Blob, OciError> {
+    if range.start <= range.end && range.end <= size {
+        return Ok(Blob { digest: *digest, size });
+    }
+    let (offset, len) = (range.start, range.end.saturating_sub(range.start));
+    let reason = format!("the blob has {size} bytes");
+    Err(OciError::InvalidRange { digest: *digest, offset, len, reason })
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::policy::LayerPolicy;
 use crate::digest::Digest;
-use crate::fetch::Budget;
+use crate::fetch::{Budget, largest_first};
 use crate::layer::{Encoding, Limits};
 use crate::oci::{
     Access, Compression, LayerDescriptor, OciError, Publisher, PushedBlob, Reference,
@@ -82,7 +82,9 @@ impl Republication<'_> {
             .zip(&image.diff_ids)
             .map(|(layer, diff_id)| (layer.digest, (layer, *diff_id)))
             .collect();
-        let pushes = layers.into_values().map(|(layer, diff_id)| {
+        let mut layers: Vec<_> = layers.into_values().collect();
+        largest_first(&mut layers, |(layer, _)| layer.size);
+        let pushes = layers.into_iter().map(|(layer, diff_id)| {
             let (progress, stop) = (progress.clone(), &stop);
             async move {
                 let pushed = self.layer(layer, diff_id, &progress, stop).await?;
@@ -90,7 +92,7 @@ impl Republication<'_> {
             }
         });
         let pushed: BTreeMap<Digest, PushedBlob> = stream::iter(pushes.collect::<Vec<_>>())
-            .buffer_unordered(self.budget.layers())
+            .buffer_unordered(self.budget.begun())
             .try_collect()
             .await?;
 

@@ -22,8 +22,8 @@ use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
 use crate::error::Classify as _;
 use crate::error::io_error;
-use crate::fetch::FetchError;
 use crate::fetch::download::with_layer;
+use crate::fetch::{FetchError, largest_first};
 use crate::layer::{
     EntryKind, LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer,
 };
@@ -64,8 +64,9 @@ impl Run<'_> {
         let credentials = self.settings.credentials.clone();
         let source = Source::open(&source, &self.settings.oci, credentials).await?;
         let distinct: BTreeSet<Digest> = image.layers.iter().copied().collect();
-        let stored: Vec<StoredLayer> =
+        let mut stored: Vec<StoredLayer> =
             distinct.iter().filter_map(|layer| StoredLayer::of(image, *layer).ok()).collect();
+        largest_first(&mut stored, |layer| layer.size);
         if let Some(manifest) = image.image_metadata.as_ref().and_then(|m| m.digest.parse().ok()) {
             let compressed_bytes =
                 stored.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
@@ -77,7 +78,7 @@ impl Run<'_> {
         let reads = stored.iter().map(|layer| self.layer(&source, *layer, &stop));
         let reads: Vec<(Digest, Result<Read, FetchError>)> =
             stream::iter(reads.collect::<Vec<_>>())
-                .buffer_unordered(self.options.budget.layers())
+                .buffer_unordered(self.options.budget.begun())
                 .try_collect()
                 .await?;
         let mut read: BTreeMap<Digest, LayerIndex> = BTreeMap::new();
