@@ -109,8 +109,8 @@ impl Target {
 }
 
 fn times(attr: &Attr) -> Timestamps {
-    let time = |seconds: u64, nanos: u32| Timespec {
-        tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX),
+    let time = |seconds: i64, nanos: u32| Timespec {
+        tv_sec: seconds,
         tv_nsec: i64::from(nanos.min(999_999_999)),
     };
     Timestamps {
