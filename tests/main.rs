@@ -23,5 +23,6 @@ mod queue;
 mod service;
 mod spans;
 mod store;
+mod tar_headers;
 mod verify;
 mod versions;

@@ -284,7 +284,12 @@ impl TarScanner {
         let link = long_link.or_else(|| pax.link_path.clone());
         let link = link.map_or(Cow::Borrowed(header.link_name()), Cow::Owned);
 
-        let kind = header.kind();
+        // As tars before POSIX say it.
+        let kind = match header.kind() {
+            b'\0' if raw_name.last() == Some(&b'/') => b'5',
+            b'\0' => b'0',
+            kind => kind,
+        };
         let size = match kind {
             // These have no content, whatever their size field says (as Go reads them).
             b'1'..=b'6' => 0,
@@ -299,7 +304,7 @@ impl TarScanner {
         let path = match classify(path).map_err(|e| wrong(&e))? {
             Name::Bookkeeping(path) => {
                 self.pass()?;
-                if is_pseudo_link(&path) && matches!(kind, b'0' | b'\0' | b'7') {
+                if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') {
                     let meta = meta(header, pax)?;
                     self.check_xattrs(&meta, &shown)?;
                     self.cost += NODE_COST + meta.variable_bytes() + path.as_bytes().len() as u64;
@@ -328,8 +333,7 @@ impl TarScanner {
         let sparse = pax.sparse.clone();
         let meta = meta(header, pax)?;
         self.check_xattrs(&meta, &shown)?;
-        let directory_by_name = raw_name.last() == Some(&b'/');
-        if matches!(kind, b'0' | b'\0' | b'7' | b'S') {
+        if matches!(kind, b'0' | b'7' | b'S') {
             let form = sparse.form().map_err(|e| wrong(&e))?;
             if form.is_some() || kind == b'S' {
                 let file = (path, meta, size, padding);
@@ -338,8 +342,7 @@ impl TarScanner {
         }
         let entry = match kind {
             b'5' => EntryKind::Directory(meta),
-            b'\0' if directory_by_name => EntryKind::Directory(meta), // as tars before POSIX
-            b'0' | b'\0' | b'7' => EntryKind::File { meta, offset: self.position, length: size },
+            b'0' | b'7' => EntryKind::File { meta, offset: self.position, length: size },
             b'2' => {
                 if link.is_empty() {
                     return Err(wrong("a symbolic link without a target"));
