@@ -18,5 +18,5 @@ pub(crate) mod stored_layers;
 pub use blocks::S3Override;
 pub use error::ContentError;
 pub use extract::{ExtractOptions, Extracted, extract};
-pub use read::{ReadSettings, image_source, open_file};
+pub use read::{ReadSettings, image_source, open_file, resolve_stored};
 pub use spans::{SpanMemory, SpanReader};

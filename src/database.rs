@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
 /// Waiting for a server, pooling and migrating.
 mod connect;
@@ -46,15 +47,18 @@ impl Database {
     ///
     /// A server that is just starting is waited for, 30 seconds at most; a private one that
     /// recovers from a crash 2 minutes.
-    pub async fn start(settings: &DatabaseSettings) -> Result<Self, DatabaseError> {
+    pub async fn start(
+        settings: &DatabaseSettings,
+        cancel: &CancellationToken,
+    ) -> Result<Self, DatabaseError> {
         let (options, server) = match settings {
             DatabaseSettings::Url(url) => (connect::parse(url)?, None),
             DatabaseSettings::Private { data_dir } => {
-                let server = PrivateServer::start(data_dir).await?;
+                let server = PrivateServer::start(data_dir, cancel).await?;
                 (server.connect_options(), Some(server))
             }
         };
-        match connect::pool(options).await {
+        match connect::pool(options, cancel).await {
             Ok(pool) => Ok(Self { pool, server }),
             Err(error) => {
                 if let Some(server) = server {

@@ -7,12 +7,15 @@
 
 mod auth;
 mod blob;
+mod challenge;
 mod config;
 mod credentials;
+mod descriptor;
 mod docker_config;
 mod error;
 mod gate;
 mod http;
+mod image_index;
 mod image_source;
 mod layout;
 mod manifest;

@@ -1,4 +1,5 @@
-//! The one retry helper: capped exponential backoff with jitter, under a cancellation token.
+//! The one retry policy: capped exponential backoff with jitter, under a cancellation token, bounded
+//! by a number of attempts or by time.
 //!
 //! It knows nothing of what is retried: errors say through [`crate::error::Classify`] whether
 //! trying again can help, and through [`crate::retry::Retryable`] how long the other side asked to
@@ -30,6 +31,21 @@ impl Default for RetrySettings {
             base_delay: Duration::from_millis(250),
             max_delay: Duration::from_mins(1),
         }
+    }
+}
+
+impl RetrySettings {
+    /// Without a last attempt: for what must succeed, or is bounded by time.
+    pub const fn endless(base_delay: Duration, max_delay: Duration) -> Self {
+        Self { attempts: u32::MAX, base_delay, max_delay }
+    }
+
+    /// How long to wait after so many failures in a row.
+    pub fn delay(&self, failures: u32) -> Duration {
+        let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
+        let full = self.base_delay.saturating_mul(doubled).min(self.max_delay);
+        // Half fixed, half random, so that clients that failed together don't return together.
+        full.mul_f64(0.5 + 0.5 * rand::random::<f64>())
     }
 }
 
@@ -71,10 +87,7 @@ impl Backoff {
         if let Some(asked) = asked {
             return (asked <= self.settings.max_delay).then_some(asked);
         }
-        let doubled = 2u32.saturating_pow(self.failures - 1);
-        let full = self.settings.base_delay.saturating_mul(doubled).min(self.settings.max_delay);
-        // Half fixed, half random, so that clients that failed together don't return together.
-        Some(full.mul_f64(0.5 + 0.5 * rand::random::<f64>()))
+        Some(self.settings.delay(self.failures))
     }
 
     /// Waits after `error` if another attempt is due and can help; otherwise returns the error.
@@ -118,6 +131,40 @@ where
             Some(Ok(value)) => return Ok(value),
             Some(Err(error)) => backoff.wait_after(error, cancel).await?,
         }
+    }
+}
+
+/// As [`retry`], for at most `patience`. The error is then that of the last attempt that came to an
+/// end, or `silence` if none did.
+pub async fn retry_within<T, E, F, Fut>(
+    patience: Duration,
+    settings: &RetrySettings,
+    cancel: &CancellationToken,
+    silence: impl FnOnce() -> E,
+    mut operation: F,
+) -> Result<T, E>
+where
+    E: Retryable,
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
+    let mut last = None;
+    let attempts = async {
+        let mut backoff = Backoff::new(settings.clone());
+        loop {
+            let error = match operation().await {
+                Err(error) if error.is_transient() => error,
+                done => return done,
+            };
+            let Some(delay) = backoff.next_delay(error.retry_after()) else { return Err(error) };
+            last = Some(error);
+            tokio::time::sleep(delay).await;
+        }
+    };
+    match cancel.run_until_cancelled(tokio::time::timeout(patience, attempts)).await {
+        None => Err(E::cancelled()),
+        Some(Ok(done)) => done,
+        Some(Err(_)) => Err(last.unwrap_or_else(silence)),
     }
 }
 
@@ -219,6 +266,40 @@ mod tests {
         assert_eq!(stuck, Err(Failure::Cancelled));
     }
 
+    async fn within(patience: Duration, results: &[Outcome]) -> (Result<u8, Failure>, usize) {
+        let calls = Cell::new(0);
+        let endless = RetrySettings::endless(Duration::from_micros(10), Duration::from_millis(1));
+        let never = CancellationToken::new();
+        let silence = || Failure::Broken;
+        let result = retry_within(patience, &endless, &never, silence, || {
+            let call = calls.replace(calls.get() + 1);
+            async move {
+                match results.get(call) {
+                    Some(result) => result.map_err(|failure| failure()),
+                    None => std::future::pending().await,
+                }
+            }
+        })
+        .await;
+        (result, calls.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_bounds_what_attempts_do_not() {
+        let (long, short) = (Duration::from_hours(1), Duration::from_millis(20));
+        let busy: Outcome = Err(|| Failure::Busy(None));
+        assert_eq!(within(long, &[busy, busy, busy, Ok(7)]).await, (Ok(7), 4));
+        assert_eq!(within(long, &[busy, Err(|| Failure::Broken)]).await, (Err(Failure::Broken), 2));
+        // The last attempt that ended says why; if none did, there is nothing but silence.
+        assert_eq!(within(short, &[busy, busy]).await, (Err(Failure::Busy(None)), 3));
+        assert_eq!(within(short, &[]).await, (Err(Failure::Broken), 1));
+        let (cancel, fast) = (CancellationToken::new(), fast());
+        cancel.cancel();
+        let pending = std::future::pending::<Result<(), Failure>>;
+        let stuck = retry_within(long, &fast, &cancel, || Failure::Broken, pending);
+        assert_eq!(stuck.await, Err(Failure::Cancelled));
+    }
+
     #[test]
     fn delays_double_within_the_cap() {
         let mut backoff = Backoff::new(RetrySettings {
@@ -232,5 +313,10 @@ mod tests {
             assert!(delay >= full / 2 && delay <= full, "{delay:?} of {full:?}");
         }
         assert_eq!(backoff.next_delay(None), None);
+        let endless = RetrySettings::endless(Duration::from_secs(2), Duration::from_mins(5));
+        for (failures, full) in [(0, 2), (1, 2), (2, 4), (8, 256), (9, 300), (u32::MAX, 300)] {
+            let (delay, full) = (endless.delay(failures), Duration::from_secs(full));
+            assert!((full / 2..=full).contains(&delay), "{failures}");
+        }
     }
 }

@@ -16,6 +16,7 @@ mod interop;
 mod layer_cache;
 mod merge;
 mod migrate;
+mod odd_images;
 mod openapi;
 mod pack;
 mod push;

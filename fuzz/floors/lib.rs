@@ -2,9 +2,17 @@
 //! links beside this file): what is fuzzed is the code itself, built in a minute where the whole
 //! package takes many. A floor that began to use one above it would no longer compile here.
 
+mod challenge;
 pub mod clip;
 pub mod digest;
 pub mod error;
 pub mod gzip;
 pub mod layer;
 pub mod write_behind;
+
+/// The challenges in a `WWW-Authenticate` header: their schemes, and the names and values of their
+/// parameters.
+pub fn challenges(header: &str) -> Vec<(String, Vec<(String, String)>)> {
+    let challenges = challenge::challenges(header).into_iter();
+    challenges.map(|challenge| (challenge.scheme, challenge.parameters)).collect()
+}

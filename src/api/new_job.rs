@@ -66,7 +66,7 @@ pub(super) struct NewJobBody {
     discard_kept: Option<bool>,
     /// How to log in to the source's registry. Kept encrypted until the job is final, never shown.
     #[schema(write_only)]
-    credentials: Option<Credentials>,
+    credentials: Option<CredentialText>,
 }
 
 /// What kind of job.
@@ -82,9 +82,9 @@ pub(super) enum JobKind {
 /// Registry credentials in one of the encodings of CONTRACT F.1, as their text; what they mean is
 /// for the floor that uses them to say.
 #[derive(Debug)]
-pub(super) struct Credentials(SecretString);
+pub(super) struct CredentialText(SecretString);
 
-impl<'de> Deserialize<'de> for Credentials {
+impl<'de> Deserialize<'de> for CredentialText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Through `Value`, because serde's own messages would quote what they found.
         match Value::deserialize(deserializer)? {
@@ -95,7 +95,7 @@ impl<'de> Deserialize<'de> for Credentials {
     }
 }
 
-impl PartialSchema for Credentials {
+impl PartialSchema for CredentialText {
     fn schema() -> RefOr<Schema> {
         let text = ObjectBuilder::new()
             .schema_type(Type::String)
@@ -108,7 +108,7 @@ impl PartialSchema for Credentials {
     }
 }
 
-impl ToSchema for Credentials {}
+impl ToSchema for CredentialText {}
 
 impl NewJobBody {
     /// The job that is asked for and its credentials, or 422 with everything that is wrong.
@@ -219,7 +219,7 @@ fn version(number: u8) -> Result<u8, String> {
     }
 }
 
-fn bounded(Credentials(secret): Credentials) -> Result<SecretString, String> {
+fn bounded(CredentialText(secret): CredentialText) -> Result<SecretString, String> {
     match secret.expose_secret().len() {
         0..=MAX_CREDENTIALS => Ok(secret),
         found => Err(format!("has {found} bytes: expected at most {MAX_CREDENTIALS}")),

@@ -42,6 +42,17 @@ pub enum ArchiveError {
         /// Why such layers are not taken.
         reason: &'static str,
     },
+    /// A layer that may be kept outside of registries, and is.
+    #[error(
+        "layer {layer} ({media_type}) is kept outside of the registry: push the image with its \
+         non-distributable layers"
+    )]
+    ForeignLayer {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// As the manifest says.
+        media_type: String,
+    },
     /// beta9's workers refuse archives without layers (CONTRACT B.3).
     #[error("image {reference} has no layers, and beta9's workers refuse archives without any")]
     NoLayers {
@@ -82,7 +93,10 @@ impl ArchiveError {
             Self::Content(error) => Some(&**error),
             Self::Store(error) => Some(error),
             Self::Io(error) => Some(error),
-            Self::UnsupportedLayer { .. } | Self::NoLayers { .. } | Self::Cancelled => None,
+            Self::UnsupportedLayer { .. }
+            | Self::ForeignLayer { .. }
+            | Self::NoLayers { .. }
+            | Self::Cancelled => None,
         }
     }
 }
@@ -114,6 +128,7 @@ impl Classify for ArchiveError {
         self.lower().map_or_else(
             || match self {
                 Self::UnsupportedLayer { .. } => "layer_unsupported",
+                Self::ForeignLayer { .. } => "layer_not_held",
                 Self::NoLayers { .. } => "no_layers",
                 _ => "cancelled",
             },

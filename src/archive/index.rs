@@ -117,7 +117,7 @@ pub async fn index_image(
     if image.layers.is_empty() {
         return Err(ArchiveError::NoLayers { reference: image.reference.to_string() });
     }
-    image.layers.iter().try_for_each(|layer| options.layers.check_described(layer))?;
+    options.layers.check(source, &image.layers, cancel).await?;
     progress.step(resolved(image));
 
     // The first failure stops the downloads of the others.
@@ -156,9 +156,10 @@ pub async fn index_image(
     }
 
     let (stack, limits) = (layers.clone(), options.limits);
+    let mut warnings = image.warnings.clone();
     let (tree, warnings) = blocking(move || {
         let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
-        let warnings = warnings::of(&tree, &stack);
+        warnings.extend(warnings::of(&tree, &stack));
         Ok::<_, ArchiveError>((tree, warnings))
     })
     .await??;

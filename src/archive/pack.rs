@@ -85,7 +85,7 @@ pub async fn pack_image(
     cancel: &CancellationToken,
 ) -> Result<Packed, ArchiveError> {
     // The archive carries the content, so that nobody has to read the layers again.
-    image.layers.iter().try_for_each(|layer| LayerPolicy::AsIs.check_described(layer))?;
+    LayerPolicy::AsIs.check(source, &image.layers, cancel).await?;
     progress.step(resolved(image));
     let reading = Reading { source, options, progress: &progress, cancel };
 
@@ -112,9 +112,10 @@ pub async fn pack_image(
         image.layers.iter().filter_map(|layer| read.get(&layer.digest).cloned()).collect();
 
     let (stack, limits) = (layers.clone(), options.limits);
+    let mut warnings = image.warnings.clone();
     let (tree, mut warnings) = blocking(move || {
         let tree = Tree::new(merge_whole(stack.iter().map(AsRef::as_ref), &limits)?)?;
-        let warnings = warnings::of_packed(&tree, &stack);
+        warnings.extend(warnings::of_packed(&tree, &stack));
         Ok::<_, ArchiveError>((tree, warnings))
     })
     .await??;

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::archive::ArchiveError;
 use crate::layer::{Encoding, LayerIndex};
-use crate::oci::{Compression, LayerDescriptor};
+use crate::oci::{Compression, LayerDescriptor, Source};
 
 /// What becomes of layers that beta9's workers can't read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,18 +49,26 @@ impl fmt::Display for LayerPolicy {
 pub(crate) const GZIP_ALONE: &str = "beta9's workers read gzip alone";
 
 impl LayerPolicy {
-    /// Judges a layer by its media type, before anything is downloaded. What that doesn't tell,
-    /// the bytes will.
-    pub(crate) fn check_described(self, layer: &LayerDescriptor) -> Result<(), ArchiveError> {
-        if layer.foreign {
-            let reason = "the registry doesn't hold its content";
-            return Err(unsupported(layer, "not distributable", reason));
+    /// Judges layers before anything is downloaded: by their media types, and foreign ones by
+    /// whether `source` holds them all the same. What that doesn't tell, the bytes will.
+    pub(crate) async fn check(
+        self,
+        source: &Source,
+        layers: &[LayerDescriptor],
+        cancel: &CancellationToken,
+    ) -> Result<(), ArchiveError> {
+        for layer in layers {
+            match (self, layer.compression) {
+                (Self::Refuse, Compression::Zstd) => refuse(layer, Encoding::Zstd)?,
+                (Self::Refuse, Compression::None) => refuse(layer, Encoding::Tar)?,
+                _ => {}
+            }
+            if layer.foreign && !source.has_blob(&layer.digest, layer.size, cancel).await? {
+                let (layer, media_type) = (layer.digest, layer.media_type.clone());
+                return Err(ArchiveError::ForeignLayer { layer, media_type });
+            }
         }
-        match (self, layer.compression) {
-            (Self::Refuse, Compression::Zstd) => refuse(layer, Encoding::Zstd),
-            (Self::Refuse, Compression::None) => refuse(layer, Encoding::Tar),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Judges a layer by what it was found to be: media types are often wrong.
@@ -84,10 +94,10 @@ pub(crate) fn kind(encoding: Encoding) -> &'static str {
 }
 
 fn refuse(layer: &LayerDescriptor, encoding: Encoding) -> Result<(), ArchiveError> {
-    Err(unsupported(layer, kind(encoding), GZIP_ALONE))
-}
-
-fn unsupported(layer: &LayerDescriptor, kind: &'static str, reason: &'static str) -> ArchiveError {
-    let media_type = layer.media_type.clone();
-    ArchiveError::UnsupportedLayer { layer: layer.digest, kind, media_type, reason }
+    Err(ArchiveError::UnsupportedLayer {
+        layer: layer.digest,
+        kind: kind(encoding),
+        media_type: layer.media_type.clone(),
+        reason: GZIP_ALONE,
+    })
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use indicatif::HumanBytes;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::run_async;
 use crate::config::{Config, DatabaseSettings, SettingsArgs};
@@ -57,7 +58,7 @@ impl Gc {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = Config::load(&self.settings)?;
         let report = run_async(async |cancel| {
-            match cancel.run_until_cancelled(Box::pin(self.collect(&config))).await {
+            match cancel.run_until_cancelled(Box::pin(self.collect(&config, &cancel))).await {
                 Some(report) => report,
                 None => anyhow::bail!("interrupted; what was removed is gone, the rest is there"),
             }
@@ -65,14 +66,14 @@ impl Gc {
         self.print(&report)
     }
 
-    async fn collect(&self, config: &Config) -> anyhow::Result<Report> {
+    async fn collect(&self, config: &Config, cancel: &CancellationToken) -> anyhow::Result<Report> {
         let store = store::open(&config.store).await?;
         let unused = Duration::from_hours(24 * u64::from(self.unused_days));
         let found = garbage::find(&store, unused).await?;
         // The private database, which a running service keeps to itself, has no other users.
         let database = match &config.database {
             settings @ DatabaseSettings::Url(_) if self.apply => {
-                Some(Database::start(settings).await?)
+                Some(Database::start(settings, cancel).await?)
             }
             _ => None,
         };

@@ -12,7 +12,7 @@ use tracing::info;
 use crate::api::{self, AppState, FieldError};
 use crate::archive::{IndexOptions, LayerCache, PackOptions};
 use crate::config::{Config, SettingsArgs};
-use crate::database::Database;
+use crate::database::{Database, DatabaseError};
 use crate::fetch::Budget;
 use crate::jobs::handlers::Handlers;
 use crate::jobs::migrate::Migrator;
@@ -50,7 +50,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("can't listen on {}", config.listen))?;
     let address = listener.local_addr()?;
-    let database = Database::start(&config.database).await?;
+    let database = match Database::start(&config.database, &shutdown).await {
+        Err(DatabaseError::Cancelled) => return Ok(()),
+        started => started?,
+    };
     let scratch = scratch(&config.data_dir)?;
     let outcome = run(&config, listener, address, scratch, &database, &shutdown).await;
     shutdown.cancel();

@@ -22,7 +22,9 @@ use crate::error::io_error;
 use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
 use crate::layer::{LayerError, copy_range};
-use crate::oci::{Credentials, ImageSource, OciError, OciSettings, Reference, Source};
+use crate::oci::{
+    Credentials, ImageSource, OciError, OciSettings, Platform, Reference, ResolvedImage, Source,
+};
 use crate::progress::Silent;
 
 /// Content held in memory while it is verified; more goes to a temporary file.
@@ -80,6 +82,26 @@ pub async fn open_file(
 pub fn image_source(image: &OciStorageInfo) -> Result<ImageSource, OciError> {
     let OciStorageInfo { registry_url, repository, reference, .. } = image;
     Ok(ImageSource::Registry(Reference::from_stored(registry_url, repository, reference)?))
+}
+
+/// The image that a v2 archive points to, in `source`: the one with the digest that the archive
+/// pins, for not every config says what its image is made for.
+pub async fn resolve_stored(
+    source: &Source,
+    image: &OciStorageInfo,
+    cancel: &CancellationToken,
+) -> Result<ResolvedImage, OciError> {
+    let OciStorageInfo { registry_url, repository, reference, image_metadata, .. } = image;
+    let said = image_metadata.as_ref();
+    let platform = match said {
+        Some(said) if !said.os.is_empty() && !said.architecture.is_empty() => {
+            Platform::new(&said.os, &said.architecture, Some(&said.variant))
+        }
+        _ => Platform::host(),
+    };
+    let pinned = Reference::from_stored(registry_url, repository, reference)?.digest();
+    let pinned = pinned.or_else(|| said?.digest.parse().ok());
+    source.resolve_pinned(pinned, &platform, cancel).await
 }
 
 /// What is wrong with content that no reader could find.

@@ -7,12 +7,15 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::DatabaseError;
+use crate::retry::{RetrySettings, retry_within};
 
 /// How long a server may take to come up.
 const PATIENCE: Duration = Duration::from_secs(30);
+const TRY_AGAIN: RetrySettings =
+    RetrySettings::endless(Duration::from_millis(20), Duration::from_millis(500));
 /// Statements are short, so few connections serve many workers.
 const MAX_CONNECTIONS: u32 = 16;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,8 +44,11 @@ pub(super) fn parse(url: &SecretString) -> Result<PgConnectOptions, DatabaseErro
 }
 
 /// A pool over a database with all migrations applied.
-pub(super) async fn pool(options: PgConnectOptions) -> Result<PgPool, DatabaseError> {
-    let mut connection = wait(&options, PATIENCE).await?;
+pub(super) async fn pool(
+    options: PgConnectOptions,
+    cancel: &CancellationToken,
+) -> Result<PgPool, DatabaseError> {
+    let mut connection = wait(&options, PATIENCE, cancel).await?;
     migrate(&options, &mut connection).await?;
     // It did its work: a failure to say goodbye harms nobody.
     let _ = connection.close().await;
@@ -56,21 +62,12 @@ pub(super) async fn pool(options: PgConnectOptions) -> Result<PgPool, DatabaseEr
 pub(super) async fn wait(
     options: &PgConnectOptions,
     patience: Duration,
+    cancel: &CancellationToken,
 ) -> Result<PgConnection, DatabaseError> {
-    let deadline = Instant::now() + patience;
-    let mut pause = Duration::from_millis(10);
-    loop {
-        let error = match timeout_at(deadline, PgConnection::connect_with(options)).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => error,
-            Err(_) => sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()),
-        };
-        if !is_transient(&error) || Instant::now() + pause >= deadline {
-            return Err(DatabaseError::Unreachable { place: place(options), source: error });
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(500));
-    }
+    let failed = |source| DatabaseError::Unreachable { place: place(options), source };
+    let silence = || failed(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+    let connect = || async { PgConnection::connect_with(options).await.map_err(failed) };
+    retry_within(patience, &TRY_AGAIN, cancel, silence, connect).await
 }
 
 async fn migrate(
@@ -112,8 +109,12 @@ mod tests {
     async fn nobody_there_is_transient_and_bounded() {
         let socket = tempfile::tempdir().unwrap();
         let options = PgConnectOptions::new_without_pgpass().socket(socket.path()).database("x");
-        let error = wait(&options, Duration::from_millis(30)).await.unwrap_err();
+        let cancel = CancellationToken::new();
+        let error = wait(&options, Duration::from_millis(30), &cancel).await.unwrap_err();
         assert!(crate::error::Classify::is_transient(&error), "{error}");
         assert!(error.to_string().contains("x at "), "{error}");
+        cancel.cancel();
+        let error = wait(&options, Duration::from_hours(1), &cancel).await.unwrap_err();
+        assert!(matches!(error, DatabaseError::Cancelled), "{error}");
     }
 }

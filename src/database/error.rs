@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sqlx::migrate::MigrateError;
 
 use crate::error::{Classify, Fault};
+use crate::retry::Retryable;
 
 use super::connect::is_transient;
 
@@ -130,11 +131,20 @@ pub enum DatabaseError {
         /// Where it logs.
         log: PathBuf,
     },
+    /// The caller's token was cancelled.
+    #[error("interrupted")]
+    Cancelled,
 }
 
 impl DatabaseError {
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+impl Retryable for DatabaseError {
+    fn cancelled() -> Self {
+        Self::Cancelled
     }
 }
 
@@ -164,6 +174,7 @@ impl Classify for DatabaseError {
             Self::Migration { .. } => "database_migration_failed",
             Self::Busy { .. } => "data_directory_busy",
             Self::BadUrl => "database_url_invalid",
+            Self::Cancelled => "cancelled",
             _ => "private_database_failed",
         }
     }

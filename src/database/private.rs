@@ -19,6 +19,7 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::DatabaseError;
+use crate::retry::RetrySettings;
 
 /// Which user runs it.
 mod account;
@@ -44,6 +45,8 @@ const ROLE: &str = "clipwright";
 /// The database that every server has.
 const DATABASE: &str = "postgres";
 const MAX_LOG: u64 = 16 << 20;
+const LAUNCH_AGAIN: RetrySettings =
+    RetrySettings::endless(Duration::from_millis(200), Duration::from_secs(30));
 
 /// A server that runs, and is started again should it die. Dropping tells it to stop.
 #[derive(Debug)]
@@ -67,10 +70,13 @@ struct Site {
 
 impl PrivateServer {
     /// Starts it, after stopping what is left of earlier runs and making its data on first use.
-    pub(super) async fn start(data_dir: &Path) -> Result<Self, DatabaseError> {
+    pub(super) async fn start(
+        data_dir: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Self, DatabaseError> {
         let site = Site::prepare(data_dir).await?;
         let options = site.connect_options();
-        let running = site.launch().await?;
+        let running = site.launch(cancel).await?;
         let token = CancellationToken::new();
         let task = tokio::spawn(supervise(site, running, token.clone()));
         Ok(Self { options, stop: token.drop_guard(), task })
@@ -101,20 +107,20 @@ async fn supervise(site: Site, mut running: Running, stop: CancellationToken) {
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            again = relaunch(&site) => running = again,
+            again = relaunch(&site, &stop) => running = again,
         }
     }
 }
 
-async fn relaunch(site: &Site) -> Running {
-    let mut pause = Duration::from_millis(100);
+async fn relaunch(site: &Site, stop: &CancellationToken) -> Running {
+    let mut failures = 0;
     loop {
-        match site.launch().await {
+        match site.launch(stop).await {
             Ok(running) => return running,
             Err(error) => tracing::error!(%error, "the private PostgreSQL server did not start"),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(30));
+        failures += 1;
+        sleep(LAUNCH_AGAIN.delay(failures)).await;
     }
 }
 
@@ -141,10 +147,10 @@ impl Site {
     }
 
     /// Starts the server and waits until it accepts connections.
-    async fn launch(&self) -> Result<Running, DatabaseError> {
+    async fn launch(&self, cancel: &CancellationToken) -> Result<Running, DatabaseError> {
         stale::clear(&self.data).await?;
         let mut running = Running::spawn(self)?;
-        running.ready(self).await?;
+        running.ready(self, cancel).await?;
         Ok(running)
     }
 

@@ -40,6 +40,8 @@ pub use layer_claims::DatabaseClaims;
 pub use vault::Vault;
 pub use wake::EventWakes;
 
+pub(super) use retry::insist;
+
 use retry::{once, patiently};
 use row::{job_rows, parse};
 use transition::{Outcome, finish, push};

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::job::{Job, JobError, JobResult};
-use super::queue::{Queue, QueueError};
+use super::queue::Queue;
 
 /// One attempt at one job.
 mod attempt;
@@ -132,21 +132,6 @@ async fn reap(queue: &Queue, settings: &WorkerSettings, shutdown: &CancellationT
         tokio::select! {
             () = sleep(settings.lease / 3) => {}
             () = shutdown.cancelled() => return,
-        }
-    }
-}
-
-/// Makes a call until the database answers, however long that takes: while it is away nobody else
-/// can take the job either, and when it is back it says whether somebody did.
-async fn insist<Call, Attempt>(call: Call) -> Result<(), QueueError>
-where
-    Call: Fn() -> Attempt,
-    Attempt: Future<Output = Result<(), QueueError>>,
-{
-    loop {
-        match call().await {
-            Err(QueueError::Unavailable { .. }) => sleep(Duration::from_millis(200)).await,
-            done => return done,
         }
     }
 }

@@ -6,17 +6,17 @@
 //!
 //! The exchange is our own: oci-client's `Client::auth` drops the token service's status, so that
 //! one which is down looks like refused credentials, reads answers of any length, and has no
-//! identity tokens. Answers are read with its `RegistryToken`.
+//! identity tokens; and its `RegistryToken` takes an empty `token` for one.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_auth::{ChallengeRef, parser::ChallengeParser};
-use oci_client::token_cache::RegistryToken;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use tokio::sync::Mutex;
 
+use crate::oci::challenge::challenges;
 use crate::oci::credentials::Credentials;
 use crate::oci::error::OciError;
 use crate::oci::http::{Endpoint, read_capped};
@@ -47,11 +47,26 @@ impl Authorization {
     }
 }
 
-/// What a registry asks for in `WWW-Authenticate`.
+/// What we answer a challenge with.
 #[derive(Debug, PartialEq, Eq)]
-enum Challenge {
-    Bearer { realm: String, service: Option<String> },
-    Basic,
+enum Demand {
+    Token { realm: String, service: Option<String> },
+    Password,
+}
+
+/// The answer of a token service. Registries fill one of the two, and leave the other out, null or
+/// empty.
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+impl TokenAnswer {
+    fn token(self) -> Option<SecretString> {
+        let given = |token: &String| !token.is_empty();
+        self.token.filter(given).or(self.access_token.filter(given)).map(SecretString::from)
+    }
 }
 
 impl Authenticator {
@@ -118,18 +133,18 @@ impl Authenticator {
         headers: &HeaderMap,
     ) -> Result<Option<HeaderValue>, OciError> {
         let refused = |reason: &str| self.refused(endpoint, reason);
-        match (challenge(headers), &self.credentials) {
+        match (demand(headers), &self.credentials) {
             (_, Credentials::RegistryToken(_)) => Err(refused("it is not accepted")),
-            (Some(Challenge::Bearer { realm, service }), _) => {
+            (Some(Demand::Token { realm, service }), _) => {
                 self.token(endpoint, &realm, service.as_deref()).await.map(Some)
             }
-            (Some(Challenge::Basic), Credentials::Basic { username, password }) => {
+            (Some(Demand::Password), Credentials::Basic { username, password }) => {
                 basic(endpoint, username, password).map(Some)
             }
-            (Some(Challenge::Basic), Credentials::Anonymous) => {
+            (Some(Demand::Password), Credentials::Anonymous) => {
                 Err(refused("a user name and a password are required"))
             }
-            (Some(Challenge::Basic), Credentials::IdentityToken(_)) => {
+            (Some(Demand::Password), Credentials::IdentityToken(_)) => {
                 Err(refused("the registry takes user name and password only"))
             }
             (None, _) => Err(refused("it names no way of authorization that we know")),
@@ -188,12 +203,10 @@ impl Authenticator {
             let reason = format!("the token service answered {status}");
             return Err(self.refused(endpoint, &reason));
         }
-        match serde_json::from_slice(&body) {
-            Ok(
-                RegistryToken::Token { token } | RegistryToken::AccessToken { access_token: token },
-            ) => bearer(endpoint, &SecretString::from(token)),
-            // The error may quote the answer, and with it a secret.
-            Err(_) => Err(endpoint.unexpected(what, "its token service sent no token".to_owned())),
+        match serde_json::from_slice(&body).ok().and_then(TokenAnswer::token) {
+            Some(token) => bearer(endpoint, &token),
+            // What is wrong with the answer is not told: that may quote a secret.
+            None => Err(endpoint.unexpected(what, "its token service sent no token".to_owned())),
         }
     }
 
@@ -206,28 +219,22 @@ impl Authenticator {
     }
 }
 
-/// The first Bearer challenge, or else a Basic one.
-fn challenge(headers: &HeaderMap) -> Option<Challenge> {
-    let mut basic = None;
+/// A token, where a challenge says how to get one, or else a password.
+fn demand(headers: &HeaderMap) -> Option<Demand> {
+    let mut password = None;
     for header in headers.get_all(WWW_AUTHENTICATE) {
-        let Ok(text) = header.to_str() else { continue };
-        for challenge in ChallengeParser::new(text).map_while(Result::ok) {
-            if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                if let Some(realm) = parameter(&challenge, "realm") {
-                    let service = parameter(&challenge, "service");
-                    return Some(Challenge::Bearer { realm, service });
+        for challenge in challenges(&String::from_utf8_lossy(header.as_bytes())) {
+            match (challenge.scheme.as_str(), challenge.parameter("realm")) {
+                ("bearer", Some(realm)) => {
+                    let service = challenge.parameter("service").map(str::to_owned);
+                    return Some(Demand::Token { realm: realm.to_owned(), service });
                 }
-            } else if challenge.scheme.eq_ignore_ascii_case("basic") {
-                basic = Some(Challenge::Basic);
+                ("basic", _) => password = Some(Demand::Password),
+                _ => {}
             }
         }
     }
-    basic
-}
-
-fn parameter(challenge: &ChallengeRef<'_>, name: &str) -> Option<String> {
-    let (_, value) = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-    Some(value.to_unescaped())
+    password
 }
 
 fn basic(
@@ -256,30 +263,51 @@ fn sensitive(endpoint: &Endpoint, text: String) -> Result<HeaderValue, OciError>
 mod tests {
     use super::*;
 
-    fn asked(values: &[&'static str]) -> Option<Challenge> {
+    fn asked(values: &[&'static str]) -> Option<Demand> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(WWW_AUTHENTICATE, HeaderValue::from_static(value));
         }
-        challenge(&headers)
+        demand(&headers)
     }
 
     #[test]
-    fn prefers_bearer() {
-        let bearer = |realm: &str, service: Option<&str>| {
-            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+    fn prefers_tokens() {
+        let token = |realm: &str, service: Option<&str>| {
+            Some(Demand::Token { realm: realm.to_owned(), service: service.map(str::to_owned) })
         };
         assert_eq!(
             asked(&[r#"Bearer realm="https://a/t",service="s, x",scope="y""#]),
-            bearer("https://a/t", Some("s, x"))
+            token("https://a/t", Some("s, x"))
         );
         assert_eq!(
             asked(&[r#"Basic realm="r""#, r#"bearer realm="https://a""#]),
-            bearer("https://a", None)
+            token("https://a", None)
         );
-        assert_eq!(asked(&[r#"Basic realm="r""#]), Some(Challenge::Basic));
+        assert_eq!(asked(&["Basic realm=/, Bearer realm='https://a'"]), token("https://a", None));
+        assert_eq!(asked(&[r#"Basic realm="r""#]), Some(Demand::Password));
+        assert_eq!(asked(&["Basic realm=/"]), Some(Demand::Password));
+        assert_eq!(asked(&[r#"Bearer realm="", Basic"#]), Some(Demand::Password));
         assert_eq!(asked(&["Negotiate abc=="]), None);
         assert_eq!(asked(&[r#"Bearer service="s""#]), None);
         assert_eq!(asked(&[]), None);
+    }
+
+    #[test]
+    fn empty_tokens_are_none() {
+        for (answer, token) in [
+            (r#"{"token":"T"}"#, Some("T")),
+            (r#"{"access_token":"T"}"#, Some("T")),
+            (r#"{"token":"","access_token":"T"}"#, Some("T")),
+            (r#"{"token":null,"access_token":"T","expires_in":"x"}"#, Some("T")),
+            (r#"{"token":"T","access_token":""}"#, Some("T")),
+            (r#"{"token":"T","access_token":"U"}"#, Some("T")),
+            (r#"{"token":""}"#, None),
+            (r#"{}"#, None),
+        ] {
+            let read: TokenAnswer = serde_json::from_str(answer).unwrap();
+            let read = read.token();
+            assert_eq!(read.as_ref().map(ExposeSecret::expose_secret), token, "{answer}");
+        }
     }
 }

@@ -13,8 +13,8 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
+use crate::oci::descriptor::Blob;
 use crate::oci::error::OciError;
-use crate::oci::manifest::Blob;
 use crate::retry::{Backoff, RetrySettings};
 
 /// A connection that brought this many bytes before it broke has proved the source alive: the

@@ -12,11 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::digest::Digest;
 use crate::oci::blob::{Body, RangeStream};
+use crate::oci::descriptor::Blob;
 use crate::oci::error::OciError;
-use crate::oci::manifest::{
-    Blob, Document, IndexEntry, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError,
-};
+use crate::oci::image_index::IndexEntry;
+use crate::oci::manifest::{Document, MAX_CONFIG, MAX_MANIFEST, Manifest, ManifestError};
 use crate::retry::RetrySettings;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -38,9 +39,12 @@ impl Layout {
         self.directory.display().to_string()
     }
 
-    /// The entries of `index.json` that are called by the tag. Without a tag, all entries, as
-    /// long as they can be told apart by platform.
-    pub(super) async fn entries(&self) -> Result<Vec<IndexEntry>, OciError> {
+    /// The entries of `index.json` that are called by the tag. Without a tag it is the one that is
+    /// `pinned`, or all entries, as long as they can be told apart by platform.
+    pub(super) async fn entries(
+        &self,
+        pinned: Option<Digest>,
+    ) -> Result<Vec<IndexEntry>, OciError> {
         let path = self.directory.join("index.json");
         let bytes = self.read(&path, MAX_MANIFEST).await?;
         let mut entries = match Manifest::parse(&bytes, None) {
@@ -54,6 +58,16 @@ impl Layout {
         };
         let names: Vec<String> =
             entries.iter().filter_map(|entry| entry.annotations.get(REF_NAME)).cloned().collect();
+        let is_pinned = |entry: &IndexEntry| {
+            pinned.is_some() && entry.blob.as_ref().ok().map(|blob| blob.digest) == pinned
+        };
+        if self.tag.is_none() && entries.iter().any(is_pinned) {
+            entries.retain(is_pinned);
+        }
+        // One that can't be read is nobody's image, unless there is no other.
+        if entries.iter().any(|entry| entry.blob.is_ok()) && self.tag.is_none() {
+            entries.retain(|entry| entry.blob.is_ok());
+        }
         let held = || {
             if names.is_empty() { "no named image".to_owned() } else { names.join(", ") }
         };

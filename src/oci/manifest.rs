@@ -1,24 +1,24 @@
 //! Manifests and indexes: OCI image-spec 1.1 and Docker image manifest version 2 schema 2.
 //!
 //! Parsing only. Documents come from outside: the readers of bytes bound their size, this bounds
-//! their counts and checks every number. Images are read with oci-client's types. Indexes are not:
-//! its `ImageIndexEntry` demands a media type, and its `Platform` both parts, so that one odd entry
-//! would cost the whole index.
+//! their counts and checks every number. The types are our own: oci-client's demand what builders
+//! and registries leave out, such as media types and lists that are null.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use oci_client::manifest::{
     IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE,
-    IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor,
-    OciImageManifest,
+    IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE,
 };
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::digest::Digest;
+use crate::oci::descriptor::{Blob, Descriptor, bare, is_generic};
 use crate::oci::error::OciError;
-use crate::oci::platform::Platform;
+use crate::oci::image_index::IndexEntry;
 
 /// Largest manifest or index read, in bytes (the distribution specification's own advice).
 pub(super) const MAX_MANIFEST: u64 = 4 << 20;
@@ -29,12 +29,7 @@ const MAX_INDEX: usize = 4096;
 
 const INDEXES: [&str; 2] = [OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE];
 const IMAGES: [&str; 2] = [OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE];
-const CONFIGS: [&str; 3] = [
-    IMAGE_CONFIG_MEDIA_TYPE,
-    IMAGE_DOCKER_CONFIG_MEDIA_TYPE,
-    // What registries made of Docker 1.9's uploads.
-    "application/octet-stream",
-];
+const CONFIGS: [&str; 2] = [IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE];
 
 /// What is sent as `Accept` when a manifest is asked for.
 pub(super) fn accept() -> String {
@@ -93,24 +88,9 @@ pub struct LayerDescriptor {
     pub compression: Compression,
     /// As the manifest gives them.
     pub annotations: BTreeMap<String, String>,
-    /// Whether the layer is kept outside the registry ("foreign", "non-distributable").
+    /// Whether the layer may be kept outside the registry ("foreign", "non-distributable"), as its
+    /// media type says. Many registries hold it all the same.
     pub foreign: bool,
-}
-
-/// A blob that a manifest points to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Blob {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-}
-
-/// An entry of an index.
-#[derive(Debug)]
-pub(super) struct IndexEntry {
-    pub(super) blob: Blob,
-    /// `None` when the entry doesn't say.
-    pub(super) platform: Option<Platform>,
-    pub(super) annotations: BTreeMap<String, String>,
 }
 
 /// A manifest of one platform's image.
@@ -135,37 +115,27 @@ pub(super) enum ManifestError {
     Broken(String),
 }
 
-/// As much of a document as tells what it is.
+/// As much of a document as tells what it is. What is null is not there.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Outline {
-    schema_version: Option<i64>,
+    schema_version: Option<Value>,
     media_type: Option<String>,
     manifests: Option<IgnoredAny>,
+    config: Option<IgnoredAny>,
     layers: Option<IgnoredAny>,
     fs_layers: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
 struct Index {
-    manifests: Vec<Entry>,
+    manifests: Option<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
-    digest: String,
-    size: i64,
-    annotations: Option<BTreeMap<String, String>>,
-    platform: Option<EntryPlatform>,
-}
-
-#[derive(Deserialize)]
-struct EntryPlatform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    variant: Option<String>,
+struct Image {
+    config: Descriptor,
+    layers: Option<Vec<Descriptor>>,
 }
 
 impl Manifest {
@@ -174,10 +144,10 @@ impl Manifest {
         use ManifestError::{Broken, Unsupported};
 
         let document: Outline = read(bytes)?;
-        let content_type =
-            content_type.and_then(|value| value.split(';').next()).map_or("", str::trim);
-        let media_type = document.media_type.as_deref().unwrap_or(content_type);
-        if document.schema_version == Some(1)
+        let stated = document.media_type.as_deref().map(bare).filter(|stated| !stated.is_empty());
+        let media_type = stated.unwrap_or_else(|| bare(content_type.unwrap_or_default()));
+        let media_type = media_type.as_str();
+        if document.schema_version.is_some_and(|version| version == 1)
             || document.fs_layers.is_some()
             || media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
         {
@@ -187,15 +157,14 @@ impl Manifest {
                     .to_owned(),
             ));
         }
-        match (document.manifests, document.layers) {
+        let like_index = document.manifests.is_some();
+        let like_image = document.config.is_some() || document.layers.is_some();
+        match (like_index, like_image) {
             // It could mean one image to us and another to a reader.
-            (Some(_), Some(_)) => {
-                Err(Broken("its manifest is an index and an image at once".to_owned()))
-            }
-            (Some(_), None) if !IMAGES.contains(&media_type) => {
-                index(read::<Index>(bytes)?.manifests)
-            }
-            (None, Some(_)) if !INDEXES.contains(&media_type) => image(read(bytes)?),
+            (true, true) => Err(Broken("its manifest is an index and an image at once".to_owned())),
+            (true, false) if !IMAGES.contains(&media_type) => index(&read(bytes)?),
+            (false, false) if INDEXES.contains(&media_type) => index(&read(bytes)?),
+            (false, true) if !INDEXES.contains(&media_type) => image(read(bytes)?),
             _ => Err(Unsupported(format!(
                 "its manifest of media type {:?} is neither an image nor an index",
                 shorten(media_type)
@@ -209,62 +178,49 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ManifestError> {
         .map_err(|error| ManifestError::Broken(format!("its manifest is not valid: {error}")))
 }
 
-fn index(entries: Vec<Entry>) -> Result<Manifest, ManifestError> {
+fn index(index: &Index) -> Result<Manifest, ManifestError> {
+    let entries = index.manifests.as_deref().unwrap_or_default();
     if entries.len() > MAX_INDEX {
         return Err(ManifestError::Broken(format!(
             "its index has {} entries, more than {MAX_INDEX}",
             entries.len()
         )));
     }
-    let mut kept = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let annotations = entry.annotations.unwrap_or_default();
-        let stated = entry.platform.as_ref().filter(|platform| !platform.os.is_empty());
-        let platform = stated.map(|platform| {
-            Platform::new(&platform.os, &platform.architecture, platform.variant.as_deref())
-        });
-        // buildx stores provenance and SBOMs beside the images that they are about.
-        let attestation = annotations.contains_key("vnd.docker.reference.type")
-            || platform.as_ref().is_some_and(|platform| platform.os == "unknown");
-        if !attestation {
-            let blob = blob(&entry.digest, entry.size)?;
-            kept.push(IndexEntry { blob, platform, annotations });
-        }
-    }
-    Ok(Manifest::Index(kept))
+    Ok(Manifest::Index(entries.iter().filter_map(IndexEntry::read).collect()))
 }
 
-fn image(manifest: OciImageManifest) -> Result<Manifest, ManifestError> {
-    let OciImageManifest { config, layers, .. } = manifest;
-    if !CONFIGS.contains(&config.media_type.as_str()) {
+fn image(manifest: Image) -> Result<Manifest, ManifestError> {
+    let Image { config, layers } = manifest;
+    let media_type = bare(config.media_type());
+    // Where that says nothing, as in what registries made of Docker 1.9's uploads, the config's
+    // content will.
+    if !CONFIGS.contains(&media_type.as_str()) && !is_generic(&media_type) {
         return Err(ManifestError::Unsupported(format!(
             "it is an artifact of type {:?}, not a container image",
-            shorten(&config.media_type)
+            shorten(&media_type)
         )));
     }
+    let layers = layers.unwrap_or_default();
     if layers.len() > MAX_LAYERS {
         return Err(ManifestError::Broken(format!(
             "it has {} layers, more than {MAX_LAYERS}",
             layers.len()
         )));
     }
-    let layers = layers.into_iter().map(layer).collect::<Result<_, _>>()?;
-    Ok(Manifest::Image(ImageManifest { config: blob(&config.digest, config.size)?, layers }))
+    let layers = layers.iter().map(layer).collect::<Result<_, _>>()?;
+    Ok(Manifest::Image(ImageManifest { config: blob(&config)?, layers }))
 }
 
-fn layer(descriptor: OciDescriptor) -> Result<LayerDescriptor, ManifestError> {
-    let Blob { digest, size } = blob(&descriptor.digest, descriptor.size)?;
-    let media_type = descriptor.media_type;
-    let foreign = media_type.contains(".foreign.")
-        || media_type.contains(".nondistributable.")
-        || descriptor.urls.is_some_and(|urls| !urls.is_empty());
+fn layer(descriptor: &Descriptor) -> Result<LayerDescriptor, ManifestError> {
+    let Blob { digest, size } = blob(descriptor)?;
+    let media_type = descriptor.media_type().to_owned();
     Ok(LayerDescriptor {
         digest,
         size,
         compression: compression(&media_type),
+        foreign: media_type.contains(".foreign.") || media_type.contains(".nondistributable."),
         media_type,
-        annotations: descriptor.annotations.unwrap_or_default(),
-        foreign,
+        annotations: descriptor.annotations(),
     })
 }
 
@@ -278,14 +234,10 @@ fn compression(media_type: &str) -> Compression {
     }
 }
 
-fn blob(digest: &str, size: i64) -> Result<Blob, ManifestError> {
-    let digest = digest.parse().map_err(|error| {
-        ManifestError::Broken(format!("a descriptor in its manifest is not valid: {error}"))
-    })?;
-    let size = u64::try_from(size).map_err(|_| {
-        ManifestError::Broken(format!("its manifest gives {digest} the size {size}"))
-    })?;
-    Ok(Blob { digest, size })
+fn blob(descriptor: &Descriptor) -> Result<Blob, ManifestError> {
+    descriptor.blob().map_err(|reason| {
+        ManifestError::Broken(format!("a descriptor in its manifest is not valid: {reason}"))
+    })
 }
 
 fn shorten(text: &str) -> String {
@@ -343,20 +295,63 @@ mod tests {
     }
 
     #[test]
-    fn indexes_without_attestations() {
-        let entry = |os: &str| json!({"digest": digest(), "size": 1, "platform": {"os": os, "architecture": "amd64"}});
-        let mut attestation = entry("linux");
-        attestation["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
-        let Manifest::Index(entries) = parse(&json!({
-            "schemaVersion": 2,
-            "manifests": [entry("linux"), entry("unknown"), attestation, descriptor(IMAGES[0])],
-        }))
-        .unwrap() else {
-            panic!("not an index")
+    fn configs_by_media_type() {
+        for media_type in [
+            json!(null),
+            json!(""),
+            json!("application/json"),
+            json!("application/json; charset=utf-8"),
+            json!("application/octet-stream"),
+            json!(CONFIGS[0]),
+            json!(CONFIGS[1]),
+            json!("Application/vnd.OCI.image.config.v1+json"),
+        ] {
+            let mut document = image_of(&[]);
+            document["config"]["mediaType"] = media_type;
+            assert!(matches!(parse(&document), Ok(Manifest::Image(_))), "{document}");
+        }
+        let mut document = image_of(&[]);
+        document["config"].as_object_mut().unwrap().remove("mediaType");
+        assert!(matches!(parse(&document), Ok(Manifest::Image(_))));
+    }
+
+    #[test]
+    fn lists_may_be_null_or_absent() {
+        for layers in [Some(json!(null)), Some(json!([])), None] {
+            for media_type in [None, Some(IMAGES[0]), Some(IMAGES[1])] {
+                let mut document = image_of(&[]);
+                let fields = document.as_object_mut().unwrap();
+                fields.remove("layers");
+                fields.extend(layers.clone().map(|layers| ("layers".to_owned(), layers)));
+                fields.insert("manifests".to_owned(), json!(null));
+                fields.extend(media_type.map(|name| ("mediaType".to_owned(), json!(name))));
+                let parsed = parse(&document);
+                let Ok(Manifest::Image(image)) = parsed else { panic!("{document}: {parsed:?}") };
+                assert!(image.layers.is_empty());
+            }
+        }
+        for index in
+            [json!({"mediaType": INDEXES[0]}), json!({"mediaType": INDEXES[1], "manifests": null})]
+        {
+            assert!(matches!(parse(&index), Ok(Manifest::Index(entries)) if entries.is_empty()));
+        }
+    }
+
+    #[test]
+    fn oddities_of_layers() {
+        let mut odd = descriptor("application/vnd.oci.image.layer.v1.tar+gzip");
+        odd["urls"] = json!(["https://elsewhere/x"]);
+        odd["annotations"] = json!({"a": "b", "c": null, "d": 1});
+        let mut nameless = descriptor("");
+        nameless["mediaType"] = json!(null);
+        nameless["annotations"] = json!(null);
+        let Ok(Manifest::Image(image)) = parse(&image_of(&[odd, nameless])) else {
+            panic!("not an image")
         };
-        let platforms: Vec<_> =
-            entries.iter().map(|e| e.platform.as_ref().map(ToString::to_string)).collect();
-        assert_eq!(platforms, [Some("linux/amd64".to_owned()), None]);
+        let [odd, nameless] = image.layers.as_slice() else { panic!("not two layers") };
+        assert!(!odd.foreign, "addresses elsewhere don't make a layer foreign");
+        assert_eq!(odd.annotations, BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        assert_eq!((nameless.compression, nameless.foreign), (Compression::Unknown, false));
     }
 
     #[test]
@@ -384,6 +379,9 @@ mod tests {
             image_of(&[short]),
             image_of(&vec![descriptor("t"); MAX_LAYERS + 1]),
             json!({"manifests": [], "config": descriptor(CONFIGS[0]), "layers": []}),
+            json!({"manifests": [], "config": descriptor(CONFIGS[0])}),
+            json!({"manifests": [], "layers": []}),
+            json!({"mediaType": IMAGES[0], "layers": []}),
             json!([]),
             json!({"layers": 7}),
         ] {

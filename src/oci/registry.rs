@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
 use crate::oci::blob::{Body, RangeStream};
+use crate::oci::descriptor::Blob;
 use crate::oci::error::OciError;
 use crate::oci::gate::Gate;
 use crate::oci::http::{describe, read_capped};
-use crate::oci::manifest::{self, Blob, Document, MAX_CONFIG, MAX_MANIFEST};
+use crate::oci::manifest::{self, Document, MAX_CONFIG, MAX_MANIFEST};
 use crate::oci::range::{Access, Head, Ranges, part};
 use crate::oci::session::{Session, text};
 use crate::oci::unasked::decoded;

@@ -12,16 +12,18 @@ use crate::oci::OciSettings;
 use crate::oci::blob::{BlobStream, RangeStream};
 use crate::oci::config::ImageConfig;
 use crate::oci::credentials::Credentials;
+use crate::oci::descriptor::Blob;
 use crate::oci::error::OciError;
 use crate::oci::gate::{Gate, Open};
 use crate::oci::http::Endpoint;
+use crate::oci::image_index::{Choice, IndexEntry, NoChoice, choose_entry};
 use crate::oci::image_source::ImageSource;
 use crate::oci::layout::Layout;
 use crate::oci::manifest::{
-    Blob, Document, ImageManifest, IndexEntry, LayerDescriptor, MAX_CONFIG, Manifest, ManifestError,
+    Document, ImageManifest, LayerDescriptor, MAX_CONFIG, Manifest, ManifestError,
 };
 use crate::oci::pinned::PinnedReference;
-use crate::oci::platform::{Platform, choose};
+use crate::oci::platform::Platform;
 use crate::oci::range::{Access, Ranges};
 use crate::oci::reference::Reference;
 use crate::oci::registry::Registry;
@@ -44,7 +46,7 @@ pub struct ResolvedImage {
     pub raw_manifest: Bytes,
     /// The config as it was read.
     pub raw_config: Bytes,
-    /// What the image is made for, as its config says.
+    /// What the image is made for, as the index or else its config says.
     pub platform: Platform,
     /// What the image says of itself.
     pub config: ImageConfig,
@@ -52,6 +54,16 @@ pub struct ResolvedImage {
     pub diff_ids: Vec<Digest>,
     /// Bottom to top; one digest may stand there twice.
     pub layers: Vec<LayerDescriptor>,
+    /// What is odd about the image, for people.
+    pub warnings: Vec<String>,
+}
+
+/// Which of the images under one name is looked for.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    platform: &'a Platform,
+    /// The digest of its manifest; goes before the platform.
+    pinned: Option<Digest>,
 }
 
 /// An opened [`ImageSource`]; keeps connections and authorization. Cheap to clone.
@@ -108,6 +120,19 @@ impl Source {
         platform: &Platform,
         cancel: &CancellationToken,
     ) -> Result<ResolvedImage, OciError> {
+        self.resolve_pinned(None, platform, cancel).await
+    }
+
+    /// Finds the image whose manifest has the digest `pinned`, whatever it is made for, and reads
+    /// its manifest and config. Where that is not to be found, it is the image for `platform`.
+    pub async fn resolve_pinned(
+        &self,
+        pinned: Option<Digest>,
+        platform: &Platform,
+        cancel: &CancellationToken,
+    ) -> Result<ResolvedImage, OciError> {
+        let wanted = Wanted { platform, pinned };
+        let mut said = None;
         let mut document = match &self.origin {
             Origin::Registry { registry, reference } => {
                 let digest = reference.digest();
@@ -116,18 +141,21 @@ impl Source {
                 registry.manifest(name, digest, cancel).await?
             }
             Origin::Layout { layout, .. } => {
-                let entries = layout.entries().await?;
-                self.manifest(self.choose(&entries, platform)?, cancel).await?
+                let choice = self.choose(&layout.entries(wanted.pinned).await?, wanted)?;
+                said = choice.platform;
+                self.manifest(choice.blob, cancel).await?
             }
         };
         for _ in 0..MAX_DEPTH {
             let content_type = document.content_type.as_deref();
             match Manifest::parse(&document.bytes, content_type) {
                 Ok(Manifest::Image(manifest)) => {
-                    return self.image(document, manifest, platform, cancel).await;
+                    return self.image(document, manifest, wanted, said, cancel).await;
                 }
                 Ok(Manifest::Index(entries)) => {
-                    document = self.manifest(self.choose(&entries, platform)?, cancel).await?;
+                    let choice = self.choose(&entries, wanted)?;
+                    said = choice.platform.or(said);
+                    document = self.manifest(choice.blob, cancel).await?;
                 }
                 Err(ManifestError::Unsupported(reason)) => {
                     let image = self.image.clone();
@@ -207,6 +235,23 @@ impl Source {
         }
     }
 
+    /// Whether a blob is there.
+    pub async fn has_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        cancel: &CancellationToken,
+    ) -> Result<bool, OciError> {
+        // Not every registry knows HEAD.
+        let first = 0..size.min(1);
+        let opened =
+            self.stream(Blob { digest: *digest, size }, first, Access::Range, cancel).await;
+        match opened {
+            Err(OciError::BlobNotFound { .. }) => Ok(false),
+            opened => opened.map(|_| true),
+        }
+    }
+
     /// Exactly `len` bytes from `offset` of a blob of `size` bytes.
     ///
     /// That they are the right bytes of the right blob only a digest of theirs can tell: that is
@@ -254,18 +299,16 @@ impl Source {
         }
     }
 
-    /// The entry for `wanted`. One that doesn't say what it is for is taken when it is the only
-    /// one: its config will tell.
-    fn choose(&self, entries: &[IndexEntry], wanted: &Platform) -> Result<Blob, OciError> {
-        let known = entries.iter().filter_map(|entry| Some((entry.platform.as_ref()?, entry.blob)));
-        let sole = match entries {
-            [entry] if entry.platform.is_none() => Some(entry.blob),
-            _ => None,
-        };
-        choose(wanted, known.clone()).or(sole).ok_or_else(|| OciError::NoSuchPlatform {
-            image: self.image.clone(),
-            wanted: wanted.to_string(),
-            available: known.map(|(platform, _)| platform.to_string()).collect(),
+    fn choose(&self, entries: &[IndexEntry], wanted: Wanted<'_>) -> Result<Choice, OciError> {
+        choose_entry(entries, wanted.platform, wanted.pinned).map_err(|why| match why {
+            NoChoice::NoneFits(available) => OciError::NoSuchPlatform {
+                image: self.image.clone(),
+                wanted: wanted.platform.to_string(),
+                available,
+            },
+            NoChoice::Unreadable(reason) => {
+                self.broken(format!("its index's entry for {}: {reason}", wanted.platform))
+            }
         })
     }
 
@@ -273,7 +316,8 @@ impl Source {
         &self,
         document: Document,
         manifest: ImageManifest,
-        wanted: &Platform,
+        wanted: Wanted<'_>,
+        said: Option<Platform>,
         cancel: &CancellationToken,
     ) -> Result<ResolvedImage, OciError> {
         let raw_config = self.config(manifest.config, cancel).await?;
@@ -286,19 +330,28 @@ impl Source {
                 diff_ids.len()
             )));
         }
-        let platform = if config.os.is_empty() || config.architecture.is_empty() {
-            wanted.clone()
-        } else {
-            Platform::new(&config.os, &config.architecture, Some(&config.variant))
+        let told = (!config.os.is_empty() && !config.architecture.is_empty())
+            .then(|| Platform::new(&config.os, &config.architecture, Some(&config.variant)));
+        let same = |a: &Platform, b: &Platform| a.os == b.os && a.architecture == b.architecture;
+        let pinned = wanted.pinned == Some(document.digest);
+        let mut warnings = Vec::new();
+        // Configs are often wrong, about the variant most of all: the index has decided already.
+        let platform = match (said, told) {
+            (Some(said), Some(told)) if !same(&said, &told) => {
+                warnings.push(format!("the index says {said}, the image's config {told}"));
+                said
+            }
+            (Some(said), None) => said,
+            (None, Some(told)) if !pinned && !same(&told, wanted.platform) => {
+                return Err(OciError::NoSuchPlatform {
+                    image: self.image.clone(),
+                    wanted: wanted.platform.to_string(),
+                    available: vec![told.to_string()],
+                });
+            }
+            (_, Some(told)) => told,
+            (None, None) => wanted.platform.clone(),
         };
-        // Configs are often wrong about the variant, which the index has decided already.
-        if (&platform.os, &platform.architecture) != (&wanted.os, &wanted.architecture) {
-            return Err(OciError::NoSuchPlatform {
-                image: self.image.clone(),
-                wanted: wanted.to_string(),
-                available: vec![platform.to_string()],
-            });
-        }
         Ok(ResolvedImage {
             reference: self.pinned(document.digest),
             manifest_digest: document.digest,
@@ -308,6 +361,7 @@ impl Source {
             config,
             diff_ids,
             layers: manifest.layers,
+            warnings,
         })
     }
 

@@ -25,14 +25,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::{ArchiveError, IndexOptions, IndexedImage, index_image};
 use crate::clip::ClipError;
-use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
+use crate::clip::storage_info::StorageInfo;
 use crate::clip::tree::Tree;
 use crate::content::blocks::BlockData;
-use crate::content::{ContentError, image_source};
+use crate::content::{ContentError, image_source, resolve_stored};
 use crate::error::{Classify, Fault, IoError};
 use crate::oci::{
-    Credentials, InvalidCredentials, InvalidReference, OciError, OciSettings, Platform,
-    ResolvedImage, Source,
+    Credentials, InvalidCredentials, InvalidReference, OciError, OciSettings, ResolvedImage, Source,
 };
 use crate::progress::Progress;
 use crate::publish::PublishError;
@@ -93,7 +92,7 @@ impl V2 {
         };
         let credentials = credentials(&image.registry_url)?;
         let source = Source::open(&image_source(image)?, oci, credentials).await?;
-        let found = source.resolve(&platform_of(image), cancel).await?;
+        let found = resolve_stored(&source, image, cancel).await?;
         if found.layers.iter().map(|layer| layer.digest).ne(image.layers.iter().copied()) {
             let detail = format!("{} has other layers than it says", found.reference);
             return Err(PublishError::Unexpected { key: stored.key.clone(), detail }.into());
@@ -114,15 +113,6 @@ impl V2 {
         cancel: &CancellationToken,
     ) -> Result<IndexedImage, MigrateError> {
         Ok(index_image(&self.source, &self.image, options, progress, cancel).await?)
-    }
-}
-
-fn platform_of(image: &OciStorageInfo) -> Platform {
-    match &image.image_metadata {
-        Some(said) if !said.os.is_empty() && !said.architecture.is_empty() => {
-            Platform::new(&said.os, &said.architecture, Some(&said.variant))
-        }
-        _ => Platform::host(),
     }
 }
 

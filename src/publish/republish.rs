@@ -65,8 +65,8 @@ impl Republication<'_> {
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
     ) -> Result<Republished, PublishError> {
-        let Self { image, publisher, .. } = self;
-        image.layers.iter().try_for_each(|layer| LayerPolicy::AsIs.check_described(layer))?;
+        let Self { source, image, publisher, .. } = self;
+        LayerPolicy::AsIs.check(source, &image.layers, cancel).await?;
         progress.step(Step::Resolved {
             manifest: image.manifest_digest,
             layers: image.layers.len(),

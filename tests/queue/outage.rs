@@ -4,6 +4,7 @@ use clipwright::database::{Database, DatabaseSettings};
 use clipwright::jobs::job::JobState;
 use clipwright::jobs::queue::{Queue, Vault};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio_util::sync::CancellationToken;
 
 use super::harness::{Fixture, new_job, within};
 use super::workers::{Deed, Fake, Pool};
@@ -29,7 +30,7 @@ async fn a_job_that_ends_while_postgres_restarts_ends_once() {
     let directory = tempfile::Builder::new().prefix("cw-test-").tempdir().unwrap();
     open_to_the_servers_user(directory.path());
     let settings = DatabaseSettings::Private { data_dir: directory.path().to_owned() };
-    let server = Database::start(&settings).await.unwrap();
+    let server = Database::start(&settings, &CancellationToken::new()).await.unwrap();
     // A pool that outlives the server.
     let options = PgConnectOptions::clone(&server.pool().connect_options());
     let connections = PgPoolOptions::new().connect_lazy_with(options);
@@ -43,7 +44,7 @@ async fn a_job_that_ends_while_postgres_restarts_ends_once() {
     assert!(queue.ping().await.is_err());
     handler.go.add_permits(1);
 
-    let server = Database::start(&settings).await.unwrap();
+    let server = Database::start(&settings, &CancellationToken::new()).await.unwrap();
     let mut wakes = queue.wakes(id);
     let job = within(async {
         loop {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clipwright::digest::Digest;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// An OCI image layout in a temporary directory, removed when dropped.
 pub(crate) struct Layout {
@@ -20,6 +20,8 @@ pub(crate) struct Blob {
     pub(crate) media_type: &'static str,
 }
 
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(crate) const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 pub(crate) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -54,16 +56,40 @@ impl Layout {
     }
 
     /// The same, with what else the image's config says.
-    pub(crate) fn with_config(layers: &[Blob], mut config: serde_json::Value) -> Self {
+    pub(crate) fn with_config(layers: &[Blob], mut config: Value) -> Self {
         let layout = Self { dir: tempfile::tempdir().unwrap() };
-        for layer in layers {
-            layout.write_blob(layer.digest, &layer.bytes);
-        }
         config["architecture"] = json!(architecture());
         config["os"] = json!("linux");
+        let image = layout.image(layers, config);
+        layout.finish(MANIFEST, image);
+        layout
+    }
+
+    /// An index of images under the tag `latest`: the platform that the index says, the layers, and
+    /// all that the config says beside them.
+    pub(crate) fn several(images: &[(Value, &[Blob], Value)]) -> Self {
+        let layout = Self { dir: tempfile::tempdir().unwrap() };
+        let entries: Vec<_> = images
+            .iter()
+            .map(|(platform, layers, config)| {
+                let (digest, size) = layout.image(layers, config.clone());
+                json!({ "mediaType": MANIFEST, "digest": digest, "size": size, "platform": platform })
+            })
+            .collect();
+        let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries });
+        let index = layout.put(&index);
+        layout.finish(INDEX, index);
+        layout
+    }
+
+    /// Writes an image: its manifest's digest and size.
+    fn image(&self, layers: &[Blob], mut config: Value) -> (Digest, usize) {
+        for layer in layers {
+            self.write_blob(layer.digest, &layer.bytes);
+        }
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
         config["rootfs"] = json!({ "type": "layers", "diff_ids": diff_ids });
-        let config = layout.put(&config);
+        let config = self.put(&config);
         let descriptors: Vec<_> = layers
             .iter()
             .map(|layer| {
@@ -71,29 +97,32 @@ impl Layout {
                 json!({ "mediaType": media_type, "digest": layer.digest, "size": size })
             })
             .collect();
-        let manifest = layout.put(&json!({
+        self.put(&json!({
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "mediaType": MANIFEST,
             "config": {
                 "mediaType": "application/vnd.oci.image.config.v1+json",
                 "digest": config.0,
                 "size": config.1,
             },
             "layers": descriptors,
-        }));
+        }))
+    }
+
+    /// Writes what makes it a layout, of one manifest or index.
+    fn finish(&self, media_type: &str, (digest, size): (Digest, usize)) {
         let index = json!({
             "schemaVersion": 2,
             "manifests": [{
-                "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                "digest": manifest.0,
-                "size": manifest.1,
+                "mediaType": media_type,
+                "digest": digest,
+                "size": size,
                 "annotations": { "org.opencontainers.image.ref.name": "latest" },
             }],
         });
-        std::fs::write(layout.path().join("index.json"), index.to_string()).unwrap();
+        std::fs::write(self.path().join("index.json"), index.to_string()).unwrap();
         let version = json!({ "imageLayoutVersion": "1.0.0" }).to_string();
-        std::fs::write(layout.path().join("oci-layout"), version).unwrap();
-        layout
+        std::fs::write(self.path().join("oci-layout"), version).unwrap();
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -105,7 +134,7 @@ impl Layout {
         self.path().join("blobs/sha256").join(digest.hex())
     }
 
-    fn put(&self, value: &serde_json::Value) -> (Digest, usize) {
+    fn put(&self, value: &Value) -> (Digest, usize) {
         let bytes = value.to_string().into_bytes();
         let digest = Digest::of(&bytes);
         self.write_blob(digest, &bytes);

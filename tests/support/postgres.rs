@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgPool};
 use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
 
 /// A migrated database of its own. Dropping removes it.
 pub(crate) struct TestDatabase {
@@ -29,7 +30,7 @@ impl TestDatabase {
         server.execute(format!("CREATE DATABASE {name}")).await;
         let url = server.options.clone().database(&name).to_url_lossy().to_string();
         let settings = DatabaseSettings::Url(SecretString::from(url.clone()));
-        let database = Database::start(&settings).await.unwrap();
+        let database = Database::start(&settings, &CancellationToken::new()).await.unwrap();
         Self { database, url, name }
     }
 
@@ -75,7 +76,7 @@ impl Server {
         std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let database = Database::start(&settings).await.unwrap();
+                let database = Database::start(&settings, &CancellationToken::new()).await.unwrap();
                 send.send((Handle::current(), database.pool().clone())).unwrap();
                 std::future::pending::<()>().await;
             });

@@ -10,10 +10,10 @@ use crate::clip::check::{Check, Grade};
 use crate::clip::node::{FileContent, NodeKind};
 use crate::clip::reader::Parts;
 use crate::clip::storage_info::OciStorageInfo;
-use crate::content::read::{ReadSettings, image_source};
+use crate::content::read::{ReadSettings, image_source, resolve_stored};
 use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
-use crate::oci::{Platform, ResolvedImage, Source};
+use crate::oci::{ResolvedImage, Source};
 
 /// Every file's content lies inside its layer, as far as the layer's size is known.
 pub(super) fn ranges(parts: &Parts, sizes: &PlainSizes) -> Check {
@@ -57,13 +57,7 @@ async fn resolve(
         None => image_source(image)?,
     };
     let source = Source::open(&source, &settings.oci, settings.credentials.clone()).await?;
-    let platform = match &image.image_metadata {
-        Some(metadata) if !metadata.os.is_empty() && !metadata.architecture.is_empty() => {
-            Platform::new(&metadata.os, &metadata.architecture, Some(&metadata.variant))
-        }
-        _ => Platform::host(),
-    };
-    Ok(source.resolve(&platform, cancel).await?)
+    Ok(resolve_stored(&source, image, cancel).await?)
 }
 
 fn compare(image: &OciStorageInfo, found: &ResolvedImage, check: &mut Check) {

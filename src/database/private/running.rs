@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use sqlx::Connection;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::super::connect;
 use super::{DatabaseError, Site, socket};
@@ -89,7 +90,11 @@ impl Running {
     }
 
     /// Returns when it accepts connections.
-    pub(super) async fn ready(&mut self, site: &Site) -> Result<(), DatabaseError> {
+    pub(super) async fn ready(
+        &mut self,
+        site: &Site,
+        cancel: &CancellationToken,
+    ) -> Result<(), DatabaseError> {
         let options = site.connect_options();
         tokio::select! {
             status = self.child.wait() => Err(DatabaseError::Program {
@@ -97,7 +102,7 @@ impl Running {
                 status: described(status),
                 message: self.last_words(&site.log),
             }),
-            connected = connect::wait(&options, READY) => match connected {
+            connected = connect::wait(&options, READY, cancel) => match connected {
                 Ok(connection) => {
                     // It was only to see whether it works.
                     let _ = connection.close().await;

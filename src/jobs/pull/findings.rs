@@ -15,8 +15,9 @@ pub(super) fn of_manifest(image: &ResolvedImage) -> Vec<Finding> {
     if image.layers.is_empty() {
         return vec![Finding::NoLayers];
     }
-    let kept = image.layers.iter().filter(|layer| !layer.foreign);
-    kept.filter_map(|layer| Some((layer, told_kind(layer)?)))
+    let layers = image.layers.iter();
+    layers
+        .filter_map(|layer| Some((layer, told_kind(layer)?)))
         .map(|(layer, kind)| Finding::UnreadableLayer {
             layer: layer.digest,
             kind: format!("{kind} ({})", layer.media_type),
@@ -33,7 +34,7 @@ pub(super) fn of_tree(tree: &Tree) -> Vec<Finding> {
 
 /// What an image could not be indexed for, or an archive not be written, if that keeps it from
 /// being v2 and nothing else.
-pub(super) fn of_error(image: &ResolvedImage, error: &ArchiveError) -> Option<Finding> {
+pub(super) fn of_error(error: &ArchiveError) -> Option<Finding> {
     match error {
         ArchiveError::Clip(ClipError::TooLarge { size, .. }) => {
             Some(Finding::TooLarge { size: *size })
@@ -41,10 +42,7 @@ pub(super) fn of_error(image: &ResolvedImage, error: &ArchiveError) -> Option<Fi
         ArchiveError::Layer(LayerError::Sparse { layer, path }) => {
             Some(Finding::SparseFile { layer: *layer, path: path.clone() })
         }
-        // What is not in the registry can't be packed either.
-        ArchiveError::UnsupportedLayer { layer, kind, media_type, .. }
-            if !image.layers.iter().any(|l| l.digest == *layer && l.foreign) =>
-        {
+        ArchiveError::UnsupportedLayer { layer, kind, media_type, .. } => {
             let kind = format!("{kind}, whatever is meant by {media_type}");
             Some(Finding::UnreadableLayer { layer: *layer, kind })
         }

@@ -85,7 +85,7 @@ impl Making<'_> {
         let indexed =
             match index_image(source, image, &options, self.progress.clone(), self.cancel).await {
                 Ok(indexed) => indexed,
-                Err(error) => return instead(policy, image, error),
+                Err(error) => return instead(policy, error),
             };
         let decision = policy.decide(&findings::of_tree(&indexed.tree));
         if !matches!(decision, Decision::V2) {
@@ -107,7 +107,7 @@ impl Making<'_> {
         }
         let written = match written {
             Ok(written) => written,
-            Err(error) => return instead(policy, image, error),
+            Err(error) => return instead(policy, error),
         };
         if written.size > WARN_INDEX_BYTES {
             let warning = format!(
@@ -170,12 +170,13 @@ impl Making<'_> {
             reference: reference.to_string(),
             layers: compressed as u64,
         });
-        let platform = image.platform.clone();
-        let credentials = registry.credentials.clone();
+        let (manifest, credentials) = (reference.digest(), registry.credentials.clone());
         let source =
             Source::open(&ImageSource::Registry(reference), &puller.oci, credentials).await?;
-        let image = source.resolve(&platform, cancel).await?;
-        Ok(Found { source, image })
+        let copy = source.resolve_pinned(manifest, &image.platform, cancel).await?;
+        // What the index said of it, and what was odd about it, is not in the copy.
+        let ResolvedImage { platform, warnings, .. } = image.clone();
+        Ok(Found { source, image: ResolvedImage { platform, warnings, ..copy } })
     }
 
     async fn write(
@@ -222,12 +223,8 @@ impl Making<'_> {
 }
 
 /// What to make when a v2 archive failed for a reason that v1 doesn't have.
-fn instead<T>(
-    policy: Policy,
-    image: &ResolvedImage,
-    error: ArchiveError,
-) -> Result<Result<T, Decision>, PullError> {
-    match findings::of_error(image, &error) {
+fn instead<T>(policy: Policy, error: ArchiveError) -> Result<Result<T, Decision>, PullError> {
+    match findings::of_error(&error) {
         Some(finding) => Ok(Err(policy.decide(&[finding]))),
         None => Err(error.into()),
     }

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::database;
 use crate::error::{Classify, Fault};
+use crate::retry::Retryable;
 
 /// Why the queue could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,12 @@ impl QueueError {
         } else {
             Self::Refused { action, reason }
         }
+    }
+}
+
+impl Retryable for QueueError {
+    fn cancelled() -> Self {
+        Self::Closed
     }
 }
 

@@ -7,6 +7,7 @@ use super::transition::{Locked, Outcome, finish, lock_held, push, settle_failure
 use super::{Lease, Queue, QueueError, patiently};
 use crate::error::Fault;
 use crate::jobs::job::{EventKind, JobError, JobResult};
+use crate::retry::RetrySettings;
 
 const APPEND: &str = "record an event";
 const SUCCEED: &str = "record a success";
@@ -15,8 +16,9 @@ const CANCELLED: &str = "record a cancellation";
 const RELEASE: &str = "release a job";
 const REAP: &str = "take back expired leases";
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(2);
-const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
+/// When a job that failed is run again.
+const RUN_AGAIN: RetrySettings =
+    RetrySettings::endless(Duration::from_secs(2), Duration::from_mins(5));
 /// So many leases are taken back at a time, each in its own transaction.
 const REAP_BATCH: usize = 1000;
 
@@ -146,12 +148,8 @@ impl Queue {
     }
 }
 
-/// 2 s after the first attempt, twice as long after each further one, 5 min at most; up to half of
-/// it is left out at random, so that jobs which failed together don't come back together.
 fn backoff(attempt: i32) -> Duration {
-    let doublings = u32::try_from(attempt - 1).unwrap_or(0).min(16);
-    let full = (FIRST_BACKOFF * 2_u32.pow(doublings)).min(LONGEST_BACKOFF);
-    full.mul_f64(rand::random_range(0.5..=1.0))
+    RUN_AGAIN.delay(u32::try_from(attempt).unwrap_or_default())
 }
 
 #[cfg(test)]

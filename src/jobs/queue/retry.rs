@@ -1,16 +1,18 @@
-//! How long a call to the database may take, and when it is made again.
+//! How long a call to the database may take, and when it is made again. Dropping the call is what
+//! cancels it.
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::QueueError;
+use crate::retry::{RetrySettings, retry, retry_within};
 
 /// A call that finds no database in this time gives up: a restart passes unnoticed, an outage shows.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const TRY_AGAIN: RetrySettings =
+    RetrySettings::endless(Duration::from_millis(50), Duration::from_secs(1));
 
 /// Makes the call until it succeeds, fails for good, or [`PATIENCE`] ends.
 pub(super) async fn patiently<T, Call, Attempt>(
@@ -33,21 +35,28 @@ where
     Call: Fn() -> Attempt,
     Attempt: Future<Output = Result<T, QueueError>>,
 {
-    let mut last = None;
-    let attempts = async {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match call().await {
-                Err(error @ QueueError::Unavailable { .. }) => last = Some(error),
-                done => return done,
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    };
-    match timeout(patience, attempts).await {
-        Ok(done) => done,
-        Err(_) => Err(last.unwrap_or_else(|| silent(action, patience))),
+    let silence = || silent(action, patience);
+    let never = CancellationToken::new();
+    retry_within(patience, &TRY_AGAIN, &never, silence, || away(call())).await?
+}
+
+/// Makes the call until the database answers, however long that takes: while it is away nobody else
+/// can take the job either, and when it is back it says whether somebody did.
+pub(in crate::jobs) async fn insist<T, Call, Attempt>(call: Call) -> Result<T, QueueError>
+where
+    Call: Fn() -> Attempt,
+    Attempt: Future<Output = Result<T, QueueError>>,
+{
+    retry(&TRY_AGAIN, &CancellationToken::new(), || away(call())).await?
+}
+
+/// The outer error alone is worth another attempt: the database is away.
+async fn away<T>(
+    attempt: impl Future<Output = Result<T, QueueError>>,
+) -> Result<Result<T, QueueError>, QueueError> {
+    match attempt.await {
+        Err(error @ QueueError::Unavailable { .. }) => Err(error),
+        done => Ok(done),
     }
 }
 
@@ -70,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    fn away() -> QueueError {
+    fn outage() -> QueueError {
         QueueError::Unavailable { action: "test", reason: "away".to_owned() }
     }
 
@@ -78,7 +87,7 @@ mod tests {
     async fn a_short_outage_passes_unnoticed() {
         let calls = AtomicU32::new(0);
         let done = patiently("test", async || match calls.fetch_add(1, Ordering::SeqCst) {
-            0..3 => Err(away()),
+            0..3 => Err(outage()),
             call => Ok(call),
         });
         assert_eq!(done.await.unwrap(), 3);
@@ -87,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_outage_shows_as_what_it_was() {
         let short = Duration::from_millis(20);
-        let refused = patiently_for(short, "test", async || Err::<(), _>(away())).await;
+        let refused = patiently_for(short, "test", async || Err::<(), _>(outage())).await;
         assert_eq!(refused.unwrap_err().to_string(), "the database could not test: away");
         let silent = patiently_for(short, "test", std::future::pending::<Result<(), _>>).await;
         let expected = "the database could not test: no answer within 20ms";

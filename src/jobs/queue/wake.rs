@@ -12,6 +12,8 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use crate::retry::RetrySettings;
+
 /// The channels that the triggers in `migrations` notify.
 const EVENT: &str = "job_event";
 const CLAIMABLE: &str = "job_claimable";
@@ -20,7 +22,8 @@ const LAYER_FREED: &str = "layer_claim_freed";
 /// Whoever is this far behind is woken once for all it missed.
 const BACKLOG: usize = 256;
 const LOOK_ANYWAY: Duration = Duration::from_secs(2);
-const RECONNECT: Duration = Duration::from_secs(1);
+const RECONNECT: RetrySettings =
+    RetrySettings::endless(Duration::from_millis(500), Duration::from_secs(2));
 
 /// What somebody waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,22 +68,29 @@ impl Hub {
 }
 
 async fn listen(pool: PgPool, sender: broadcast::Sender<Wake>) {
+    let mut failures = 0;
     while !pool.is_closed() {
-        if let Err(error) = listen_once(&pool, &sender).await {
+        if let Err(error) = listen_once(&pool, &sender, &mut failures).await {
             tracing::debug!(%error, "listening for notifications broke off; polling goes on");
         }
+        failures += 1;
         tokio::select! {
-            () = sleep(RECONNECT) => {}
+            () = sleep(RECONNECT.delay(failures)) => {}
             () = pool.close_event() => {}
         }
     }
 }
 
-/// Passes notifications on until the connection is lost.
-async fn listen_once(pool: &PgPool, sender: &broadcast::Sender<Wake>) -> Result<(), sqlx::Error> {
+/// Passes notifications on until the connection is lost. Forgets the failures once there is one.
+async fn listen_once(
+    pool: &PgPool,
+    sender: &broadcast::Sender<Wake>,
+    failures: &mut u32,
+) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect_with(pool).await?;
     listener.eager_reconnect(false);
     listener.listen_all([EVENT, CLAIMABLE, LAYER_FREED]).await?;
+    *failures = 0;
     // Nobody listened until now. An error to send only says that nobody waits.
     let _ = sender.send(Wake::Unknown);
     while let Some(notification) = listener.try_recv().await? {

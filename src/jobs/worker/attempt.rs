@@ -10,11 +10,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Handler;
 use super::sink::{EventSink, write};
-use super::{Handler, insist};
 use crate::error::{Classify as _, Fault};
 use crate::jobs::job::{JobError, JobResult};
-use crate::jobs::queue::{Heartbeat, Lease, Queue, QueueError};
+use crate::jobs::queue::{Heartbeat, Lease, Queue, QueueError, insist};
 use crate::telemetry::metrics::attempt_ended;
 
 /// How long a handler has to come to its end once it was told to stop.

@@ -8,9 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::insist;
 use crate::jobs::job::EventKind;
-use crate::jobs::queue::{Lease, Queue, QueueError};
+use crate::jobs::queue::{Lease, Queue, QueueError, insist};
 
 /// So many events other than progress wait at most; what comes beyond is counted.
 const WAITING: usize = 1000;

@@ -60,7 +60,9 @@ async fn anonymous_token() {
 async fn token_for_a_password() {
     let (server, image) = (MockServer::start().await, TestImage::new());
     guard(&server, "Bearer T", bearer(&server)).await;
-    let answer = ResponseTemplate::new(200).set_body_json(json!({"access_token": "T"}));
+    // As Harbor answers.
+    let answer =
+        ResponseTemplate::new(200).set_body_json(json!({"token": "", "access_token": "T"}));
     tokens().and(basic_auth("me", "hunter2")).respond_with(answer).expect(1).mount(&server).await;
     image.serve(&server).await;
     resolve(&open_as(server.address(), me()).await).await.unwrap();
@@ -82,6 +84,36 @@ async fn token_for_an_identity_token() {
     image.serve(&server).await;
     let credentials = Credentials::IdentityToken(SecretString::from("I/1"));
     resolve(&open_as(server.address(), credentials).await).await.unwrap();
+}
+
+#[tokio::test]
+async fn challenges_in_every_spelling() {
+    for spelling in [
+        "Bearer realm='{uri}/token', service='s'",
+        "Bearer realm={uri}/token;service=s",
+        "bearer  realm=\"{uri}/token\"  service=\"s\"",
+        "Basic realm=/, Bearer realm=\"{uri}/token\",service=s",
+    ] {
+        let (server, image) = (MockServer::start().await, TestImage::new());
+        let challenge = spelling.replace("{uri}", &server.uri());
+        let refusal =
+            ResponseTemplate::new(401).insert_header("WWW-Authenticate", challenge.as_str());
+        guard(&server, "Bearer T", refusal).await;
+        tokens().and(query_param("service", "s")).respond_with(token("T")).mount(&server).await;
+        image.serve(&server).await;
+        let found = resolve(&open(server.address()).await).await;
+        found.unwrap_or_else(|error| panic!("{spelling}: {error}"));
+    }
+    // me:hunter2
+    for spelling in ["Basic realm=/", "Basic", "basic realm='x y'", "Negotiate, Basic realm=x;a=b"]
+    {
+        let (server, image) = (MockServer::start().await, TestImage::new());
+        let refusal = ResponseTemplate::new(401).insert_header("WWW-Authenticate", spelling);
+        guard(&server, "Basic bWU6aHVudGVyMg==", refusal).await;
+        image.serve(&server).await;
+        let found = resolve(&open_as(server.address(), me()).await).await;
+        found.unwrap_or_else(|error| panic!("{spelling}: {error}"));
+    }
 }
 
 #[tokio::test]

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use wiremock::{MockServer, ResponseTemplate};
 
 use super::support::*;
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
-use crate::oci::{Access, OciError, Platform};
+use crate::oci::{Access, Credentials, OciError, Platform, Source};
 use crate::retry::Retryable;
 
 #[tokio::test]
@@ -66,6 +66,55 @@ async fn chooses_the_platform_from_an_index() {
     assert_eq!(error.fault(), Fault::User);
     let text = error.to_string();
     assert!(text.ends_with("it has: linux/arm64, linux/amd64"), "{text}");
+}
+
+/// Serves an index under the tag `multi` and opens it.
+async fn open_index(server: &MockServer, entries: &[Value]) -> Source {
+    let index = json!({"schemaVersion": 2, "manifests": entries});
+    let answer = ResponseTemplate::new(200).set_body_raw(index.to_string(), INDEX);
+    get("manifests/multi").respond_with(answer).mount(server).await;
+    let source = format!("{}/r:multi", server.address()).parse().unwrap();
+    Source::open(&source, &settings(), Some(Credentials::Anonymous)).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_index_goes_before_the_config() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    image.serve(&server).await;
+    let digest = Digest::of(&image.manifest);
+    let arm =
+        json!({"digest": digest, "size": 1, "platform": {"os": "linux", "architecture": "arm64"}});
+    let other = json!({"digest": Digest::of(b"other"), "size": 1, "platform": {"os": "linux", "architecture": "amd64"}});
+    let source = open_index(&server, &[arm, other]).await;
+    let cancel = CancellationToken::new();
+    let wanted: Platform = "linux/arm64".parse().unwrap();
+    let found = source.resolve(&wanted, &cancel).await.unwrap();
+    assert_eq!((found.manifest_digest, &found.platform), (digest, &wanted));
+    let told = "the index says linux/arm64, the image's config linux/amd64";
+    assert_eq!(found.warnings, [told.to_owned()]);
+    // The pinned one, whatever the platform.
+    let found = source.resolve_pinned(Some(digest), &amd64(), &cancel).await.unwrap();
+    assert_eq!(found.manifest_digest, digest);
+    // By its digest alone the image is what its config says, or what it is known to be.
+    let image = format!("{}/r@{digest}", server.address()).parse().unwrap();
+    let source = Source::open(&image, &settings(), Some(Credentials::Anonymous)).await.unwrap();
+    let error = source.resolve(&wanted, &cancel).await.unwrap_err();
+    assert!(matches!(error, OciError::NoSuchPlatform { .. }), "{error}");
+    source.resolve_pinned(Some(digest), &wanted, &cancel).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unreadable_entry_is_told_to_those_who_want_it() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    image.serve(&server).await;
+    let entry = |digest: String, architecture| json!({"digest": digest, "size": 1, "platform": {"os": "linux", "architecture": architecture}});
+    let sha512 = format!("sha512:{}", "0".repeat(128));
+    let right = Digest::of(&image.manifest).to_string();
+    let source = open_index(&server, &[entry(sha512, "arm64"), entry(right, "amd64")]).await;
+    resolve(&source).await.unwrap();
+    let wanted: Platform = "linux/arm64".parse().unwrap();
+    let error = source.resolve(&wanted, &CancellationToken::new()).await.unwrap_err().to_string();
+    assert!(error.contains("is broken: its index's entry for linux/arm64: \"sha512:"), "{error}");
 }
 
 #[tokio::test]
