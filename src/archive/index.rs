@@ -18,10 +18,11 @@ use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
 use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
-use crate::error::{blocking, io_error};
 use crate::fetch::{Budget, largest_first};
 use crate::gzip::DEFAULT_SPAN;
 use crate::layer::{LayerIndex, Limits, merge};
+use crate::local::blocking;
+use crate::local::io_error;
 use crate::oci::{LayerDescriptor, ReferenceForm, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 

@@ -57,7 +57,7 @@ impl NodePath {
     }
 
     /// The bytes of the path one up; `None` for `/`.
-    pub(super) fn parent_bytes(&self) -> Option<&[u8]> {
+    pub(crate) fn parent_bytes(&self) -> Option<&[u8]> {
         match self.0.iter().rposition(|b| *b == b'/') {
             _ if self.is_root() => None,
             slash => slash.map(|at| &self.0[..at.max(1)]),

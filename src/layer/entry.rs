@@ -123,6 +123,11 @@ pub struct Time {
     pub nanos: u32,
 }
 
+impl Time {
+    /// The beginning of 1970.
+    pub const EPOCH: Self = Self { seconds: 0, nanos: 0 };
+}
+
 const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";

@@ -303,7 +303,7 @@ mod tests {
             (r#"{"token":"T","access_token":""}"#, Some("T")),
             (r#"{"token":"T","access_token":"U"}"#, Some("T")),
             (r#"{"token":""}"#, None),
-            (r#"{}"#, None),
+            ("{}", None),
         ] {
             let read: TokenAnswer = serde_json::from_str(answer).unwrap();
             let read = read.token();

@@ -14,8 +14,8 @@ use rustix::io::{Errno, Result};
 use super::staging::{DIRECTORY, Staging};
 use crate::clip::node::{Attr, Node, NodeKind, NodePath, Special};
 use crate::content::ContentError;
-use crate::error::io_error;
 use crate::examples::Examples;
+use crate::local::io_error;
 
 /// Bits that make a program run as its owner or group.
 const SET_ID: u32 = 0o6000;
