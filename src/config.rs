@@ -13,7 +13,7 @@ use secrecy::SecretString;
 
 use crate::jobs::job::Fallback;
 use crate::layer::Limits;
-use crate::oci::{Credentials, Reference, ReferenceForm};
+use crate::oci::{OciSettings, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
@@ -23,6 +23,8 @@ mod error;
 mod layers;
 /// What layers may cost.
 mod limits;
+/// How registries are reached.
+mod registries;
 /// The key for credentials at rest.
 mod secret_key;
 /// The table of settings.
@@ -33,14 +35,15 @@ mod value;
 pub use crate::database::DatabaseSettings;
 pub use error::ConfigError;
 pub use limits::LimitsArgs;
+pub use registries::BuildRegistry;
 pub use secret_key::{InvalidSecretKey, SecretKey, SecretKeySource};
 pub use setting::SettingsArgs;
 
 use layers::Layers;
+use registries::{build_registry, oci};
 use setting::Setting;
 use value::{
-    absolute, between, bucket_name, database_url, endpoint, from_str, header_safe, registry_host,
-    secret, word,
+    absolute, between, bucket_name, database_url, endpoint, from_str, header_safe, secret, word,
 };
 
 /// Everything that can be set.
@@ -76,10 +79,8 @@ pub struct Config {
     pub fallback: Fallback,
     /// Where built and re-published images go.
     pub build_registry: BuildRegistry,
-    /// Registries that are spoken to without TLS, `host[:port]` in lower case.
-    pub insecure_hosts: Vec<String>,
-    /// Docker Hub user and password for pulls that bring no credentials.
-    pub docker_hub: Option<(String, SecretString)>,
+    /// How registries are reached.
+    pub oci: OciSettings,
     /// How archives name their image.
     pub reference_form: ReferenceForm,
     /// Plain bytes from one place in a layer where reading can begin to the next.
@@ -90,17 +91,6 @@ pub struct Config {
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
     pub log: LogSettings,
-}
-
-/// The repository that images of our own making are pushed to.
-#[derive(Debug, Clone)]
-pub struct BuildRegistry {
-    /// `host[:port]` in lower case.
-    pub host: String,
-    /// The repository.
-    pub repository: String,
-    /// How to log in; `None` leaves it to docker's config file.
-    pub credentials: Option<Credentials>,
 }
 
 impl Config {
@@ -127,6 +117,9 @@ impl Config {
             }
             (None, DatabaseSettings::Url(_)) => SecretKeySource::Absent,
         };
+        let build_registry = build_registry(layers)?;
+        let embedded = matches!(database, DatabaseSettings::Private { .. });
+        let oci = oci(layers, &build_registry, embedded)?;
         let config = Self {
             listen: layers.require(&setting::LISTEN, from_str)?,
             token: token(layers)?,
@@ -148,9 +141,8 @@ impl Config {
             store: store(layers, &data_dir)?,
             clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
             fallback: layers.require(&setting::FALLBACK, from_str)?,
-            build_registry: build_registry(layers)?,
-            insecure_hosts: insecure_hosts(layers)?,
-            docker_hub: docker_hub(layers)?,
+            build_registry,
+            oci,
             reference_form: layers.require(&setting::REFERENCE_FORM, from_str)?,
             span: layers.require(&setting::SPAN_MIB, |text| {
                 between(text, 1..=32).map(|mib: u64| mib << 20)
@@ -249,38 +241,6 @@ fn store(layers: &Layers<'_>, data_dir: &Path) -> Result<StoreSettings, ConfigEr
         keys,
         part_size,
     }))
-}
-
-fn docker_hub(layers: &Layers<'_>) -> Result<Option<(String, SecretString)>, ConfigError> {
-    let username = layers.parse(&setting::DOCKER_USERNAME, word)?;
-    let password = layers.parse(&setting::DOCKER_PASSWORD, secret)?;
-    both(username, &setting::DOCKER_USERNAME, password, &setting::DOCKER_PASSWORD)
-}
-
-fn build_registry(layers: &Layers<'_>) -> Result<BuildRegistry, ConfigError> {
-    let host = layers.require(&setting::BUILD_REGISTRY, registry_host)?;
-    let repository = layers.require(&setting::BUILD_REPOSITORY, |text| {
-        let whole: Option<Reference> = from_str(&format!("{host}/{text}"));
-        whole.filter(|whole| whole.repository() == text).map(|_| text.to_owned())
-    })?;
-    let credentials = layers.parse(&setting::BUILD_REGISTRY_CREDENTIALS, |text| {
-        Credentials::parse(text, &host).ok().flatten()
-    })?;
-    Ok(BuildRegistry { host, repository, credentials })
-}
-
-fn insecure_hosts(layers: &Layers<'_>) -> Result<Vec<String>, ConfigError> {
-    let listed = layers.parse(&setting::INSECURE_REGISTRIES, |text| {
-        text.split(',').map(|host| registry_host(host.trim())).collect::<Option<Vec<_>>>()
-    })?;
-    let build_registry = layers.require(&setting::BUILD_REGISTRY, registry_host)?;
-    let mut hosts = listed.unwrap_or_default();
-    if layers.require(&setting::BUILD_REGISTRY_INSECURE, from_str)? {
-        hosts.push(build_registry);
-    }
-    hosts.sort();
-    hosts.dedup();
-    Ok(hosts)
 }
 
 /// Two settings of which one is useless without the other.

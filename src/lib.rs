@@ -25,6 +25,8 @@ pub mod content;
 pub mod database;
 /// `Digest`: the name of a sequence of bytes.
 pub mod digest;
+/// Which addresses may be reached where somebody else says whom to ask.
+pub mod egress;
 /// The error policy, stated once.
 pub mod error;
 /// Many of a kind: the first few are named, the rest counted.

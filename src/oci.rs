@@ -26,13 +26,11 @@ mod range;
 mod reference;
 mod registry;
 mod session;
+mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
 mod unasked;
-
-use std::path::PathBuf;
-use std::time::Duration;
 
 pub use blob::{BlobStream, RangeStream};
 pub use config::ImageConfig;
@@ -46,35 +44,5 @@ pub use platform::{InvalidPlatform, Platform};
 pub use push::{Publisher, PushedBlob};
 pub use range::{Access, Ranges};
 pub use reference::{DOCKER_HUB, InvalidReference, Reference, normalise_registry};
+pub use settings::{AmbientCredentials, OciSettings, is_local};
 pub use source::{ResolvedImage, Source};
-
-use crate::retry::RetrySettings;
-
-/// How images are reached.
-#[derive(Debug, Clone)]
-pub struct OciSettings {
-    /// `host` or `host:port` of registries that are spoken to over plain HTTP, beside those whose
-    /// names say so (CONTRACT B.2).
-    pub insecure_hosts: Vec<String>,
-    /// Docker's configuration file with ambient credentials; `None` is where Docker keeps it.
-    pub docker_config: Option<PathBuf>,
-    /// For images on Docker Hub that come without credentials; they go before ambient ones
-    /// (CONTRACT F.5).
-    pub default_hub_credentials: Option<Credentials>,
-    /// How often and how fast to try again.
-    pub retry: RetrySettings,
-    /// The longest silence within an answer that is borne.
-    pub idle_timeout: Duration,
-}
-
-impl Default for OciSettings {
-    fn default() -> Self {
-        Self {
-            insecure_hosts: Vec::new(),
-            docker_config: None,
-            default_hub_credentials: None,
-            retry: RetrySettings::default(),
-            idle_timeout: Duration::from_mins(1),
-        }
-    }
-}

@@ -21,6 +21,7 @@ mod openapi;
 mod pack;
 mod push;
 mod queue;
+mod secrets;
 mod service;
 mod spans;
 mod store;

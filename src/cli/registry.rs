@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use crate::oci::{Credentials, ImageSource, OciSettings};
@@ -57,6 +57,10 @@ impl RegistryArgs {
                 )
             }
             None => match std::env::var("CLIPWRIGHT_CREDENTIALS") {
+                // A secret that did not arrive shall not turn into an anonymous request.
+                Ok(text) if text.trim().is_empty() => {
+                    bail!("CLIPWRIGHT_CREDENTIALS is set to nothing")
+                }
                 Ok(text) => (text, "CLIPWRIGHT_CREDENTIALS".to_owned()),
                 Err(_) => return Ok(None),
             },

@@ -19,7 +19,6 @@ use crate::jobs::migrate::Migrator;
 use crate::jobs::pull::Puller;
 use crate::jobs::queue::{Queue, Vault};
 use crate::jobs::worker::{WorkerPool, WorkerSettings};
-use crate::oci::{Credentials, OciSettings};
 use crate::store::ArchiveStore;
 use crate::{store, telemetry};
 
@@ -77,13 +76,6 @@ async fn run(
     let key = config.secret_key.load()?;
     let queue =
         Queue::new(database.pool().clone(), Vault::new(key)).with_max_attempts(config.max_attempts);
-    let oci = OciSettings {
-        insecure_hosts: config.insecure_hosts.clone(),
-        default_hub_credentials: config.docker_hub.as_ref().map(|(username, password)| {
-            Credentials::Basic { username: username.clone(), password: password.clone() }
-        }),
-        ..OciSettings::default()
-    };
     let index = IndexOptions {
         reference_form: config.reference_form,
         limits: config.limits,
@@ -94,7 +86,7 @@ async fn run(
     };
     let migrator = Arc::new(Migrator {
         store: store.clone(),
-        oci: oci.clone(),
+        oci: config.oci.clone(),
         pack: PackOptions { limits: config.limits, budget: index.budget.clone() },
         index: index.clone(),
         build_registry: config.build_registry.clone(),
@@ -102,7 +94,7 @@ async fn run(
     });
     let puller = Arc::new(Puller {
         store: store.clone(),
-        oci,
+        oci: config.oci.clone(),
         index,
         clip_version: config.clip_version,
         fallback: config.fallback,

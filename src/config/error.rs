@@ -78,6 +78,25 @@ pub enum ConfigError {
         /// The address.
         listen: SocketAddr,
     },
+    /// Credentials would be sent unencrypted through networks that are not ours.
+    #[error(
+        "the credentials of the build registry {host} would go over plain HTTP: use TLS, or set \
+         imageService.buildRegistryInsecure to true if that is meant"
+    )]
+    CredentialsInClear {
+        /// The registry.
+        host: String,
+    },
+    /// A secret is set to nothing.
+    #[error("{key} {source_name} is empty: expected {expected}, or that it is not set at all")]
+    Empty {
+        /// The key as it was written.
+        key: String,
+        /// Such as `in the environment`.
+        source_name: String,
+        /// What may stand there.
+        expected: &'static str,
+    },
     /// The key for credentials at rest can't be read or made.
     #[error("secret key file {}: {reason}", path.display())]
     SecretKeyFile {

@@ -81,6 +81,11 @@ fn bad_value(key: &str, source: &Source, setting: &Setting, text: Option<&str>) 
     }
 }
 
+fn empty(key: &str, source: &Source, setting: &Setting) -> ConfigError {
+    let (key, source_name) = (key.to_owned(), source.to_string());
+    ConfigError::Empty { key, source_name, expected: setting.expected }
+}
+
 /// Everything that the user said.
 pub(super) struct Layers<'a> {
     args: &'a SettingsArgs,
@@ -114,13 +119,17 @@ impl<'a> Layers<'a> {
         Self { args, env, documents: Vec::new() }
     }
 
-    /// An environment variable; an empty one is as good as none.
+    /// An environment variable; an empty one is as good as none, unless a secret should be there.
     pub(super) fn variable(
         &self,
         name: &str,
         setting: &Setting,
     ) -> Result<Option<String>, ConfigError> {
-        (self.env)(name)
+        let value = (self.env)(name);
+        if setting.secret && value.as_ref().is_some_and(|value| value.is_empty()) {
+            return Err(empty(name, &Source::Environment, setting));
+        }
+        value
             .filter(|value| !value.is_empty())
             .map(OsString::into_string)
             .transpose()
@@ -223,7 +232,8 @@ impl Document {
         Ok(())
     }
 
-    /// The value as text; null and the empty text are as good as nothing, as in beta9.
+    /// The value as text; null and the empty text are as good as nothing, as in beta9. A secret
+    /// among our own keys is not: beta9's stand empty in its defaults, ours stand nowhere.
     fn get(&self, setting: &Setting) -> Result<Option<String>, ConfigError> {
         if setting.file.is_empty() {
             return Ok(None);
@@ -255,18 +265,25 @@ impl Document {
                 .map(|item| scalar(item, setting))
                 .collect::<Option<Vec<_>>>()
                 .map(|items| items.join(",")),
-            Value::Null => return Ok(None),
+            Value::Null => Some(String::new()),
             // beta9's own defaults have such mappings with nothing in them.
             Value::Mapping(_) if setting.mapping && says_nothing(value) => return Ok(None),
             Value::Mapping(_) if setting.mapping => serde_json::to_string(value).ok(),
             value => scalar(value, setting),
         };
         match text {
+            Some(text) if text.is_empty() && setting.secret && is_ours(setting) => {
+                Err(empty(setting.file, &source, setting))
+            }
             Some(text) if text.is_empty() => Ok(None),
             Some(text) => Ok(Some(text)),
             None => Err(bad_value(setting.file, &source, setting, None)),
         }
     }
+}
+
+fn is_ours(setting: &Setting) -> bool {
+    setting.file.split('.').next() == Some(OUR_SECTION)
 }
 
 fn says_nothing(value: &Value) -> bool {

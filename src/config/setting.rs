@@ -18,7 +18,7 @@ pub(super) struct Setting {
     pub(super) default: Option<&'static str>,
     /// What its values look like, for errors and help.
     pub(super) expected: &'static str,
-    /// Never shown.
+    /// Never shown, and refused when it is set to nothing: that is a secret which did not arrive.
     pub(super) secret: bool,
     /// May be a mapping in the settings file; its text is JSON then.
     pub(super) mapping: bool,
@@ -160,7 +160,7 @@ settings! {
     }
     DOCKER_USERNAME {
         env: &["CLIPWRIGHT_DOCKER_USERNAME"], file: "imageService.registries.docker.username",
-        expected: "a user name", help: "Docker Hub user for pulls that bring no credentials",
+        secret: true, expected: "a user name, in quotes", help: "Docker Hub user for pulls that bring no credentials",
     }
     DOCKER_PASSWORD {
         env: &["CLIPWRIGHT_DOCKER_PASSWORD"], file: "imageService.registries.docker.password",
@@ -196,14 +196,26 @@ settings! {
         help: "How to log in to the build registry; without them docker's config file is asked",
     }
     BUILD_REGISTRY_INSECURE {
-        file: "imageService.buildRegistryInsecure", default: Some("true"),
-        expected: "true or false", help: "Whether the build registry is spoken to without TLS",
+        flag: "build-registry-insecure", env: &["CLIPWRIGHT_BUILD_REGISTRY_INSECURE"],
+        file: "imageService.buildRegistryInsecure", expected: "true or false",
+        help: "Whether the build registry is spoken to without TLS; by default its host's name decides",
     }
     INSECURE_REGISTRIES {
         flag: "insecure-registry", env: &["CLIPWRIGHT_INSECURE_REGISTRIES"],
         file: "clipwright.insecureRegistries", list: true,
         expected: "host or host:port, separated by commas",
         help: "Registry that is spoken to without TLS",
+    }
+    PRIVATE_ADDRESSES {
+        flag: "private-addresses", env: &["CLIPWRIGHT_PRIVATE_ADDRESSES"],
+        file: "clipwright.privateAddresses", expected: "true or false",
+        help: "Whether images may come from this machine and private networks; by default not where a database is set",
+    }
+    AMBIENT_CREDENTIALS {
+        flag: "ambient-credentials", env: &["CLIPWRIGHT_AMBIENT_CREDENTIALS"],
+        file: "clipwright.ambientCredentials", list: true,
+        expected: "all, none, or host or host:port, separated by commas",
+        help: "Registries for which jobs without credentials use the service's own; by default all, or docker.io alone where a database is set",
     }
     REFERENCE_FORM {
         flag: "reference-form", env: &["CLIPWRIGHT_REFERENCE_FORM"],

@@ -5,6 +5,8 @@ use clap::{Args as _, Command, FromArgMatches as _};
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::egress::Egress;
+use crate::oci::{AmbientCredentials, DOCKER_HUB};
 
 /// One run of the program: arguments, environment and settings file.
 #[derive(Default)]
@@ -49,7 +51,7 @@ impl Run {
 fn the_defaults_work() {
     let config = Run::default().load().unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-    assert!(config.token.is_none() && config.docker_hub.is_none());
+    assert!(config.token.is_none() && config.oci.default_hub_credentials.is_none());
     assert_eq!(config.data_dir, Path::new("/home/u/.local/share/clipwright"));
     let in_data_dir = |name| config.data_dir.join(name);
     assert!(matches!(&config.database,
@@ -63,7 +65,9 @@ fn the_defaults_work() {
     assert_eq!((config.layer_concurrency, config.layer_cache_bytes), (None, 1 << 30));
     assert!(config.layer_cache_in_store);
     assert_eq!(config.reference_form, ReferenceForm::Digest);
-    assert_eq!(config.insecure_hosts, ["registry.localhost:5000"]);
+    assert!(config.oci.is_plain("registry.localhost:5000") && !config.oci.is_plain("ghcr.io"));
+    assert_eq!(config.oci.egress, Egress::Private);
+    assert_eq!(config.oci.ambient, AmbientCredentials::All);
 
     let config = Run::default().env("XDG_DATA_HOME", "/xdg").load().unwrap();
     assert_eq!(config.data_dir, Path::new("/xdg/clipwright"));
@@ -129,9 +133,13 @@ clipwright:
     assert_eq!((s3.force_path_style, s3.part_size), (true, 16 << 20));
     assert_eq!(s3.keys.as_ref().unwrap().1.expose_secret(), "visible-secret");
     assert_eq!((config.clip_version, config.poll_interval.as_millis()), (1, 250));
-    assert_eq!(config.insecure_hosts, ["cache:80", "localhost:5001"]);
+    assert_eq!(config.oci.insecure_hosts, ["cache:80", "localhost:5001"]);
+    assert_eq!(config.oci.secure_hosts, ["registry.example.com"]);
+    assert_eq!(config.oci.own_hosts, ["cache:80", "localhost:5001", "registry.example.com"]);
+    assert_eq!(config.oci.egress, Egress::Public);
+    assert_eq!(config.oci.ambient, AmbientCredentials::Of(vec![DOCKER_HUB.to_owned()]));
     assert_eq!(config.reference_form, ReferenceForm::TagAndDigest);
-    assert!(config.docker_hub.is_none());
+    assert!(config.oci.default_hub_credentials.is_none());
     assert!(matches!(config.secret_key, SecretKeySource::Absent));
     assert!(!format!("{config:?}").contains("visible"));
 
@@ -216,9 +224,92 @@ fn settings_that_need_each_other() {
     let error = Run::default().env("CLIPWRIGHT_DOCKER_PASSWORD", "p").error();
     assert!(error.starts_with("imageService.registries.docker.username is not set"), "{error}");
     let run = Run::default()
-        .env("CLIPWRIGHT_DOCKER_USERNAME", "u")
+        .env("CLIPWRIGHT_DOCKER_USERNAME", "visible")
         .env("CLIPWRIGHT_DOCKER_PASSWORD", "p");
-    assert_eq!(run.load().unwrap().docker_hub.unwrap().0, "u");
+    let config = run.load().unwrap();
+    assert!(config.oci.default_hub_credentials.is_some());
+    assert!(!format!("{config:?}").contains("visible"));
+}
+
+/// A secret that did not arrive must not look like none that was wanted.
+#[test]
+fn secrets_set_to_nothing_are_refused() {
+    let secrets = setting::ALL.iter().filter(|setting| setting.secret);
+    for setting in secrets {
+        for name in setting.env {
+            let error = Run::default().env(name, "").error();
+            assert!(error.starts_with(&format!("{name} in the environment is empty")), "{error}");
+        }
+        let Some(key) = setting.file.strip_prefix("clipwright.") else { continue };
+        for nothing in ["''", "", "null", "~"] {
+            let error = Run::default().file(&format!("clipwright: {{{key}: {nothing}}}")).error();
+            let wanted = format!("{} in settings file", setting.file);
+            assert!(error.starts_with(&wanted) && error.contains("is empty"), "{error}");
+        }
+    }
+    let blank = Run::default().env("CLIPWRIGHT_DOCKER_PASSWORD", " ").error();
+    assert!(blank.contains("CLIPWRIGHT_DOCKER_PASSWORD in the environment: expected"), "{blank}");
+    // beta9's own keys stand empty in its defaults.
+    let text = "imageService: {registries: {s3: {accessKey: '', secretKey: null}}}";
+    assert!(Run::default().file(text).load().is_ok());
+}
+
+#[test]
+fn the_build_registry_is_insecure_by_its_name_or_by_word() {
+    let run = |host: &str| Run::default().env("CLIPWRIGHT_BUILD_REGISTRY", host);
+    let plain = |run: &Run, host: &str| run.load().unwrap().oci.is_plain(host);
+    for (host, by_name) in [("ghcr.io", false), ("h:5000", false), ("localhost:5000", true)] {
+        assert_eq!(plain(&run(host), host), by_name, "{host}");
+        for word in ["true", "false"] {
+            let written = run(host).env("CLIPWRIGHT_BUILD_REGISTRY_INSECURE", word);
+            assert_eq!(plain(&written, host), word == "true", "{host}");
+            let written = run(host).args(&["--build-registry-insecure", word]);
+            assert_eq!(plain(&written, host), word == "true", "{host}");
+            let written =
+                run(host).file(&format!("imageService: {{buildRegistryInsecure: {word}}}"));
+            assert_eq!(plain(&written, host), word == "true", "{host}");
+        }
+    }
+}
+
+#[test]
+fn credentials_go_in_the_clear_only_where_that_is_written_out() {
+    let run = |host: &str| {
+        Run::default()
+            .env("CLIPWRIGHT_BUILD_REGISTRY", host)
+            .env("CLIPWRIGHT_BUILD_REGISTRY_CREDENTIALS", "me:visible")
+    };
+    assert!(!run("ghcr.io").load().unwrap().oci.is_plain("ghcr.io"));
+    let listed = run("ghcr.io").args(&["--insecure-registry", "ghcr.io"]);
+    let error = listed.error();
+    assert!(error.contains("ghcr.io would go over plain HTTP"), "{error}");
+    assert!(!error.contains("visible"), "{error}");
+    let written = listed.env("CLIPWRIGHT_BUILD_REGISTRY_INSECURE", "true");
+    assert!(written.load().unwrap().oci.is_plain("ghcr.io"));
+    for local in ["registry.localhost:5000", "127.0.0.1:5000", "10.0.0.1:5000"] {
+        assert!(run(local).load().unwrap().oci.is_plain(local), "{local}");
+    }
+}
+
+#[test]
+fn what_jobs_may_reach_and_as_whom() {
+    let database = |run: Run| run.env("DATABASE_URL", "postgres://db/x");
+    for (word, egress) in [("true", Egress::Private), ("false", Egress::Public)] {
+        for run in [Run::default(), database(Run::default())] {
+            let run = run.env("CLIPWRIGHT_PRIVATE_ADDRESSES", word);
+            assert_eq!(run.load().unwrap().oci.egress, egress);
+        }
+    }
+    let of =
+        |hosts: &[&str]| AmbientCredentials::Of(hosts.iter().map(|h| (*h).to_owned()).collect());
+    for (text, ambient) in [
+        ("all", AmbientCredentials::All),
+        ("none", of(&[])),
+        ("docker.io, GHCR.io", of(&[DOCKER_HUB, "ghcr.io"])),
+    ] {
+        let run = database(Run::default()).args(&["--ambient-credentials", text]);
+        assert_eq!(run.load().unwrap().oci.ambient, ambient);
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(super) fn word(text: &str) -> Option<String> {
 }
 
 pub(super) fn secret(text: &str) -> Option<SecretString> {
-    Some(text).filter(|text| !text.is_empty()).map(SecretString::from)
+    Some(text).filter(|text| !text.trim().is_empty()).map(SecretString::from)
 }
 
 pub(super) fn header_safe(text: &str) -> Option<SecretString> {

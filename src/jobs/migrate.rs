@@ -17,6 +17,7 @@ use super::job::{ArchiveObject, EventKind, ImageId, JobError, JobResult, Migrate
 use super::progress::JobProgress;
 use super::worker::EventSink;
 use crate::archive::{IndexOptions, PackOptions, Summary};
+use crate::clip::storage_info::StorageInfo;
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
 use crate::oci::{Credentials, InvalidCredentials, OciSettings};
@@ -292,7 +293,8 @@ impl Run<'_> {
             tag: id.as_str(),
             credentials: registry.credentials.clone(),
         };
-        let made = to_v2(&v1, &destination, &migrator.oci, &migrator.index, progress, cancel);
+        let operator = migrator.oci.of_operator();
+        let made = to_v2(&v1, &destination, &operator, &migrator.index, progress, cancel);
         let MadeV2 { image, indexed, compared } = made.await?;
         let scratch = tempfile::tempdir_in(&migrator.scratch).map_err(self.no_scratch())?;
         let file = scratch.path().join("archive");
@@ -443,7 +445,11 @@ impl Run<'_> {
                 None => Ok(None),
             }
         };
-        V2::open(stored, &self.migrator.oci, credentials, self.cancel).await
+        let oci = &self.migrator.oci;
+        let is_ours = matches!(&stored.archive.storage,
+            StorageInfo::Oci(image) if image.registry_url == registry.host);
+        let oci = if is_ours { &oci.of_operator() } else { oci };
+        V2::open(stored, oci, credentials, self.cancel).await
     }
 
     /// What is known of the image, said of another archive of the same.

@@ -79,7 +79,7 @@ impl Authenticator {
     pub(super) fn identity(&self) -> String {
         match &self.credentials {
             Credentials::Anonymous => "an anonymous client".to_owned(),
-            Credentials::Basic { username, .. } => format!("user {username:?}"),
+            Credentials::Basic { .. } => "the given user".to_owned(),
             Credentials::IdentityToken(_) => "the given identity token".to_owned(),
             Credentials::RegistryToken(_) => "the given registry token".to_owned(),
         }
@@ -163,7 +163,7 @@ impl Authenticator {
             endpoint.unexpected(what, "the address of its token service is not valid".to_owned())
         })?;
         let anonymous = matches!(self.credentials, Credentials::Anonymous);
-        if !anonymous && endpoint.is_https() && url.scheme() != "https" {
+        if !anonymous && !endpoint.may_learn_secrets(&url) {
             return Err(endpoint.unexpected(
                 what,
                 "its token service is not reached over https, so it gets no credentials".to_owned(),
@@ -210,6 +210,25 @@ impl Authenticator {
         }
     }
 
+    /// What the registry said, without any part of the credentials that it may have quoted.
+    pub(super) async fn without_secrets(&self, words: String) -> String {
+        let clear = |secret: &SecretString| secret.expose_secret().to_owned();
+        let mut secrets = match &self.credentials {
+            Credentials::Anonymous => Vec::new(),
+            Credentials::Basic { username, password } => {
+                let encoded = STANDARD.encode(pair(username, password));
+                vec![encoded, clear(password), clear(username)]
+            }
+            Credentials::IdentityToken(token) | Credentials::RegistryToken(token) => {
+                vec![clear(token)]
+            }
+        };
+        let current = self.current.lock().await.header.clone();
+        let current = current.as_ref().and_then(|header| header.to_str().ok()?.split_once(' '));
+        secrets.extend(current.map(|(_, token)| token.to_owned()));
+        secrets.iter().fold(words, |words, secret| hide(&words, secret))
+    }
+
     pub(super) fn refused(&self, endpoint: &Endpoint, reason: &str) -> OciError {
         OciError::Unauthorized {
             repository: endpoint.name(),
@@ -239,11 +258,30 @@ fn demand(headers: &HeaderMap) -> Option<Demand> {
 
 fn basic(
     endpoint: &Endpoint,
-    username: &str,
+    username: &SecretString,
     password: &SecretString,
 ) -> Result<HeaderValue, OciError> {
-    let pair = STANDARD.encode(format!("{username}:{}", password.expose_secret()));
+    let pair = STANDARD.encode(pair(username, password));
     sensitive(endpoint, format!("Basic {pair}"))
+}
+
+/// `words` without `secret`; a short one is only looked for as a word, lest every `a` go.
+fn hide(words: &str, secret: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = words;
+    while let Some(at) = rest.find(secret).filter(|_| !secret.is_empty()) {
+        let (before, behind) = (&rest[..at], &rest[at + secret.len()..]);
+        let inside =
+            before.ends_with(char::is_alphanumeric) || behind.starts_with(char::is_alphanumeric);
+        shown.push_str(before);
+        shown.push_str(if inside && secret.len() < 8 { secret } else { "[...]" });
+        rest = behind;
+    }
+    shown + rest
+}
+
+fn pair(username: &SecretString, password: &SecretString) -> String {
+    format!("{}:{}", username.expose_secret(), password.expose_secret())
 }
 
 fn bearer(endpoint: &Endpoint, token: &SecretString) -> Result<HeaderValue, OciError> {
@@ -291,6 +329,19 @@ mod tests {
         assert_eq!(asked(&["Negotiate abc=="]), None);
         assert_eq!(asked(&[r#"Bearer service="s""#]), None);
         assert_eq!(asked(&[]), None);
+    }
+
+    #[test]
+    fn secrets_are_hidden_wherever_they_stand() {
+        for (words, secret, shown) in [
+            ("no: hunter2pass!", "hunter2pass", "no: [...]!"),
+            ("xhunter2passx hunter2pass", "hunter2pass", "x[...]x [...]"),
+            ("me, not the name of me", "me", "[...], not the name of [...]"),
+            ("nothing", "hunter2", "nothing"),
+            ("nothing", "", "nothing"),
+        ] {
+            assert_eq!(hide(words, secret), shown);
+        }
     }
 
     #[test]

@@ -104,9 +104,9 @@ mod tests {
             r#"BEARER Realm="https://a/t?x=y" SERVICE="s, x""#,
             r#"Bearer realm="https://a/t?x=y";service="s, x""#,
             r#"Bearer realm = "https://a/t?x=y" ; service = "s, x";"#,
-            "Bearer realm='https://a/t?x=y', service='s, x'",
+            r"Bearer realm='https://a/t?x=y', service='s, x'",
             r#"Bearer realm=https://a/t?x=y, service="s, x""#,
-            "Bearer realm=https://a/t?x=y service='s, x'",
+            r"Bearer realm=https://a/t?x=y service='s, x'",
             "Bearer\trealm=https://a/t?x=y;\tservice=\"s, x\"",
             r#", Bearer ,realm="https://a/t?x=y",,service="s, x","#,
             r#"Bearer realm="https://a/t?x=y",service="s, x"#,
@@ -175,11 +175,12 @@ mod tests {
                 let bare = !value.is_empty()
                     && !value.starts_with(['"', '\''])
                     && !value.contains([' ', ',', ';']);
-                header += &match quote {
+                let parameter = match quote {
                     0 if bare => format!("{key}={value}"),
                     1 if !value.contains('\'') => format!("{key}='{value}'"),
                     _ => format!("{key}=\"{}\"", value.replace('\\', r"\\").replace('"', "\\\"")),
                 };
+                header += &parameter;
             }
         }
         header

@@ -19,8 +19,8 @@ pub enum Credentials {
     Anonymous,
     /// By user name and password (or a token in a password's place).
     Basic {
-        /// User name.
-        username: String,
+        /// User name; some are tokens.
+        username: SecretString,
         /// Password.
         password: SecretString,
     },
@@ -141,7 +141,7 @@ impl Credentials {
 
     /// A user name and a password.
     pub fn basic(username: &str, password: &str) -> Self {
-        Self::Basic { username: username.to_owned(), password: SecretString::from(password) }
+        Self::Basic { username: username.into(), password: password.into() }
     }
 
     /// The kind is detected from the keys and the host (CONTRACT F.2, F.3): tokens of the host
@@ -234,10 +234,12 @@ fn flat(json: &serde_json::Value) -> BTreeMap<String, String> {
     keys
 }
 
-/// The normalised host in `https://host/v1/`, `host/` or `host`.
+/// The normalised host in `https://host/v1/`, `host/` or `host`. What stands before an `@` is no part
+/// of it: it may be a password.
 pub(super) fn host_of(address: &str) -> String {
     let address = address.trim();
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
     normalise_registry(rest.split('/').next().unwrap_or_default())
 }
 
@@ -251,7 +253,7 @@ mod tests {
     fn pair(text: &str, registry: &str) -> Option<(String, String)> {
         match Credentials::parse(text, registry).unwrap()? {
             Credentials::Basic { username, password } => {
-                Some((username, password.expose_secret().to_owned()))
+                Some((username.expose_secret().to_owned(), password.expose_secret().to_owned()))
             }
             other => panic!("{other:?}"),
         }
@@ -360,8 +362,20 @@ mod tests {
 
     #[test]
     fn secrets_do_not_print() {
-        let credentials = Credentials::parse("me:hunter2", "h").unwrap().unwrap();
-        assert!(!format!("{credentials:?}").contains("hunter2"));
+        for (text, registry) in [
+            ("visible:visible", "h"),
+            (r#"{"GITHUB_TOKEN":"visible"}"#, "ghcr.io"),
+            (r#"{"NGC_API_KEY":"visible"}"#, "nvcr.io"),
+            (r#"{"type":"basic","credentials":{"USERNAME":"visible","PASSWORD":"visible"}}"#, "h"),
+        ] {
+            let credentials = Credentials::parse(text, registry).unwrap().unwrap();
+            assert!(!format!("{credentials:?}").contains("visible"));
+        }
+        let text =
+            r#"{"registry":"https://me:visible@h","credentials":{"USERNAME":"u","PASSWORD":"p"}}"#;
+        let error = refused(text, "other");
+        assert!(!format!("{error} {error:?}").contains("visible"), "{error}");
+        assert!(Credentials::parse(text, "h").is_ok());
         let error = refused(r#"{"PASSWORD":"hunter2"}"#, "h");
         assert!(!format!("{error} {error:?}").contains("hunter2"));
     }

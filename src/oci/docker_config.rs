@@ -135,7 +135,7 @@ mod tests {
     async fn user(json: &str, registry: &str) -> Option<String> {
         match found(json, registry).await.unwrap()? {
             Credentials::Basic { username, password } => {
-                Some(format!("{username}:{}", password.expose_secret()))
+                Some(format!("{}:{}", username.expose_secret(), password.expose_secret()))
             }
             other => panic!("{other:?}"),
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::egress::AddressRefused;
 use crate::error::{Classify, Fault};
 use crate::oci::credentials::InvalidCredentials;
 use crate::oci::reference::InvalidReference;
@@ -45,7 +46,7 @@ pub enum OciError {
     Unauthorized {
         /// Registry and repository.
         repository: String,
-        /// Who asked: an anonymous client, or a user's name.
+        /// Who asked: an anonymous client, or with what kind of credentials.
         identity: String,
         /// The registry's own words, cut short.
         reason: String,
@@ -164,6 +165,14 @@ pub enum OciError {
         /// How long it wants to be left alone.
         retry_after: Option<Duration>,
     },
+    /// The registry, or what it points to, is where requests may not go.
+    #[error("{repository}: {refused}")]
+    OutOfReach {
+        /// Registry and repository.
+        repository: String,
+        /// Which host it was.
+        refused: AddressRefused,
+    },
     /// The registry gave an answer that the distribution specification doesn't foresee.
     #[error("{repository} gave an unexpected answer ({what}): {reason}")]
     Unexpected {
@@ -232,6 +241,7 @@ impl Classify for OciError {
             | Self::TooLarge { .. }
             | Self::UnsupportedManifest { .. }
             | Self::BrokenImage { .. }
+            | Self::OutOfReach { .. }
             | Self::Layout { .. }
             | Self::Cancelled => Fault::User,
             Self::DigestMismatch { .. }
@@ -267,6 +277,7 @@ impl Classify for OciError {
             Self::BrokenImage { .. } => "broken_image",
             Self::RateLimited { .. } => "registry_rate_limited",
             Self::Unavailable { .. } => "registry_unavailable",
+            Self::OutOfReach { .. } => "address_refused",
             Self::Unexpected { .. } => "registry_unexpected_answer",
             Self::UploadLost { .. } => "upload_broken",
             Self::Layout { .. } => "invalid_layout",

@@ -1,7 +1,6 @@
 //! HTTP as far as a registry needs it: where to send requests, and what answers mean before
 //! anybody looks at their content. Knows nothing of images or tokens.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,8 +10,10 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
+use crate::egress::{AddressRefused, Egress};
 use crate::oci::error::OciError;
 use crate::oci::reference::DOCKER_HUB;
+use crate::oci::settings::{OciSettings, host_name, is_local, is_loopback};
 
 /// Where Docker Hub's API is served, whatever its images are called.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
@@ -26,6 +27,7 @@ const MAX_ERROR_BODY: u64 = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) http: Client,
+    egress: Egress,
     scheme: &'static str,
     registry: String,
     pub(super) repository: String,
@@ -37,23 +39,26 @@ impl Endpoint {
     pub(super) fn new(
         registry: &str,
         repository: &str,
-        insecure_hosts: &[String],
+        settings: &OciSettings,
         idle: Duration,
     ) -> Result<Self, OciError> {
         // Fails when a provider is installed already, which is just as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = Client::builder()
+        let egress = settings.egress_for(registry);
+        let mut http = egress
+            .guard(Client::builder())
             .user_agent(concat!("clipwright/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(idle)
-            .redirect(Policy::custom(follow));
+            .redirect(Policy::custom(move |attempt| follow(egress, attempt)));
         if is_loopback(host_name(registry)) {
             http = http.no_proxy();
         }
         let http = http.build().map_err(|error| OciError::Client { reason: describe(error) })?;
         Ok(Self {
             http,
-            scheme: scheme(registry, insecure_hosts),
+            egress,
+            scheme: if settings.is_plain(registry) { "http" } else { "https" },
             registry: registry.to_owned(),
             repository: repository.to_owned(),
         })
@@ -84,13 +89,33 @@ impl Endpoint {
         Url::parse(&self.url("")).is_ok_and(|own| own.origin() == url.origin())
     }
 
+    /// Whether credentials may be sent to an address that the registry names: not in the clear,
+    /// but to the registry itself or within this machine and its network.
+    pub(super) fn may_learn_secrets(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        let own = Url::parse(&self.url("")).is_ok_and(|own| own.host_str() == Some(host));
+        url.scheme() == "https" || !self.is_https() && (own || is_local(host))
+    }
+
     /// Sends a request; the status of the answer is the caller's to judge.
     pub(super) async fn send(
         &self,
         request: RequestBuilder,
         what: &str,
     ) -> Result<Response, OciError> {
-        request.send().await.map_err(|error| self.unavailable(what, describe(error), None))
+        let (http, request) = request.build_split();
+        let sent = async {
+            let request = request?;
+            self.egress.check(request.url()).map_err(Failure::Refused)?;
+            Ok(http.execute(request).await?)
+        };
+        sent.await.map_err(|failure| match failure {
+            Failure::Refused(refused) => self.out_of_reach(refused),
+            Failure::Http(error) => match AddressRefused::within(&error) {
+                Some(refused) => self.out_of_reach(refused.clone()),
+                None => self.unavailable(what, describe(error), None),
+            },
+        })
     }
 
     /// Refuses answers after which trying again can help: 408, 429 and 5xx.
@@ -108,6 +133,10 @@ impl Endpoint {
         } else {
             Ok(())
         }
+    }
+
+    fn out_of_reach(&self, refused: AddressRefused) -> OciError {
+        OciError::OutOfReach { repository: self.name(), refused }
     }
 
     pub(super) fn unavailable(
@@ -129,9 +158,24 @@ impl Endpoint {
     }
 }
 
+/// Why a request brought no answer.
+enum Failure {
+    Refused(AddressRefused),
+    Http(reqwest::Error),
+}
+
+impl From<reqwest::Error> for Failure {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Http(error)
+    }
+}
+
 /// Follows redirects, to other hosts without the `Authorization` header (reqwest drops it), but
-/// never from https to http.
-fn follow(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+/// never from https to http, and never to where requests may not go.
+fn follow(egress: Egress, attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    if let Err(refused) = egress.check(attempt.url()) {
+        return attempt.error(refused);
+    }
     let downgrade = attempt.url().scheme() != "https"
         && attempt.previous().last().is_some_and(|previous| previous.scheme() == "https");
     if downgrade {
@@ -207,67 +251,14 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some((date.with_timezone(&Utc) - Utc::now()).to_std().unwrap_or_default())
 }
 
-/// `http` or `https`, by the host's name alone as go-containerregistry does (CONTRACT B.2), and
-/// by the settings' list of `host` or `host:port`.
-fn scheme(registry: &str, insecure_hosts: &[String]) -> &'static str {
-    let host = host_name(registry);
-    let local = host == "localhost"
-        || [".localhost", ".local"].iter().any(|suffix| host.ends_with(suffix))
-        || is_loopback(host)
-        || host.parse().is_ok_and(|address: Ipv4Addr| address.is_private());
-    let listed = insecure_hosts
-        .iter()
-        .any(|entry| entry.eq_ignore_ascii_case(registry) || entry.eq_ignore_ascii_case(host));
-    if local || listed { "http" } else { "https" }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
-        || host.parse().is_ok_and(|address: Ipv6Addr| address.is_loopback())
-}
-
-/// `host[:port]` without the port, `[v6]:port` without brackets and port.
-fn host_name(registry: &str) -> &str {
-    match registry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => registry.split(':').next().unwrap_or_default(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn scheme_by_name() {
-        for http in [
-            "localhost",
-            "localhost:5000",
-            "127.0.0.1:5000",
-            "127.1.2.3",
-            "[::1]:5000",
-            "registry.localhost:5000",
-            "nas.local",
-            "10.0.0.1",
-            "192.168.1.1:80",
-            "172.16.0.1",
-            "Listed.example:5000",
-            "bare.example:1",
-        ] {
-            let listed = ["listed.example:5000".to_owned(), "bare.example".to_owned()];
-            assert_eq!(scheme(http, &listed), "http", "{http}");
-        }
-        for https in
-            ["index.docker.io", "ghcr.io", "localhost.evil.com", "1.2.3.4", "172.32.0.1", "local"]
-        {
-            assert_eq!(scheme(https, &[]), "https", "{https}");
-        }
-    }
-
-    #[test]
     fn docker_hub_has_its_own_api_host() {
-        let endpoint = Endpoint::new(DOCKER_HUB, "library/a", &[], Duration::from_secs(1)).unwrap();
+        let (settings, idle) = (OciSettings::default(), Duration::from_secs(1));
+        let endpoint = Endpoint::new(DOCKER_HUB, "library/a", &settings, idle).unwrap();
         assert_eq!(endpoint.url("x"), "https://registry-1.docker.io/v2/x");
         assert_eq!(endpoint.name(), "index.docker.io/library/a");
     }

@@ -17,12 +17,12 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
-use crate::oci::OciSettings;
 use crate::oci::credentials::Credentials;
 use crate::oci::error::OciError;
 use crate::oci::http::Endpoint;
 use crate::oci::registry::{CONTENT_DIGEST, Registry};
 use crate::oci::session::{Session, text};
+use crate::oci::settings::OciSettings;
 use crate::retry::{Retryable, retry};
 
 /// The upload of one blob.
@@ -63,7 +63,7 @@ impl Publisher {
         credentials: Option<Credentials>,
     ) -> Result<Self, OciError> {
         let idle = settings.idle_timeout.max(PATIENCE);
-        let endpoint = Endpoint::new(registry, repository, &settings.insecure_hosts, idle)?;
+        let endpoint = Endpoint::new(registry, repository, settings, idle)?;
         let mount_from = mount_from.filter(|from| *from != repository).map(str::to_owned);
         let scopes = std::iter::once(format!("repository:{repository}:pull,push"))
             .chain(mount_from.iter().map(|from| format!("repository:{from}:pull")))

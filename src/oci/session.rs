@@ -5,13 +5,13 @@
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
-use crate::oci::OciSettings;
 use crate::oci::auth::Authenticator;
 use crate::oci::credentials::Credentials;
 use crate::oci::docker_config;
 use crate::oci::error::OciError;
 use crate::oci::http::{API_ROOT, Endpoint, refusal};
 use crate::oci::reference::DOCKER_HUB;
+use crate::oci::settings::OciSettings;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -23,8 +23,8 @@ impl Session {
     /// Prepares access; nothing is asked of the registry yet. `scopes` are those of the
     /// distribution project's token protocol.
     ///
-    /// `credentials` of `None` means those of the surroundings: for Docker Hub the settings' own,
-    /// then Docker's configuration file, then none.
+    /// `credentials` of `None` means those of the surroundings, if the settings allow that: for
+    /// Docker Hub the settings' own, then Docker's configuration file, then none.
     pub(super) async fn open(
         endpoint: Endpoint,
         scopes: Vec<String>,
@@ -32,13 +32,16 @@ impl Session {
         credentials: Option<Credentials>,
     ) -> Result<Self, OciError> {
         let registry = endpoint.registry();
-        let hub = settings.default_hub_credentials.clone();
-        let credentials = match credentials.or(hub.filter(|_| registry == DOCKER_HUB)) {
-            Some(credentials) => credentials,
-            None => docker_config::look_up(settings.docker_config.as_deref(), registry)
-                .await?
-                .unwrap_or(Credentials::Anonymous),
+        let hub = settings.default_hub_credentials.as_ref().filter(|_| registry == DOCKER_HUB);
+        let credentials = match (credentials, hub) {
+            (Some(credentials), _) => Some(credentials),
+            (None, _) if !settings.ambient.are_for(registry) => None,
+            (None, Some(hub)) => Some(hub.clone()),
+            (None, None) => {
+                docker_config::look_up(settings.docker_config.as_deref(), registry).await?
+            }
         };
+        let credentials = credentials.unwrap_or(Credentials::Anonymous);
         Ok(Self { endpoint, auth: Authenticator::new(credentials, scopes) })
     }
 
@@ -87,14 +90,16 @@ impl Session {
                 return Err(endpoint.unavailable(what, reason, None));
             }
         } else if refused {
-            return Err(self.auth.refused(endpoint, &refusal(answer, endpoint).await));
+            let words = self.auth.without_secrets(refusal(answer, endpoint).await).await;
+            return Err(self.auth.refused(endpoint, &words));
         }
         Ok(answer)
     }
 
     /// The error for an answer that the specification doesn't foresee.
     pub(super) async fn unexpected(&self, what: &str, answer: Response) -> OciError {
-        self.endpoint.unexpected(what, refusal(answer, &self.endpoint).await)
+        let words = self.auth.without_secrets(refusal(answer, &self.endpoint).await).await;
+        self.endpoint.unexpected(what, words)
     }
 }
 

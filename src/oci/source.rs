@@ -8,7 +8,6 @@ use futures_util::TryStreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
-use crate::oci::OciSettings;
 use crate::oci::blob::{BlobStream, RangeStream};
 use crate::oci::config::ImageConfig;
 use crate::oci::credentials::Credentials;
@@ -28,6 +27,7 @@ use crate::oci::range::{Access, Ranges};
 use crate::oci::reference::Reference;
 use crate::oci::registry::Registry;
 use crate::oci::session::Session;
+use crate::oci::settings::OciSettings;
 
 /// How deep indexes may be nested.
 const MAX_DEPTH: usize = 4;
@@ -102,7 +102,7 @@ impl Source {
                 let endpoint = Endpoint::new(
                     reference.registry(),
                     repository,
-                    &settings.insecure_hosts,
+                    settings,
                     settings.idle_timeout,
                 )?;
                 let scopes = vec![format!("repository:{repository}:pull")];

@@ -2,6 +2,7 @@
 
 mod auth;
 mod detours;
+mod egress;
 mod faults;
 mod layout;
 mod push;

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,6 +35,7 @@ pub(crate) struct Service {
     data: TempDir,
     settings: Settings,
     http: reqwest::Client,
+    log: Option<JoinHandle<String>>,
 }
 
 impl Service {
@@ -45,14 +47,30 @@ impl Service {
         // reqwest is built without one; nothing here speaks TLS, but it asks all the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let (process, url) = spawn(data.path(), &settings).await;
-        Self { process, url, data, settings, http }
+        let (process, url, log) = spawn(data.path(), &settings).await;
+        Self { process, url, data, settings, http, log: Some(log) }
     }
 
     /// Ends the process as a crash would, and starts another on the same data.
     pub(crate) async fn crash_and_restart(&mut self) {
         self.crash();
-        (self.process, self.url) = spawn(self.data.path(), &self.settings).await;
+        let (process, url, log) = spawn(self.data.path(), &self.settings).await;
+        (self.process, self.url, self.log) = (process, url, Some(log));
+    }
+
+    /// Stops it: what it has logged, and where its data is.
+    pub(crate) fn stop(&mut self) -> (String, &Path) {
+        self.terminate();
+        (self.log.take().unwrap().join().unwrap(), self.data.path())
+    }
+
+    fn terminate(&mut self) {
+        if matches!(self.process.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.process.wait();
     }
 
     /// Ends the process as a crash would.
@@ -192,16 +210,11 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        if matches!(self.process.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.process.wait();
+        self.terminate();
     }
 }
 
-async fn spawn(data: &Path, settings: &Settings) -> (Child, String) {
+async fn spawn(data: &Path, settings: &Settings) -> (Child, String, JoinHandle<String>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clipwright"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -210,8 +223,9 @@ async fn spawn(data: &Path, settings: &Settings) -> (Child, String) {
         }
     }
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "info", "--data-dir"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data)
+        .env("RUST_LOG", "info")
         .args(&settings.arguments)
         .envs(settings.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
@@ -239,5 +253,5 @@ async fn spawn(data: &Path, settings: &Settings) -> (Child, String) {
         let _ = process.wait();
         panic!("the service did not start: {}", logged.join().unwrap());
     };
-    (process, url.to_owned())
+    (process, url.to_owned(), logged)
 }

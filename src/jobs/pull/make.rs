@@ -146,13 +146,13 @@ impl Making<'_> {
     async fn republish(&self, found: &Found) -> Result<Found, PullError> {
         let Found { source, image } = found;
         let (puller, cancel) = (self.puller, self.cancel);
-        let registry = &puller.build_registry;
+        let (registry, operator) = (&puller.build_registry, puller.oci.of_operator());
         let same = image.reference.registry == registry.host;
         let publisher = Publisher::open(
             &registry.host,
             &registry.repository,
             same.then_some(image.reference.repository.as_str()),
-            &puller.oci,
+            &operator,
             registry.credentials.clone(),
         )
         .await?;
@@ -172,7 +172,7 @@ impl Making<'_> {
         });
         let (manifest, credentials) = (reference.digest(), registry.credentials.clone());
         let source =
-            Source::open(&ImageSource::Registry(reference), &puller.oci, credentials).await?;
+            Source::open(&ImageSource::Registry(reference), &operator, credentials).await?;
         let copy = source.resolve_pinned(manifest, &image.platform, cancel).await?;
         // What the index said of it, and what was odd about it, is not in the copy.
         let ResolvedImage { platform, warnings, .. } = image.clone();

@@ -37,7 +37,7 @@ where
 {
     let silence = || silent(action, patience);
     let never = CancellationToken::new();
-    retry_within(patience, &TRY_AGAIN, &never, silence, || away(call())).await?
+    retry_within(patience, &TRY_AGAIN, &never, silence, || Box::pin(away(call()))).await?
 }
 
 /// Makes the call until the database answers, however long that takes: while it is away nobody else
@@ -47,7 +47,7 @@ where
     Call: Fn() -> Attempt,
     Attempt: Future<Output = Result<T, QueueError>>,
 {
-    retry(&TRY_AGAIN, &CancellationToken::new(), || away(call())).await?
+    retry(&TRY_AGAIN, &CancellationToken::new(), || Box::pin(away(call()))).await?
 }
 
 /// The outer error alone is worth another attempt: the database is away.

@@ -1,5 +1,7 @@
 //! Tokens, passwords, renewal, and where credentials must not go.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 use serde_json::json;
 use wiremock::matchers::{basic_auth, body_string_contains, header, header_exists, method, path};
@@ -8,7 +10,7 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::support::*;
 use crate::error::{Classify, Fault};
-use crate::oci::{Credentials, ImageSource, OciError, OciSettings, Source};
+use crate::oci::{AmbientCredentials, Credentials, ImageSource, OciError, OciSettings, Source};
 
 fn me() -> Credentials {
     Credentials::basic("me", "hunter2")
@@ -133,7 +135,8 @@ async fn plain_password() {
     let error = resolve(&open_as(server.address(), wrong).await).await.unwrap_err();
     assert_eq!((error.is_transient(), error.fault()), (false, Fault::User));
     let text = format!("{error} {error:?}");
-    assert!(text.contains(r#"user "me""#) && !text.contains("hunter3"), "{text}");
+    assert!(text.contains("the given user") && !text.contains("hunter3"), "{text}");
+    assert!(!text.contains("me:") && !text.contains("\"me\""), "{text}");
 }
 
 #[tokio::test]
@@ -244,4 +247,90 @@ async fn ambient_credentials_and_what_keeps_them_out() {
     let source = Source::open(&name, &settings, Some(Credentials::Anonymous)).await.unwrap();
     let error = resolve(&source).await.unwrap_err();
     assert!(matches!(error, OciError::Unauthorized { .. }), "{error}");
+    // They are not for every registry.
+    let host = server.address().to_string();
+    for (hosts, used) in [(vec![], false), (vec!["h".to_owned()], false), (vec![host], true)] {
+        let settings = OciSettings { ambient: AmbientCredentials::Of(hosts), ..settings.clone() };
+        let source = Source::open(&name, &settings, None).await.unwrap();
+        assert_eq!(resolve(&source).await.is_ok(), used);
+        let source = Source::open(&name, &settings.of_operator(), None).await.unwrap();
+        resolve(&source).await.unwrap();
+    }
+}
+
+/// Refuses everything, and quotes what it was sent.
+async fn parrot(server: &MockServer, challenge: &'static str) {
+    let challenge = challenge.replace("{uri}", &server.uri());
+    let answer = move |request: &wiremock::Request| {
+        let given = request.headers.get("authorization");
+        let given = given.and_then(|value| value.to_str().ok()).unwrap_or("nothing");
+        let plain = given.split_once(' ').and_then(|(_, pair)| STANDARD.decode(pair).ok());
+        let plain = String::from_utf8(plain.unwrap_or_default()).unwrap_or_default();
+        let message = format!("{given} ({plain}) is not good enough");
+        ResponseTemplate::new(401)
+            .insert_header("WWW-Authenticate", challenge.as_str())
+            .set_body_json(json!({"errors": [{"code": "UNAUTHORIZED", "message": message}]}))
+    };
+    Mock::given(path_regex("^/v2/")).respond_with(answer).mount(server).await;
+}
+
+#[tokio::test]
+async fn no_part_of_a_credential_is_printed() {
+    let encodings = [
+        ("hunter2-user:hunter2-pass", "h"),
+        (r#"{"USERNAME":"hunter2-user","PASSWORD":"hunter2-pass"}"#, "h"),
+        (r#"{"REGISTRY_USERNAME":"hunter2-user","REGISTRY_PASSWORD":"hunter2-pass"}"#, "h"),
+        (r#"{"DOCKER_USERNAME":"hunter2-user","DOCKER_PASSWORD":"hunter2-pass"}"#, "h"),
+        (r#"{"DOCKERHUB_USERNAME":"hunter2-user","DOCKERHUB_PASSWORD":"hunter2-p"}"#, "docker.io"),
+        (r#"{"DOCKERHUB_USERNAME":"hunter2-user","DOCKERHUB_TOKEN":"hunter2-pass"}"#, "docker.io"),
+        (r#"{"GITHUB_TOKEN":"hunter2-token"}"#, "ghcr.io"),
+        (r#"{"GITHUB_USERNAME":"hunter2-user","GITHUB_TOKEN":"hunter2-token"}"#, "ghcr.io"),
+        (r#"{"NGC_API_KEY":"hunter2-key"}"#, "nvcr.io"),
+        (r#"{"GCP_ACCESS_TOKEN":"hunter2-token"}"#, "gcr.io"),
+        (
+            r#"{"registry":"h","type":"basic","credentials":{"USERNAME":"hunter2-user","PASSWORD":"hunter2-pass"}}"#,
+            "h",
+        ),
+        (r#"{"type":"token","credentials":"{\"GITHUB_TOKEN\":\"hunter2-token\"}"}"#, "ghcr.io"),
+        (r#"{"secret":"{\"USERNAME\":\"hunter2-user\",\"PASSWORD\":\"hunter2-pass\"}"}"#, "h"),
+    ];
+    let given = encodings.map(|(text, host)| Credentials::parse(text, host).unwrap().unwrap());
+    let tokens = ["hunter2-token"].map(SecretString::from);
+    let given = given
+        .into_iter()
+        .chain(tokens.clone().map(Credentials::IdentityToken))
+        .chain(tokens.map(Credentials::RegistryToken));
+    for credentials in given {
+        for challenge in ["Basic realm=r", "Bearer realm=\"{uri}/token\""] {
+            for accepted in [true, false] {
+                let server = MockServer::start().await;
+                parrot(&server, challenge).await;
+                let answer =
+                    if accepted { token("hunter2-issued") } else { ResponseTemplate::new(401) };
+                self::tokens().respond_with(answer).mount(&server).await;
+                let source = open_as(server.address(), credentials.clone()).await;
+                let error = resolve(&source).await.unwrap_err();
+                assert!(matches!(error, OciError::Unauthorized { .. }), "{error}");
+                let text = format!("{error} {error:?} {source:?} {credentials:?}");
+                // Neither in the clear nor in base64 (of "hunter2", wherever it begins).
+                for part in ["hunter2", "aHVudGVyM", "h1bnRlcj", "odW50ZXIy"] {
+                    assert!(!text.contains(part), "{text}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn credentials_don_t_leave_the_network_unencrypted() {
+    // A registry nearby, spoken to over plain HTTP, whose token service is far away.
+    for realm in ["http://tokens.example/token", "http://1.1.1.1/token"] {
+        let server = MockServer::start().await;
+        let challenge = format!("Bearer realm={realm}");
+        let refusal =
+            ResponseTemplate::new(401).insert_header("WWW-Authenticate", challenge.as_str());
+        Mock::given(path_regex("^/v2/")).respond_with(refusal).mount(&server).await;
+        let error = resolve(&open_as(server.address(), me()).await).await.unwrap_err();
+        assert!(error.to_string().ends_with("so it gets no credentials"), "{error}");
+    }
 }
