@@ -128,6 +128,12 @@ impl Time {
     pub const EPOCH: Self = Self { seconds: 0, nanos: 0 };
 }
 
+/// An owner or group. Negative numbers mean the same as on a system that keeps 32 bits of them: -2
+/// is nobody's in some places (upstream casts them so).
+pub(super) fn owner(value: i64) -> Option<u32> {
+    u32::try_from(value).ok().or_else(|| i32::try_from(value).ok().map(i32::cast_unsigned))
+}
+
 const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";

@@ -5,9 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::entry::Time;
+use super::entry::{Time, owner};
 use super::sparse::{PaxSparse, listed};
-use super::tar_scan::owner;
 
 /// The records of one extended header that mean something to us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use crate::clip::node::{NodePath, Special};
 use crate::examples::Examples;
 use extensions::{Extension, Extensions};
 use header::TarHeader;
-pub(super) use header::{is_block, owner};
+pub(super) use header::is_block;
 use pseudo_links::{PseudoLinks, is_pseudo_link};
 use sparse_file::Sparse;
 

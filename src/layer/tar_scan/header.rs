@@ -10,7 +10,7 @@ use std::ops::Range;
 use tar::Header;
 
 use super::{BLOCK, ScanError, malformed};
-use crate::layer::entry::Time;
+use crate::layer::entry::{Time, owner};
 
 const MAGIC: Range<usize> = 257..263;
 const VERSION: Range<usize> = 263..265;
@@ -168,12 +168,6 @@ impl<'a> TarHeader<'a> {
 pub(in crate::layer) fn is_block(prefix: &[u8]) -> bool {
     let Some(block) = prefix.first_chunk::<BLOCK>() else { return false };
     block.iter().all(|byte| *byte == 0) || verify_checksum(block, 0).is_ok()
-}
-
-/// An owner or group. Negative numbers mean the same as on a system that keeps 32 bits of them: -2
-/// is nobody's in some places (upstream casts them so).
-pub(in crate::layer) fn owner(value: i64) -> Option<u32> {
-    u32::try_from(value).ok().or_else(|| i32::try_from(value).ok().map(i32::cast_unsigned))
 }
 
 /// A text field ends at its first NUL.
