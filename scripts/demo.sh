@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The main job from end to end: starts the service on its defaults, sends it a pull job, follows it,
-# and reads a file back out of the archive.
+# The service from end to end: starts it on its defaults and sends it a pull job, reads a file back
+# out of the archive, and then makes the other kinds of archive: v1, v1 as the fallback for an image
+# that workers can't read as v2, and the migration of one version to the other and back.
 #
 #   IMAGE=reference   any image; by default a small one, made here and served by a registry of our own
 #   FILE=path         the file to read back (default: one of the small image, else /etc/os-release)
@@ -26,18 +27,19 @@ stop() {
 trap stop EXIT
 trap 'exit 130' INT TERM
 
+start_registry "$work"
 if [ -z "${IMAGE:-}" ]; then
   echo "== a small image, from busybox and Debian's packages on this machine"
   scripts/make_image.py tiny "$work/image"
-  start_registry "$work"
   push_layout "$work/image" demo/tiny
   IMAGE=$REGISTRY/demo/tiny:latest
   FILE=${FILE:-/app/hello.txt}
 fi
 file=${FILE:-/etc/os-release}
 
-echo "== the service: clipwright serve --listen 127.0.0.1:0 --data-dir ..."
-"$clipwright" serve --listen 127.0.0.1:0 --data-dir "$work/data" > "$work/out" 2> "$work/log" &
+echo "== the service: clipwright serve --listen 127.0.0.1:0 --data-dir ... --build-registry $REGISTRY"
+"$clipwright" serve --listen 127.0.0.1:0 --data-dir "$work/data" --build-registry "$REGISTRY" \
+  > "$work/out" 2> "$work/log" &
 SERVICE_PID=$!
 for _ in $(seq 600); do
   base=$(sed -n 's/^clipwright is ready at \(http:[^ ]*\).*/\1/p' "$work/out")
@@ -52,17 +54,44 @@ if [ -z "$base" ]; then
 fi
 head -n 1 "$work/out"
 
+# Runs a job and sets `archive` to the file that came of it.
+job() {
+  scripts/demo_job.py "$base" "$1" > "$work/key"
+  archive=$(find "$work/data" -type f -path "*/$(cat "$work/key")" | head -n 1)
+}
+read_back() {
+  echo "\$ clipwright cat ARCHIVE $file"
+  "$clipwright" cat "$archive" "$file"
+}
+
 echo "== a job: pull $IMAGE"
 image_id=$(printf %s "$IMAGE" | sha256sum | cut -c 1-16)
-scripts/demo_job.py "$base" "$image_id" "$IMAGE" > "$work/key"
-
-archive=$(find "$work/data" -type f -path "*/$(cat "$work/key")" | head -n 1)
+job "{\"kind\": \"pull\", \"image_id\": \"$image_id\", \"source\": \"$IMAGE\"}"
 echo "== the archive: $archive"
 dir=$(dirname "$file")
 echo "\$ clipwright ls ARCHIVE $dir"
 "$clipwright" ls "$archive" "$dir" | head -n 20
-echo "\$ clipwright cat ARCHIVE $file"
-"$clipwright" cat "$archive" "$file"
+read_back
+
+echo "== the same image as v1, which carries all data"
+packed=$(printf %s "v1 of $IMAGE" | sha256sum | cut -c 1-16)
+job "{\"kind\": \"pull\", \"image_id\": \"$packed\", \"source\": \"$IMAGE\", \"clip_version\": 1}"
+file=/rootfs$file read_back
+
+if [ -d "$work/image" ]; then
+  echo "== the same image with layers in zstd, which workers can't read: v1 instead"
+  skopeo copy --quiet --dest-tls-verify=false --dest-compress-format zstd --dest-force-compress-format \
+    "oci:$work/image:latest" "docker://$REGISTRY/demo/zstd:latest"
+  fallen=$(printf %s "zstd of $IMAGE" | sha256sum | cut -c 1-16)
+  job "{\"kind\": \"pull\", \"image_id\": \"$fallen\", \"source\": \"$REGISTRY/demo/zstd:latest\"}"
+fi
+
+echo "== a migration: the v1 archive becomes v2, compared before the switch"
+job "{\"kind\": \"migrate\", \"image_id\": \"$packed\", \"to\": 2}"
+read_back
+echo "== and back again: what was kept returns"
+job "{\"kind\": \"migrate\", \"image_id\": \"$packed\", \"to\": 1}"
+
 echo "== the API's page: $base/docs"
 if [ "${KEEP:-}" = 1 ]; then
   echo "== running until Ctrl-C"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Submits a pull job, tells its events on standard error, and what came of it as a table.
+"""Submits a job, tells its events on standard error, and what came of it as a table.
 
-usage: demo_job.py BASE_URL IMAGE_ID REFERENCE
+usage: demo_job.py BASE_URL JOB        (JOB is the body of POST /v1/jobs)
 
 Prints the key of the archive on standard output. Exits with 1, and the reason, when the job fails.
 """
@@ -43,6 +43,8 @@ def tell(event):
         say("  progress:", done + ",", megabytes(data["bytes_done"]), "of", megabytes(data["bytes_total"]))
     elif kind == "resolved":
         say("  resolved:", data["manifest_digest"])
+    elif kind == "fell_back":
+        say("  fell back:", data["reason"])
     elif kind == "warning":
         say("  warning:", data["message"])
     elif kind in ("failed", "retrying"):
@@ -52,10 +54,9 @@ def tell(event):
 
 
 def main():
-    if len(sys.argv) != 4:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
-    base, image_id, source = sys.argv[1:]
-    body = {"kind": "pull", "image_id": image_id, "source": source}
+    base, body = sys.argv[1], json.loads(sys.argv[2])
     with request(f"{base}/v1/jobs", body) as response:
         job = json.load(response)
     say(f"  job {job['id']}")
@@ -68,14 +69,21 @@ def main():
     if final is None or final["event"] != "succeeded":
         sys.exit("the job did not succeed")
     result = final["data"]["result"]
+    migration = result.get("migration") or {}
+    compared = migration.get("compared")
     rows = [
         ("image", result["reference"]),
+        ("version", result["clip_version"]),
         ("layers", len(result["layers"])),
         ("compressed", megabytes(result["compressed_bytes"])),
         ("archive", megabytes(result["archive"]["size"])),
         ("files", result["files"]),
         ("seconds", f"{result['seconds']:.2f}"),
     ]
+    if compared:
+        rows.append(("compared", f"{compared['files']} files, {megabytes(compared['bytes'])}: all the same"))
+    if migration.get("kept"):
+        rows.append(("kept", migration["kept"]))
     for name, value in rows:
         say(f"  {name:<12}{value}")
     print(result["archive"]["key"])

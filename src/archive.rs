@@ -16,6 +16,8 @@ pub mod layer_claims;
 pub mod layers;
 /// What the image's config and manifest say, as the archive keeps it.
 mod metadata;
+/// How an image is indexed.
+mod options;
 /// An image becomes a v1 archive.
 pub mod pack;
 /// Which layers are taken.
@@ -33,10 +35,11 @@ use crate::oci::ResolvedImage;
 use crate::progress::Step;
 
 pub use error::ArchiveError;
-pub use index::{IndexOptions, IndexedImage, Written, index_image};
+pub use index::{IndexedImage, Written, index_image};
 pub use layer_cache::LayerCache;
 pub use layer_claims::{Claim, LayerClaims};
 pub use layers::{ImageLayer, KnownLayer};
+pub use options::IndexOptions;
 pub use pack::{PackOptions, Packed, pack_image};
 pub use policy::{InvalidLayerPolicy, LayerPolicy};
 pub use summary::{LayerSummary, Summary};

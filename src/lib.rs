@@ -41,6 +41,8 @@ pub mod image_id;
 pub mod jobs;
 /// One layer: tar scan to `LayerIndex`; many layers: merge by the OCI rules.
 pub mod layer;
+/// Files and threads of this machine, and how they fail.
+pub mod local;
 /// References, credentials, platforms, registries and layout directories.
 pub mod oci;
 /// How progress leaves the lower floors.

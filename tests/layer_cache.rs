@@ -11,7 +11,8 @@ use crate::support::registry::Registry;
 use crate::support::service::{Service, Settings};
 
 fn layer(name: &str, seed: u64) -> Blob {
-    Blob::gzip(&tar(&[(name, &noise(seed, 3 << 20))]))
+    // Less than what is fetched by several ranges, so that fetches can be counted.
+    Blob::gzip(&tar(&[(name, &noise(seed, 3 << 19))]))
 }
 
 /// A registry with one image of these layers, and the command line with a cache of its own.

@@ -25,5 +25,6 @@ mod secrets;
 mod service;
 mod spans;
 mod store;
+mod tar_headers;
 mod verify;
 mod versions;

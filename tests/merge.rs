@@ -129,7 +129,7 @@ struct Seen {
     mode: u32,
     owner: (u32, u32),
     /// Absent where it is the time of unpacking.
-    mtime: Option<u64>,
+    mtime: Option<i64>,
     nlink: Option<u64>,
     links: String,
 }
@@ -244,7 +244,7 @@ fn walk(at: &Path, path: &str, paths: &mut BTreeMap<String, (u64, Seen)>) {
         kind: content,
         mode: metadata.mode() & 0o7777,
         owner: (metadata.uid(), metadata.gid()),
-        mtime: u64::try_from(metadata.mtime()).ok().filter(|at| *at < 1_000_000),
+        mtime: Some(metadata.mtime()).filter(|at| *at < 1_000_000),
         nlink: (!kind.is_dir()).then_some(metadata.nlink()),
         links: String::new(),
     };

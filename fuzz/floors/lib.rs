@@ -6,6 +6,7 @@ mod challenge;
 pub mod clip;
 pub mod digest;
 pub mod error;
+mod examples;
 pub mod gzip;
 pub mod layer;
 pub mod write_behind;

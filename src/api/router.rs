@@ -38,7 +38,7 @@ fn probes() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     let v1 = Router::from(v1()).route_layer(from_fn_with_state(state.clone(), auth::require));
     v1.merge(Router::from(probes()))
-        .merge(docs::routes())
+        .merge(docs::routes(openapi_json))
         // The last layer is the outermost.
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn_with_state(state.clone(), origin::guard))

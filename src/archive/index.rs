@@ -10,50 +10,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::layers::verify_diff_id;
 use crate::archive::metadata::image_metadata;
-use crate::archive::policy::LayerPolicy;
-use crate::archive::{ArchiveError, ImageLayer, KnownLayer, LayerCache, resolved, warnings};
+use crate::archive::{ArchiveError, ImageLayer, IndexOptions, KnownLayer, resolved, warnings};
 use crate::clip::atomic;
 use crate::clip::seek_table::LayerSpans;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
 use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
-use crate::error::{blocking, io_error};
-use crate::fetch::{Budget, largest_first};
-use crate::gzip::DEFAULT_SPAN;
-use crate::layer::{LayerIndex, Limits, merge};
-use crate::oci::{LayerDescriptor, ReferenceForm, ResolvedImage, Source};
+use crate::fetch::largest_first;
+use crate::layer::{LayerIndex, merge};
+use crate::local::{blocking, io_error};
+use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
-
-/// How an image is indexed.
-#[derive(Debug, Clone)]
-pub struct IndexOptions {
-    /// How the archive names the image.
-    pub reference_form: ReferenceForm,
-    /// What becomes of layers that beta9's workers can't read.
-    pub layers: LayerPolicy,
-    /// What a layer may cost.
-    pub limits: Limits,
-    /// Plain bytes from one place to begin reading at to the next; `None` records no such places.
-    pub span: Option<u64>,
-    /// How many layers are read at a time, by all who share it.
-    pub budget: Arc<Budget>,
-    /// Layer indexes that were made before; `None` reads every layer.
-    pub cache: Option<Arc<LayerCache>>,
-}
-
-impl Default for IndexOptions {
-    fn default() -> Self {
-        Self {
-            reference_form: ReferenceForm::default(),
-            layers: LayerPolicy::default(),
-            limits: Limits::default(),
-            span: Some(DEFAULT_SPAN),
-            budget: Arc::default(),
-            cache: None,
-        }
-    }
-}
 
 /// An image whose layers have all been read and verified.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::ArchiveError;
 use crate::archive::layer_claims::{Flights, LayerClaims};
 use crate::digest::Digest;
-use crate::error::blocking;
 use crate::layer::{LayerIndex, LayerRead, codec};
+use crate::local::blocking;
 use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
 
 mod local;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::ArchiveError;
-use crate::archive::index::IndexOptions;
+use crate::archive::IndexOptions;
 use crate::archive::layer_cache::{LayerCache, Wanted};
 use crate::digest::Digest;
 use crate::fetch::download::with_layer;

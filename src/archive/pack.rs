@@ -22,10 +22,11 @@ use crate::archive::{ArchiveError, resolved, warnings};
 use crate::clip::tree::Tree;
 use crate::clip::writer::Finished;
 use crate::digest::Digest;
-use crate::error::{blocking, io_error};
 use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
 use crate::layer::{LayerIndex, LayerRead, Limits, merge_whole, read_layer};
+use crate::local::blocking;
+use crate::local::io_error;
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 

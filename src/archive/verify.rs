@@ -17,9 +17,10 @@ use crate::clip::check::{self, Check};
 use crate::clip::reader::Parts;
 use crate::clip::storage_info::StorageInfo;
 use crate::content::read::ReadSettings;
-use crate::error::{blocking, io_error};
 use crate::fetch::Budget;
 use crate::layer::Limits;
+use crate::local::blocking;
+use crate::local::io_error;
 use crate::progress::Progress;
 
 /// The data of a v1 archive.

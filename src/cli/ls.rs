@@ -53,7 +53,7 @@ impl Ls {
 /// As `ls -ln` shows it: mode, links, owner, size, time, path.
 fn line(node: &Node, out: &mut impl Write) -> std::io::Result<()> {
     let attr = &node.attr;
-    let time = i64::try_from(attr.mtime).ok().and_then(|at| DateTime::from_timestamp(at, 0));
+    let time = DateTime::from_timestamp(attr.mtime, 0);
     let time = time.map_or_else(|| "-".into(), |at| at.format("%Y-%m-%d %H:%M").to_string());
     let mode = mode_text(&node.kind, attr.mode);
     write!(out, "{mode} {:>3} {:>5} {:>5} ", attr.nlink, attr.uid, attr.gid)?;
@@ -99,7 +99,7 @@ struct View {
     uid: u32,
     gid: u32,
     size: u64,
-    mtime: u64,
+    mtime: i64,
     mtime_nsec: u32,
     nlink: u32,
     ino: u64,

@@ -112,9 +112,9 @@ fn encode_attr(encoder: &mut Encoder, attr: &Attr) {
         f.uint(0, attr.ino);
         f.uint(1, attr.size);
         f.uint(2, attr.blocks);
-        f.uint(3, attr.atime);
-        f.uint(4, attr.mtime);
-        f.uint(5, attr.ctime);
+        f.uint(3, attr.atime.cast_unsigned());
+        f.uint(4, attr.mtime.cast_unsigned());
+        f.uint(5, attr.ctime.cast_unsigned());
         f.uint(6, attr.atime_nsec.into());
         f.uint(7, attr.mtime_nsec.into());
         f.uint(8, attr.ctime_nsec.into());
@@ -300,7 +300,14 @@ fn decode_attr(decoder: &mut Decoder<'_>, id: TypeId) -> Result<Attr, GobError> 
     Ok(attr)
 }
 
-/// Upstream wraps times before 1970 around (CONTRACT A.5); they become 1970.
-fn seconds(time: u64) -> u64 {
-    if i64::try_from(time).is_ok() { time } else { 0 }
+/// Upstream casts times before 1970 (CONTRACT A.5), and so do we: the kernel casts them back. Go's
+/// zero time, which upstream writes where a tar has none, becomes 1970.
+fn seconds(time: u64) -> i64 {
+    match time.cast_signed() {
+        GO_ZERO_TIME => 0,
+        seconds => seconds,
+    }
 }
+
+/// The beginning of the year 1.
+const GO_ZERO_TIME: i64 = -62_135_596_800;

@@ -57,7 +57,7 @@ impl NodePath {
     }
 
     /// The bytes of the path one up; `None` for `/`.
-    pub(super) fn parent_bytes(&self) -> Option<&[u8]> {
+    pub(crate) fn parent_bytes(&self) -> Option<&[u8]> {
         match self.0.iter().rposition(|b| *b == b'/') {
             _ if self.is_root() => None,
             slash => slash.map(|at| &self.0[..at.max(1)]),
@@ -208,8 +208,8 @@ pub struct RemoteRef {
     pub length: u64,
 }
 
-/// What `stat` says of a node (go-fuse's `Attr`; CONTRACT A.4). Times are Unix seconds and
-/// nanoseconds, never before 1970.
+/// What `stat` says of a node (go-fuse's `Attr`; CONTRACT A.4). Times are Unix seconds, negative
+/// before 1970, and so many nanoseconds after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attr {
     /// Inode number: not 0, 1 only for the root; equal only for hard links of one file.
@@ -219,11 +219,11 @@ pub struct Attr {
     /// Blocks of 512 bytes.
     pub blocks: u64,
     /// Last access, seconds.
-    pub atime: u64,
+    pub atime: i64,
     /// Last change of content, seconds.
-    pub mtime: u64,
+    pub mtime: i64,
     /// Last change of attributes, seconds.
-    pub ctime: u64,
+    pub ctime: i64,
     /// Last access, nanoseconds.
     pub atime_nsec: u32,
     /// Last change of content, nanoseconds.

@@ -14,6 +14,7 @@
 
 mod directory;
 mod encode;
+mod encoding;
 mod section;
 mod spans;
 mod trailer;
@@ -25,9 +26,10 @@ use super::error::ClipError;
 use super::header::Header;
 use crate::digest::Digest;
 
-pub use directory::{Encoding, LayerEntry};
+pub use directory::LayerEntry;
 pub(crate) use encode::put_spans;
 pub use encode::{LayerSpans, encode};
+pub use encoding::Encoding;
 pub(crate) use spans::Described;
 pub use spans::{SpanEntry, SpanIndex};
 

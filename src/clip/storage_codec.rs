@@ -464,5 +464,12 @@ fn decode_time(d: &mut Decoder<'_>, id: TypeId) -> Result<Option<DateTime<FixedO
     Ok((!zero).then(|| utc.with_timezone(&offset.fix())))
 }
 
+impl StorageInfo {
+    /// Reads storage info alone, without the archive that it belongs to.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ClipError> {
+        decode(bytes).map(|(storage, _)| storage)
+    }
+}
+
 #[cfg(test)]
 mod tests;

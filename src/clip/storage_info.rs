@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, FixedOffset};
 
-use super::error::ClipError;
-use super::storage_codec;
 use crate::digest::Digest;
 
 /// Where file content lives.
@@ -17,13 +15,6 @@ pub enum StorageInfo {
     S3(S3StorageInfo),
     /// In the layers of an OCI image (v2).
     Oci(Box<OciStorageInfo>),
-}
-
-impl StorageInfo {
-    /// Reads storage info alone, without the archive that it belongs to.
-    pub fn decode(bytes: &[u8]) -> Result<Self, ClipError> {
-        storage_codec::decode(bytes).map(|(storage, _)| storage)
-    }
 }
 
 /// The S3 object that holds a v1 archive's data. Never credentials.

@@ -1,6 +1,6 @@
 //! The tree: nodes sorted by the bytes of their paths.
 
-use std::collections::HashSet;
+use foldhash::HashSet;
 
 use super::error::{ClipError, shown};
 use super::node::{Node, NodeKind, NodePath};

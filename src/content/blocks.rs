@@ -21,7 +21,8 @@ use crate::clip::node::{FileContent, Node, NodeKind};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
 use crate::content::ContentError;
 use crate::digest::Digest;
-use crate::error::{blocking, io_error};
+use crate::local::blocking;
+use crate::local::io_error;
 use crate::retry::{RetrySettings, retry};
 use crate::store::{self, ArchiveStore, Key, S3Settings, StoreError, StoreSettings};
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::clip::ClipError;
 use crate::digest::Digest;
-use crate::error::{Classify, Fault, IoError};
+use crate::error::{Classify, Fault};
 use crate::fetch::FetchError;
 use crate::layer::LayerError;
+use crate::local::IoError;
 use crate::oci::OciError;
 use crate::retry::Retryable;
 use crate::store::StoreError;

@@ -21,10 +21,10 @@ use crate::content::read::{MISPLACED, ReadSettings, image_source};
 use crate::content::spans::{SpanMemory, SpanReader};
 use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
-use crate::error::blocking;
 use crate::fetch::download::with_layer;
 use crate::fetch::{Budget, largest_first};
 use crate::layer::{LayerError, LayerRead, Limits, read_layer};
+use crate::local::blocking;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 

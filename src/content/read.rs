@@ -18,10 +18,10 @@ use crate::content::ContentError;
 use crate::content::blocks::{Block, BlockData, BlockReader, S3Override};
 use crate::content::spans::{SpanMemory, SpanReader};
 use crate::content::stored_layers::StoredLayer;
-use crate::error::io_error;
 use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
 use crate::layer::{LayerError, copy_range};
+use crate::local::io_error;
 use crate::oci::{
     Credentials, ImageSource, OciError, OciSettings, Platform, Reference, ResolvedImage, Source,
 };

@@ -22,9 +22,9 @@ use crate::clip::seek_table::{SeekTable, SpanEntry, SpanIndex};
 use crate::content::ContentError;
 use crate::content::positional::Positional;
 use crate::digest::Digest;
-use crate::error::io_error;
 use crate::layer::at_most;
 use crate::layer::decode::decode_spans;
+use crate::local::io_error;
 use crate::oci::{Access, OciError, Source};
 
 /// Neighbouring spans are fetched together up to so many compressed bytes...

@@ -2,7 +2,11 @@
 
 use std::ops::{Deref, Range};
 
-use super::reader::BUFFER;
+use super::WINDOW;
+
+/// Room for the history, and as much again several times, so that moving the history to the front
+/// costs little. Small enough to stay in a core's second level cache.
+pub(super) const BUFFER: usize = WINDOW + 256 * 1024;
 
 /// A buffer and the plain bytes in it.
 #[derive(Debug)]

@@ -7,11 +7,7 @@ use super::checkpoint::{Checkpoint, CheckpointKind, Span, SpanBuilder};
 use super::error::{GzipError, Problem};
 use super::header::{Header, MAGIC};
 use super::inflate::{Engine, Inflate, Output, Pause, ROOM, WINDOW};
-use super::plain::PlainBytes;
-
-/// Room for the history, and as much again several times, so that moving the history to the front
-/// costs little. Small enough to stay in a core's second level cache.
-pub(super) const BUFFER: usize = WINDOW + 256 * 1024;
+use super::plain::{BUFFER, PlainBytes};
 
 /// With less room than this the history moves to the front.
 const LOW_ROOM: usize = 64 * 1024;

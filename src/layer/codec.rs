@@ -24,7 +24,7 @@ use crate::digest::Digest;
 
 const MAGIC: [u8; 8] = *b"CWLAYIDX";
 /// To be raised with every change of the form, or of what reading a layer comes to.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The longest body: more than the default limits let a layer have.
 const MAX_BODY: usize = 256 << 20;
 /// Higher levels save little and take longer.
@@ -303,7 +303,7 @@ impl<'a> EntryWriter<'a> {
     }
 
     fn time(&mut self, time: Time) {
-        put_varint(&mut self.body, time.seconds);
+        put_varint(&mut self.body, zigzag(time.seconds));
         put_varint(&mut self.body, time.nanos.into());
     }
 }
@@ -407,12 +407,21 @@ impl EntryReader<'_> {
 
     fn time(&mut self) -> Option<Time> {
         let (seconds, nanos) = (self.fields.varint()?, self.u32()?);
-        Some(Time { seconds, nanos })
+        Some(Time { seconds: unzigzag(seconds), nanos })
     }
 
     fn u32(&mut self) -> Option<u32> {
         u32::try_from(self.fields.varint()?).ok()
     }
+}
+
+/// Small numbers of either sign become small ones.
+fn zigzag(number: i64) -> u64 {
+    ((number << 1) ^ (number >> 63)).cast_unsigned()
+}
+
+fn unzigzag(number: u64) -> i64 {
+    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ impl Encoding {
     /// Tells the encoding from a layer's first bytes.
     pub fn of(prefix: &[u8]) -> Option<Self> {
         match prefix {
+            // Nothing at all is an empty tar.
+            [] => Some(Self::Tar),
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
             // A frame, or a skippable one (RFC 8878, 3.1).
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
@@ -40,7 +42,7 @@ mod tests {
             (&[0; 512], Some(Encoding::Tar)),
             (&[1; 512], None),
             (b"\x1f", None),
-            (b"", None),
+            (b"", Some(Encoding::Tar)),
         ] {
             assert_eq!(Encoding::of(prefix), encoding, "{prefix:02x?}");
         }

@@ -114,13 +114,24 @@ impl Meta {
     }
 }
 
-/// A point in time, never before 1970 (CONTRACT A.5: negative times are clamped).
+/// A point in time: so many nanoseconds after so many seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Time {
-    /// Unix seconds.
-    pub seconds: u64,
+    /// Unix seconds; negative before 1970.
+    pub seconds: i64,
     /// Nanoseconds.
     pub nanos: u32,
+}
+
+impl Time {
+    /// The beginning of 1970.
+    pub const EPOCH: Self = Self { seconds: 0, nanos: 0 };
+}
+
+/// An owner or group. Negative numbers mean the same as on a system that keeps 32 bits of them: -2
+/// is nobody's in some places (upstream casts them so).
+pub(super) fn owner(value: i64) -> Option<u32> {
+    u32::try_from(value).ok().or_else(|| i32::try_from(value).ok().map(i32::cast_unsigned))
 }
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -137,7 +148,7 @@ pub(super) enum Name {
     /// The directory that an opaque marker empties.
     Opaque(NodePath),
     /// AUFS bookkeeping, which is no content (CONTRACT B.4, 15).
-    Bookkeeping,
+    Bookkeeping(NodePath),
 }
 
 /// Makes a tar name absolute and clean, lexically (CONTRACT A.6): `./x`, `x` and `../x` are `/x`.
@@ -166,7 +177,7 @@ pub(super) fn clean(name: &[u8]) -> Result<NodePath, String> {
 /// Tells what a cleaned tar name means (image-spec "Whiteouts").
 pub(super) fn classify(path: NodePath) -> Result<Name, String> {
     if path.components().any(|c| c.starts_with(WHITEOUT_META) && c != WHITEOUT_OPAQUE) {
-        return Ok(Name::Bookkeeping);
+        return Ok(Name::Bookkeeping(path));
     }
     let Some(parent) = path.parent() else { return Ok(Name::Path(path)) };
     if path.name() == WHITEOUT_OPAQUE {
@@ -217,8 +228,9 @@ mod tests {
         assert_eq!(of(".wh.b"), Name::Whiteout(path("/b")));
         assert_eq!(of("a/.wh..wh..opq"), Name::Opaque(path("/a")));
         assert_eq!(of(".wh..wh..opq"), Name::Opaque(NodePath::root()));
-        assert_eq!(of(".wh..wh.aufs"), Name::Bookkeeping);
-        assert_eq!(of(".wh..wh.plnk/1.2"), Name::Bookkeeping);
+        assert_eq!(of(".wh..wh.aufs"), Name::Bookkeeping(path("/.wh..wh.aufs")));
+        let kept = path("/.wh..wh.plnk/1.2");
+        assert_eq!(of(".wh..wh.plnk/1.2"), Name::Bookkeeping(kept));
         assert_eq!(of("./"), Name::Path(NodePath::root()));
         for nothing in [".wh.", "a/.wh..", "a/.wh..."] {
             assert!(classify(clean(nothing.as_bytes()).unwrap()).is_err(), "{nothing}");

@@ -9,9 +9,11 @@
 //! - a hard link is another name of the same inode, also when that came from a lower layer; the
 //!   attributes in its own header mean nothing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
-use super::entry::{Entry, EntryKind, Meta};
+use foldhash::{HashSet, HashSetExt as _};
+
+use super::entry::{Entry, EntryKind, Meta, Time};
 use super::limits::NODE_COST;
 use super::{Excess, LayerError, LayerIndex, Limit, Limits};
 use crate::clip::inode;
@@ -29,14 +31,11 @@ pub fn merge<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
     limits: &Limits,
 ) -> Result<Vec<Node>, LayerError> {
-    let merger = merged(layers, limits)?;
-    let nodes = merger.nodes();
+    let merged = merged(layers, limits)?.nodes();
     // What is hidden does no harm.
-    match nodes.iter().find(|(_, inode)| matches!(inode.kind, InodeKind::Sparse { .. })) {
-        Some((node, inode)) => {
-            Err(LayerError::Sparse { layer: inode.layer, path: node.path.to_string() })
-        }
-        None => Ok(nodes.into_iter().map(|(node, _)| node).collect()),
+    match merged.sparse {
+        Some((layer, path)) => Err(LayerError::Sparse { layer, path: path.to_string() }),
+        None => Ok(merged.nodes),
     }
 }
 
@@ -46,14 +45,14 @@ pub fn merge_whole<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
     limits: &Limits,
 ) -> Result<Vec<Node>, LayerError> {
-    Ok(merged(layers, limits)?.nodes().into_iter().map(|(node, _)| node).collect())
+    Ok(merged(layers, limits)?.nodes().nodes)
 }
 
 fn merged<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
     limits: &Limits,
-) -> Result<Merger, LayerError> {
-    let mut merger: Option<Merger> = None;
+) -> Result<Merger<'a>, LayerError> {
+    let mut merger: Option<Merger<'a>> = None;
     for layer in layers {
         let merger = merger.get_or_insert_with(|| Merger::new(layer.digest, *limits));
         merger.layer = layer.digest;
@@ -66,43 +65,43 @@ type InodeId = usize;
 type NameId = usize;
 const ROOT: NameId = 0;
 
-/// What one or more names refer to.
-struct Inode {
-    kind: InodeKind,
-    meta: Meta,
+/// What one or more names refer to. What it says is the layer index's own.
+struct Inode<'a> {
+    kind: InodeKind<'a>,
+    meta: &'a Meta,
     /// The layer that made it or, for directories, last changed it.
     layer: Digest,
 }
 
-enum InodeKind {
+enum InodeKind<'a> {
     Directory,
     File { offset: u64, length: u64 },
     Sparse { offset: u64, length: u64 },
-    Symlink { target: Vec<u8> },
+    Symlink { target: &'a [u8] },
     Special { special: Special, rdev: u32 },
 }
 
 /// A name in the tree; names that were removed stay in the arena, referred to by nobody.
-struct Name {
+struct Name<'a> {
     inode: InodeId,
     /// Bytes of its path.
     path_bytes: u64,
     /// Components of its path.
     depth: u64,
     /// Only directories have any.
-    children: BTreeMap<Box<[u8]>, NameId>,
+    children: BTreeMap<&'a [u8], NameId>,
 }
 
-struct Merger {
-    names: Vec<Name>,
-    inodes: Vec<Inode>,
+struct Merger<'a> {
+    names: Vec<Name<'a>>,
+    inodes: Vec<Inode<'a>>,
     layer: Digest,
     limits: Limits,
     /// Bytes that the names take so far. Symlinks can make long paths of short ones.
     cost: u64,
     /// Where the last entry went: the next one mostly goes there too. Forgotten when a name goes,
     /// which alone can make a path lead elsewhere.
-    last: Option<(NodePath, NameId)>,
+    last: Option<(&'a [u8], NameId)>,
 }
 
 /// Why an entry can't be put into the tree.
@@ -123,14 +122,14 @@ impl From<Excess> for Broken {
     }
 }
 
-impl Merger {
+impl<'a> Merger<'a> {
     fn new(layer: Digest, limits: Limits) -> Self {
-        let root = Inode { kind: InodeKind::Directory, meta: made_up(), layer };
+        let root = Inode { kind: InodeKind::Directory, meta: &MADE_UP, layer };
         let names = vec![Name { inode: 0, path_bytes: 0, depth: 0, children: BTreeMap::new() }];
         Self { names, inodes: vec![root], layer, limits, cost: 0, last: None }
     }
 
-    fn apply(&mut self, entries: &[Entry]) -> Result<(), LayerError> {
+    fn apply(&mut self, entries: &'a [Entry]) -> Result<(), LayerError> {
         self.last = None;
         self.whiteouts(entries);
         let layer = self.layer;
@@ -154,26 +153,22 @@ impl Merger {
         if !entries.iter().any(whiteout) {
             return;
         }
-        let directories: HashSet<&NodePath> = entries
+        let directories: HashSet<&[u8]> = entries
             .iter()
             .filter(|e| matches!(e.kind, EntryKind::Directory(_)))
-            .map(|e| &e.path)
+            .map(|e| e.path.as_bytes())
             .collect();
         for Entry { path, kind } in entries.iter().filter(|e| whiteout(e)) {
             let opaque = *kind == EntryKind::Opaque;
-            let Some(directory) = (if opaque { Some(path.clone()) } else { path.parent() }) else {
+            let whole = Some(path.as_bytes());
+            let Some(directory) = (if opaque { whole } else { path.parent_bytes() }) else {
                 continue;
             };
             // Through a symlink that this very layer turns into a directory, a whiteout would act
             // on what the layer doesn't speak of.
-            let mut above = Some(directory.clone());
-            let turned = std::iter::from_fn(|| {
-                let here = above.take()?;
-                above = here.parent();
-                Some(here)
-            })
-            .any(|here| directories.contains(&here) && self.is_symlink(&here));
-            let Ok(Some(directory)) = self.find(&directory) else { continue };
+            let turned = std::iter::successors(Some(directory), |path| parent(path))
+                .any(|here| directories.contains(here) && self.is_symlink(here));
+            let Ok(Some(directory)) = self.find(directory) else { continue };
             if turned {
                 continue;
             }
@@ -186,9 +181,9 @@ impl Merger {
     }
 
     /// Whether the path itself, reached without following symlinks, is one.
-    fn is_symlink(&self, path: &NodePath) -> bool {
+    fn is_symlink(&self, path: &[u8]) -> bool {
         let mut at = ROOT;
-        for component in path.components() {
+        for component in components(path) {
             match self.names[at].children.get(component) {
                 Some(child) => at = *child,
                 None => return false,
@@ -197,8 +192,8 @@ impl Merger {
         matches!(self.inode(at).kind, InodeKind::Symlink { .. })
     }
 
-    fn add(&mut self, path: &NodePath, kind: &EntryKind) -> Result<(), Broken> {
-        let Some(parent) = path.parent() else {
+    fn add(&mut self, path: &'a NodePath, kind: &'a EntryKind) -> Result<(), Broken> {
+        let Some(parent) = path.parent_bytes() else {
             let EntryKind::Directory(meta) = kind else {
                 return Err(Broken::Detail("the root must be a directory".into()));
             };
@@ -207,7 +202,7 @@ impl Merger {
         };
         let directory = match self.last.take() {
             Some((path, directory)) if path == parent => directory,
-            _ => self.make(&parent)?,
+            _ => self.make(parent)?,
         };
         let existing = self.names[directory].children.get(path.name()).copied();
         let (kind, meta) = match kind {
@@ -226,9 +221,7 @@ impl Merger {
             EntryKind::Sparse { meta, offset, length } => {
                 (InodeKind::Sparse { offset: *offset, length: *length }, meta)
             }
-            EntryKind::Symlink { meta, target } => {
-                (InodeKind::Symlink { target: target.clone() }, meta)
-            }
+            EntryKind::Symlink { meta, target } => (InodeKind::Symlink { target }, meta),
             EntryKind::Special { meta, special, rdev } => {
                 (InodeKind::Special { special: *special, rdev: *rdev }, meta)
             }
@@ -236,7 +229,7 @@ impl Merger {
                 // First, as everywhere: a link can't be made to what it replaces.
                 self.names[directory].children.remove(path.name());
                 let inode = self.link_target(target)?;
-                self.put(directory, path.name().into(), inode)?;
+                self.put(directory, path.name(), inode)?;
                 if existing.is_none() {
                     self.last = Some((parent, directory));
                 }
@@ -248,8 +241,8 @@ impl Merger {
         if let InodeKind::Symlink { target } = &kind {
             self.cost += target.len() as u64;
         }
-        self.inodes.push(Inode { kind, meta: meta.clone(), layer: self.layer });
-        self.put(directory, path.name().into(), self.inodes.len() - 1)?;
+        self.inodes.push(Inode { kind, meta, layer: self.layer });
+        self.put(directory, path.name(), self.inodes.len() - 1)?;
         if existing.is_none() {
             self.last = Some((parent, directory));
         }
@@ -257,16 +250,11 @@ impl Merger {
     }
 
     /// Gives an inode a name, in place of what had it before.
-    fn put(
-        &mut self,
-        directory: NameId,
-        name: Box<[u8]>,
-        inode: InodeId,
-    ) -> Result<NameId, Broken> {
+    fn put(&mut self, directory: NameId, name: &'a [u8], inode: InodeId) -> Result<NameId, Broken> {
         let parent = &self.names[directory];
         let (path_bytes, depth) = (parent.path_bytes + 1 + name.len() as u64, parent.depth + 1);
         self.cost += path_bytes + NODE_COST;
-        let place = || format!("{:?}", String::from_utf8_lossy(&name));
+        let place = || format!("{:?}", String::from_utf8_lossy(name));
         Limit::PathBytes.check(path_bytes, self.limits.path_bytes, place)?;
         Limit::PathDepth.check(depth, self.limits.path_depth, place)?;
         Limit::Nodes.check(self.names.len() as u64 + 1, self.limits.nodes, place)?;
@@ -277,17 +265,17 @@ impl Merger {
         Ok(id)
     }
 
-    fn change(&mut self, directory: NameId, meta: &Meta) {
+    fn change(&mut self, directory: NameId, meta: &'a Meta) {
         let inode = self.names[directory].inode;
-        self.inodes[inode].meta = meta.clone();
+        self.inodes[inode].meta = meta;
         self.inodes[inode].layer = self.layer;
     }
 
     /// The inode that a hard link's target names; a symlink there is linked, not followed.
-    fn link_target(&self, target: &NodePath) -> Result<InodeId, String> {
+    fn link_target(&self, target: &'a NodePath) -> Result<InodeId, String> {
         let missing = || format!("hard link to {target}, which is not there");
-        let parent = target.parent().ok_or("hard link to the root")?;
-        let directory = self.find(&parent)?.ok_or_else(missing)?;
+        let parent = target.parent_bytes().ok_or("hard link to the root")?;
+        let directory = self.find(parent)?.ok_or_else(missing)?;
         let name = self.names[directory].children.get(target.name()).ok_or_else(missing)?;
         match self.inode(*name).kind {
             InodeKind::Directory => Err(format!("hard link to {target}, which is a directory")),
@@ -295,22 +283,22 @@ impl Merger {
         }
     }
 
-    fn inode(&self, name: NameId) -> &Inode {
+    fn inode(&self, name: NameId) -> &Inode<'a> {
         &self.inodes[self.names[name].inode]
     }
 
     /// Finds a directory, following symlinks, the last one included. `None`: it isn't there.
-    fn find(&self, path: &NodePath) -> Result<Option<NameId>, String> {
+    fn find(&self, path: &'a [u8]) -> Result<Option<NameId>, String> {
         let Walk { directory, missing } = self.walk(path)?;
         Ok(missing.is_empty().then_some(directory))
     }
 
     /// Finds a directory as [`Self::find`] does, and makes what is missing.
-    fn make(&mut self, path: &NodePath) -> Result<NameId, Broken> {
+    fn make(&mut self, path: &'a [u8]) -> Result<NameId, Broken> {
         let Walk { mut directory, missing } = self.walk(path)?;
         for component in missing {
             let kind = InodeKind::Directory;
-            self.inodes.push(Inode { kind, meta: made_up(), layer: self.layer });
+            self.inodes.push(Inode { kind, meta: &MADE_UP, layer: self.layer });
             directory = self.put(directory, component, self.inodes.len() - 1)?;
         }
         Ok(directory)
@@ -318,15 +306,15 @@ impl Merger {
 
     /// Walks as far as there are directories. `..` never leaves the root, and takes missing
     /// components back lexically.
-    fn walk(&self, path: &NodePath) -> Result<Walk, String> {
-        let mut todo: Vec<Box<[u8]>> = path.components().map(Box::from).collect();
+    fn walk(&self, path: &'a [u8]) -> Result<Walk<'a>, String> {
+        let mut todo: Vec<&'a [u8]> = components(path).collect();
         todo.reverse();
         let mut trail = vec![ROOT]; // the directories from the root to here
         let mut missing = Vec::new();
         let (mut hops, mut detour) = (0, 0);
         while let Some(component) = todo.pop() {
             let here = trail[trail.len() - 1];
-            match &*component {
+            match component {
                 b"" | b"." => continue,
                 b".." => {
                     if missing.pop().is_none() && trail.len() > 1 {
@@ -340,11 +328,11 @@ impl Merger {
                 }
                 _ => {}
             }
-            let Some(child) = self.names[here].children.get(&component) else {
+            let Some(child) = self.names[here].children.get(component) else {
                 missing.push(component);
                 continue;
             };
-            match &self.inode(*child).kind {
+            match self.inode(*child).kind {
                 InodeKind::Directory => trail.push(*child),
                 InodeKind::Symlink { target } => {
                     hops += 1;
@@ -354,9 +342,9 @@ impl Merger {
                     if target.first() == Some(&b'/') {
                         trail.truncate(1);
                     }
-                    let components = target.rsplit(|b| *b == b'/');
                     let before = todo.len();
-                    todo.extend(components.filter(|c| !matches!(*c, b"" | b".")).map(Box::from));
+                    let steps = target.rsplit(|b| *b == b'/');
+                    todo.extend(steps.filter(|step| !matches!(*step, b"" | b".")));
                     detour += todo.len() - before;
                     if detour > MAX_DETOUR {
                         let detail = "the symlinks on the way to it make a detour of more than";
@@ -364,7 +352,7 @@ impl Merger {
                     }
                 }
                 InodeKind::File { .. } | InodeKind::Sparse { .. } | InodeKind::Special { .. } => {
-                    let name = String::from_utf8_lossy(&component).into_owned();
+                    let name = String::from_utf8_lossy(component).into_owned();
                     return Err(format!("its parent {name:?} is not a directory"));
                 }
             }
@@ -372,7 +360,7 @@ impl Merger {
         Ok(Walk { directory: trail[trail.len() - 1], missing })
     }
 
-    fn nodes(&self) -> Vec<(Node, &Inode)> {
+    fn nodes(&self) -> MergedNodes {
         let mut paths: Vec<(NodePath, NameId)> = Vec::with_capacity(self.names.len());
         let mut todo = vec![(NodePath::root(), ROOT)];
         while let Some((path, name)) = todo.pop() {
@@ -397,19 +385,21 @@ impl Merger {
             used: HashSet::with_capacity(self.inodes.len()),
             layers: BTreeMap::new(),
         };
-        paths
-            .into_iter()
-            .map(|(path, name)| {
-                let id = self.names[name].inode;
-                let inode = &self.inodes[id];
-                let nlink = match inode.kind {
-                    InodeKind::Directory => 2 + self.subdirectories(name),
-                    _ => links[id],
-                };
-                let ino = numbers.of(id, inode.layer, &path);
-                (inode.node(path, ino, nlink), inode)
-            })
-            .collect()
+        let mut sparse = None;
+        let nodes = paths.into_iter().map(|(path, name)| {
+            let id = self.names[name].inode;
+            let inode = &self.inodes[id];
+            if matches!(inode.kind, InodeKind::Sparse { .. }) && sparse.is_none() {
+                sparse = Some((inode.layer, path.clone()));
+            }
+            let nlink = match inode.kind {
+                InodeKind::Directory => 2 + self.subdirectories(name),
+                _ => links[id],
+            };
+            let ino = numbers.of(id, inode.layer, &path);
+            inode.node(path, ino, nlink)
+        });
+        MergedNodes { nodes: nodes.collect(), sparse }
     }
 
     fn subdirectories(&self, name: NameId) -> u32 {
@@ -420,12 +410,19 @@ impl Merger {
     }
 }
 
+/// The tree.
+struct MergedNodes {
+    nodes: Vec<Node>,
+    /// The first sparse file in it, and its layer.
+    sparse: Option<(Digest, NodePath)>,
+}
+
 /// How far a path leads.
-struct Walk {
+struct Walk<'a> {
     /// The last directory that is there.
     directory: NameId,
     /// The components below it that are not.
-    missing: Vec<Box<[u8]>>,
+    missing: Vec<&'a [u8]>,
 }
 
 /// Inode numbers (CONTRACT A.5): a hash of layer and path, unlike for unlike inodes.
@@ -452,9 +449,9 @@ impl Numbers {
     }
 }
 
-impl Inode {
+impl Inode<'_> {
     fn node(&self, path: NodePath, ino: u64, nlink: u32) -> Node {
-        let Meta { mode, uid, gid, mtime, atime, ctime, xattrs } = &self.meta;
+        let Meta { mode, uid, gid, mtime, atime, ctime, xattrs } = self.meta;
         let (kind, size, rdev) = match &self.kind {
             InodeKind::Directory => (NodeKind::Directory, 0, 0),
             InodeKind::File { offset, length } | InodeKind::Sparse { offset, length } => {
@@ -462,7 +459,7 @@ impl Inode {
                 (NodeKind::File(FileContent::Remote(remote)), *length, 0)
             }
             InodeKind::Symlink { target } => {
-                (NodeKind::Symlink { target: target.clone() }, target.len() as u64, 0)
+                (NodeKind::Symlink { target: target.to_vec() }, target.len() as u64, 0)
             }
             InodeKind::Special { special, rdev } => (NodeKind::Special(*special), 0, *rdev),
         };
@@ -488,8 +485,26 @@ impl Inode {
     }
 }
 
-fn made_up() -> Meta {
-    Meta { mode: 0o755, ..Meta::default() }
+/// Of directories that no layer speaks of.
+static MADE_UP: Meta = Meta {
+    mode: 0o755,
+    uid: 0,
+    gid: 0,
+    mtime: Time::EPOCH,
+    atime: Time::EPOCH,
+    ctime: Time::EPOCH,
+    xattrs: BTreeMap::new(),
+};
+
+/// The components of a clean path.
+fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|component| !component.is_empty())
+}
+
+/// The path one up, of a clean one.
+fn parent(path: &[u8]) -> Option<&[u8]> {
+    let slash = path.iter().rposition(|byte| *byte == b'/')?;
+    (path.len() > 1).then(|| &path[..slash.max(1)])
 }
 
 #[cfg(test)]

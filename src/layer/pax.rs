@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::entry::Time;
+use super::entry::{Time, owner};
 use super::sparse::{PaxSparse, listed};
 
 /// The records of one extended header that mean something to us.
@@ -14,6 +14,7 @@ pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
     pub(super) link_path: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
+    /// As [`owner`] has it.
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Time>,
@@ -42,8 +43,8 @@ impl Pax {
             b"path" => self.path = set(value),
             b"linkpath" => self.link_path = set(value),
             b"size" => self.size = number(key, value)?,
-            b"uid" => self.uid = number(key, value)?,
-            b"gid" => self.gid = number(key, value)?,
+            b"uid" => self.uid = owner_of(key, value)?,
+            b"gid" => self.gid = owner_of(key, value)?,
             b"mtime" => self.mtime = time(key, value)?,
             b"atime" => self.atime = time(key, value)?,
             b"ctime" => self.ctime = time(key, value)?,
@@ -68,7 +69,10 @@ impl Pax {
                     if name.is_empty() || name.contains(&0) {
                         return Err("PAX record of an extended attribute without a name".into());
                     }
-                    self.xattrs.insert(name.to_vec(), value.to_vec());
+                    match set(value) {
+                        Some(value) => self.xattrs.insert(name.to_vec(), value),
+                        None => self.xattrs.remove(name),
+                    };
                 }
                 // Other keys (comment, uname, hdrcharset, ...) say nothing that an index holds.
             }
@@ -110,8 +114,13 @@ fn number<T: std::str::FromStr>(key: &[u8], value: &[u8]) -> Result<Option<T>, S
     text.parse().map(Some).map_err(|_| invalid(key, value))
 }
 
+fn owner_of(key: &[u8], value: &[u8]) -> Result<Option<u32>, String> {
+    let Some(number) = number::<i64>(key, value)? else { return Ok(None) };
+    owner(number).map(Some).ok_or_else(|| invalid(key, value))
+}
+
 /// Seconds, optionally negative, optionally with a decimal fraction; digits past nanoseconds are
-/// cut. Times before 1970 become 1970.
+/// cut.
 fn time(key: &[u8], value: &[u8]) -> Result<Option<Time>, String> {
     if value.is_empty() {
         return Ok(None);
@@ -123,12 +132,13 @@ fn time(key: &[u8], value: &[u8]) -> Result<Option<Time>, String> {
     if !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return Err(bad());
     }
-    let Ok(seconds) = u64::try_from(seconds) else { return Ok(Some(Time::default())) };
-    if whole.starts_with('-') {
-        return Ok(Some(Time::default())); // "-0.5"
-    }
     let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
     let nanos = nanos.fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+    if nanos > 0 && whole.starts_with('-') {
+        // The fraction counts backwards.
+        let seconds = seconds.checked_sub(1).ok_or_else(bad)?;
+        return Ok(Some(Time { seconds, nanos: 1_000_000_000 - nanos }));
+    }
     Ok(Some(Time { seconds, nanos }))
 }
 
@@ -169,7 +179,7 @@ mod tests {
             (Some(8_589_934_592), Some(1000), Some(2_000_000))
         );
         assert_eq!(pax.mtime, Some(Time { seconds: 1_700_000_000, nanos: 250_000_000 }));
-        assert_eq!(pax.atime, Some(Time::default()));
+        assert_eq!(pax.atime, Some(Time { seconds: -6, nanos: 500_000_000 }));
         assert_eq!(pax.ctime, Some(Time { seconds: 7, nanos: 0 }));
         assert_eq!(pax.xattrs[&b"security.capability"[..]], b"\x01\n\0=\n");
         assert_eq!(pax.sparse, PaxSparse::default());

@@ -1,18 +1,32 @@
 //! Tar framing: a stream of uncompressed bytes, pushed in pieces of any size, becomes entries.
 //!
-//! Header fields are decoded by the `tar` crate. The framing is ours because an index needs the
-//! exact offset of each file's content, limits on every length, and extended headers whose values
-//! may hold any byte. Where formats differ it does as Go's `archive/tar`, which made most layers
-//! and reads them in every other tool (CONTRACT B.1: content starts after the last header block).
+//! The framing is ours because an index needs the exact offset of each file's content, limits on
+//! every length, and extended headers whose values may hold any byte. Where formats differ it does
+//! as Go's `archive/tar` (CONTRACT B.1: content starts after the last header block).
 
-use tar::Header;
+/// What extension headers say of the entry after them.
+mod extensions;
+/// One header block.
+mod header;
+/// Hard link targets that are kept aside.
+mod pseudo_links;
+/// Sparse files.
+mod sparse_file;
 
-use super::entry::{Entry, EntryKind, Meta, Name, Time, classify, clean};
+use std::borrow::Cow;
+
+use super::entry::{Entry, EntryKind, Meta, Name, classify, clean};
 use super::limits::NODE_COST;
 use super::pax::Pax;
-use super::sparse::{Expansion, Form, MapText, PaxSparse, old_fields, old_size};
+use super::sparse::Expansion;
 use super::{Contents, Excess, Limit, Limits, at_most};
 use crate::clip::node::{NodePath, Special};
+use crate::examples::Examples;
+use extensions::{Extension, Extensions};
+use header::TarHeader;
+pub(super) use header::is_block;
+use pseudo_links::{PseudoLinks, is_pseudo_link};
+use sparse_file::Sparse;
 
 pub(super) const BLOCK: usize = 512;
 
@@ -54,7 +68,11 @@ pub struct TarScanner {
     cost: u64,
     /// Bytes of all sparse files made whole.
     expanded: u64,
-    notes: Vec<String>,
+    pseudo_links: PseudoLinks,
+    /// Headers that are no entries but cost what entries do.
+    passed: u64,
+    bookkeeping: Examples,
+    globals: Examples,
 }
 
 #[derive(Debug)]
@@ -71,45 +89,6 @@ enum State {
     Ended,
 }
 
-/// A sparse file whose map is still coming.
-#[derive(Debug)]
-struct Sparse {
-    path: NodePath,
-    meta: Meta,
-    /// Of the whole file.
-    size: u64,
-    /// Bytes in the tar, and then padding.
-    remaining: u64,
-    padding: u64,
-    map: Map,
-}
-
-#[derive(Debug)]
-enum Map {
-    /// In blocks that continue the header; offsets and lengths so far.
-    Old(Vec<u64>),
-    /// At the start of the content.
-    Text(MapText),
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Extension {
-    Pax,
-    PaxGlobal,
-    LongName,
-    LongLink,
-}
-
-#[derive(Debug, Default)]
-struct Extensions {
-    pax: Pax,
-    long_name: Option<Vec<u8>>,
-    long_link: Option<Vec<u8>>,
-    /// Content bytes of the headers so far.
-    bytes: u64,
-    present: bool,
-}
-
 impl TarScanner {
     /// A scanner at the start of a stream.
     pub fn new(limits: Limits) -> Self {
@@ -123,7 +102,10 @@ impl TarScanner {
             entries: Vec::new(),
             cost: 0,
             expanded: 0,
-            notes: Vec::new(),
+            pseudo_links: PseudoLinks::default(),
+            passed: 0,
+            bookkeeping: Examples::default(),
+            globals: Examples::default(),
         }
     }
 
@@ -171,18 +153,31 @@ impl TarScanner {
     }
 
     /// The entries, and notes on what was left out, once the stream has ended.
-    pub fn finish(self) -> Result<(Vec<Entry>, Vec<String>), ScanError> {
+    pub fn finish(mut self) -> Result<(Vec<Entry>, Vec<String>), ScanError> {
         let whole = match &self.state {
-            State::Header { .. } => self.filled == 0 && !self.extensions.present,
+            State::Header { .. } => self.filled == 0,
             State::Content { remaining, .. } => *remaining == 0, // Go, too, does without the padding
             State::Extension { .. } | State::Map(_) => false,
             State::Ended => true,
         };
-        if whole {
-            Ok((self.entries, self.notes))
-        } else {
-            Err(malformed(self.position, "the stream ends inside an entry"))
+        if !whole {
+            return Err(malformed(self.position, "the stream ends inside an entry"));
         }
+        for path in self.pseudo_links.unlinked() {
+            self.bookkeeping.push(path);
+        }
+        let mut notes = Vec::new();
+        if !self.bookkeeping.is_empty() {
+            let left_out = "left out, AUFS bookkeeping is no content";
+            notes.push(format!("{left_out}: {}", self.bookkeeping));
+        }
+        if !self.globals.is_empty() {
+            notes.push(format!("global PAX headers were ignored: {}", self.globals));
+        }
+        if self.extensions.present {
+            notes.push("its last extension header describes no entry".to_owned()); // as Go takes it
+        }
+        Ok((self.entries, notes))
     }
 
     /// Leaves every state that is complete.
@@ -217,7 +212,12 @@ impl TarScanner {
                 let (kind, size, mut data) = (*kind, *size, std::mem::take(data));
                 let start = self.position - data.len() as u64;
                 data.truncate(size);
-                self.extension(kind, data, start)?;
+                if self.extensions.take(kind, data, start)? {
+                    self.globals.push(format_args!("at offset {start}"));
+                }
+                if matches!(kind, Extension::PaxGlobal) {
+                    self.pass()?;
+                }
                 self.state = State::Header { after_zero: false };
             }
             State::Content { remaining: 0, padding: 0, .. } => {
@@ -236,25 +236,14 @@ impl TarScanner {
     ) -> Result<State, ScanError> {
         let offset = self.position - BLOCK as u64;
         if self.block.iter().all(|b| *b == 0) {
-            if self.extensions.present {
-                return Err(malformed(offset, "an extension header describes no entry"));
-            }
             return Ok(if after_zero { State::Ended } else { State::Header { after_zero: true } });
         }
         if after_zero {
             return Err(malformed(offset, "content follows a lone zero block"));
         }
         let block = self.block;
-        let header = Header::from_byte_slice(&block);
-        verify_checksum(header, offset)?;
-        let extension = match header.as_old().linkflag[0] {
-            b'x' => Some(Extension::Pax),
-            b'g' => Some(Extension::PaxGlobal),
-            b'L' => Some(Extension::LongName),
-            b'K' => Some(Extension::LongLink),
-            _ => None,
-        };
-        match extension {
+        let header = TarHeader::new(&block, offset)?;
+        match Extension::of(header.kind()) {
             Some(kind) => self.begin_extension(kind, header, offset),
             None => self.entry(header, offset, contents),
         }
@@ -263,10 +252,10 @@ impl TarScanner {
     fn begin_extension(
         &mut self,
         kind: Extension,
-        header: &Header,
+        header: TarHeader<'_>,
         offset: u64,
     ) -> Result<State, ScanError> {
-        let size = count(&header.as_old().size, "size", offset)?;
+        let size = header.size()?;
         let total = self.extensions.bytes.saturating_add(size);
         let place = || format!("at offset {offset}");
         Limit::ExtensionBytes.check(total, self.limits.extension_bytes, place)?;
@@ -276,31 +265,10 @@ impl TarScanner {
         Ok(State::Extension { kind, data: Vec::with_capacity(remaining), size, remaining })
     }
 
-    fn extension(&mut self, kind: Extension, data: Vec<u8>, at: u64) -> Result<(), ScanError> {
-        match kind {
-            Extension::Pax => {
-                self.extensions.pax = Pax::parse(&data).map_err(|e| malformed(at, &e))?;
-            }
-            Extension::LongName => self.extensions.long_name = Some(until_nul(data)),
-            Extension::LongLink => self.extensions.long_link = Some(until_nul(data)),
-            Extension::PaxGlobal => {
-                // Go and umoci leave these out too; a comment is all that is found in practice.
-                let global = Pax::parse(&data).map_err(|e| malformed(at, &e))?;
-                if global != Pax::default() {
-                    self.note(format!("global PAX header at offset {at} was ignored"))?;
-                }
-                self.extensions.bytes = 0;
-                return Ok(());
-            }
-        }
-        self.extensions.present = true;
-        Ok(())
-    }
-
     /// Takes an entry down and says what follows its header.
     fn entry(
         &mut self,
-        header: &Header,
+        header: TarHeader<'_>,
         offset: u64,
         contents: &mut dyn Contents,
     ) -> Result<State, ScanError> {
@@ -308,20 +276,24 @@ impl TarScanner {
         let raw_name = (pax.sparse.name.clone())
             .or(long_name)
             .or_else(|| pax.path.clone())
-            .unwrap_or_else(|| header.path_bytes().into_owned());
+            .unwrap_or_else(|| header.name());
         let shown = String::from_utf8_lossy(&raw_name).chars().take(200).collect::<String>();
         let wrong = |detail: &str| malformed(offset, &format!("{shown:?}: {detail}"));
         let path = clean(&raw_name).map_err(|e| wrong(&e))?;
         self.check_length(path.as_bytes(), &shown)?;
-        let link = long_link
-            .or_else(|| pax.link_path.clone())
-            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let link = long_link.or_else(|| pax.link_path.clone());
+        let link = link.map_or(Cow::Borrowed(header.link_name()), Cow::Owned);
 
-        let kind = header.as_old().linkflag[0];
+        // As tars before POSIX say it.
+        let kind = match header.kind() {
+            b'\0' if raw_name.last() == Some(&b'/') => b'5',
+            b'\0' => b'0',
+            kind => kind,
+        };
         let size = match kind {
             // These have no content, whatever their size field says (as Go reads them).
             b'1'..=b'6' => 0,
-            _ => pax.size.map_or_else(|| count(&header.as_old().size, "size", offset), Ok)?,
+            _ => pax.size.map_or_else(|| header.size(), Ok)?,
         };
         let padding = size.next_multiple_of(BLOCK as u64).checked_sub(size);
         let (Some(padding), Some(_)) = (padding, self.position.checked_add(size)) else {
@@ -330,20 +302,38 @@ impl TarScanner {
         let follows = State::Content { remaining: size, padding, wanted: false, expansion: None };
 
         let path = match classify(path).map_err(|e| wrong(&e))? {
-            Name::Bookkeeping => {
-                self.note(format!("{shown} was left out: AUFS bookkeeping is no content"))?;
+            Name::Bookkeeping(path) => {
+                self.pass()?;
+                if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') {
+                    let meta = meta(header, pax)?;
+                    self.check_xattrs(&meta, &shown)?;
+                    self.cost += NODE_COST + meta.variable_bytes() + path.as_bytes().len() as u64;
+                    Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
+                    let follows = self.content(&path, size, padding, contents)?;
+                    self.pseudo_links.keep(path, meta, self.position, size);
+                    return Ok(follows);
+                }
+                self.bookkeeping.push(&shown);
                 return Ok(follows);
             }
             Name::Whiteout(path) => return self.take(path, EntryKind::Whiteout, follows),
             Name::Opaque(path) => return self.take(path, EntryKind::Opaque, follows),
             Name::Path(path) => path,
         };
+        if kind == b'1' {
+            // Nothing else in its header means anything.
+            if link.is_empty() {
+                return Err(wrong("a hard link without a target"));
+            }
+            let target = clean(&link).map_err(|e| wrong(&e))?;
+            self.check_length(target.as_bytes(), &shown)?;
+            let entry = self.pseudo_links.link(&path, target);
+            return self.take(path, entry, follows);
+        }
         let sparse = pax.sparse.clone();
-        let meta = meta(header, pax, offset)?;
-        let place = || format!("{shown:?}");
-        Limit::XattrBytes.check(meta.xattr_bytes(), self.limits.xattr_bytes, place)?;
-        let directory_by_name = raw_name.last() == Some(&b'/');
-        if matches!(kind, b'0' | b'\0' | b'7' | b'S') {
+        let meta = meta(header, pax)?;
+        self.check_xattrs(&meta, &shown)?;
+        if matches!(kind, b'0' | b'7' | b'S') {
             let form = sparse.form().map_err(|e| wrong(&e))?;
             if form.is_some() || kind == b'S' {
                 let file = (path, meta, size, padding);
@@ -352,26 +342,23 @@ impl TarScanner {
         }
         let entry = match kind {
             b'5' => EntryKind::Directory(meta),
-            b'\0' if directory_by_name => EntryKind::Directory(meta), // as tars before POSIX
-            b'0' | b'\0' | b'7' => EntryKind::File { meta, offset: self.position, length: size },
+            b'0' | b'7' => EntryKind::File { meta, offset: self.position, length: size },
             b'2' => {
-                let target = link.ok_or_else(|| wrong("a symbolic link without a target"))?;
-                self.check_length(&target, &shown)?;
-                if target.is_empty() || target.contains(&0) {
+                if link.is_empty() {
+                    return Err(wrong("a symbolic link without a target"));
+                }
+                if link.contains(&0) {
                     return Err(wrong("a symbolic link whose target is no path"));
                 }
-                EntryKind::Symlink { meta, target }
-            }
-            b'1' => {
-                let target = link.ok_or_else(|| wrong("a hard link without a target"))?;
-                let target = clean(&target).map_err(|e| wrong(&e))?;
-                self.check_length(target.as_bytes(), &shown)?;
-                EntryKind::HardLink { target }
+                // It is text to us: only its length costs.
+                let place = || format!("{shown:?}");
+                Limit::PathBytes.check(link.len() as u64, self.limits.path_bytes, place)?;
+                EntryKind::Symlink { meta, target: link.into_owned() }
             }
             b'3' | b'4' | b'6' => {
                 let (special, rdev) = match kind {
-                    b'3' => (Special::CharDevice, device_number(header, offset)?),
-                    b'4' => (Special::BlockDevice, device_number(header, offset)?),
+                    b'3' => (Special::CharDevice, header.device()?),
+                    b'4' => (Special::BlockDevice, header.device()?),
                     _ => (Special::Fifo, 0),
                 };
                 EntryKind::Special { meta, special, rdev }
@@ -382,130 +369,48 @@ impl TarScanner {
             }
         };
         let follows = match &entry {
-            EntryKind::File { offset, length, .. } => {
-                let wanted = contents.begin(&path, *offset, *length).map_err(refused)?;
-                if wanted && *length == 0 {
-                    contents.end().map_err(refused)?;
-                }
-                let wanted = wanted && *length > 0;
-                State::Content { remaining: size, padding, wanted, expansion: None }
-            }
+            EntryKind::File { .. } => self.content(&path, size, padding, contents)?,
             _ => follows,
         };
         self.take(path, entry, follows)
     }
 
-    /// Begins a sparse file: its map is in its headers, or comes before its content.
-    fn sparse(
-        &mut self,
-        header: &Header,
-        (path, meta, remaining, padding): (NodePath, Meta, u64, u64),
-        pax: &PaxSparse,
-        form: Option<Form>,
-        offset: u64,
+    /// The content of a file begins.
+    fn content(
+        &self,
+        path: &NodePath,
+        size: u64,
+        padding: u64,
         contents: &mut dyn Contents,
     ) -> Result<State, ScanError> {
-        let no_size = || malformed(offset, &format!("{path}: a sparse file without a size"));
-        let block = header.as_bytes();
-        let (size, numbers, map) = match form {
-            Some(Form::InContent) => {
-                (pax.size.ok_or_else(no_size)?, Vec::new(), Some(Map::Text(MapText::default())))
-            }
-            Some(Form::Known(numbers)) => (pax.size.ok_or_else(no_size)?, numbers, None),
-            None => {
-                let (fields, more) = old_fields(block, true);
-                let numbers = numbers(fields, offset)?;
-                let size = count(old_size(block), "real size", offset)?;
-                if more {
-                    (size, Vec::new(), Some(Map::Old(numbers)))
-                } else {
-                    (size, numbers, None)
-                }
-            }
-        };
-        let file = |map| Sparse { path, meta, size, remaining, padding, map };
-        match map {
-            Some(map) => Ok(State::Map(Box::new(file(map)))),
-            None => self.mapped(file(Map::Old(Vec::new())), &numbers, contents),
+        let wanted = contents.begin(path, self.position, size).map_err(refused)?;
+        if wanted && size == 0 {
+            contents.end().map_err(refused)?;
         }
-    }
-
-    /// Takes the next block of a sparse file's map.
-    fn map_block(
-        &mut self,
-        mut file: Box<Sparse>,
-        contents: &mut dyn Contents,
-    ) -> Result<State, ScanError> {
-        let offset = self.position - BLOCK as u64;
-        let wrong = |detail: &str| malformed(offset, detail);
-        let place = || format!("at offset {offset}");
-        let numbers = match &mut file.map {
-            Map::Old(known) => {
-                let (fields, more) = old_fields(&self.block, false);
-                known.extend(numbers(fields, offset)?);
-                let bytes = known.len() as u64 * 12;
-                Limit::ExtensionBytes.check(bytes, self.limits.extension_bytes, place)?;
-                (!more).then(|| std::mem::take(known))
-            }
-            Map::Text(text) => {
-                file.remaining = file
-                    .remaining
-                    .checked_sub(BLOCK as u64)
-                    .ok_or_else(|| wrong("the map of a sparse file is longer than the file"))?;
-                let numbers = text.take(&self.block).map_err(|e| wrong(&e))?;
-                Limit::ExtensionBytes.check(text.len(), self.limits.extension_bytes, place)?;
-                numbers
-            }
-        };
-        match numbers {
-            Some(numbers) => self.mapped(*file, &numbers, contents),
-            None => Ok(State::Map(file)),
-        }
-    }
-
-    /// Takes a sparse file down whose map is known.
-    fn mapped(
-        &mut self,
-        file: Sparse,
-        numbers: &[u64],
-        contents: &mut dyn Contents,
-    ) -> Result<State, ScanError> {
-        let Sparse { path, meta, size, remaining, padding, .. } = file;
-        let offset = self.position;
-        let wrong = |e: String| malformed(offset, &format!("{path}: {e}"));
-        let mut expansion = Expansion::new(size, numbers, remaining).map_err(wrong)?;
-        self.expanded = self.expanded.saturating_add(expansion.size());
-        let place = || path.to_string();
-        Limit::PlainBytes.check(self.expanded, self.limits.plain_bytes, place)?;
-        // Holes cost nothing in the tar, but whoever takes files whole writes them.
-        if self.expanded >= self.limits.ratio_from {
-            let ratio = self.expanded / self.position.max(1);
-            Limit::Ratio.check(ratio, self.limits.ratio, place)?;
-        }
-        let wanted = contents.begin(&path, offset, size).map_err(refused)?;
-        if wanted && remaining == 0 {
-            end(Some(&mut expansion), contents)?;
-        }
-        let expansion = Some(Box::new(expansion));
-        let follows =
-            State::Content { remaining, padding, wanted: wanted && remaining > 0, expansion };
-        self.take(path, EntryKind::Sparse { meta, offset, length: size }, follows)
+        let wanted = wanted && size > 0;
+        Ok(State::Content { remaining: size, padding, wanted, expansion: None })
     }
 
     fn take(&mut self, path: NodePath, kind: EntryKind, then: State) -> Result<State, ScanError> {
         let entry = Entry { path, kind };
         self.cost += NODE_COST + entry.variable_bytes();
-        Limit::Entries.check(self.entries.len() as u64 + 1, self.limits.entries, String::new)?;
+        let count = self.passed + self.entries.len() as u64 + 1;
+        Limit::Entries.check(count, self.limits.entries, String::new)?;
         Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
         self.entries.push(entry);
         Ok(then)
     }
 
-    fn note(&mut self, note: String) -> Result<(), ScanError> {
-        self.cost += note.len() as u64;
-        Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
-        self.notes.push(note);
-        Ok(())
+    /// Counts a header that makes no entry.
+    fn pass(&mut self) -> Result<(), ScanError> {
+        self.passed += 1;
+        let count = self.passed + self.entries.len() as u64;
+        Ok(Limit::Entries.check(count, self.limits.entries, String::new)?)
+    }
+
+    fn check_xattrs(&self, meta: &Meta, shown: &str) -> Result<(), ScanError> {
+        let place = || format!("{shown:?}");
+        Ok(Limit::XattrBytes.check(meta.xattr_bytes(), self.limits.xattr_bytes, place)?)
     }
 
     fn check_length(&self, path: &[u8], shown: &str) -> Result<(), ScanError> {
@@ -517,24 +422,12 @@ impl TarScanner {
     }
 }
 
-/// Whether a layer that begins so can be a tar: a header with the right checksum, or the zeros that
-/// an empty tar is made of.
-pub(super) fn is_block(prefix: &[u8]) -> bool {
-    let Some(block) = prefix.first_chunk::<BLOCK>() else { return false };
-    block.iter().all(|byte| *byte == 0)
-        || verify_checksum(Header::from_byte_slice(block), 0).is_ok()
-}
-
 /// A file's last bytes have come.
 fn end(expansion: Option<&mut Expansion>, contents: &mut dyn Contents) -> Result<(), ScanError> {
     if let Some(file) = expansion {
         file.finish(contents).map_err(refused)?;
     }
     contents.end().map_err(refused)
-}
-
-fn numbers<'a>(fields: impl Iterator<Item = &'a [u8]>, offset: u64) -> Result<Vec<u64>, ScanError> {
-    fields.map(|field| count(field, "sparse map", offset)).collect()
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` calls")]
@@ -546,98 +439,19 @@ fn malformed(offset: u64, detail: &str) -> ScanError {
     ScanError::Malformed { offset, detail: detail.to_owned() }
 }
 
-fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
-    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-    bytes.truncate(end);
-    bytes
-}
-
-/// A numeric field as Go reads it: octal digits between blanks and NULs (none at all is 0), or
-/// base 256 with the first bit set.
-fn number(field: &[u8], name: &str, offset: u64) -> Result<i64, ScanError> {
-    let wrong = || malformed(offset, &format!("the {name} field is not a number"));
-    if field[0] & 0x80 != 0 {
-        let negative = field[0] & 0x40 != 0;
-        let first = if negative { field[0] } else { field[0] & 0x7f };
-        let start = if negative { -1_i128 } else { 0 };
-        let bytes = std::iter::once(&first).chain(&field[1..]);
-        let value = bytes.fold(start, |value, byte| (value << 8) | i128::from(*byte));
-        return i64::try_from(value).map_err(|_| wrong());
-    }
-    let blank = |b: &u8| matches!(b, b' ' | 0);
-    let digits: Vec<u8> =
-        field.iter().copied().skip_while(blank).take_while(|b| !blank(b)).collect();
-    digits.iter().try_fold(0_i64, |value, digit| match digit {
-        b'0'..=b'7' => Ok((value << 3) | i64::from(digit - b'0')), // 12 digits fit
-        _ => Err(wrong()),
-    })
-}
-
-/// A numeric field that can't be negative.
-fn count(field: &[u8], name: &str, offset: u64) -> Result<u64, ScanError> {
-    let value = number(field, name, offset)?;
-    u64::try_from(value).map_err(|_| malformed(offset, &format!("the {name} is {value}")))
-}
-
-fn verify_checksum(header: &Header, offset: u64) -> Result<(), ScanError> {
-    let expected = number(&header.as_old().cksum, "checksum", offset)?;
-    let bytes = header.as_bytes();
-    let sum = |value: fn(u8) -> i64| -> i64 {
-        let spaces = 8 * value(b' ');
-        let rest = bytes[..148].iter().chain(&bytes[156..]);
-        rest.fold(spaces, |sum, byte| sum + value(*byte))
-    };
-    // Some old tars summed signed bytes.
-    let found = sum(i64::from);
-    if expected == found || expected == sum(|b| i64::from(b.cast_signed())) {
-        return Ok(());
-    }
-    let detail = format!("the checksum is {found}, the header says {expected}");
-    Err(malformed(offset, &detail))
-}
-
-fn meta(header: &Header, pax: Pax, offset: u64) -> Result<Meta, ScanError> {
-    let fields = header.as_old();
-    let id = |field: &[u8], name: &str| {
-        let value = count(field, name, offset)?;
-        u32::try_from(value)
-            .map_err(|_| malformed(offset, &format!("the {name} {value} is over 32 bits")))
-    };
-    let mtime = if let Some(mtime) = pax.mtime {
-        mtime
-    } else {
-        let seconds = number(&fields.mtime, "mtime", offset)?;
-        Time { seconds: u64::try_from(seconds).unwrap_or(0), nanos: 0 }
-    };
-    let mode = u32::try_from(count(&fields.mode, "mode", offset)? & 0o7777).unwrap_or(0);
+/// What PAX records say goes before the header.
+fn meta(header: TarHeader<'_>, pax: Pax) -> Result<Meta, ScanError> {
+    let mtime = pax.mtime.map_or_else(|| header.mtime(), Ok)?;
+    let [atime, ctime] = header.further_times()?;
     Ok(Meta {
-        mode,
-        uid: pax.uid.map_or_else(|| id(&fields.uid, "uid"), Ok)?,
-        gid: pax.gid.map_or_else(|| id(&fields.gid, "gid"), Ok)?,
+        mode: header.mode()?,
+        uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
+        gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
         mtime,
-        atime: pax.atime.unwrap_or(mtime),
-        ctime: pax.ctime.unwrap_or(mtime),
+        atime: pax.atime.or(atime).unwrap_or(mtime),
+        ctime: pax.ctime.or(ctime).unwrap_or(mtime),
         xattrs: pax.xattrs,
     })
-}
-
-/// Packs major and minor numbers as Linux does for 32-bit device numbers.
-fn device_number(header: &Header, offset: u64) -> Result<u32, ScanError> {
-    let [major, minor] = match (header.as_ustar(), header.as_gnu()) {
-        (Some(fields), _) => [fields.dev_major, fields.dev_minor],
-        (_, Some(fields)) => [fields.dev_major, fields.dev_minor],
-        _ => [[0; 8]; 2],
-    };
-    let major = count(&major, "devmajor", offset)?;
-    let minor = count(&minor, "devminor", offset)?;
-    let packed = u32::try_from(major).ok().zip(u32::try_from(minor).ok());
-    let Some((major, minor)) =
-        packed.filter(|(major, minor)| *major <= 0xfff && *minor <= 0xf_ffff)
-    else {
-        let detail = format!("device number {major}:{minor} is not one of Linux");
-        return Err(malformed(offset, &detail));
-    };
-    Ok((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
 }
 
 #[cfg(test)]

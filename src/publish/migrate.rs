@@ -29,7 +29,8 @@ use crate::clip::storage_info::StorageInfo;
 use crate::clip::tree::Tree;
 use crate::content::blocks::BlockData;
 use crate::content::{ContentError, image_source, resolve_stored};
-use crate::error::{Classify, Fault, IoError};
+use crate::error::{Classify, Fault};
+use crate::local::IoError;
 use crate::oci::{
     Credentials, InvalidCredentials, InvalidReference, OciError, OciSettings, ResolvedImage, Source,
 };

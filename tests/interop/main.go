@@ -25,6 +25,7 @@ var commands = []command{
 	{"create-remote", "[flags] DIR OUT                a v1 S3 archive (.rclip) of a directory; nothing is uploaded", createRemote},
 	{"dump", "ARCHIVE                        storage info and nodes as JSON lines", dump},
 	{"mount", "[flags] ARCHIVE MOUNTPOINT     mounts; prints \"ready\"; stays until SIGTERM or unmounted", mount},
+	{"tar-headers", "                               what archive/tar says of tars on standard input", tarHeaders},
 	{"compare", "[--allow FILE]... DIR_A DIR_B  prints how two trees differ", compare},
 }
 

@@ -21,12 +21,12 @@ use crate::content::read::{ReadSettings, image_source};
 use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
 use crate::error::Classify as _;
-use crate::error::io_error;
 use crate::fetch::download::with_layer;
 use crate::fetch::{FetchError, largest_first};
 use crate::layer::{
     EntryKind, LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer,
 };
+use crate::local::io_error;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 

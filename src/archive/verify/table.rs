@@ -12,7 +12,7 @@ use crate::clip::seek_table::{LayerEntry, SeekTable};
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::content::stored_layers::StoredLayer;
 use crate::digest::Digest;
-use crate::error::{IoError, io_error};
+use crate::local::{IoError, io_error};
 
 /// The plain sizes of layers, as far as they are known.
 pub(super) type PlainSizes = BTreeMap<Digest, u64>;

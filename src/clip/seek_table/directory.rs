@@ -1,9 +1,9 @@
 //! The directory: a record of fixed size for each layer, ascending by digest.
 
-use std::fmt;
 use std::io::{Read, Seek};
 use std::ops::Range;
 
+use super::encoding::Encoding;
 use super::section::{Section, wrong};
 use super::spans::{Described, SpanIndex};
 use crate::clip::ClipError;
@@ -12,44 +12,6 @@ use crate::digest::Digest;
 
 /// Bytes of a record.
 const RECORD: usize = 32 + 4 + 5 * 8 + 32;
-
-/// How a layer's tar is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Encoding {
-    /// gzip, of one member or many.
-    Gzip,
-    /// As it is.
-    Tar,
-    /// Zstandard, of one frame or many.
-    Zstd,
-}
-
-impl Encoding {
-    /// The kind of a layer's record.
-    pub(super) fn kind(self) -> u32 {
-        match self {
-            Self::Gzip => 1,
-            Self::Tar => 2,
-            Self::Zstd => 3,
-        }
-    }
-
-    /// Kinds that a reader does not know it passes over.
-    fn of_kind(kind: u32) -> Option<Self> {
-        [Self::Gzip, Self::Tar, Self::Zstd].into_iter().find(|encoding| encoding.kind() == kind)
-    }
-}
-
-/// As it stands in sentences: "not valid gzip".
-impl fmt::Display for Encoding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gzip => "gzip",
-            Self::Tar => "tar",
-            Self::Zstd => "zstd",
-        })
-    }
-}
 
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

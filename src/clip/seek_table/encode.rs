@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::directory::{Encoding, Record};
+use super::directory::Record;
+use super::encoding::Encoding;
 use super::section::wrong;
 use super::spans::{Described, SpanIndex, put_entry};
 use super::trailer::Trailer;

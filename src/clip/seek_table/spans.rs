@@ -4,7 +4,7 @@ use std::io::{Cursor, Read, Seek};
 use std::ops::Range;
 
 use super::MAX_WINDOW;
-use super::directory::Encoding;
+use super::encoding::Encoding;
 use super::section::{Section, wrong};
 use crate::clip::ClipError;
 use crate::clip::fields::{Fields, put_varint};

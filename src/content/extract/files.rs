@@ -9,8 +9,8 @@ use super::target::{Target, Trail};
 use crate::clip::node::{Node, NodePath};
 use crate::content::ContentError;
 use crate::digest::Digest;
-use crate::error::io_error;
 use crate::layer::Contents;
+use crate::local::io_error;
 
 /// Makes one file after the other.
 pub(super) struct Files {

@@ -11,7 +11,7 @@ use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 
 use crate::content::ContentError;
-use crate::error::io_error;
+use crate::local::io_error;
 
 /// How a directory is opened by name: never through a symlink.
 pub(super) const DIRECTORY: OFlags =

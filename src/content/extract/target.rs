@@ -14,8 +14,8 @@ use rustix::io::{Errno, Result};
 use super::staging::{DIRECTORY, Staging};
 use crate::clip::node::{Attr, Node, NodeKind, NodePath, Special};
 use crate::content::ContentError;
-use crate::error::io_error;
 use crate::examples::Examples;
+use crate::local::io_error;
 
 /// Bits that make a program run as its owner or group.
 const SET_ID: u32 = 0o6000;
@@ -109,8 +109,8 @@ impl Target {
 }
 
 fn times(attr: &Attr) -> Timestamps {
-    let time = |seconds: u64, nanos: u32| Timespec {
-        tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX),
+    let time = |seconds: i64, nanos: u32| Timespec {
+        tv_sec: seconds,
         tv_nsec: i64::from(nanos.min(999_999_999)),
     };
     Timestamps {

@@ -138,7 +138,7 @@ fn any_path() -> impl Strategy<Value = NodePath> {
 }
 
 prop_compose! {
-    fn any_time()(seconds in 0..1_u64 << 63, nanos: u32) -> Time {
+    fn any_time()(seconds in -1_i64 << 61..1 << 61, nanos: u32) -> Time {
         Time { seconds, nanos }
     }
 }

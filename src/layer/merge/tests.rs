@@ -9,7 +9,11 @@ fn entry(line: &str, offset: u64) -> Entry {
     let (kind, name) = (words.next().unwrap(), words.next().unwrap());
     let argument = words.next();
     let path = clean(name.as_bytes()).unwrap();
-    let meta = Meta { mode: 0o644, mtime: Time { seconds: offset, nanos: 1 }, ..Meta::default() };
+    let meta = Meta {
+        mode: 0o644,
+        mtime: Time { seconds: offset.cast_signed(), nanos: 1 },
+        ..Meta::default()
+    };
     let kind = match kind {
         "d" => {
             let mode = u32::from_str_radix(argument.unwrap_or("755"), 8).unwrap();

@@ -61,7 +61,7 @@ fn what_is_wrong_is_said() {
     flipped[middle] ^= 0xff;
     let cut = &layer[..layer.len() - 9];
     let trailing = [&layer[..], b"\0\0"].concat();
-    for broken in [&flipped[..], cut, &trailing, b"not gzip at all", b""] {
+    for broken in [&flipped[..], cut, &trailing, b"not gzip at all"] {
         let error = read(broken).unwrap_err();
         assert!(error.is_of_content(), "{error}");
     }

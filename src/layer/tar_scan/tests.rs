@@ -1,10 +1,12 @@
 use std::io::Cursor;
 
 use proptest::prelude::*;
-use tar::{Builder, EntryType};
+use tar::{Builder, EntryType, Header};
 
+use super::header::number;
 use super::*;
 use crate::layer::NoContents;
+use crate::layer::entry::Time;
 
 fn header(kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_ustar();
@@ -192,6 +194,136 @@ fn what_is_left_out_is_noted() {
     assert_eq!(entries.len(), 1);
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert!(notes[0].contains("plnk"), "{notes:?}");
+}
+
+/// A header block of any format: `fields` are bytes at offsets, its checksum is made right.
+fn raw(kind: u8, fields: &[(usize, &[u8])]) -> [u8; BLOCK] {
+    let mut block = block(kind, b"f", b"0");
+    for (at, bytes) in fields {
+        block[*at..*at + bytes.len()].copy_from_slice(bytes);
+    }
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    block
+}
+
+#[test]
+fn the_magic_alone_tells_the_format() {
+    let path = |block: [u8; BLOCK]| scan(&block).unwrap()[0].path.to_string();
+    for version in [&b"00"[..], b"  ", b"\0\0", b"77"] {
+        let fields: [(usize, &[u8]); 3] = [(257, b"ustar\0"), (263, version), (345, b"pre/fix")];
+        assert_eq!(path(raw(b'0', &fields)), "/pre/fix/f", "{version:?}");
+    }
+    let device = [(257, &b"ustar\0  "[..]), (329, b"0000012"), (337, b"0000003")];
+    let entry = scan(&raw(b'3', &device)).unwrap().remove(0);
+    assert!(matches!(entry.kind, EntryKind::Special { rdev: 0xa03, .. }), "{entry:?}");
+
+    let star = [
+        (257, &b"ustar\0"[..]),
+        (345, &[b'p'; 131]),
+        (476, b"00000000007\0"),
+        (488, b"00000000011\0"),
+        (508, b"tar\0"),
+    ];
+    let entry = scan(&raw(b'0', &star)).unwrap().remove(0);
+    assert_eq!(entry.path.to_string(), format!("/{}/f", "p".repeat(131)));
+    let EntryKind::File { meta, .. } = entry.kind else { panic!() };
+    assert_eq!((meta.atime.seconds, meta.ctime.seconds), (7, 9));
+
+    // GNU has times there.
+    let gnu = [(257, &b"ustar  \0"[..]), (345, b"00000000007\0")];
+    let entry = scan(&raw(b'0', &gnu)).unwrap().remove(0);
+    let EntryKind::File { meta, .. } = &entry.kind else { panic!() };
+    assert_eq!((entry.path.to_string(), meta.atime.seconds), ("/f".to_owned(), 7));
+    assert_eq!(path(raw(b'0', &[(257, b"ustar  \0"), (345, b"pre")])), "/pre/f");
+    assert_eq!(path(raw(b'0', &[(257, b"ustar "), (345, b"pre")])), "/f");
+}
+
+#[test]
+fn owners_and_times_may_be_negative() {
+    let meta = |tar: &[u8]| match scan(tar).unwrap().remove(0).kind {
+        EntryKind::File { meta, .. } => meta,
+        other => panic!("{other:?}"),
+    };
+    let base = |value: i64, width: usize| {
+        let mut bytes = vec![0xff; width];
+        bytes[width - 8..].copy_from_slice(&value.to_be_bytes());
+        bytes
+    };
+    let found = meta(&raw(b'0', &[(108, &base(-2, 8)), (136, &base(-100, 12))]));
+    assert_eq!((found.uid, found.mtime), (u32::MAX - 1, Time { seconds: -100, nanos: 0 }));
+    let pax = |records: &[(&str, &[u8])]| {
+        let mut tar = build(|b| b.append_pax_extensions(records.to_vec()).unwrap());
+        tar.truncate(1024);
+        [tar, raw(b'0', &[]).to_vec()].concat()
+    };
+    let found = meta(&pax(&[("gid", b"-2"), ("mtime", b"-1.25"), ("atime", b"-0.5")]));
+    assert_eq!(found.gid, u32::MAX - 1);
+    assert_eq!(found.mtime, Time { seconds: -2, nanos: 750_000_000 });
+    assert_eq!(found.atime, Time { seconds: -1, nanos: 500_000_000 });
+    let found = meta(&pax(&[("SCHILY.xattr.user.a", b"x"), ("SCHILY.xattr.user.a", b"")]));
+    assert!(found.xattrs.is_empty());
+    // What a hard link or a whiteout says beside its name means nothing.
+    let link = raw(b'1', &[(108, b"no number"), (157, b"other")]);
+    assert!(matches!(scan(&link).unwrap()[0].kind, EntryKind::HardLink { .. }));
+    let whiteout = raw(b'0', &[(0, b".wh.x"), (108, &base(-2, 8)), (136, b"no number")]);
+    assert_eq!(scan(&whiteout).unwrap()[0].kind, EntryKind::Whiteout);
+}
+
+#[test]
+fn extension_headers_may_be_empty_or_describe_nothing() {
+    for kind in [b'x', b'g', b'L', b'K'] {
+        let empty = block(kind, b"e", b"0");
+        let then = [&empty[..], &block(b'0', b"f", b"0")].concat();
+        assert_eq!(scan(&then).unwrap()[0].path.to_string(), "/f", "{kind}");
+        for end in [0, BLOCK, 2 * BLOCK] {
+            let last = [&block(b'0', b"f", b"0")[..], &empty, &vec![0; end]].concat();
+            assert_eq!(scan(&last).unwrap().len(), 1, "{kind} and {end} zeros");
+        }
+    }
+}
+
+#[test]
+fn a_target_is_text() {
+    let deep = "../".repeat(30);
+    let tar = build(|b| {
+        b.append_link(&mut header(EntryType::Symlink, 0), "s", &deep).unwrap();
+    });
+    let limits = Limits { path_depth: 5, ..Limits::default() };
+    TarScanner::new(limits).push(&tar, &mut NoContents).unwrap();
+}
+
+#[test]
+fn links_to_files_that_aufs_kept_aside() {
+    let tar = build(|b| {
+        file(b, ".wh..wh.plnk/7.1", b"kept");
+        file(b, ".wh..wh.plnk/8.1", b"for nobody");
+        for name in ["a", "b"] {
+            let mut link = header(EntryType::Link, 0);
+            b.append_link(&mut link, name, "./.wh..wh.plnk/7.1").unwrap();
+        }
+    });
+    let (entries, notes) = scan_in_pieces(&tar, 512).unwrap();
+    let EntryKind::File { offset, length: 4, .. } = entries[0].kind else { panic!("{entries:?}") };
+    assert_eq!((entries[0].path.to_string(), offset), ("/a".to_owned(), 512));
+    let EntryKind::HardLink { target } = &entries[1].kind else { panic!("{entries:?}") };
+    assert_eq!(target.to_string(), "/a");
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].contains("8.1") && !notes[0].contains("7.1"), "{notes:?}");
+}
+
+#[test]
+fn bookkeeping_counts_and_is_told_in_one_note() {
+    let names = (0..1000).map(|n| format!(".wh..wh.{n}")).collect::<Vec<_>>();
+    let tar = build(|b| names.iter().for_each(|name| file(b, name, b"")));
+    let (entries, notes) = scan_in_pieces(&tar, tar.len()).unwrap();
+    assert!(entries.is_empty());
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].len() < 200 && notes[0].contains("and 995 more"), "{notes:?}");
+    let limits = Limits { entries: 999, ..Limits::default() };
+    let error = TarScanner::new(limits).push(&tar, &mut NoContents).unwrap_err();
+    assert!(matches!(&error, ScanError::Limit(e) if e.limit == Limit::Entries), "{error:?}");
 }
 
 #[test]

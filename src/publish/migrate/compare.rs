@@ -123,9 +123,9 @@ impl<'a> Walk<'a> {
 struct Facts<'a> {
     mode: u32,
     owner: (u32, u32),
-    mtime: (u64, u32),
-    atime: (u64, u32),
-    ctime: (u64, u32),
+    mtime: (i64, u32),
+    atime: (i64, u32),
+    ctime: (i64, u32),
     rdev: u32,
     xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>,
     size: Option<u64>,
@@ -137,7 +137,7 @@ struct Facts<'a> {
 
 impl Facts<'_> {
     fn told(&self) -> [(&'static str, String); 11] {
-        let time = |(seconds, nanos): (u64, u32)| format!("{seconds}.{nanos:09}");
+        let time = |(seconds, nanos): (i64, u32)| format!("{seconds}.{nanos:09}");
         let names = self
             .xattrs
             .iter()

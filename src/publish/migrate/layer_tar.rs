@@ -202,7 +202,8 @@ impl Records {
     fn times(&mut self, node: &Node) -> u64 {
         let attr = &node.attr;
         let mtime = (attr.mtime, attr.mtime_nsec);
-        if mtime.1 != 0 || mtime.0 > MAX_SIZE {
+        let seconds = u64::try_from(mtime.0).ok().filter(|seconds| *seconds <= MAX_SIZE);
+        if mtime.1 != 0 || seconds.is_none() {
             self.add("mtime", time(mtime));
         }
         for (key, at) in
@@ -212,7 +213,7 @@ impl Records {
                 self.add(key, time(at));
             }
         }
-        mtime.0.min(MAX_SIZE)
+        seconds.unwrap_or(0)
     }
 
     fn xattrs(&mut self, node: &Node) -> Result<(), MigrateError> {
@@ -225,14 +226,29 @@ impl Records {
                     &format!("no layer holds an attribute called {name}"),
                 ));
             };
+            if value.is_empty() {
+                // A PAX record without a value takes it back.
+                return Err(impossible(
+                    node,
+                    &format!("no layer holds an empty attribute ({name})"),
+                ));
+            }
             self.add(format!("SCHILY.xattr.{name}"), value.as_slice());
         }
         Ok(())
     }
 }
 
-fn time((seconds, nanos): (u64, u32)) -> String {
-    if nanos == 0 { seconds.to_string() } else { format!("{seconds}.{nanos:09}") }
+/// As PAX has it: the fraction of a negative number counts backwards.
+fn time((seconds, nanos): (i64, u32)) -> String {
+    match (seconds, nanos) {
+        (_, 0) => seconds.to_string(),
+        (..0, _) => {
+            let whole = (seconds + 1).unsigned_abs();
+            format!("-{whole}.{:09}", 1_000_000_000_u32.saturating_sub(nanos))
+        }
+        _ => format!("{seconds}.{nanos:09}"),
+    }
 }
 
 /// A path as a layer calls it.

@@ -54,12 +54,11 @@ fn odd_nodes() -> Vec<Node> {
     let mut root = node("/", NodeKind::Directory, 1);
     root.attr.mode = 0o041_777;
     let mut directory = node("/d", NodeKind::Directory, 2);
-    directory.attr.mtime_nsec = 123_456_789;
+    (directory.attr.mtime, directory.attr.mtime_nsec) = (-3, 123_456_789);
     let mut link = node("/l", NodeKind::Symlink { target: vec![b't'; 300] }, 3);
     link.attr.atime = 5;
     let mut late = file("/d/late", 5000, 1025);
     late.xattrs.insert(b"security.capability".into(), b"\x01\n\0=".into());
-    late.xattrs.insert(b"user.empty".into(), Vec::new());
     late.attr.ctime_nsec = 1;
     let mut early = file("/z", 60, 512);
     (early.attr.uid, early.attr.gid) = (u32::MAX - 1, 2_097_152);
@@ -124,9 +123,12 @@ fn what_a_layer_cannot_say_is_refused() {
     let root = || node("/", NodeKind::Directory, 1);
     let mut attribute = file("/a", 60, 0);
     attribute.xattrs.insert(b"user.a=b".into(), Vec::new());
+    let mut empty = file("/e", 60, 0);
+    empty.xattrs.insert(b"user.a".into(), Vec::new());
     let remote = crate::clip::node::RemoteRef { layer: Digest::of(b""), offset: 0, length: 0 };
     for (bad, expected) in [
         (file("/.wh.a", 60, 0), "/.wh.a can't become part of an image: a layer takes .wh.a"),
+        (empty, "/e can't become part of an image: no layer holds an empty attribute (user.a)"),
         (node("/l", NodeKind::Symlink { target: Vec::new() }, 2), "/l can't"),
         (node("/r", NodeKind::File(FileContent::Remote(remote)), 2), "/r can't"),
         (attribute, "/a can't become part of an image: no layer holds an attribute"),

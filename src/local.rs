@@ -1,0 +1,41 @@
+//! What is done on this machine: files and threads, and how they fail.
+
+use crate::error::{Classify, Fault};
+
+/// Something local could not be read, written or run.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct IoError {
+    /// What was being done.
+    pub what: String,
+    /// What the system said.
+    pub source: std::io::Error,
+}
+
+impl Classify for IoError {
+    fn is_transient(&self) -> bool {
+        true
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::Ours
+    }
+
+    fn code(&self) -> &'static str {
+        "io"
+    }
+}
+
+/// For `map_err`: says what was being done.
+pub(crate) fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> IoError {
+    let what = what.into();
+    |source| IoError { what, source }
+}
+
+/// Runs work that takes a while off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, IoError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|died| io_error("a helper thread died")(std::io::Error::other(died)))
+}
