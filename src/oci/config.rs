@@ -62,7 +62,7 @@ struct Document {
 #[serde(rename_all = "PascalCase")]
 struct Execution {
     user: Option<String>,
-    env: Option<Vec<String>>,
+    env: Option<Vec<Option<String>>>,
     entrypoint: Option<Words>,
     cmd: Option<Words>,
     working_dir: Option<String>,
@@ -81,7 +81,7 @@ struct RootFs {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Words {
-    Many(Vec<String>),
+    Many(Vec<Option<String>>),
     One(String),
 }
 
@@ -104,7 +104,7 @@ impl ImageConfig {
         let text = Option::unwrap_or_default;
         let words = |words: Option<Words>| match words {
             None => Vec::new(),
-            Some(Words::Many(words)) => words,
+            Some(Words::Many(words)) => words.into_iter().map(text).collect(),
             Some(Words::One(word)) => vec![word],
         };
         let members = |set: Option<Set>| {
@@ -121,7 +121,7 @@ impl ImageConfig {
             variant: text(document.variant),
             docker_version: text(document.docker_version),
             user: text(run.user),
-            env: run.env.unwrap_or_default(),
+            env: run.env.into_iter().flatten().flatten().collect(),
             entrypoint: words(run.entrypoint),
             cmd: words(run.cmd),
             working_dir: text(run.working_dir),
@@ -180,6 +180,10 @@ mod tests {
         for text in [&text[..], b"{}", br#"{"config":null,"rootfs":null}"#] {
             assert_eq!(ImageConfig::parse(text).unwrap(), (ImageConfig::default(), vec![]));
         }
+        let text = br#"{"config":{"Env":["A=b",null],"Cmd":["x",null]}}"#;
+        let (config, _) = ImageConfig::parse(text).unwrap();
+        assert_eq!(config.env, ["A=b"]);
+        assert_eq!(config.cmd, ["x", ""], "arguments keep their places");
     }
 
     #[test]

@@ -6,18 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::digest::Digest;
-use crate::oci::descriptor::{Blob, Descriptor, bare, is_generic, strings};
+use crate::digest::{Digest, InvalidDigest};
+use crate::oci::descriptor::{bare, is_generic, strings};
 use crate::oci::platform::{Platform, choose};
 
 /// An entry of an index.
 #[derive(Debug)]
 pub(super) struct IndexEntry {
-    /// Where it is, or why that can't be told.
-    pub(super) blob: Result<Blob, String>,
+    /// What it is called, or why that can't be told. Its size is nobody's business: the digest
+    /// tells all.
+    pub(super) digest: Result<Digest, String>,
     /// `None` when the entry doesn't say.
     pub(super) platform: Option<Platform>,
     pub(super) annotations: BTreeMap<String, String>,
@@ -28,7 +28,7 @@ pub(super) struct IndexEntry {
 /// The choice from an index.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    pub(super) blob: Blob,
+    pub(super) digest: Digest,
     /// What the index says that it is made for.
     pub(super) platform: Option<Platform>,
 }
@@ -58,11 +58,11 @@ impl IndexEntry {
         if attestation {
             return None;
         }
-        let descriptor = Descriptor::deserialize(entry).map_err(|error| error.to_string());
+        let digest = entry.get("digest").and_then(Value::as_str).unwrap_or_default();
         let media_type =
             entry.get("mediaType").and_then(Value::as_str).map(bare).unwrap_or_default();
         Some(Self {
-            blob: descriptor.and_then(|descriptor| descriptor.blob()),
+            digest: digest.parse().map_err(|error: InvalidDigest| error.to_string()),
             platform,
             annotations,
             is_image: is_generic(&media_type)
@@ -74,18 +74,18 @@ impl IndexEntry {
 
 /// The entry for `wanted`, or the one with the digest `pinned`.
 ///
-/// An entry that doesn't say what it is for is taken when it is the only one: its config will
+/// The first entry that doesn't say what it is for is taken where no other fits: its config will
 /// tell. Of several that fit, those are preferred that can be read and are images.
 pub(super) fn choose_entry(
     entries: &[IndexEntry],
     wanted: &Platform,
     pinned: Option<Digest>,
 ) -> Result<Choice, NoChoice> {
-    let chosen = |entry: &IndexEntry| match &entry.blob {
-        Ok(blob) => Ok(Choice { blob: *blob, platform: entry.platform.clone() }),
+    let chosen = |entry: &IndexEntry| match &entry.digest {
+        Ok(digest) => Ok(Choice { digest: *digest, platform: entry.platform.clone() }),
         Err(reason) => Err(NoChoice::Unreadable(reason.clone())),
     };
-    let is = |entry: &&IndexEntry| entry.blob.as_ref().ok().map(|blob| blob.digest) == pinned;
+    let is = |entry: &&IndexEntry| entry.digest.as_ref().ok().copied() == pinned;
     if pinned.is_some()
         && let Some(entry) = entries.iter().find(is)
     {
@@ -93,7 +93,7 @@ pub(super) fn choose_entry(
     }
     let mut groups: [Vec<&IndexEntry>; 3] = Default::default();
     for entry in entries {
-        groups[match (&entry.blob, entry.is_image) {
+        groups[match (&entry.digest, entry.is_image) {
             (Ok(_), true) => 0,
             (Ok(_), false) => 1,
             (Err(_), _) => 2,
@@ -102,13 +102,13 @@ pub(super) fn choose_entry(
     }
     for group in &groups {
         let known = group.iter().filter_map(|entry| Some((entry.platform.as_ref()?, *entry)));
-        let sole = match group.as_slice() {
-            [entry] if entry.platform.is_none() => Some(*entry),
-            _ => None,
-        };
-        if let Some(entry) = choose(wanted, known).or(sole) {
+        if let Some(entry) = choose(wanted, known) {
             return chosen(entry);
         }
+    }
+    let silent = groups.iter().flatten().find(|entry| entry.platform.is_none());
+    if let Some(entry) = silent {
+        return chosen(entry);
     }
     let platforms = entries.iter().filter_map(|entry| entry.platform.as_ref());
     Err(NoChoice::NoneFits(platforms.map(ToString::to_string).collect()))
@@ -134,7 +134,7 @@ mod tests {
     fn chosen(entries: &[Value]) -> Result<Digest, NoChoice> {
         let entries: Vec<_> = entries.iter().filter_map(IndexEntry::read).collect();
         let wanted = "linux/amd64".parse().unwrap();
-        choose_entry(&entries, &wanted, None).map(|choice| choice.blob.digest)
+        choose_entry(&entries, &wanted, None).map(|choice| choice.digest)
     }
 
     /// Entries that nobody wants, each broken in its own way.
@@ -206,7 +206,11 @@ mod tests {
         assert_eq!(chosen(&[artifact]), Ok(Digest::of(b"artifact")));
         let mut sole = entry("sole", &json!(null));
         sole.as_object_mut().unwrap().remove("mediaType");
-        assert_eq!(chosen(&[sole, json!(null)]), Ok(Digest::of(b"sole")));
+        assert_eq!(chosen(&[sole.clone(), json!(null)]), Ok(Digest::of(b"sole")));
+        // One that fits goes before one that doesn't say, whatever the order.
+        assert_eq!(chosen(&[sole.clone(), entry("right", &amd64())]), Ok(Digest::of(b"right")));
+        let other = entry("other", &json!({"os": "linux", "architecture": "s390x"}));
+        assert_eq!(chosen(&[other, sole]), Ok(Digest::of(b"sole")));
     }
 
     #[test]
@@ -226,7 +230,7 @@ mod tests {
         for (pinned, right) in [(b"pinned".as_slice(), b"pinned".as_slice()), (b"absent", b"right")]
         {
             let choice = choose_entry(&entries, &wanted, Some(Digest::of(pinned))).unwrap();
-            assert_eq!(choice.blob.digest, Digest::of(right));
+            assert_eq!(choice.digest, Digest::of(right));
         }
     }
 

@@ -58,15 +58,14 @@ impl Layout {
         };
         let names: Vec<String> =
             entries.iter().filter_map(|entry| entry.annotations.get(REF_NAME)).cloned().collect();
-        let is_pinned = |entry: &IndexEntry| {
-            pinned.is_some() && entry.blob.as_ref().ok().map(|blob| blob.digest) == pinned
-        };
+        let is_pinned =
+            |entry: &IndexEntry| pinned.is_some() && entry.digest.as_ref().ok().copied() == pinned;
         if self.tag.is_none() && entries.iter().any(is_pinned) {
             entries.retain(is_pinned);
         }
         // One that can't be read is nobody's image, unless there is no other.
-        if entries.iter().any(|entry| entry.blob.is_ok()) && self.tag.is_none() {
-            entries.retain(|entry| entry.blob.is_ok());
+        if entries.iter().any(|entry| entry.digest.is_ok()) && self.tag.is_none() {
+            entries.retain(|entry| entry.digest.is_ok());
         }
         let held = || {
             if names.is_empty() { "no named image".to_owned() } else { names.join(", ") }
@@ -90,16 +89,14 @@ impl Layout {
         Ok(entries)
     }
 
-    pub(super) async fn manifest(&self, blob: Blob) -> Result<Document, OciError> {
-        let bytes = self.read(&self.path(blob), MAX_MANIFEST).await?;
-        Document::verified(bytes, None, Some(blob.digest), || {
-            format!("manifest in {}", self.name())
-        })
+    pub(super) async fn manifest(&self, digest: Digest) -> Result<Document, OciError> {
+        let bytes = self.read(&self.path(digest), MAX_MANIFEST).await?;
+        Document::verified(bytes, None, Some(digest), || format!("manifest in {}", self.name()))
     }
 
     /// A blob that is read whole into memory: a config.
     pub(super) async fn small_blob(&self, blob: Blob) -> Result<Bytes, OciError> {
-        let bytes = self.read(&self.path(blob), MAX_CONFIG).await?;
+        let bytes = self.read(&self.path(blob.digest), MAX_CONFIG).await?;
         Document::verified(bytes, None, Some(blob.digest), || format!("config in {}", self.name()))
             .map(|document| document.bytes)
     }
@@ -131,7 +128,7 @@ impl Layout {
 
     async fn open(&self, blob: Blob, offset: u64) -> Result<File, OciError> {
         let Blob { digest, size } = blob;
-        let path = self.path(blob);
+        let path = self.path(blob.digest);
         let failed = |error: std::io::Error| {
             if error.kind() == std::io::ErrorKind::NotFound {
                 OciError::BlobNotFound { repository: self.name(), digest }
@@ -166,8 +163,8 @@ impl Layout {
         Ok(bytes.into())
     }
 
-    fn path(&self, blob: Blob) -> PathBuf {
-        self.directory.join("blobs/sha256").join(blob.digest.hex())
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.directory.join("blobs/sha256").join(digest.hex())
     }
 
     fn failed(&self, reason: String) -> OciError {

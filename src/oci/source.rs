@@ -143,7 +143,7 @@ impl Source {
             Origin::Layout { layout, .. } => {
                 let choice = self.choose(&layout.entries(wanted.pinned).await?, wanted)?;
                 said = choice.platform;
-                self.manifest(choice.blob, cancel).await?
+                self.manifest(choice.digest, cancel).await?
             }
         };
         for _ in 0..MAX_DEPTH {
@@ -155,7 +155,7 @@ impl Source {
                 Ok(Manifest::Index(entries)) => {
                     let choice = self.choose(&entries, wanted)?;
                     said = choice.platform.or(said);
-                    document = self.manifest(choice.blob, cancel).await?;
+                    document = self.manifest(choice.digest, cancel).await?;
                 }
                 Err(ManifestError::Unsupported(reason)) => {
                     let image = self.image.clone();
@@ -290,12 +290,16 @@ impl Source {
         }
     }
 
-    async fn manifest(&self, blob: Blob, cancel: &CancellationToken) -> Result<Document, OciError> {
+    async fn manifest(
+        &self,
+        digest: Digest,
+        cancel: &CancellationToken,
+    ) -> Result<Document, OciError> {
         match &self.origin {
             Origin::Registry { registry, .. } => {
-                registry.manifest(&blob.digest.to_string(), Some(blob.digest), cancel).await
+                registry.manifest(&digest.to_string(), Some(digest), cancel).await
             }
-            Origin::Layout { layout, .. } => layout.manifest(blob).await,
+            Origin::Layout { layout, .. } => layout.manifest(digest).await,
         }
     }
 
