@@ -125,7 +125,7 @@ async fn refused_credentials_are_nowhere() {
                 "credentials": credentials,
             });
             let (status, problem) = service.post("/v1/jobs", &body).await;
-            assert_eq!(status, 400, "{problem:#}");
+            assert!((400..500).contains(&status), "{problem:#}");
             shows_nothing(&problem.to_string(), "the refusal");
         }
     }

@@ -45,7 +45,7 @@ pub(super) fn oci(
     let insecure: Option<bool> = layers.parse(&setting::BUILD_REGISTRY_INSECURE, from_str)?;
     let private = layers.parse(&setting::PRIVATE_ADDRESSES, from_str)?.unwrap_or(embedded);
     let settings = OciSettings {
-        own_hosts: sorted(listed.iter().cloned().chain([host.clone()])),
+        own_hosts: vec![host.clone()],
         insecure_hosts: sorted(listed.into_iter().chain(own(host, insecure == Some(true)))),
         secure_hosts: own(host, insecure == Some(false)).collect(),
         egress: if private { Egress::Private } else { Egress::Public },

@@ -135,7 +135,7 @@ clipwright:
     assert_eq!((config.clip_version, config.poll_interval.as_millis()), (1, 250));
     assert_eq!(config.oci.insecure_hosts, ["cache:80", "localhost:5001"]);
     assert_eq!(config.oci.secure_hosts, ["registry.example.com"]);
-    assert_eq!(config.oci.own_hosts, ["cache:80", "localhost:5001", "registry.example.com"]);
+    assert_eq!(config.oci.own_hosts, ["registry.example.com"]);
     assert_eq!(config.oci.egress, Egress::Public);
     assert_eq!(config.oci.ambient, AmbientCredentials::Of(vec![DOCKER_HUB.to_owned()]));
     assert_eq!(config.reference_form, ReferenceForm::TagAndDigest);

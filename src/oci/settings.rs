@@ -19,8 +19,8 @@ pub struct OciSettings {
     pub secure_hosts: Vec<String>,
     /// Which addresses may be reached.
     pub egress: Egress,
-    /// Registries that the operator has named: those, and what they point to, may be at private
-    /// addresses.
+    /// Registries that the operator uses, `host[:port]`: those, the insecure ones, and what they
+    /// point to, may be at private addresses.
     pub own_hosts: Vec<String>,
     /// For which registries ambient credentials are used, where none are given.
     pub ambient: AmbientCredentials,
@@ -51,7 +51,8 @@ impl OciSettings {
 
     /// Which addresses may be reached for the sake of a registry (`host[:port]`).
     pub(super) fn egress_for(&self, registry: &str) -> Egress {
-        if lists(&self.own_hosts, registry) { Egress::Private } else { self.egress }
+        let own = self.own_hosts.iter().any(|host| host.eq_ignore_ascii_case(registry));
+        if own || lists(&self.insecure_hosts, registry) { Egress::Private } else { self.egress }
     }
 }
 
