@@ -35,15 +35,15 @@ use crate::oci::ResolvedImage;
 use crate::progress::Step;
 
 pub use error::ArchiveError;
-pub use index::{IndexedImage, Written, index_image};
+pub use index::{ArchiveFile, IndexedImage, index_image};
 pub use layer_cache::LayerCache;
 pub use layer_claims::{Claim, LayerClaims};
 pub use layers::{ImageLayer, KnownLayer};
 pub use options::IndexOptions;
-pub use pack::{PackOptions, Packed, pack_image};
-pub use policy::{InvalidLayerPolicy, LayerPolicy};
+pub use pack::{PackOptions, PackedImage, pack_image};
+pub use policy::{Fallback, InvalidFallback, InvalidLayerPolicy, LayerPolicy};
 pub use summary::{LayerSummary, Summary};
-pub use verify::{Verified, VerifyOptions, verify};
+pub use verify::{Verification, VerifyOptions, verify};
 pub use warnings::MISREAD_NAMES;
 
 /// The step that tells how much of an image there is to read.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::jobs::job::Fallback;
+use crate::archive::Fallback;
 use crate::layer::Limits;
 use crate::oci::{OciSettings, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};

@@ -17,6 +17,6 @@ pub(crate) mod stored_layers;
 
 pub use blocks::S3Override;
 pub use error::ContentError;
-pub use extract::{ExtractOptions, Extracted, extract};
+pub use extract::{ExtractOptions, Extraction, extract};
 pub use read::{ReadSettings, image_source, open_file, resolve_stored};
 pub use spans::{SpanMemory, SpanReader};

@@ -15,5 +15,5 @@ pub mod stored;
 pub mod v1;
 
 pub use error::PublishError;
-pub use republish::{Republication, Republished};
-pub use v1::{Publication, Published};
+pub use republish::{Republication, RepublishedImage};
+pub use v1::{Publication, PublishedV1};

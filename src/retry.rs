@@ -218,9 +218,9 @@ mod tests {
     }
 
     /// What one call brings; errors are made anew each time.
-    type Outcome = Result<u8, fn() -> Failure>;
+    type Attempt = Result<u8, fn() -> Failure>;
 
-    async fn run(results: &[Outcome]) -> (Result<u8, Failure>, usize) {
+    async fn run(results: &[Attempt]) -> (Result<u8, Failure>, usize) {
         let calls = Cell::new(0);
         let result = retry(&fast(), &CancellationToken::new(), || {
             let call = calls.replace(calls.get() + 1);
@@ -232,13 +232,13 @@ mod tests {
 
     #[tokio::test]
     async fn transient_errors_are_retried_until_success() {
-        let busy: Outcome = Err(|| Failure::Busy(None));
+        let busy: Attempt = Err(|| Failure::Busy(None));
         assert_eq!(run(&[busy, busy, Ok(7)]).await, (Ok(7), 3));
     }
 
     #[tokio::test]
     async fn attempts_are_counted_and_the_last_error_returned() {
-        let busy: Outcome = Err(|| Failure::Busy(None));
+        let busy: Attempt = Err(|| Failure::Busy(None));
         assert_eq!(run(&[busy; 5]).await, (Err(Failure::Busy(None)), 4));
     }
 
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(stuck, Err(Failure::Cancelled));
     }
 
-    async fn within(patience: Duration, results: &[Outcome]) -> (Result<u8, Failure>, usize) {
+    async fn within(patience: Duration, results: &[Attempt]) -> (Result<u8, Failure>, usize) {
         let calls = Cell::new(0);
         let endless = RetrySettings::endless(Duration::from_micros(10), Duration::from_millis(1));
         let never = CancellationToken::new();
@@ -287,7 +287,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn patience_bounds_what_attempts_do_not() {
         let (long, short) = (Duration::from_hours(1), Duration::from_millis(20));
-        let busy: Outcome = Err(|| Failure::Busy(None));
+        let busy: Attempt = Err(|| Failure::Busy(None));
         assert_eq!(within(long, &[busy, busy, busy, Ok(7)]).await, (Ok(7), 4));
         assert_eq!(within(long, &[busy, Err(|| Failure::Broken)]).await, (Err(Failure::Broken), 2));
         // The last attempt that ended says why; if none did, there is nothing but silence.

@@ -65,7 +65,7 @@ pub trait Commit: Send {
         self: Box<Self>,
         head: &[u8],
         overwrite: Overwrite,
-    ) -> Result<Committed, StoreError>;
+    ) -> Result<CommitReport, StoreError>;
 
     /// Gives up; when this returns nothing is left. Where the store had failed already, that is
     /// the cause of whatever went wrong after.
@@ -74,7 +74,7 @@ pub trait Commit: Send {
 
 /// How a [`Commit`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Committed {
+pub enum CommitReport {
     /// The object is there.
     Written,
     /// The key was taken: what was there is there still, and ours is gone.
@@ -105,7 +105,7 @@ pub enum Put {
 
 /// An object in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedObject {
     /// Its name.
     pub key: Key,
     /// Bytes.
@@ -175,7 +175,7 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
         prefix: &str,
         after: &str,
         limit: usize,
-    ) -> Result<Vec<Listed>, StoreError>;
+    ) -> Result<Vec<ListedObject>, StoreError>;
 
     /// Says that the object is in use: its time of modification becomes now if it is older than
     /// `age`. `false`: there is no such key.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use clipwright::archive::{PackOptions, Packed};
+use clipwright::archive::{PackOptions, PackedImage};
 use clipwright::clip::node::{FileContent, Node, NodeKind, Special};
 use clipwright::layer::{LayerError, LayerRead, Limits, NoContents, merge, read_layer};
 use proptest::prelude::*;
@@ -190,7 +190,7 @@ fn seen<'a>(
 }
 
 /// What a v1 archive of the image holds.
-fn packed(layout: &Layout) -> (BTreeMap<String, Seen>, Packed) {
+fn packed(layout: &Layout) -> (BTreeMap<String, Seen>, PackedImage) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let v1 = runtime.block_on(async {
         Image::open(layout.path()).await.pack(&PackOptions::default()).await.unwrap()

@@ -15,7 +15,7 @@ use clipwright::error::Classify as _;
 use clipwright::image_id::ImageId;
 use clipwright::layer::Limits;
 use clipwright::progress::Silent;
-use clipwright::publish::{Publication, PublishError, Published};
+use clipwright::publish::{Publication, PublishError, PublishedV1};
 use clipwright::store::{self, ArchiveStore, Overwrite, Put, StoreError, StoreSettings};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -222,7 +222,7 @@ async fn publish(
     image: &Image,
     store: &dyn ArchiveStore,
     overwrite: Overwrite,
-) -> Result<Published, PublishError> {
+) -> Result<PublishedV1, PublishError> {
     publish_until(image, store, overwrite, &CancellationToken::new()).await
 }
 
@@ -231,7 +231,7 @@ async fn publish_until(
     store: &dyn ArchiveStore,
     overwrite: Overwrite,
     cancel: &CancellationToken,
-) -> Result<Published, PublishError> {
+) -> Result<PublishedV1, PublishError> {
     let Image { source, image } = image;
     let (options, id) = (&PackOptions::default(), &id());
     Publication { source, image, options, store, id, overwrite }
@@ -248,7 +248,7 @@ fn large(seed: u64) -> Layout {
     Layout::of(&[Blob::gzip(&tar(&[("large", &noise(seed, 12 << 20)), ("small", b"content")]))])
 }
 
-fn is_conflict(result: &Result<Published, PublishError>) -> bool {
+fn is_conflict(result: &Result<PublishedV1, PublishError>) -> bool {
     matches!(result, Err(PublishError::Store(StoreError::Conflict { .. })))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clipwright::digest::Digest;
 use clipwright::error::{Classify, Fault};
 use clipwright::store::{
-    self, ArchiveStore, Committed, Key, NewObject, Overwrite, Put, S3Settings, StoreError,
+    self, ArchiveStore, CommitReport, Key, NewObject, Overwrite, Put, S3Settings, StoreError,
     StoreSettings,
 };
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ impl Bench {
         name: &str,
         content: &[u8],
         way: Overwrite,
-    ) -> Result<Committed, StoreError> {
+    ) -> Result<CommitReport, StoreError> {
         let NewObject { mut sink, commit } =
             self.store.create(&key(name), &CancellationToken::new()).await?;
         let head = content[..content.len().min(54)].to_vec();
@@ -196,14 +196,14 @@ async fn made_on_the_way(bench: &Bench) {
     for len in [0, 10, 5 * MIB, 10 * MIB, 12 * MIB + 1] {
         let content = noise(len, 5);
         let made = bench.make("made.clip", &content, Overwrite::Never).await.unwrap();
-        assert_eq!(made, Committed::Written, "{len}");
+        assert_eq!(made, CommitReport::Written, "{len}");
         assert!(bench.content("made.clip").await.unwrap() == content, "{len}");
         let other = noise(len + 1, 6);
         let made = bench.make("made.clip", &other, Overwrite::Never).await.unwrap();
-        assert_eq!(made, Committed::Taken, "{len}");
+        assert_eq!(made, CommitReport::Taken, "{len}");
         assert!(bench.content("made.clip").await.unwrap() == content, "{len}");
         let made = bench.make("made.clip", &other, Overwrite::Replace).await.unwrap();
-        assert_eq!(made, Committed::Written, "{len}");
+        assert_eq!(made, CommitReport::Written, "{len}");
         assert!(bench.content("made.clip").await.unwrap() == other, "{len}");
         store.delete(&key("made.clip")).await.unwrap();
     }

@@ -22,7 +22,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::jobs::job::JobEvent;
-use crate::jobs::queue::{EventWakes, Queue, QueueError};
+use crate::jobs::queue::{Queue, QueueError, Wakeups};
 
 use super::AppState;
 use super::extract::{PathParam, QueryParams, header};
@@ -173,7 +173,7 @@ struct Tail {
     job: Uuid,
     after: i64,
     page: vec::IntoIter<JobEvent>,
-    wakes: EventWakes,
+    wakes: Wakeups,
     follow: bool,
     /// Whether the job was final before `page` was read, so that nothing can follow it.
     finished: bool,

@@ -12,7 +12,8 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::jobs::job::{Fallback, ImageId, JobSpec, LayerTreatment, MigrateSpec, PullSpec};
+use crate::archive::{Fallback, LayerPolicy};
+use crate::jobs::job::{ImageId, JobSpec, MigrateSpec, PullSpec};
 
 use super::SpecValidator;
 use super::extract::invalid_job;
@@ -48,10 +49,10 @@ pub(super) struct NewJobBody {
     /// The archive version wanted, 1 or 2; the configured one when absent.
     #[schema(minimum = 1, maximum = 2)]
     clip_version: Option<u8>,
-    /// What to do with layers that beta9's workers can't read (those that are not gzip): index them
-    /// as they are, or re-publish the image in gzip to the build registry. When absent they are a
-    /// reason to fall back.
-    layers: Option<LayerTreatment>,
+    /// What to do with layers that beta9's workers can't read (those that are not gzip): take them
+    /// for a reason to fall back (when absent), index them as they are, or re-publish the image in
+    /// gzip to the build registry.
+    layers: Option<LayerPolicy>,
     /// What to do when the image can't be served as v2: a v1 archive instead, or no archive; what
     /// is configured when absent.
     fallback: Option<Fallback>,
@@ -146,7 +147,7 @@ impl NewJobBody {
             source: source?,
             platform: platform.flatten(),
             clip_version: clip_version.flatten(),
-            layers: self.layers,
+            layers: self.layers.unwrap_or_default(),
             fallback: self.fallback,
             force: self.force.unwrap_or_default(),
         })

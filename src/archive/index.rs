@@ -43,7 +43,7 @@ pub struct IndexedImage {
 
 /// A finished archive file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
+pub struct ArchiveFile {
     /// Bytes.
     pub size: u64,
     /// SHA-256 of the file.
@@ -53,7 +53,7 @@ pub struct Written {
 impl IndexedImage {
     /// Writes the archive to `file`, which appears whole or not at all. The same image gives the
     /// same bytes.
-    pub fn write(&self, file: &Path) -> Result<Written, ArchiveError> {
+    pub fn write(&self, file: &Path) -> Result<ArchiveFile, ArchiveError> {
         let seekable: Vec<LayerSpans<'_>> = self
             .layers
             .iter()
@@ -70,7 +70,7 @@ impl IndexedImage {
         let bytes = seekable_archive(&self.tree, &self.storage, &seekable)?;
         let what = || format!("can't write {}", file.display());
         atomic::write(file, &bytes).map_err(|e| io_error(what())(e))?;
-        Ok(Written { size: bytes.len() as u64, digest: Digest::of(&bytes) })
+        Ok(ArchiveFile { size: bytes.len() as u64, digest: Digest::of(&bytes) })
     }
 }
 

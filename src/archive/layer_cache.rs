@@ -44,7 +44,7 @@ pub struct LayerCache {
 
 /// Which entry is wanted, and what is known of it from elsewhere.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
+pub(super) struct LayerRequest {
     pub(super) read: LayerRead,
     /// Bytes of the compressed layer, from the manifest.
     pub(super) size: u64,
@@ -52,7 +52,7 @@ pub(super) struct Wanted {
     pub(super) diff_id: Digest,
 }
 
-impl Wanted {
+impl LayerRequest {
     pub(super) fn key(&self) -> Key {
         Key::layer_index(self.read.digest, codec::request(&self.read))
     }
@@ -103,7 +103,7 @@ impl LayerCache {
     /// The index, if it is known. What is damaged or doesn't fit is as good as not there.
     pub(super) async fn get(
         &self,
-        wanted: &Wanted,
+        wanted: &LayerRequest,
         cancel: &CancellationToken,
     ) -> Result<Option<LayerIndex>, ArchiveError> {
         if let Some((index, bytes)) = self.get_local(wanted).await? {
@@ -121,7 +121,7 @@ impl LayerCache {
     /// Keeps an index that was made just now, in place of whatever was there.
     pub(super) async fn put(
         &self,
-        wanted: &Wanted,
+        wanted: &LayerRequest,
         index: Arc<LayerIndex>,
         cancel: &CancellationToken,
     ) -> Result<(), ArchiveError> {
@@ -144,7 +144,7 @@ impl LayerCache {
     /// Keeps an index that came about while the layer was read for something else.
     pub(super) async fn put_if_unknown(
         &self,
-        wanted: &Wanted,
+        wanted: &LayerRequest,
         index: Arc<LayerIndex>,
         cancel: &CancellationToken,
     ) -> Result<(), ArchiveError> {
@@ -164,7 +164,7 @@ impl LayerCache {
 
     async fn get_local(
         &self,
-        wanted: &Wanted,
+        wanted: &LayerRequest,
     ) -> Result<Option<(LayerIndex, Vec<u8>)>, ArchiveError> {
         let Some(local) = self.local.clone() else { return Ok(None) };
         let wanted = wanted.clone();
@@ -183,7 +183,7 @@ impl LayerCache {
 
     async fn get_stored(
         &self,
-        wanted: &Wanted,
+        wanted: &LayerRequest,
         cancel: &CancellationToken,
     ) -> Result<Option<(LayerIndex, Vec<u8>)>, ArchiveError> {
         let Some(store) = &self.store else { return Ok(None) };
@@ -247,7 +247,7 @@ impl LayerCache {
 }
 
 /// What a copy is worth.
-fn judged(wanted: &Wanted, place: &str, bytes: Vec<u8>) -> Option<(LayerIndex, Vec<u8>)> {
+fn judged(wanted: &LayerRequest, place: &str, bytes: Vec<u8>) -> Option<(LayerIndex, Vec<u8>)> {
     match wanted.decode(&bytes) {
         Ok(index) => Some((index, bytes)),
         Err(error) => {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::ArchiveError;
 use crate::archive::IndexOptions;
-use crate::archive::layer_cache::{LayerCache, Wanted};
+use crate::archive::layer_cache::{LayerCache, LayerRequest};
 use crate::digest::Digest;
 use crate::fetch::download::with_layer;
 use crate::layer::{Contents, LayerError, LayerIndex, LayerRead, NoContents, read_layer};
@@ -35,10 +35,10 @@ pub struct KnownLayer {
 }
 
 impl ImageLayer<'_> {
-    fn wanted(&self, options: &IndexOptions) -> Wanted {
+    fn wanted(&self, options: &IndexOptions) -> LayerRequest {
         let LayerDescriptor { digest, size, .. } = *self.descriptor;
         let read = LayerRead { digest, limits: options.limits, span: options.span };
-        Wanted { read, size, diff_id: self.diff_id }
+        LayerRequest { read, size, diff_id: self.diff_id }
     }
 
     /// The layer's index, out of the cache if it is there.
@@ -131,7 +131,7 @@ impl ImageLayer<'_> {
         progress: &Arc<dyn Progress>,
         cancel: &CancellationToken,
     ) -> Result<(Arc<LayerIndex>, C), ArchiveError> {
-        let Wanted { read, size, diff_id } = self.wanted(options);
+        let LayerRequest { read, size, diff_id } = self.wanted(options);
         let (source, budget) = (self.source, &options.budget);
         let work = move |bytes| {
             let index = read_layer(read, bytes, &mut contents)?;

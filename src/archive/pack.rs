@@ -20,7 +20,7 @@ use crate::archive::policy::LayerPolicy;
 use crate::archive::runtime_spec::runtime_spec;
 use crate::archive::{ArchiveError, resolved, warnings};
 use crate::clip::tree::Tree;
-use crate::clip::writer::Finished;
+use crate::clip::writer::FinishedArchive;
 use crate::digest::Digest;
 use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
@@ -53,7 +53,7 @@ pub struct PackOptions {
 
 /// A v1 archive that is whole but for its header, which belongs in place of its first bytes.
 #[derive(Debug)]
-pub struct Packed {
+pub struct PackedImage {
     /// The archive's tree, content embedded.
     pub tree: Tree,
     /// What the first bytes must become.
@@ -84,11 +84,11 @@ pub async fn pack_image(
     out: Sink,
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
-) -> Result<Packed, ArchiveError> {
+) -> Result<PackedImage, ArchiveError> {
     // The archive carries the content, so that nobody has to read the layers again.
     LayerPolicy::AsIs.check(source, &image.layers, cancel).await?;
     progress.step(resolved(image));
-    let reading = Reading { source, options, progress: &progress, cancel };
+    let reading = PackRun { source, options, progress: &progress, cancel };
 
     let mut blocks = blocking(|| Blocks::new(out)).await?.map_err(write_error)?;
     let mut read: BTreeMap<Digest, Arc<LayerIndex>> = BTreeMap::new();
@@ -141,21 +141,21 @@ pub async fn pack_image(
         let config = blocks.write(&spec).map_err(write_error)?;
         let waste = blocks.waste(&tree);
         let tree = bundle::tree(tree, |file| blocks.content(file), &config)?;
-        let Finished { mut out, head, size, digest } = blocks.finish(&tree)?;
+        let FinishedArchive { mut out, head, size, digest } = blocks.finish(&tree)?;
         out.flush().map_err(write_error)?;
-        Ok(Packed { tree, head, size, digest, layers, warnings, waste, read_again })
+        Ok(PackedImage { tree, head, size, digest, layers, warnings, waste, read_again })
     })
     .await?
 }
 
-struct Reading<'a> {
+struct PackRun<'a> {
     source: &'a Source,
     options: &'a PackOptions,
     progress: &'a Arc<dyn Progress>,
     cancel: &'a CancellationToken,
 }
 
-impl Reading<'_> {
+impl PackRun<'_> {
     /// Reads a layer once, what `pick` chooses of it going into the archive.
     async fn layer(
         &self,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::archive::index::IndexedImage;
-use crate::archive::pack::Packed;
+use crate::archive::pack::PackedImage;
 use crate::clip::node::NodeKind;
 use crate::clip::tree::Tree;
 use crate::digest::Digest;
@@ -68,7 +68,7 @@ impl Summary {
     }
 
     /// Sums up what was packed of `image`.
-    pub fn of_packed(image: &ResolvedImage, packed: &Packed) -> Self {
+    pub fn of_packed(image: &ResolvedImage, packed: &PackedImage) -> Self {
         Self::new(image, 1, &packed.layers, &packed.tree, &packed.warnings)
     }
 

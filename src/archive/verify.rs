@@ -51,14 +51,14 @@ pub struct VerifyOptions {
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Verified {
+pub struct Verification {
     /// 1 or 2; `None` if the archive can't be read.
     pub clip_version: Option<u8>,
     /// One after the other.
     pub checks: Vec<Check>,
 }
 
-impl Verified {
+impl Verification {
     /// How many errors were found.
     pub fn errors(&self) -> u64 {
         self.checks.iter().map(|check| check.errors).sum()
@@ -77,14 +77,14 @@ pub async fn verify(
     options: &VerifyOptions,
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
-) -> Result<Verified, ArchiveError> {
+) -> Result<Verification, ArchiveError> {
     let mut structure = Check::new("structure", "parts");
     let owned = file.to_owned();
     let parts = match blocking(move || read(&owned)).await?? {
         Ok(parts) => Arc::new(parts),
         Err(broken) => {
             structure.error(broken.to_string());
-            return Ok(Verified { clip_version: None, checks: vec![structure] });
+            return Ok(Verification { clip_version: None, checks: vec![structure] });
         }
     };
     overlaps(&parts, &mut structure);
@@ -120,7 +120,7 @@ pub async fn verify(
             1
         }
     };
-    Ok(Verified { clip_version: Some(clip_version), checks })
+    Ok(Verification { clip_version: Some(clip_version), checks })
 }
 
 /// The archive's parts, or what is broken about them.

@@ -11,7 +11,7 @@ use super::content::ContentArgs;
 use super::progress::on_stderr;
 use super::run_async;
 use crate::clip::reader::Archive;
-use crate::content::{ExtractOptions, Extracted, extract};
+use crate::content::{ExtractOptions, Extraction, extract};
 
 /// Unpack an archive, or a directory of it, into a new directory. Content is verified; what fails
 /// leaves nothing behind.
@@ -37,7 +37,7 @@ pub(super) struct Extract {
 #[derive(Serialize)]
 struct Report<'a> {
     #[serde(flatten)]
-    extracted: &'a Extracted,
+    extracted: &'a Extraction,
     seconds: f64,
 }
 

@@ -69,6 +69,10 @@ impl Index {
             !(registry && self.published_as.is_some()),
             "--published-as goes with oci:DIR: an image in a registry is published there"
         );
+        anyhow::ensure!(
+            self.layers != LayerPolicy::Gzip,
+            "--layers gzip publishes the image again, which is a job's to do: `clipwright serve`"
+        );
         let source = self.source();
         let credentials = self.registry.credentials(&source)?;
         let mut options = IndexOptions {

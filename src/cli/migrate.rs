@@ -27,7 +27,7 @@ use crate::publish::stored::ListedArchive;
 /// What is told in the end.
 mod report;
 
-use report::{Outcome, Report};
+use report::{ImageReport, Report};
 
 /// How often a job is asked for.
 const POLL: Duration = Duration::from_millis(500);
@@ -124,20 +124,20 @@ impl Migrate {
         for archive in self.archives(client, cancel).await? {
             match archive {
                 Ok(archive) if self.is_done(&archive) => {
-                    report.add(archive.image_id.clone(), Some(&archive), Outcome::PassedOver);
+                    report.add(archive.image_id.clone(), Some(&archive), ImageReport::PassedOver);
                 }
                 Ok(archive) => todo.push(archive),
                 Err(missing) => {
                     let reason = "the store has no archive of it".to_owned();
-                    report.add(missing, None, Outcome::Failed(reason));
+                    report.add(missing, None, ImageReport::Failed(reason));
                 }
             }
         }
         if self.dry_run {
             for archive in todo {
                 let outcome = match &archive.problem {
-                    Some(problem) => Outcome::Failed(problem.clone()),
-                    None => Outcome::Planned,
+                    Some(problem) => ImageReport::Failed(problem.clone()),
+                    None => ImageReport::Planned,
                 };
                 report.add(archive.image_id.clone(), Some(&archive), outcome);
             }
@@ -164,7 +164,7 @@ impl Migrate {
                 .buffer_unordered(concurrency)
         );
         while let Some((archive, outcome)) = ends.next().await {
-            let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(error.to_string()));
+            let outcome = outcome.unwrap_or_else(|error| ImageReport::Failed(error.to_string()));
             report.tell(&archive.image_id, &outcome);
             report.add(archive.image_id.clone(), Some(&archive), outcome);
         }
@@ -211,7 +211,7 @@ impl Migrate {
         archive: &ListedArchive,
         run: Uuid,
         cancel: &CancellationToken,
-    ) -> Result<Outcome, ClientError> {
+    ) -> Result<ImageReport, ClientError> {
         if cancel.is_cancelled() {
             return Err(ClientError::Cancelled);
         }
@@ -221,20 +221,20 @@ impl Migrate {
         };
         while !job.state.is_final() {
             if cancel.run_until_cancelled(sleep(POLL)).await.is_none() {
-                return Ok(Outcome::Failed(format!("interrupted; job {} goes on", job.id)));
+                return Ok(ImageReport::Failed(format!("interrupted; job {} goes on", job.id)));
             }
             job = client.get(&format!("/v1/jobs/{}", job.id), cancel).await?;
         }
         Ok(match (job.state, job.result, job.error) {
             (JobState::Succeeded, Some(result), _) => {
                 let migration = result.migration;
-                Outcome::Migrated {
+                ImageReport::Migrated {
                     compared: migration.as_ref().and_then(|migration| migration.compared),
                     kept: migration.and_then(|migration| migration.kept),
                 }
             }
-            (_, _, Some(error)) => Outcome::Failed(error.message),
-            _ => Outcome::Failed(format!("job {} was cancelled", job.id)),
+            (_, _, Some(error)) => ImageReport::Failed(error.message),
+            _ => ImageReport::Failed(format!("job {} was cancelled", job.id)),
         })
     }
 

@@ -10,7 +10,7 @@ use super::progress::on_stderr;
 use super::registry::RegistryArgs;
 use super::report::report;
 use super::run_async;
-use crate::archive::index::Written;
+use crate::archive::index::ArchiveFile;
 use crate::archive::{PackOptions, Summary, pack_image};
 use crate::clip::atomic::Draft;
 use crate::config::LimitsArgs;
@@ -52,7 +52,7 @@ impl Pack {
             let options = PackOptions { limits, ..PackOptions::default() };
             let packed = pack_image(&source, &image, &options, sink, on_stderr(), &cancel).await?;
             draft.finish(&packed.head).with_context(cant_write)?;
-            let written = Written { size: packed.size, digest: packed.digest };
+            let written = ArchiveFile { size: packed.size, digest: packed.digest };
             Ok((Summary::of_packed(&image, &packed), written))
         })?;
         report(self.json, &summary, &self.output, written, started)

@@ -7,7 +7,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::archive::Summary;
-use crate::archive::index::Written;
+use crate::archive::index::ArchiveFile;
 use crate::digest::Digest;
 
 #[derive(Serialize)]
@@ -30,10 +30,10 @@ pub(super) fn report(
     json: bool,
     summary: &Summary,
     path: &Path,
-    written: Written,
+    written: ArchiveFile,
     started: Instant,
 ) -> anyhow::Result<()> {
-    let Written { size, digest } = written;
+    let ArchiveFile { size, digest } = written;
     let seconds = started.elapsed().as_secs_f64();
     if json {
         let archive = File { path, size, digest };

@@ -7,7 +7,7 @@ use clap::Args;
 use super::content::ContentArgs;
 use super::progress::on_stderr;
 use super::{printable, run_async};
-use crate::archive::{Verified, VerifyOptions, verify};
+use crate::archive::{Verification, VerifyOptions, verify};
 use crate::clip::check::{Check, Grade};
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::StorageInfo;
@@ -69,6 +69,6 @@ fn print(check: &Check) {
     }
 }
 
-fn count(verified: &Verified, errors: u64) -> String {
+fn count(verified: &Verification, errors: u64) -> String {
     format!("{errors} errors and {} warnings found", verified.warnings())
 }

@@ -30,7 +30,7 @@ pub use directory::LayerEntry;
 pub(crate) use encode::put_spans;
 pub use encode::{LayerSpans, encode};
 pub use encoding::Encoding;
-pub(crate) use spans::Described;
+pub(crate) use spans::LayerDescription;
 pub use spans::{SpanEntry, SpanIndex};
 
 use section::{Section, read, wrong};

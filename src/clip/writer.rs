@@ -98,7 +98,7 @@ struct Block {
 
 /// A v1 archive that is whole but for its header.
 #[derive(Debug)]
-pub struct Finished<W> {
+pub struct FinishedArchive<W> {
     /// Where it went; not flushed.
     pub out: W,
     /// Replaces the zeros at the start.
@@ -161,7 +161,7 @@ impl<W: Write> LocalWriter<W> {
     }
 
     /// Appends the index.
-    pub fn finish(mut self, tree: &Tree) -> Result<Finished<W>, ClipError> {
+    pub fn finish(mut self, tree: &Tree) -> Result<FinishedArchive<W>, ClipError> {
         let (index, _) = encode_index(tree, &StorageInfo::Local)?;
         let size = self.position + index.len() as u64;
         let header = Header { index: self.position..size, storage: None, storage_type: "" };
@@ -170,7 +170,7 @@ impl<W: Write> LocalWriter<W> {
             .map_err(|source| ClipError::Io { what: "can't write the archive".into(), source })?;
         let head = header.encode();
         let digest = Digest::from_hasher(Sha256::new().chain_update(&head).chain_update(&index));
-        Ok(Finished { out: self.out, head, size, digest })
+        Ok(FinishedArchive { out: self.out, head, size, digest })
     }
 }
 

@@ -35,7 +35,7 @@ impl fmt::Display for Source {
 }
 
 /// A value, and how the user would find it again.
-pub(super) struct Found {
+pub(super) struct SourcedValue {
     pub(super) text: String,
     /// The key as it was written.
     pub(super) key: String,
@@ -44,7 +44,7 @@ pub(super) struct Found {
     pub(super) rank: usize,
 }
 
-impl Found {
+impl SourcedValue {
     pub(super) fn bad(&self, setting: &Setting) -> ConfigError {
         bad_value(&self.key, &self.source, setting, Some(&self.text))
     }
@@ -137,9 +137,9 @@ impl<'a> Layers<'a> {
     }
 
     /// The strongest value of a setting.
-    pub(super) fn find(&self, setting: &Setting) -> Result<Option<Found>, ConfigError> {
+    pub(super) fn find(&self, setting: &Setting) -> Result<Option<SourcedValue>, ConfigError> {
         let found = |text, key: &str, source, rank| {
-            Ok(Some(Found { text, key: key.to_owned(), source, rank }))
+            Ok(Some(SourcedValue { text, key: key.to_owned(), source, rank }))
         };
         if let Some(text) = self.args.get(setting) {
             return found(text.to_owned(), &format!("--{}", setting.flag), Source::CommandLine, 0);

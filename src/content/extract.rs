@@ -41,7 +41,7 @@ mod target;
 
 use by_spans::{Split, pieces, runs};
 use files::{Failure, Files, LayerFiles};
-use plan::{InodeId, Plan, Wanted};
+use plan::{InodeId, Plan, WantedFiles};
 use staging::Staging;
 use target::{Target, Trail};
 
@@ -71,7 +71,7 @@ impl Default for ExtractOptions {
 
 /// What was extracted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Extracted {
+pub struct Extraction {
     /// Directories, the target included.
     pub directories: u64,
     /// Regular files; further names of them are not counted here.
@@ -97,7 +97,7 @@ pub async fn extract(
     options: &ExtractOptions,
     progress: Arc<dyn Progress>,
     cancel: &CancellationToken,
-) -> Result<Extracted, ContentError> {
+) -> Result<Extraction, ContentError> {
     let start = archive.tree.resolve(&options.path)?;
     if start.kind != NodeKind::Directory {
         let detail = "is not a directory: `cat` reads single files".to_owned();
@@ -216,7 +216,7 @@ impl Run<'_> {
         &self,
         image: &OciStorageInfo,
         layer: Digest,
-        wanted: &Wanted,
+        wanted: &WantedFiles,
     ) -> Result<(), ContentError> {
         let applied = image.layers.iter().filter(|digest| **digest == layer).count();
         match wanted.iter().find(|(_, inodes)| inodes.len() > applied) {
@@ -237,7 +237,7 @@ impl Run<'_> {
         &self,
         source: &Source,
         layer: StoredLayer,
-        wanted: Wanted,
+        wanted: WantedFiles,
         cancel: &CancellationToken,
     ) -> Result<(), ContentError> {
         let StoredLayer { digest, size, diff_id } = layer;
@@ -267,7 +267,7 @@ impl Run<'_> {
         &self,
         source: &Source,
         layer: StoredLayer,
-        wanted: &Wanted,
+        wanted: &WantedFiles,
         cancel: &CancellationToken,
     ) -> Result<bool, ContentError> {
         let StoredLayer { digest, size, .. } = layer;
@@ -371,8 +371,8 @@ fn make_the_rest(plan: &Arc<Plan>, target: &Arc<Target>) -> Result<(), ContentEr
     directories.try_for_each(|node| trail.finish_directory(node))
 }
 
-fn count(plan: &Plan) -> Extracted {
-    let mut extracted = Extracted::default();
+fn count(plan: &Plan) -> Extraction {
+    let mut extracted = Extraction::default();
     let directories = plan.nodes.iter().filter(|node| node.kind == NodeKind::Directory);
     extracted.directories = directories.count() as u64;
     extracted.hard_links = plan.links().count() as u64;

@@ -78,10 +78,10 @@ struct Layer {
 #[derive(Debug)]
 struct Flight {
     spans: Range<usize>,
-    plain: WeakShared<Reading>,
+    plain: WeakShared<SpanRead>,
 }
 
-type Reading = BoxFuture<'static, Result<Arc<Plain>, Arc<ContentError>>>;
+type SpanRead = BoxFuture<'static, Result<Arc<Plain>, Arc<ContentError>>>;
 
 /// The plain bytes of neighbouring spans, with the memory that they may take.
 #[derive(Debug)]
@@ -206,7 +206,7 @@ impl Layer {
     fn join(
         self: &Arc<Self>,
         spans: Range<usize>,
-    ) -> Result<(Shared<Reading>, usize), ContentError> {
+    ) -> Result<(Shared<SpanRead>, usize), ContentError> {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         let mut joined = None;
         let mut end = self.batch_end(spans.clone()).unwrap_or(spans.end);

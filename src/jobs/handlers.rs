@@ -45,9 +45,13 @@ impl Handler for Handlers {
         cancel: CancellationToken,
     ) -> Result<JobResult, JobError> {
         match &job.spec {
-            JobSpec::Pull(spec) => Ok(self.puller.pull(spec, credentials, events, &cancel).await?),
+            JobSpec::Pull(spec) => {
+                let pulled = self.puller.pull(spec, credentials, events, &cancel).await;
+                pulled.map_err(|error| JobError::of(&error))
+            }
             JobSpec::Migrate(spec) => {
-                Ok(self.migrator.migrate(spec, credentials, events, &cancel).await?)
+                let migrated = self.migrator.migrate(spec, credentials, events, &cancel).await;
+                migrated.map_err(|error| JobError::of(&error))
             }
         }
     }

@@ -1,18 +1,16 @@
 //! The job and everything that is said about it. These types are the rows of `job` and
 //! `job_event`, and the JSON of the API.
 
-use std::str::FromStr;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::archive::Summary;
+use crate::archive::{Fallback, LayerPolicy, Summary};
 use crate::digest::Digest;
-use crate::error::Fault;
+use crate::error::{Classify, Fault};
 pub use crate::image_id::{ImageId, InvalidImageId};
-use crate::publish::migrate::Compared;
+use crate::publish::migrate::Comparison;
 
 /// What is asked for. Credentials travel beside it, never in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -49,53 +47,15 @@ pub struct PullSpec {
     /// The archive version wanted; the configured one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_version: Option<u8>,
-    /// What to do with layers that beta9's workers can't read; when absent they are a reason to
-    /// fall back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layers: Option<LayerTreatment>,
+    /// What to do with layers that beta9's workers can't read.
+    #[serde(default, skip_serializing_if = "LayerPolicy::is_default")]
+    pub layers: LayerPolicy,
     /// What to do when the image can't be served as v2; what is configured when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
     /// Replace an archive of this image id that has other content.
     #[serde(default)]
     pub force: bool,
-}
-
-/// What to do with layers that beta9's workers can't read: they take gzip alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerTreatment {
-    /// Index them as they are. Clipwright's own readers can read them.
-    AsIs,
-    /// Re-publish the image with all layers in gzip to the build registry.
-    Gzip,
-}
-
-/// What to do when an image can't be served as v2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Fallback {
-    /// Make a v1 archive, and say so.
-    V1,
-    /// Fail.
-    None,
-}
-
-/// The text is not a [`Fallback`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected v1 or none")]
-pub struct InvalidFallback;
-
-impl FromStr for Fallback {
-    type Err = InvalidFallback;
-
-    fn from_str(text: &str) -> Result<Self, InvalidFallback> {
-        match text {
-            "v1" => Ok(Self::V1),
-            "none" => Ok(Self::None),
-            _ => Err(InvalidFallback),
-        }
-    }
 }
 
 impl JobSpec {
@@ -201,7 +161,7 @@ pub struct Migration {
     /// What both versions were found to have in common before the switch, which is everything;
     /// absent if there was nothing to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compared: Option<Compared>,
+    pub compared: Option<Comparison>,
     /// Key of the archive that was there before, if it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<String>,
@@ -252,6 +212,18 @@ pub struct JobError {
     pub fault: Fault,
     /// Whether trying again can help.
     pub transient: bool,
+}
+
+impl JobError {
+    /// What a job tells of an error of the lower floors.
+    pub fn of(error: &impl Classify) -> Self {
+        Self {
+            code: error.code().to_owned(),
+            message: error.to_string(),
+            fault: error.fault(),
+            transient: error.is_transient(),
+        }
+    }
 }
 
 /// One thing that happened to a job; the last one of a job is final.
@@ -364,6 +336,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::archive::InvalidFallback;
 
     /// Workers claim by kind: one that is missing would never be worked on.
     #[test]
@@ -383,7 +356,7 @@ mod tests {
     fn rows_from_before_there_were_versions() {
         let spec = json!({"kind": "pull", "image_id": "961eaef6668e480f", "source": "app"});
         let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap() else { panic!() };
-        assert_eq!((pull.layers, pull.fallback, pull.force), (None, None, false));
+        assert_eq!((pull.layers, pull.fallback, pull.force), (LayerPolicy::Refuse, None, false));
         let digest = Digest::of(b"x");
         let result = json!({
             "image_id": "961eaef6668e480f", "reference": "h/r@sha256:1", "manifest_digest": digest,
@@ -400,7 +373,7 @@ mod tests {
 
     #[test]
     fn policies_are_spelt_one_way() {
-        assert_eq!(json!([LayerTreatment::AsIs, LayerTreatment::Gzip]), json!(["as-is", "gzip"]));
+        assert_eq!(json!([LayerPolicy::AsIs, LayerPolicy::Gzip]), json!(["as-is", "gzip"]));
         for fallback in [Fallback::V1, Fallback::None] {
             let text: String = serde_json::from_value(json!(fallback)).unwrap();
             assert_eq!(text.parse(), Ok(fallback));

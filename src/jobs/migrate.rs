@@ -13,7 +13,7 @@ use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{ArchiveObject, EventKind, ImageId, JobError, JobResult, MigrateSpec, Migration};
+use super::job::{ArchiveObject, EventKind, ImageId, JobResult, MigrateSpec, Migration};
 use super::progress::JobProgress;
 use super::worker::EventSink;
 use crate::archive::{IndexOptions, PackOptions, Summary};
@@ -24,7 +24,7 @@ use crate::oci::{Credentials, InvalidCredentials, OciSettings};
 use crate::progress::Progress;
 use crate::publish::PublishError;
 use crate::publish::migrate::{
-    Compared, Destination, MadeV2, MigrateError, V1, V2, compare_archives, to_v1, to_v2,
+    Comparison, Destination, MigrateError, NewV2, V1, V2, compare_archives, to_v1, to_v2,
 };
 use crate::publish::stored::StoredArchive;
 use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
@@ -117,17 +117,6 @@ impl Classify for MigrationError {
     }
 }
 
-impl From<MigrationError> for JobError {
-    fn from(error: MigrationError) -> Self {
-        Self {
-            code: error.code().to_owned(),
-            message: error.to_string(),
-            fault: error.fault(),
-            transient: error.is_transient(),
-        }
-    }
-}
-
 impl Migrator {
     /// Does one migration.
     pub async fn migrate(
@@ -152,7 +141,7 @@ impl Migrator {
         let settled = matches!(outcome, Ok(_) | Err(MigrationError::AlreadyV1 { .. }));
         let discarded =
             if settled && spec.discard_kept { run.discard().await? } else { Vec::new() };
-        let Outcome { summary, archive, compared, kept, restored, from } = outcome?;
+        let MigrationResult { summary, archive, compared, kept, restored, from } = outcome?;
         let kept = kept.filter(|_| !spec.discard_kept);
         Ok(JobResult {
             image_id: spec.image_id.clone(),
@@ -185,10 +174,10 @@ struct Run<'a> {
 }
 
 /// What became of the archive.
-struct Outcome {
+struct MigrationResult {
     summary: Summary,
     archive: ArchiveObject,
-    compared: Option<Compared>,
+    compared: Option<Comparison>,
     kept: Option<Key>,
     restored: bool,
     from: u8,
@@ -199,7 +188,7 @@ impl Run<'_> {
         &self.migrator.store
     }
 
-    async fn to(&self, version: u8) -> Result<Outcome, MigrationError> {
+    async fn to(&self, version: u8) -> Result<MigrationResult, MigrationError> {
         let missing = || {
             let store = self.store().describe();
             MigrationError::NoArchive { key: self.key.clone(), store }
@@ -217,7 +206,7 @@ impl Run<'_> {
     }
 
     /// The archive is at its version already: an earlier attempt may have made it so.
-    async fn unchanged(&self, current: StoredArchive) -> Result<Outcome, MigrationError> {
+    async fn unchanged(&self, current: StoredArchive) -> Result<MigrationResult, MigrationError> {
         let version = current.version();
         let describe = async |described: &StoredArchive| {
             self.summary(&self.open_v2(described).await?, &current).await
@@ -239,7 +228,14 @@ impl Run<'_> {
             known.ok_or_else(|| MigrationError::AlreadyV1 { key: self.key.clone() })?
         };
         let archive = self.object(&current);
-        Ok(Outcome { summary, archive, compared: None, kept: None, restored: false, from: version })
+        Ok(MigrationResult {
+            summary,
+            archive,
+            compared: None,
+            kept: None,
+            restored: false,
+            from: version,
+        })
     }
 
     /// Takes an archive that was kept, if it holds the same.
@@ -247,7 +243,7 @@ impl Run<'_> {
         &self,
         current: &StoredArchive,
         kept: &StoredArchive,
-    ) -> Result<Option<Outcome>, MigrationError> {
+    ) -> Result<Option<MigrationResult>, MigrationError> {
         let (old, new) = if current.version() == 1 { (current, kept) } else { (kept, current) };
         let v1 = V1::of(self.store(), old)?;
         let compared = async {
@@ -273,7 +269,7 @@ impl Run<'_> {
         self.store().delete(&kept.key).await?;
         let archive = self.object(kept);
         let from = current.version();
-        Ok(Some(Outcome {
+        Ok(Some(MigrationResult {
             summary,
             archive,
             compared: Some(compared),
@@ -283,7 +279,7 @@ impl Run<'_> {
         }))
     }
 
-    async fn forward(&self, current: &StoredArchive) -> Result<Outcome, MigrationError> {
+    async fn forward(&self, current: &StoredArchive) -> Result<MigrationResult, MigrationError> {
         let Self { migrator, id, progress, cancel, .. } = self;
         let v1 = V1::of(self.store(), current)?;
         let registry = &migrator.build_registry;
@@ -295,7 +291,7 @@ impl Run<'_> {
         };
         let operator = migrator.oci.of_operator();
         let made = to_v2(&v1, &destination, &operator, &migrator.index, progress, cancel);
-        let MadeV2 { image, indexed, compared } = made.await?;
+        let NewV2 { image, indexed, compared } = made.await?;
         let scratch = tempfile::tempdir_in(&migrator.scratch).map_err(self.no_scratch())?;
         let file = scratch.path().join("archive");
         let target = file.clone();
@@ -312,7 +308,7 @@ impl Run<'_> {
         store.put(&self.key, &file, written.digest, Overwrite::Replace, cancel).await?;
         let archive =
             ArchiveObject { key: self.key.to_string(), size: written.size, digest: written.digest };
-        Ok(Outcome {
+        Ok(MigrationResult {
             summary,
             archive,
             compared: Some(compared),
@@ -322,7 +318,7 @@ impl Run<'_> {
         })
     }
 
-    async fn reverse(&self, current: &StoredArchive) -> Result<Outcome, MigrationError> {
+    async fn reverse(&self, current: &StoredArchive) -> Result<MigrationResult, MigrationError> {
         let Self { migrator, id, progress, cancel, .. } = self;
         let v2 = self.open_v2(current).await?;
         let make_way = async {
@@ -342,7 +338,7 @@ impl Run<'_> {
         self.switch(current, &staged.stored).await?;
         self.store().delete(&staged.stored.key).await?;
         let archive = self.object(&staged.stored);
-        Ok(Outcome {
+        Ok(MigrationResult {
             summary: staged.summary,
             archive,
             compared: Some(staged.compared),

@@ -8,10 +8,10 @@ use std::time::Instant;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{Fallback, JobError, JobResult, PullSpec};
+use super::job::{JobResult, PullSpec};
 use super::progress::JobProgress;
 use super::worker::EventSink;
-use crate::archive::{ArchiveError, IndexOptions};
+use crate::archive::{ArchiveError, Fallback, IndexOptions};
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
 use crate::oci::{
@@ -26,10 +26,10 @@ pub mod decide;
 /// What speaks against v2.
 mod findings;
 /// The way of one pull.
-mod make;
+mod run;
 
 use decide::{ClipVersion, Finding, Policy};
-use make::{Found, Made, Making};
+use run::{PublishedArchive, PullRun, ResolvedSource};
 
 /// Everything that pulls have in common.
 #[derive(Debug)]
@@ -128,17 +128,6 @@ impl Classify for PullError {
     }
 }
 
-impl From<PullError> for JobError {
-    fn from(error: PullError) -> Self {
-        Self {
-            code: error.code().to_owned(),
-            message: error.to_string(),
-            fault: error.fault(),
-            transient: error.is_transient(),
-        }
-    }
-}
-
 /// What a pull asks for, parsed.
 #[derive(Debug)]
 struct Request {
@@ -181,7 +170,7 @@ impl Puller {
         let source =
             Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
         let image = source.resolve(&platform, cancel).await?;
-        let making = Making {
+        let making = PullRun {
             puller: self,
             id: &spec.image_id,
             policy,
@@ -191,8 +180,8 @@ impl Puller {
             progress: Arc::new(JobProgress::new(events.clone())),
             cancel,
         };
-        let Made { summary, archive, version, republished_from } =
-            making.make(Found { source, image }).await?;
+        let PublishedArchive { summary, archive, version, republished_from } =
+            making.make(ResolvedSource { source, image }).await?;
         Ok(JobResult {
             image_id: spec.image_id.clone(),
             summary,

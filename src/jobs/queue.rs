@@ -38,13 +38,13 @@ pub use claim::{Heartbeat, Lease};
 pub use error::QueueError;
 pub use layer_claims::DatabaseClaims;
 pub use vault::Vault;
-pub use wake::EventWakes;
+pub use wake::Wakeups;
 
 pub(super) use retry::insist;
 
 use retry::{once, patiently};
 use row::{job_rows, parse};
-use transition::{Outcome, finish, push};
+use transition::{JobEnd, finish, push};
 
 const DEFAULT_MAX_ATTEMPTS: i32 = 3;
 const PING_LIMIT: Duration = Duration::from_secs(2);
@@ -160,7 +160,7 @@ impl Queue {
         .map_err(failed)?;
         match job {
             Some(job) if job.state == JobState::Queued => {
-                finish(&mut tx, id, Outcome::Cancelled).await?;
+                finish(&mut tx, id, JobEnd::Cancelled).await?;
             }
             Some(job) if job.state == JobState::Running && !job.cancel_requested => {
                 sqlx::query!("UPDATE job SET cancel_requested = true WHERE id = $1", id)
@@ -205,12 +205,12 @@ impl Queue {
     }
 
     /// Tells when the job may have new events. Take it before you query. Needs a Tokio runtime.
-    pub fn wakes(&self, id: Uuid) -> EventWakes {
+    pub fn wakes(&self, id: Uuid) -> Wakeups {
         self.hub.subscribe(wake::Topic::Job(id))
     }
 
     /// Tells when there may be a job to claim.
-    pub(super) fn work_wakes(&self) -> EventWakes {
+    pub(super) fn work_wakes(&self) -> Wakeups {
         self.hub.subscribe(wake::Topic::Work)
     }
 

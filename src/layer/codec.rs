@@ -19,7 +19,7 @@ use super::limits::NODE_COST;
 use super::{Encoding, Entry, EntryKind, LayerIndex, LayerRead, Limits, Meta};
 use crate::clip::fields::{Fields, put_varint};
 use crate::clip::node::{NodePath, Special};
-use crate::clip::seek_table::{Described, SpanIndex, put_spans};
+use crate::clip::seek_table::{LayerDescription, SpanIndex, put_spans};
 use crate::digest::Digest;
 
 const MAGIC: [u8; 8] = *b"CWLAYIDX";
@@ -161,7 +161,7 @@ fn decode_body(read: &LayerRead, body: &[u8], windows: &[u8]) -> Result<LayerInd
         [] if windows.is_empty() => Vec::new(),
         spans => {
             let windows_length = windows.len() as u64;
-            let described = Described {
+            let described = LayerDescription {
                 digest: *digest,
                 encoding,
                 plain_size,

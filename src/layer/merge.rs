@@ -105,18 +105,18 @@ struct Merger<'a> {
 }
 
 /// Why an entry can't be put into the tree.
-enum Broken {
+enum Obstacle {
     Detail(String),
     Limit(Excess),
 }
 
-impl From<String> for Broken {
+impl From<String> for Obstacle {
     fn from(detail: String) -> Self {
         Self::Detail(detail)
     }
 }
 
-impl From<Excess> for Broken {
+impl From<Excess> for Obstacle {
     fn from(excess: Excess) -> Self {
         Self::Limit(excess)
     }
@@ -135,10 +135,10 @@ impl<'a> Merger<'a> {
         let layer = self.layer;
         for Entry { path, kind } in entries {
             let broken = |broken| match broken {
-                Broken::Detail(detail) => {
+                Obstacle::Detail(detail) => {
                     LayerError::Merge { layer, path: path.to_string(), detail }
                 }
-                Broken::Limit(excess) => LayerError::Limit { layer, excess },
+                Obstacle::Limit(excess) => LayerError::Limit { layer, excess },
             };
             match kind {
                 EntryKind::Whiteout | EntryKind::Opaque => {}
@@ -192,10 +192,10 @@ impl<'a> Merger<'a> {
         matches!(self.inode(at).kind, InodeKind::Symlink { .. })
     }
 
-    fn add(&mut self, path: &'a NodePath, kind: &'a EntryKind) -> Result<(), Broken> {
+    fn add(&mut self, path: &'a NodePath, kind: &'a EntryKind) -> Result<(), Obstacle> {
         let Some(parent) = path.parent_bytes() else {
             let EntryKind::Directory(meta) = kind else {
-                return Err(Broken::Detail("the root must be a directory".into()));
+                return Err(Obstacle::Detail("the root must be a directory".into()));
             };
             self.change(ROOT, meta);
             return Ok(());
@@ -250,7 +250,12 @@ impl<'a> Merger<'a> {
     }
 
     /// Gives an inode a name, in place of what had it before.
-    fn put(&mut self, directory: NameId, name: &'a [u8], inode: InodeId) -> Result<NameId, Broken> {
+    fn put(
+        &mut self,
+        directory: NameId,
+        name: &'a [u8],
+        inode: InodeId,
+    ) -> Result<NameId, Obstacle> {
         let parent = &self.names[directory];
         let (path_bytes, depth) = (parent.path_bytes + 1 + name.len() as u64, parent.depth + 1);
         self.cost += path_bytes + NODE_COST;
@@ -294,7 +299,7 @@ impl<'a> Merger<'a> {
     }
 
     /// Finds a directory as [`Self::find`] does, and makes what is missing.
-    fn make(&mut self, path: &'a [u8]) -> Result<NameId, Broken> {
+    fn make(&mut self, path: &'a [u8]) -> Result<NameId, Obstacle> {
         let Walk { mut directory, missing } = self.walk(path)?;
         for component in missing {
             let kind = InodeKind::Directory;

@@ -55,7 +55,7 @@ pub fn read_layer(
         let scanned = scan.join().map_err(|_| died("the thread that scans its tar panicked"))?;
         // A scan that failed made this thread stop: its error is the cause.
         let (diff_id, plain_size, tar) = scanned.map_err(|e| e.of(digest))?;
-        let Decoded { compressed_size, spans } = decoded?;
+        let DecodedStream { compressed_size, spans } = decoded?;
         let (entries, notes) = tar.finish().map_err(|e| e.of(digest))?;
         Ok(LayerIndex {
             digest,
@@ -150,7 +150,7 @@ fn decode(
     mut layer: PlainStream<impl BufRead>,
     full: &SyncSender<PlainBytes>,
     spent: &Receiver<PlainBytes>,
-) -> Result<Decoded, LayerError> {
+) -> Result<DecodedStream, LayerError> {
     while let Ok(spare) = spent.recv() {
         let buffer = layer.next(spare)?;
         if buffer.is_empty() {
@@ -161,7 +161,7 @@ fn decode(
         }
     }
     // Nobody takes any more, and whoever stopped has the better reason.
-    Ok(Decoded { compressed_size: layer.read, spans: Vec::new() })
+    Ok(DecodedStream { compressed_size: layer.read, spans: Vec::new() })
 }
 
 /// Hashes and scans everything that arrives.
@@ -195,7 +195,7 @@ impl ScanError {
 }
 
 /// What is known of a layer that was decoded to its end.
-struct Decoded {
+struct DecodedStream {
     compressed_size: u64,
     spans: Vec<Span>,
 }
@@ -268,9 +268,9 @@ impl<R: BufRead> PlainStream<R> {
             .map_err(|excess| LayerError::Limit { layer: self.layer, excess })
     }
 
-    fn finish(self) -> Result<Decoded, LayerError> {
+    fn finish(self) -> Result<DecodedStream, LayerError> {
         let spans = self.decoder.finish().map_err(|e| e.of(self.layer, self.encoding))?;
-        Ok(Decoded { compressed_size: self.read, spans })
+        Ok(DecodedStream { compressed_size: self.read, spans })
     }
 }
 

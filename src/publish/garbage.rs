@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::image_id::ImageId;
 use crate::publish::PublishError;
 use crate::publish::stored::stored_version;
-use crate::store::{ArchiveStore, Key, Leftover, Listed, StoreError};
+use crate::store::{ArchiveStore, Key, Leftover, ListedObject, StoreError};
 
 /// What is younger may belong to somebody who is still writing.
 pub const SAFE_AGE: Duration = Duration::from_hours(24);
@@ -67,8 +67,8 @@ impl Garbage {
         }
     }
 
-    fn of(kind: GarbageKind, object: Listed) -> Self {
-        let Listed { key, size, modified } = object;
+    fn of(kind: GarbageKind, object: ListedObject) -> Self {
+        let ListedObject { key, size, modified } = object;
         Self { kind, size: Some(size), since: modified, what: What::Object(key) }
     }
 }
@@ -170,7 +170,7 @@ async fn unused_data(
 }
 
 /// Whether an archive surely needs no data beside it.
-async fn is_v2(store: &Arc<dyn ArchiveStore>, index: &Listed) -> Result<bool, PublishError> {
+async fn is_v2(store: &Arc<dyn ArchiveStore>, index: &ListedObject) -> Result<bool, PublishError> {
     match stored_version(store, &index.key, index.size).await {
         Ok(version) => Ok(version == 2),
         Err(PublishError::Clip(_) | PublishError::Store(StoreError::NotFound { .. })) => Ok(false),
@@ -179,8 +179,8 @@ async fn is_v2(store: &Arc<dyn ArchiveStore>, index: &Listed) -> Result<bool, Pu
 }
 
 /// All objects whose keys begin with `prefix`.
-async fn list(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<Listed>, StoreError> {
-    let mut objects: Vec<Listed> = Vec::new();
+async fn list(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<ListedObject>, StoreError> {
+    let mut objects: Vec<ListedObject> = Vec::new();
     loop {
         let after = objects.last().map_or("", |last| last.key.as_str());
         let page = store.list(prefix, after, PAGE).await?;
@@ -192,6 +192,6 @@ async fn list(store: &dyn ArchiveStore, prefix: &str) -> Result<Vec<Listed>, Sto
     }
 }
 
-fn is_older(object: &Listed, age: Duration) -> bool {
+fn is_older(object: &ListedObject, age: Duration) -> bool {
     SystemTime::now().duration_since(object.modified).is_ok_and(|found| found > age)
 }

@@ -40,8 +40,8 @@ use crate::publish::stored::StoredArchive;
 use crate::retry::Retryable;
 use crate::store::{ArchiveStore, InvalidKey, Key, StoreError};
 
-pub use compare::Compared;
-pub use forward::{Destination, MadeV2, to_v2};
+pub use compare::Comparison;
+pub use forward::{Destination, NewV2, to_v2};
 pub use reverse::{StagedV1, to_v1};
 
 use compare::{Contents, compare};
@@ -124,7 +124,7 @@ pub async fn compare_archives(
     options: &IndexOptions,
     progress: &Arc<dyn Progress>,
     cancel: &CancellationToken,
-) -> Result<Compared, MigrateError> {
+) -> Result<Comparison, MigrateError> {
     let bundled = BundledImage::find(&v1.tree)?;
     let before = contents::of_blocks(&bundled.tree, &v1.data, cancel).await?;
     let V2 { tree, source, image } = v2;

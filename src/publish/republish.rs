@@ -50,7 +50,7 @@ pub struct Republication<'a> {
 
 /// An image that was re-published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Republished {
+pub struct RepublishedImage {
     /// By tag and digest.
     pub reference: Reference,
     /// Layers that had to be compressed.
@@ -64,7 +64,7 @@ impl Republication<'_> {
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Republished, PublishError> {
+    ) -> Result<RepublishedImage, PublishError> {
         let Self { source, image, publisher, .. } = self;
         LayerPolicy::AsIs.check(source, &image.layers, cancel).await?;
         progress.step(Step::Resolved {
@@ -105,7 +105,7 @@ impl Republication<'_> {
         let digest = publisher.manifest(&manifest, &media_type, Some(self.tag), cancel).await?;
         let name = format!("{}:{}@{digest}", publisher.name(), self.tag);
         let compressed = pushed.iter().filter(|(old, new)| **old != new.digest).count();
-        Ok(Republished { reference: name.parse().map_err(OciError::from)?, compressed })
+        Ok(RepublishedImage { reference: name.parse().map_err(OciError::from)?, compressed })
     }
 
     /// The layers that are other bytes now, and those that were gzip under another name.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::index::Written;
-use crate::archive::pack::{PackOptions, Packed, Sink, pack_image};
+use crate::archive::index::ArchiveFile;
+use crate::archive::pack::{PackOptions, PackedImage, Sink, pack_image};
 use crate::clip::MAX_V1_INDEX_BYTES;
 use crate::clip::header::{self, Header};
 use crate::clip::storage_info::{S3StorageInfo, StorageInfo};
@@ -24,7 +24,7 @@ use crate::oci::{ResolvedImage, Source};
 use crate::progress::{Progress, Silent};
 use crate::publish::PublishError;
 use crate::store::{
-    ArchiveStore, Bucket, Commit, Committed, Key, NewObject, Overwrite, Put, StoreError,
+    ArchiveStore, Bucket, Commit, CommitReport, Key, NewObject, Overwrite, Put, StoreError,
 };
 
 /// Extension of what holds the data, in every store.
@@ -32,13 +32,13 @@ const DATA: &str = "clip";
 
 /// A v1 archive that is in a store.
 #[derive(Debug)]
-pub struct Published {
+pub struct PublishedV1 {
     /// What was packed.
-    pub packed: Packed,
+    pub packed: PackedImage,
     /// The archive's key.
     pub key: Key,
-    /// The archive object. In S3 that is the index; [`Packed::size`] is that of the data.
-    pub archive: Written,
+    /// The archive object. In S3 that is the index; [`PackedImage::size`] is that of the data.
+    pub archive: ArchiveFile,
     /// Whether it had to be written.
     pub put: Put,
 }
@@ -68,7 +68,7 @@ impl Publication<'_> {
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Published, PublishError> {
+    ) -> Result<PublishedV1, PublishError> {
         match self.store.bucket() {
             None => self.in_directory(progress, cancel).await,
             Some(bucket) => self.in_bucket(&bucket, progress, cancel).await,
@@ -79,11 +79,11 @@ impl Publication<'_> {
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Published, PublishError> {
+    ) -> Result<PublishedV1, PublishError> {
         let key = Key::archive(self.id, DATA);
         let taken = self.overwrite == Overwrite::Never && self.store.size(&key).await?.is_some();
         let (packed, committed) = if taken {
-            (self.rehearse(progress, cancel).await?, Committed::Taken)
+            (self.rehearse(progress, cancel).await?, CommitReport::Taken)
         } else {
             let NewObject { sink, commit } = self.store.create(&key, cancel).await?;
             match self.pack(sink, progress, cancel).await {
@@ -94,15 +94,15 @@ impl Publication<'_> {
                 Err(error) => return Err(gave_up(commit, error).await),
             }
         };
-        let archive = Written { size: packed.size, digest: packed.digest };
+        let archive = ArchiveFile { size: packed.size, digest: packed.digest };
         let put = match committed {
-            Committed::Written => Put::Written,
-            Committed::Taken => {
+            CommitReport::Written => Put::Written,
+            CommitReport::Taken => {
                 let found = self.published(&key).await?;
                 self.same(&key, packed.digest, found)?
             }
         };
-        Ok(Published { packed, key, archive, put })
+        Ok(PublishedV1 { packed, key, archive, put })
     }
 
     async fn in_bucket(
@@ -110,7 +110,7 @@ impl Publication<'_> {
         bucket: &Bucket,
         mut progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Published, PublishError> {
+    ) -> Result<PublishedV1, PublishError> {
         let key = Key::archive(self.id, self.store.extension());
         let data = Key::archive(self.id, DATA);
         let replace = self.overwrite == Overwrite::Replace;
@@ -120,8 +120,8 @@ impl Publication<'_> {
             let digest = Digest::of(&index);
             let put = self.same(&key, digest, self.published(&key).await?)?;
             if self.store.size(&data).await? == Some(packed.size) {
-                let archive = Written { size: index.len() as u64, digest };
-                return Ok(Published { packed, key, archive, put });
+                let archive = ArchiveFile { size: index.len() as u64, digest };
+                return Ok(PublishedV1 { packed, key, archive, put });
             }
             progress = Arc::new(Silent); // an index without its data: bring them
         }
@@ -149,17 +149,17 @@ impl Publication<'_> {
                 return Err(error.into());
             }
         };
-        if committed == Committed::Taken {
+        if committed == CommitReport::Taken {
             let found = self.published(&data).await?;
             self.same(&data, packed.digest, found)?;
         }
 
-        let archive = Written { size: index.len() as u64, digest: Digest::of(&index) };
+        let archive = ArchiveFile { size: index.len() as u64, digest: Digest::of(&index) };
         let put = match self.put_index(&key, index, self.overwrite).await? {
-            Committed::Written => Put::Written,
-            Committed::Taken => self.same(&key, archive.digest, self.published(&key).await?)?,
+            CommitReport::Written => Put::Written,
+            CommitReport::Taken => self.same(&key, archive.digest, self.published(&key).await?)?,
         };
-        Ok(Published { packed, key, archive, put })
+        Ok(PublishedV1 { packed, key, archive, put })
     }
 
     /// Data are about to appear to which the index that is there, if any, must not point unless it
@@ -199,7 +199,7 @@ impl Publication<'_> {
         key: &Key,
         index: Vec<u8>,
         overwrite: Overwrite,
-    ) -> Result<Committed, PublishError> {
+    ) -> Result<CommitReport, PublishError> {
         let never = CancellationToken::new();
         let NewObject { mut sink, commit } = self.store.create(key, &never).await?;
         let sent = blocking(move || sink.write_all(&index).and_then(|()| sink.flush())).await?;
@@ -215,7 +215,7 @@ impl Publication<'_> {
         sink: Sink,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Packed, PublishError> {
+    ) -> Result<PackedImage, PublishError> {
         Ok(pack_image(self.source, self.image, self.options, sink, progress, cancel).await?)
     }
 
@@ -224,7 +224,7 @@ impl Publication<'_> {
         &self,
         progress: Arc<dyn Progress>,
         cancel: &CancellationToken,
-    ) -> Result<Packed, PublishError> {
+    ) -> Result<PackedImage, PublishError> {
         self.pack(Box::new(std::io::sink()), progress, cancel).await
     }
 
@@ -269,7 +269,7 @@ async fn gave_up(commit: Box<dyn Commit>, error: PublishError) -> PublishError {
 
 /// The index that points to the data object.
 pub(super) fn index_of(
-    packed: &Packed,
+    packed: &PackedImage,
     bucket: &Bucket,
     data: &Key,
 ) -> Result<Vec<u8>, PublishError> {

@@ -17,8 +17,8 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArchiveStore, Bucket, Commit, Committed, Key, Leftover, Listed, NewObject, Overwrite, Put,
-    StoreError, supervise,
+    ArchiveStore, Bucket, Commit, CommitReport, Key, Leftover, ListedObject, NewObject, Overwrite,
+    Put, StoreError, supervise,
 };
 use crate::digest::Digest;
 
@@ -124,8 +124,8 @@ impl DirectoryStore {
             return Err(StoreError::Mismatch { key, file, expected: digest, found });
         }
         match self.publish(key, temporary, overwrite, cancel)? {
-            Committed::Written => Ok(Put::Written),
-            Committed::Taken => self.compare(key, digest, cancel),
+            CommitReport::Written => Ok(Put::Written),
+            CommitReport::Taken => self.compare(key, digest, cancel),
         }
     }
 
@@ -136,7 +136,7 @@ impl DirectoryStore {
         temporary: NamedTempFile,
         overwrite: Overwrite,
         cancel: &CancellationToken,
-    ) -> Result<Committed, StoreError> {
+    ) -> Result<CommitReport, StoreError> {
         let target = self.path(key);
         let failed = |e| StoreError::io(format!("write {key}"), &target, e);
         temporary.as_file().sync_all().map_err(failed)?;
@@ -152,14 +152,14 @@ impl DirectoryStore {
             Overwrite::Never => match temporary.persist_noclobber(&target) {
                 Ok(_) => {}
                 Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
-                    return Ok(Committed::Taken);
+                    return Ok(CommitReport::Taken);
                 }
                 Err(e) => return Err(failed(e.error)),
             },
         }
         // The rename is lasting only once the directory that holds the name is synced.
         File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)?;
-        Ok(Committed::Written)
+        Ok(CommitReport::Written)
     }
 
     /// A second name for the same file, put in place like any other.
@@ -208,7 +208,7 @@ impl DirectoryStore {
         prefix: &str,
         after: &str,
         limit: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
+    ) -> Result<Vec<ListedObject>, StoreError> {
         let within = prefix.rfind('/').map_or("", |slash| &prefix[..=slash]);
         let directory = self.root.join(within);
         let failed = |e| StoreError::io("list the store", &directory, e);
@@ -236,7 +236,7 @@ impl DirectoryStore {
             match fs::metadata(self.path(&key)) {
                 Ok(found) if found.is_file() => {
                     let (size, modified) = (found.len(), found.modified().map_err(failed)?);
-                    listed.push(Listed { key, size, modified });
+                    listed.push(ListedObject { key, size, modified });
                 }
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -340,7 +340,7 @@ impl ArchiveStore for DirectoryStore {
         prefix: &str,
         after: &str,
         limit: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
+    ) -> Result<Vec<ListedObject>, StoreError> {
         let (prefix, after) = (prefix.to_owned(), after.to_owned());
         self.blocking("list", move |store| store.list_blocking(&prefix, &after, limit)).await
     }

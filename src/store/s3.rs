@@ -22,10 +22,13 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArchiveStore, Bucket, Key, Leftover, Listed, NewObject, Overwrite, Put, StoreError, supervise,
+    ArchiveStore, Bucket, Key, Leftover, ListedObject, NewObject, Overwrite, Put, StoreError,
+    supervise,
 };
 use crate::digest::Digest;
 
+/// Uploads that never ended.
+mod abandoned;
 /// What the SDK's errors mean to us.
 mod failure;
 /// An upload in parts.
@@ -36,8 +39,6 @@ mod published;
 mod stream;
 /// The way of a put.
 mod upload;
-/// Uploads that never ended.
-mod uploads;
 
 use failure::Failure;
 
@@ -264,7 +265,7 @@ impl ArchiveStore for S3Store {
         prefix: &str,
         after: &str,
         limit: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
+    ) -> Result<Vec<ListedObject>, StoreError> {
         let mut listed = Vec::new();
         let mut next = None;
         while listed.len() < limit {
@@ -284,8 +285,8 @@ impl ArchiveStore for S3Store {
             // Keys that we would never make are not ours.
             listed.extend(objects.filter_map(|object| {
                 let size = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-                let modified = uploads::time(object.last_modified()?)?;
-                Some(Listed { key: object.key?.parse().ok()?, size, modified })
+                let modified = abandoned::time(object.last_modified()?)?;
+                Some(ListedObject { key: object.key?.parse().ok()?, size, modified })
             }));
             next = answer.next_continuation_token;
             if next.is_none() {
@@ -328,7 +329,7 @@ impl ArchiveStore for S3Store {
     }
 
     async fn leftovers(&self, age: Duration) -> Result<Vec<Leftover>, StoreError> {
-        uploads::left_behind(self, age).await
+        abandoned::left_behind(self, age).await
     }
 
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use clipwright::api::{AppState, SpecValidator, router};
 use clipwright::digest::Digest;
 use clipwright::jobs::queue::{Queue, Vault};
 use clipwright::store::{
-    ArchiveStore, Bucket, Key, Leftover, Listed, NewObject, Overwrite, Put, StoreError,
+    ArchiveStore, Bucket, Key, Leftover, ListedObject, NewObject, Overwrite, Put, StoreError,
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -212,7 +212,7 @@ impl ArchiveStore for Probe {
         unreachable!("the API writes no archive")
     }
 
-    async fn list(&self, _: &str, _: &str, _: usize) -> Result<Vec<Listed>, StoreError> {
+    async fn list(&self, _: &str, _: &str, _: usize) -> Result<Vec<ListedObject>, StoreError> {
         unreachable!("the API reads no archive")
     }
 

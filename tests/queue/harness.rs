@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clipwright::archive::Summary;
+use clipwright::archive::{LayerPolicy, Summary};
 use clipwright::digest::Digest;
 use clipwright::error::Fault;
 use clipwright::jobs::job::{
@@ -111,7 +111,7 @@ pub(crate) fn new_job(n: u64) -> NewJob {
         source: "registry.example/app:1".to_owned(),
         platform: None,
         clip_version: None,
-        layers: None,
+        layers: LayerPolicy::Refuse,
         fallback: None,
         force: false,
     });

@@ -4,7 +4,7 @@ use std::io::{Cursor, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use clipwright::archive::{ArchiveError, PackOptions, Packed, pack_image};
+use clipwright::archive::{ArchiveError, PackOptions, PackedImage, pack_image};
 use clipwright::clip::node::{FileContent, NodeKind};
 use clipwright::clip::reader::Archive;
 use clipwright::oci::{ImageSource, OciSettings, Platform, ResolvedImage, Source};
@@ -20,7 +20,7 @@ pub(crate) struct Image {
 /// A v1 archive, whole.
 pub(crate) struct V1 {
     pub(crate) bytes: Vec<u8>,
-    pub(crate) packed: Packed,
+    pub(crate) packed: PackedImage,
 }
 
 impl Image {

@@ -10,7 +10,7 @@ use crate::store::DirectoryStore;
 
 struct Bench {
     dir: tempfile::TempDir,
-    wanted: Wanted,
+    wanted: LayerRequest,
     index: Arc<LayerIndex>,
     cancel: CancellationToken,
 }
@@ -27,7 +27,7 @@ impl Bench {
         let digest = Digest::of(&layer);
         let read = LayerRead { digest, limits: Limits::default(), span: Some(1) };
         let index = read_layer(read, &layer[..], &mut NoContents).unwrap();
-        let wanted = Wanted { read, size: layer.len() as u64, diff_id: index.diff_id };
+        let wanted = LayerRequest { read, size: layer.len() as u64, diff_id: index.diff_id };
         let dir = tempfile::tempdir().unwrap();
         Self { dir, wanted, index: Arc::new(index), cancel: CancellationToken::new() }
     }
@@ -73,9 +73,12 @@ async fn what_does_not_fit_the_image_is_not_taken() {
     let cache = bench.replica("one").await;
     bench.put(&cache).await;
     for wanted in [
-        Wanted { diff_id: Digest::of(b"another"), ..bench.wanted.clone() },
-        Wanted { size: 1, ..bench.wanted.clone() },
-        Wanted { read: LayerRead { span: None, ..bench.wanted.read }, ..bench.wanted.clone() },
+        LayerRequest { diff_id: Digest::of(b"another"), ..bench.wanted.clone() },
+        LayerRequest { size: 1, ..bench.wanted.clone() },
+        LayerRequest {
+            read: LayerRead { span: None, ..bench.wanted.read },
+            ..bench.wanted.clone()
+        },
     ] {
         assert_eq!(cache.get(&wanted, &bench.cancel).await.unwrap(), None);
     }

@@ -8,7 +8,7 @@ use super::cover::Cover;
 use crate::clip::ClipError;
 use crate::clip::node::{FileContent, NodeKind, NodePath, RemoteRef};
 use crate::clip::tree::Tree;
-use crate::clip::writer::{Finished, LocalWriter};
+use crate::clip::writer::{FinishedArchive, LocalWriter};
 use crate::digest::Digest;
 use crate::layer::{Contents, Entry};
 
@@ -62,8 +62,8 @@ impl Blocks {
     }
 
     /// Takes the content of one layer.
-    pub(super) fn of(&mut self, layer: Digest, pick: Pick) -> Taking<'_> {
-        Taking { blocks: self, layer, pick, file: None }
+    pub(super) fn of(&mut self, layer: Digest, pick: Pick) -> LayerContents<'_> {
+        LayerContents { blocks: self, layer, pick, file: None }
     }
 
     /// From here on `entries` hide what is below them.
@@ -109,7 +109,7 @@ impl Blocks {
         self.writer.block(content)
     }
 
-    pub(super) fn finish(self, tree: &Tree) -> Result<Finished<Sink>, ClipError> {
+    pub(super) fn finish(self, tree: &Tree) -> Result<FinishedArchive<Sink>, ClipError> {
         self.writer.finish(tree)
     }
 }
@@ -126,7 +126,7 @@ fn place(file: &RemoteRef) -> Place {
 }
 
 /// A layer's content on its way.
-pub(super) struct Taking<'a> {
+pub(super) struct LayerContents<'a> {
     blocks: &'a mut Blocks,
     layer: Digest,
     pick: Pick,
@@ -139,7 +139,7 @@ struct File {
     keep: Option<Vec<u8>>,
 }
 
-impl Contents for Taking<'_> {
+impl Contents for LayerContents<'_> {
     fn begin(&mut self, path: &NodePath, offset: u64, length: u64) -> io::Result<bool> {
         let (write, keep) = match &self.pick {
             Pick::Uncovered => {

@@ -6,13 +6,13 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::image_id::ImageId;
-use crate::publish::migrate::Compared;
+use crate::publish::migrate::Comparison;
 use crate::publish::stored::ListedArchive;
 
 /// What became of one image.
 #[derive(Debug, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub(super) enum Outcome {
+pub(super) enum ImageReport {
     /// It would be migrated.
     Planned,
     /// It has the version already.
@@ -20,7 +20,7 @@ pub(super) enum Outcome {
     /// It has the version now.
     Migrated {
         /// What both versions have in common.
-        compared: Option<Compared>,
+        compared: Option<Comparison>,
         /// Where the archive is that was there before.
         kept: Option<String>,
     },
@@ -44,7 +44,7 @@ struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
     #[serde(flatten)]
-    outcome: Outcome,
+    outcome: ImageReport,
 }
 
 /// All of it.
@@ -60,15 +60,20 @@ impl Report {
         Self { to, dry_run, images: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, image_id: ImageId, was: Option<&ListedArchive>, outcome: Outcome) {
+    pub(super) fn add(
+        &mut self,
+        image_id: ImageId,
+        was: Option<&ListedArchive>,
+        outcome: ImageReport,
+    ) {
         let (from, size) = (was.and_then(|was| was.clip_version), was.map(|was| was.size));
         self.images.push(Line { image_id, from, size, outcome });
     }
 
     /// Says on standard error what just happened: many images take long.
-    pub(super) fn tell(&self, image: &ImageId, outcome: &Outcome) {
+    pub(super) fn tell(&self, image: &ImageId, outcome: &ImageReport) {
         match outcome {
-            Outcome::Failed(reason) => eprintln!("{image} failed: {reason}"),
+            ImageReport::Failed(reason) => eprintln!("{image} failed: {reason}"),
             _ => eprintln!("{image} is version {} now", self.to),
         }
     }
@@ -78,10 +83,10 @@ impl Report {
     }
 
     pub(super) fn failed(&self) -> usize {
-        self.count(|outcome| matches!(outcome, Outcome::Failed(_)))
+        self.count(|outcome| matches!(outcome, ImageReport::Failed(_)))
     }
 
-    fn count(&self, what: impl Fn(&Outcome) -> bool) -> usize {
+    fn count(&self, what: impl Fn(&ImageReport) -> bool) -> usize {
         self.images.iter().filter(|line| what(&line.outcome)).count()
     }
 
@@ -96,19 +101,19 @@ impl Report {
             let size = size.map_or_else(|| "-".to_owned(), |size| HumanBytes(size).to_string());
             write!(out, "{image_id}  {from:>2} {size:>12}  ")?;
             match outcome {
-                Outcome::Planned => writeln!(out, "would become v{}", self.to)?,
-                Outcome::PassedOver => writeln!(out, "is v{} already", self.to)?,
-                Outcome::Migrated { compared: Some(same), .. } => {
+                ImageReport::Planned => writeln!(out, "would become v{}", self.to)?,
+                ImageReport::PassedOver => writeln!(out, "is v{} already", self.to)?,
+                ImageReport::Migrated { compared: Some(same), .. } => {
                     let bytes = HumanBytes(same.bytes);
                     writeln!(out, "v{}: {} files, {bytes} are the same", self.to, same.files)?;
                 }
-                Outcome::Migrated { compared: None, .. } => writeln!(out, "v{}", self.to)?,
-                Outcome::Failed(reason) => writeln!(out, "failed: {reason}")?,
+                ImageReport::Migrated { compared: None, .. } => writeln!(out, "v{}", self.to)?,
+                ImageReport::Failed(reason) => writeln!(out, "failed: {reason}")?,
             }
         }
-        let migrated = self.count(|outcome| matches!(outcome, Outcome::Migrated { .. }));
-        let planned = self.count(|outcome| matches!(outcome, Outcome::Planned));
-        let passed = self.count(|outcome| matches!(outcome, Outcome::PassedOver));
+        let migrated = self.count(|outcome| matches!(outcome, ImageReport::Migrated { .. }));
+        let planned = self.count(|outcome| matches!(outcome, ImageReport::Planned));
+        let passed = self.count(|outcome| matches!(outcome, ImageReport::PassedOver));
         let failed = self.failed();
         if self.dry_run {
             writeln!(out, "{planned} to migrate, {passed} passed over, {failed} can't be read")?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::encoding::Encoding;
 use super::section::{Section, wrong};
-use super::spans::{Described, SpanIndex};
+use super::spans::{LayerDescription, SpanIndex};
 use crate::clip::ClipError;
 use crate::clip::fields::Fields;
 use crate::digest::Digest;
@@ -82,7 +82,7 @@ impl LayerEntry {
         let entries = self.entries.read(archive, || format!("layer {}", self.digest))?;
         SpanIndex::decode(
             &entries,
-            &Described {
+            &LayerDescription {
                 digest: self.digest,
                 encoding: self.encoding,
                 plain_size: self.plain_size,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::directory::Record;
 use super::encoding::Encoding;
 use super::section::wrong;
-use super::spans::{Described, SpanIndex, put_entry};
+use super::spans::{LayerDescription, SpanIndex, put_entry};
 use super::trailer::Trailer;
 use super::{HEAD, MAX_DIRECTORY, VERSION};
 use crate::clip::ClipError;
@@ -57,7 +57,7 @@ pub fn encode(layers: &[LayerSpans<'_>]) -> Result<Vec<u8>, ClipError> {
         // What readers would refuse or take for something else is not written.
         let read_back = SpanIndex::decode(
             entries_of,
-            &Described {
+            &LayerDescription {
                 digest: layer.digest,
                 encoding: layer.encoding,
                 plain_size: layer.plain_size,

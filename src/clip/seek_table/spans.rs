@@ -41,7 +41,7 @@ pub struct SpanEntry {
 }
 
 /// What the directory says of a layer.
-pub(crate) struct Described {
+pub(crate) struct LayerDescription {
     pub(crate) digest: Digest,
     pub(crate) encoding: Encoding,
     pub(crate) plain_size: u64,
@@ -97,7 +97,7 @@ impl SpanIndex {
     pub(crate) fn decode_all(
         entries: &[u8],
         windows: &[u8],
-        of: &Described,
+        of: &LayerDescription,
     ) -> Result<Vec<Span>, ClipError> {
         let index = Self::decode(entries, of)?;
         let mut windows = Cursor::new(windows);
@@ -113,8 +113,9 @@ impl SpanIndex {
     }
 
     /// Reads the entries of a layer.
-    pub(super) fn decode(entries: &[u8], of: &Described) -> Result<Self, ClipError> {
-        let &Described { digest: layer, encoding, plain_size, compressed_size, ref windows } = of;
+    pub(super) fn decode(entries: &[u8], of: &LayerDescription) -> Result<Self, ClipError> {
+        let &LayerDescription { digest: layer, encoding, plain_size, compressed_size, ref windows } =
+            of;
         let mut fields = Fields(entries);
         let mut spans: Vec<SpanEntry> = Vec::new();
         let (mut bit, mut plain, mut window_at) = (0_u64, 0_u64, windows.start);

@@ -110,7 +110,7 @@ fn a_local_archive_holds_its_content() {
         nodes.push(node(name, content, Attr::default()));
     }
     let tree = Tree::new(nodes).unwrap();
-    let Finished { out: mut bytes, head, size, digest } = writer.finish(&tree).unwrap();
+    let FinishedArchive { out: mut bytes, head, size, digest } = writer.finish(&tree).unwrap();
     bytes[..head.len()].copy_from_slice(&head);
     assert_eq!(bytes.len() as u64, size);
     assert_eq!(digest, Digest::of(&[&head, &bytes[95..]].concat()));

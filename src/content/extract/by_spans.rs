@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 use super::files::{Failure, Files};
-use super::plan::{InodeId, Plan, Wanted};
+use super::plan::{InodeId, Plan, WantedFiles};
 use crate::clip::seek_table::SpanIndex;
 use crate::content::ContentError;
 
@@ -17,7 +17,7 @@ pub(super) struct Piece {
 }
 
 /// What is wanted, in the order of the layer. A layer's files don't overlap, and each has one length.
-pub(super) fn pieces(plan: &Plan, wanted: &Wanted) -> Result<Vec<Piece>, ContentError> {
+pub(super) fn pieces(plan: &Plan, wanted: &WantedFiles) -> Result<Vec<Piece>, ContentError> {
     let mut pieces: Vec<Piece> = Vec::new();
     for (offset, inodes) in wanted {
         for inode in inodes {

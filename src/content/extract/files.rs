@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::plan::{InodeId, Plan, Wanted};
+use super::plan::{InodeId, Plan, WantedFiles};
 use super::target::{Target, Trail};
 use crate::clip::node::{Node, NodePath};
 use crate::content::ContentError;
@@ -68,7 +68,7 @@ pub(super) struct LayerFiles {
     pub(super) files: Files,
     pub(super) layer: Digest,
     /// What has not come yet.
-    pub(super) wanted: Wanted,
+    pub(super) wanted: WantedFiles,
     pub(super) failure: Failure,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Plan {
 }
 
 /// The inodes whose content begins at an offset of a layer.
-pub(super) type Wanted = BTreeMap<u64, Vec<InodeId>>;
+pub(super) type WantedFiles = BTreeMap<u64, Vec<InodeId>>;
 
 impl Plan {
     /// Plans the tree below `start`, a directory.
@@ -87,8 +87,8 @@ impl Plan {
     }
 
     /// What is to be had of which layer. Empty files are to be had of none.
-    pub(super) fn wanted(&self) -> BTreeMap<Digest, Wanted> {
-        let mut layers: BTreeMap<Digest, Wanted> = BTreeMap::new();
+    pub(super) fn wanted(&self) -> BTreeMap<Digest, WantedFiles> {
+        let mut layers: BTreeMap<Digest, WantedFiles> = BTreeMap::new();
         for (inode, node) in self.firsts() {
             if let NodeKind::File(FileContent::Remote(remote)) = &node.kind
                 && remote.length > 0

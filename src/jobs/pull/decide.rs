@@ -3,10 +3,10 @@
 
 use std::fmt;
 
+use crate::archive::{Fallback, LayerPolicy};
 use crate::clip::MAX_INDEX_BYTES;
 use crate::clip::node::NodePath;
 use crate::digest::Digest;
-use crate::jobs::job::{Fallback, LayerTreatment};
 
 /// An archive's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +34,8 @@ impl TryFrom<u8> for ClipVersion {
 pub struct Policy {
     /// The version wanted.
     pub wanted: ClipVersion,
-    /// What to do with layers that workers can't read; `None`: that is a reason to fall back.
-    pub layers: Option<LayerTreatment>,
+    /// What to do with layers that workers can't read.
+    pub layers: LayerPolicy,
     /// What to do when the image can't be served as v2.
     pub fallback: Fallback,
 }
@@ -94,13 +94,13 @@ impl Policy {
             return Decision::V1 { because: None };
         }
         let is_layer = |finding: &Finding| matches!(finding, Finding::UnreadableLayer { .. });
-        let obstacle = findings.iter().find(|finding| self.layers.is_none() || !is_layer(finding));
+        let obstacle = findings
+            .iter()
+            .find(|finding| self.layers == LayerPolicy::Refuse || !is_layer(finding));
         match (obstacle, self.fallback) {
             (Some(obstacle), Fallback::V1) => Decision::V1 { because: Some(obstacle.clone()) },
             (Some(obstacle), Fallback::None) => Decision::Refuse(obstacle.clone()),
-            (None, _) if findings.is_empty() || self.layers == Some(LayerTreatment::AsIs) => {
-                Decision::V2
-            }
+            (None, _) if findings.is_empty() || self.layers == LayerPolicy::AsIs => Decision::V2,
             (None, _) => Decision::Republish,
         }
     }
@@ -164,7 +164,7 @@ mod tests {
         Finding::UnreadableLayer { layer: Digest::of(b"l"), kind: "not compressed".into() }
     }
 
-    fn policy(layers: Option<LayerTreatment>, fallback: Fallback) -> Policy {
+    fn policy(layers: LayerPolicy, fallback: Fallback) -> Policy {
         Policy { wanted: ClipVersion::V2, layers, fallback }
     }
 
@@ -172,10 +172,10 @@ mod tests {
     fn each_policy_over_an_unreadable_layer() {
         let because = || Some(layer());
         for (layers, fallback, decision) in [
-            (None, Fallback::V1, Decision::V1 { because: because() }),
-            (None, Fallback::None, Decision::Refuse(layer())),
-            (Some(LayerTreatment::Gzip), Fallback::None, Decision::Republish),
-            (Some(LayerTreatment::AsIs), Fallback::V1, Decision::V2),
+            (LayerPolicy::Refuse, Fallback::V1, Decision::V1 { because: because() }),
+            (LayerPolicy::Refuse, Fallback::None, Decision::Refuse(layer())),
+            (LayerPolicy::Gzip, Fallback::None, Decision::Republish),
+            (LayerPolicy::AsIs, Fallback::V1, Decision::V2),
         ] {
             assert_eq!(policy(layers, fallback).decide(&[layer()]), decision);
         }
@@ -195,9 +195,9 @@ mod tests {
     fn policies() -> impl Strategy<Value = Policy> {
         let wanted = prop_oneof![Just(ClipVersion::V1), Just(ClipVersion::V2)];
         let layers = prop_oneof![
-            Just(None),
-            Just(Some(LayerTreatment::AsIs)),
-            Just(Some(LayerTreatment::Gzip))
+            Just(LayerPolicy::Refuse),
+            Just(LayerPolicy::AsIs),
+            Just(LayerPolicy::Gzip)
         ];
         let fallback = prop_oneof![Just(Fallback::V1), Just(Fallback::None)];
         (wanted, layers, fallback).prop_map(|(wanted, layers, fallback)| Policy {
@@ -228,11 +228,11 @@ mod tests {
                     prop_assert!(found.contains(finding));
                 }
                 Decision::Republish => {
-                    prop_assert_eq!(policy.layers, Some(LayerTreatment::Gzip));
+                    prop_assert_eq!(policy.layers, LayerPolicy::Gzip);
                     prop_assert!(!found.is_empty());
                 }
                 Decision::V2 => {
-                    prop_assert!(found.is_empty() || policy.layers == Some(LayerTreatment::AsIs));
+                    prop_assert!(found.is_empty() || policy.layers == LayerPolicy::AsIs);
                     prop_assert!(found.iter().all(|finding| *finding == layer()));
                 }
             }

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::row::job_rows;
-use super::transition::{Outcome, finish, push};
+use super::transition::{JobEnd, finish, push};
 use super::vault::Sealed;
 use super::{Queue, QueueError, patiently};
 use crate::error::Classify as _;
@@ -116,7 +116,7 @@ impl Queue {
                     fault: error.fault(),
                     transient: false,
                 };
-                finish(&mut tx, claimed.id, Outcome::Failed(error)).await?;
+                finish(&mut tx, claimed.id, JobEnd::Failed(error)).await?;
                 Claimed::Again
             }
             Err(error) => return Err(error),

@@ -41,7 +41,7 @@ impl LayerClaims for DatabaseClaims {
         let holder = Uuid::now_v7();
         match self.take(key, holder).await {
             Ok(false) => None,
-            Ok(true) => Some(Box::new(Held::keep(self.clone(), key.clone(), holder))),
+            Ok(true) => Some(Box::new(ClaimGuard::keep(self.clone(), key.clone(), holder))),
             Err(error) => {
                 tracing::warn!(%key, %error, "nobody can be asked who else reads this layer");
                 Some(Box::new(()))
@@ -115,14 +115,14 @@ impl DatabaseClaims {
 }
 
 /// A claim that is kept alive until it is dropped, and freed then.
-struct Held {
+struct ClaimGuard {
     claims: DatabaseClaims,
     key: Key,
     holder: Uuid,
     _alive: AbortOnDropHandle<()>,
 }
 
-impl Held {
+impl ClaimGuard {
     fn keep(claims: DatabaseClaims, key: Key, holder: Uuid) -> Self {
         let alive = {
             let (claims, key) = (claims.clone(), key.clone());
@@ -141,7 +141,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for ClaimGuard {
     fn drop(&mut self) {
         let (claims, key, holder) = (self.claims.clone(), self.key.clone(), self.holder);
         // Outside of a runtime, at the very end of the process, it is left to expire.

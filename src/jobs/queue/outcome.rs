@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::transition::{Locked, Outcome, finish, lock_held, push, settle_failure, to_json};
+use super::transition::{JobEnd, Locked, finish, lock_held, push, settle_failure, to_json};
 use super::{Lease, Queue, QueueError, patiently};
 use crate::error::Fault;
 use crate::jobs::job::{EventKind, JobError, JobResult};
@@ -57,7 +57,7 @@ impl Queue {
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
-            finish(&mut tx, job.id, Outcome::Succeeded(Box::new(result.clone()))).await?;
+            finish(&mut tx, job.id, JobEnd::Succeeded(Box::new(result.clone()))).await?;
             tx.commit().await.map_err(failed)
         })
         .await
@@ -82,7 +82,7 @@ impl Queue {
             let failed = |error: sqlx::Error| QueueError::from_sqlx(CANCELLED, &error);
             let mut tx = self.pool.begin().await.map_err(failed)?;
             let job = lock_held(&mut tx, lease, CANCELLED).await?;
-            finish(&mut tx, job.id, Outcome::Cancelled).await?;
+            finish(&mut tx, job.id, JobEnd::Cancelled).await?;
             tx.commit().await.map_err(failed)
         })
         .await
@@ -95,7 +95,7 @@ impl Queue {
             let mut tx = self.pool.begin().await.map_err(failed)?;
             let job = lock_held(&mut tx, lease, RELEASE).await?;
             if job.cancel_requested {
-                finish(&mut tx, job.id, Outcome::Cancelled).await?;
+                finish(&mut tx, job.id, JobEnd::Cancelled).await?;
             } else {
                 sqlx::query!(
                     "UPDATE job SET state = 'queued', attempt = attempt - 1, not_before = now(),

@@ -20,7 +20,7 @@ pub(super) struct Locked {
 }
 
 /// How a job ends.
-pub(super) enum Outcome {
+pub(super) enum JobEnd {
     Succeeded(Box<JobResult>),
     Failed(JobError),
     Cancelled,
@@ -73,14 +73,14 @@ pub(super) async fn push(
 pub(super) async fn finish(
     db: &mut PgConnection,
     id: Uuid,
-    outcome: Outcome,
+    outcome: JobEnd,
 ) -> Result<(), QueueError> {
     const ACTION: &str = "record the end of a job";
     let failed = |error: sqlx::Error| QueueError::from_sqlx(ACTION, &error);
     let (state, result, error) = match &outcome {
-        Outcome::Succeeded(result) => (JobState::Succeeded, Some(to_json(ACTION, result)?), None),
-        Outcome::Failed(error) => (JobState::Failed, None, Some(to_json(ACTION, error)?)),
-        Outcome::Cancelled => (JobState::Cancelled, None, None),
+        JobEnd::Succeeded(result) => (JobState::Succeeded, Some(to_json(ACTION, result)?), None),
+        JobEnd::Failed(error) => (JobState::Failed, None, Some(to_json(ACTION, error)?)),
+        JobEnd::Cancelled => (JobState::Cancelled, None, None),
     };
     // A success leaves no error behind; a cancelled job keeps that of its last attempt.
     sqlx::query!(
@@ -102,9 +102,9 @@ pub(super) async fn finish(
         .await
         .map_err(failed)?;
     let event = match outcome {
-        Outcome::Succeeded(result) => EventKind::Succeeded { result },
-        Outcome::Failed(error) => EventKind::Failed { error },
-        Outcome::Cancelled => EventKind::Cancelled,
+        JobEnd::Succeeded(result) => EventKind::Succeeded { result },
+        JobEnd::Failed(error) => EventKind::Failed { error },
+        JobEnd::Cancelled => EventKind::Cancelled,
     };
     push(db, id, &event).await
 }
@@ -119,10 +119,10 @@ pub(super) async fn settle_failure(
 ) -> Result<(), QueueError> {
     const ACTION: &str = "queue a job again";
     if job.cancel_requested {
-        return finish(db, job.id, Outcome::Cancelled).await;
+        return finish(db, job.id, JobEnd::Cancelled).await;
     }
     if !error.transient || job.attempt >= job.max_attempts {
-        return finish(db, job.id, Outcome::Failed(error)).await;
+        return finish(db, job.id, JobEnd::Failed(error)).await;
     }
     let json = to_json(ACTION, &error)?;
     let not_before: DateTime<Utc> = sqlx::query_scalar!(

@@ -57,8 +57,8 @@ impl Hub {
     }
 
     /// Wakes whenever something may have happened about `topic`.
-    pub(super) fn subscribe(&self, topic: Topic) -> EventWakes {
-        let wakes = EventWakes { receiver: self.sender.subscribe(), topic };
+    pub(super) fn subscribe(&self, topic: Topic) -> Wakeups {
+        let wakes = Wakeups { receiver: self.sender.subscribe(), topic };
         self.task.get_or_init(|| {
             let listening = listen(self.pool.clone(), self.sender.clone());
             AbortOnDropHandle::new(tokio::spawn(listening))
@@ -109,12 +109,12 @@ async fn listen_once(
 
 /// Resolves whenever a job may have new events. Take it first, then query, then wait.
 #[derive(Debug)]
-pub struct EventWakes {
+pub struct Wakeups {
     receiver: broadcast::Receiver<Wake>,
     topic: Topic,
 }
 
-impl EventWakes {
+impl Wakeups {
     /// Waits for a notification, or for two seconds. May resolve without reason; never misses one.
     /// Cancel-safe.
     pub async fn next(&mut self) {
@@ -143,8 +143,8 @@ impl EventWakes {
 mod tests {
     use super::*;
 
-    fn wakes(sender: &broadcast::Sender<Wake>, topic: Topic) -> EventWakes {
-        EventWakes { receiver: sender.subscribe(), topic }
+    fn wakes(sender: &broadcast::Sender<Wake>, topic: Topic) -> Wakeups {
+        Wakeups { receiver: sender.subscribe(), topic }
     }
 
     #[tokio::test]

@@ -21,12 +21,12 @@ pub struct EventSink(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Backlog>,
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Backlog {
     events: VecDeque<EventKind>,
     progress: Option<EventKind>,
     left_out: u64,
@@ -64,7 +64,7 @@ impl EventSink {
         self.0.arrived.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Backlog> {
         // Nothing panics while it holds the lock, and what is inside is whole at any time.
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -17,7 +17,7 @@ use crate::digest::Digest;
 
 /// What was found to be the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Compared {
+pub struct Comparison {
     /// Nodes of every kind.
     pub nodes: u64,
     /// Regular files, each name counted.
@@ -36,8 +36,8 @@ pub struct Contents<'a> {
 }
 
 /// Compares what was made with what it was made from, and names the first difference.
-pub fn compare(before: Contents<'_>, after: Contents<'_>) -> Result<Compared, MigrateError> {
-    let mut compared = Compared { nodes: 0, files: 0, bytes: 0 };
+pub fn compare(before: Contents<'_>, after: Contents<'_>) -> Result<Comparison, MigrateError> {
+    let mut compared = Comparison { nodes: 0, files: 0, bytes: 0 };
     let (mut before, mut after) = (Walk::new(before), Walk::new(after));
     loop {
         let (old, new) = match (before.next(), after.next()) {

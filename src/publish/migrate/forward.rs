@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::compare::{Compared, Contents, compare};
+use super::compare::{Comparison, Contents, compare};
 use super::push::push;
 use super::root::BundledImage;
 use super::{MigrateError, V1, contents};
@@ -29,13 +29,13 @@ pub struct Destination<'a> {
 
 /// A v2 archive that holds what the v1 archive holds; it is not in a store yet.
 #[derive(Debug)]
-pub struct MadeV2 {
+pub struct NewV2 {
     /// The image in the registry.
     pub image: ResolvedImage,
     /// The archive to be written.
     pub indexed: IndexedImage,
     /// What was found to be the same.
-    pub compared: Compared,
+    pub compared: Comparison,
 }
 
 /// Makes the v2 archive, and compares it with what it was made from. The image is read back from
@@ -47,7 +47,7 @@ pub async fn to_v2(
     options: &IndexOptions,
     progress: &Arc<dyn Progress>,
     cancel: &CancellationToken,
-) -> Result<MadeV2, MigrateError> {
+) -> Result<NewV2, MigrateError> {
     let Destination { registry, repository, tag, credentials } = destination;
     let bundled = Arc::new(BundledImage::find(&v1.tree)?);
     for path in &bundled.left_out {
@@ -66,5 +66,5 @@ pub async fn to_v2(
     let after = contents::of_remote(&indexed.tree, &after)?;
     let before = Contents { tree: &bundled.tree, files: &pushed.layer.files };
     let compared = compare(before, Contents { tree: &indexed.tree, files: &after })?;
-    Ok(MadeV2 { image, indexed, compared })
+    Ok(NewV2 { image, indexed, compared })
 }

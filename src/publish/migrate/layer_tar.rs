@@ -53,8 +53,8 @@ pub fn write_layer(
     mut content: impl FnMut(&Node, &mut Take<'_>) -> Result<Digest, MigrateError>,
     out: impl Write,
 ) -> Result<WrittenLayer, MigrateError> {
-    let gzip = GzBuilder::new().write(Hashed::new(out), Compression::new(LEVEL));
-    let mut layer = Layer { tar: Builder::new(Hashed::new(gzip)) };
+    let gzip = GzBuilder::new().write(HashingWriter::new(out), Compression::new(LEVEL));
+    let mut layer = Layer { tar: Builder::new(HashingWriter::new(gzip)) };
     let mut files = Vec::new();
     for node in tree.iter() {
         if let Some(name) = node.path.components().find(|name| name.starts_with(b".wh.")) {
@@ -121,7 +121,7 @@ fn is_same(first: &Node, node: &Node) -> bool {
 
 /// A tar that is compressed, with both streams hashed.
 struct Layer<W: Write> {
-    tar: Builder<Hashed<GzEncoder<Hashed<W>>>>,
+    tar: Builder<HashingWriter<GzEncoder<HashingWriter<W>>>>,
 }
 
 impl<W: Write> Layer<W> {
@@ -265,19 +265,19 @@ fn unwritable(source: io::Error) -> MigrateError {
 }
 
 /// Counts and hashes what goes by.
-struct Hashed<W> {
+struct HashingWriter<W> {
     out: W,
     sha256: Sha256,
     bytes: u64,
 }
 
-impl<W> Hashed<W> {
+impl<W> HashingWriter<W> {
     fn new(out: W) -> Self {
         Self { out, sha256: Sha256::new(), bytes: 0 }
     }
 }
 
-impl<W: Write> Write for Hashed<W> {
+impl<W: Write> Write for HashingWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.out.write(bytes)?;
         self.sha256.update(&bytes[..written]);

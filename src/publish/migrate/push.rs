@@ -32,7 +32,7 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// An image that was pushed.
 #[derive(Debug)]
-pub(super) struct Pushed {
+pub(super) struct PushedImage {
     /// Digest of its manifest.
     pub(super) manifest: Digest,
     /// What it is made for.
@@ -48,7 +48,7 @@ pub(super) async fn push(
     publisher: &Publisher,
     tag: &str,
     cancel: &CancellationToken,
-) -> Result<Pushed, MigrateError> {
+) -> Result<PushedImage, MigrateError> {
     // Whatever can't be read should fail before a layer is on its way.
     let runtime = match &image.config {
         Some(node) => Some((node.path.to_string(), read_small(&v1.data, node, cancel).await?)),
@@ -71,7 +71,7 @@ pub(super) async fn push(
     });
     let bytes = Bytes::from(manifest.to_string());
     let manifest = publisher.manifest(&bytes, MANIFEST, Some(tag), cancel).await?;
-    Ok(Pushed { manifest, platform, layer })
+    Ok(PushedImage { manifest, platform, layer })
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Value {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::compare::Compared;
+use super::compare::Comparison;
 use super::{MigrateError, V1, V2, compare_archives};
 use crate::archive::{IndexOptions, PackOptions, Summary, pack_image};
 use crate::image_id::ImageId;
@@ -25,7 +25,7 @@ pub struct StagedV1 {
     /// The archive.
     pub stored: StoredArchive,
     /// What was found to be the same.
-    pub compared: Compared,
+    pub compared: Comparison,
 }
 
 /// Packs the v1 archive of `id` and compares it with what it was made from. In S3 its data take

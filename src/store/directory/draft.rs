@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tempfile::NamedTempFile;
 use tokio_util::sync::CancellationToken;
 
-use super::{Commit, Committed, DirectoryStore, Key, NewObject, Overwrite, StoreError};
+use super::{Commit, CommitReport, DirectoryStore, Key, NewObject, Overwrite, StoreError};
 use crate::write_behind::WriteBehind;
 
 /// What the sink failed with first: whoever writes into it sees an `io::Error` only.
@@ -62,7 +62,7 @@ impl Commit for Draft {
         self: Box<Self>,
         head: &[u8],
         overwrite: Overwrite,
-    ) -> Result<Committed, StoreError> {
+    ) -> Result<CommitReport, StoreError> {
         let head = head.to_owned();
         let store = self.store.clone();
         store

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::S3Store;
 use super::failure::Failure;
 use super::multipart::{MAX_PARTS, Multipart, condition};
-use crate::store::{ArchiveStore, Commit, Committed, Key, NewObject, Overwrite, StoreError};
+use crate::store::{ArchiveStore, Commit, CommitReport, Key, NewObject, Overwrite, StoreError};
 
 /// Parts on their way at a time. Beside them are in memory the first part, the one that is being
 /// filled, and one between.
@@ -51,7 +51,7 @@ type End = (Bytes, Overwrite);
 struct Upload {
     key: Key,
     end: oneshot::Sender<End>,
-    task: JoinHandle<Result<Committed, StoreError>>,
+    task: JoinHandle<Result<CommitReport, StoreError>>,
     token: CancellationToken,
     /// Dropped with the rest, it cancels the task.
     _guard: DropGuard,
@@ -63,7 +63,7 @@ impl Commit for Upload {
         self: Box<Self>,
         head: &[u8],
         overwrite: Overwrite,
-    ) -> Result<Committed, StoreError> {
+    ) -> Result<CommitReport, StoreError> {
         let Self { key, end, task, _guard, .. } = *self;
         let _ = end.send((Bytes::copy_from_slice(head), overwrite)); // a task that ended says why
         joined(&key, task).await
@@ -80,8 +80,8 @@ impl Commit for Upload {
 
 async fn joined(
     key: &Key,
-    task: JoinHandle<Result<Committed, StoreError>>,
-) -> Result<Committed, StoreError> {
+    task: JoinHandle<Result<CommitReport, StoreError>>,
+) -> Result<CommitReport, StoreError> {
     match task.await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
@@ -129,7 +129,7 @@ async fn upload(
     mut parts: mpsc::Receiver<Bytes>,
     ending: oneshot::Receiver<End>,
     token: &CancellationToken,
-) -> Result<Committed, StoreError> {
+) -> Result<CommitReport, StoreError> {
     let cancelled = || StoreError::Cancelled { key: key.clone() };
     let mut multipart = None;
     let mut size = 0;
@@ -143,7 +143,7 @@ async fn upload(
         _ => Err(cancelled()),
     };
     if let Some(multipart) = multipart
-        && !matches!(result, Ok(Committed::Written))
+        && !matches!(result, Ok(CommitReport::Written))
     {
         multipart.abort().await;
     }
@@ -201,7 +201,7 @@ async fn complete(
     size: u64,
     overwrite: Overwrite,
     multipart: Option<&mut Multipart<'_>>,
-) -> Result<Committed, StoreError> {
+) -> Result<CommitReport, StoreError> {
     let done = match multipart {
         Some(multipart) => multipart.complete(overwrite).await,
         None => store
@@ -217,14 +217,14 @@ async fn complete(
             .map_err(Failure::from),
     };
     match done {
-        Ok(()) => Ok(Committed::Written),
-        Err(failure) if failure.is_taken() => Ok(Committed::Taken),
+        Ok(()) => Ok(CommitReport::Written),
+        Err(failure) if failure.is_taken() => Ok(CommitReport::Taken),
         // The answer to a first try was lost and a retry found the upload gone.
         Err(failure)
             if failure.code.as_deref() == Some("NoSuchUpload")
                 && store.size(key).await? == Some(size) =>
         {
-            Ok(Committed::Written)
+            Ok(CommitReport::Written)
         }
         Err(failure) => Err(failure.into_error(store, format!("write {key}"))),
     }

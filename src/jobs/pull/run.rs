@@ -8,21 +8,21 @@ use tokio_util::sync::CancellationToken;
 use super::decide::{Decision, Finding, Policy};
 use super::findings;
 use super::{PullError, Puller};
-use crate::archive::index::Written;
+use crate::archive::index::ArchiveFile;
 use crate::archive::{
     ArchiveError, IndexOptions, IndexedImage, LayerPolicy, PackOptions, Summary, index_image,
 };
 use crate::clip::{ClipError, MAX_INDEX_BYTES, WARN_INDEX_BYTES};
-use crate::jobs::job::{ArchiveObject, EventKind, ImageId, LayerTreatment, VersionReport};
+use crate::jobs::job::{ArchiveObject, EventKind, ImageId, VersionReport};
 use crate::jobs::worker::EventSink;
 use crate::oci::{ImageSource, Publisher, ResolvedImage, Source};
 use crate::progress::Progress;
-use crate::publish::{Publication, Republication, Republished};
+use crate::publish::{Publication, Republication, RepublishedImage};
 use crate::store::{Key, Overwrite};
 use crate::telemetry::metrics::archive_published;
 
 /// One pull.
-pub(super) struct Making<'a> {
+pub(super) struct PullRun<'a> {
     pub(super) puller: &'a Puller,
     pub(super) id: &'a ImageId,
     pub(super) policy: Policy,
@@ -35,13 +35,13 @@ pub(super) struct Making<'a> {
 }
 
 /// An image, and where its layers are.
-pub(super) struct Found {
+pub(super) struct ResolvedSource {
     pub(super) source: Source,
     pub(super) image: ResolvedImage,
 }
 
 /// An archive that is in the store.
-pub(super) struct Made {
+pub(super) struct PublishedArchive {
     pub(super) summary: Summary,
     pub(super) archive: ArchiveObject,
     pub(super) version: VersionReport,
@@ -49,9 +49,12 @@ pub(super) struct Made {
     pub(super) republished_from: Option<String>,
 }
 
-impl Making<'_> {
+impl PullRun<'_> {
     /// Makes the archive that the policy allows for.
-    pub(super) async fn make(&self, mut found: Found) -> Result<Made, PullError> {
+    pub(super) async fn make(
+        &self,
+        mut found: ResolvedSource,
+    ) -> Result<PublishedArchive, PullError> {
         let mut policy = self.policy;
         let mut decision = policy.decide(&findings::of_manifest(&found.image));
         let mut republished_from = None;
@@ -59,17 +62,20 @@ impl Making<'_> {
             decision = match decision {
                 Decision::Refuse(finding) => return Err(PullError::NotV2 { finding }),
                 Decision::V1 { because } => {
-                    return Ok(Made { republished_from, ..self.v1(&found, because).await? });
+                    return Ok(PublishedArchive {
+                        republished_from,
+                        ..self.v1(&found, because).await?
+                    });
                 }
                 Decision::Republish => {
                     republished_from = Some(found.image.reference.to_string());
                     found = self.republish(&found).await?;
                     // Its layers are gzip now. Were one not, doing it again would never end.
-                    policy.layers = None;
+                    policy.layers = LayerPolicy::Refuse;
                     policy.decide(&[])
                 }
                 Decision::V2 => match self.v2(&found, policy).await? {
-                    Ok(made) => return Ok(Made { republished_from, ..made }),
+                    Ok(made) => return Ok(PublishedArchive { republished_from, ..made }),
                     Err(decision) => decision,
                 },
             };
@@ -77,10 +83,13 @@ impl Making<'_> {
     }
 
     /// A v2 archive, or what to make instead.
-    async fn v2(&self, found: &Found, policy: Policy) -> Result<Result<Made, Decision>, PullError> {
-        let Found { source, image } = found;
-        let as_is = policy.layers == Some(LayerTreatment::AsIs);
-        let layers = if as_is { LayerPolicy::AsIs } else { LayerPolicy::Refuse };
+    async fn v2(
+        &self,
+        found: &ResolvedSource,
+        policy: Policy,
+    ) -> Result<Result<PublishedArchive, Decision>, PullError> {
+        let ResolvedSource { source, image } = found;
+        let layers = policy.layers;
         let options = IndexOptions { layers, ..self.puller.index.clone() };
         let indexed =
             match index_image(source, image, &options, self.progress.clone(), self.cancel).await {
@@ -122,8 +131,12 @@ impl Making<'_> {
         Ok(Ok(self.made(Summary::of(image, &indexed), &key, written, None)))
     }
 
-    async fn v1(&self, found: &Found, because: Option<Finding>) -> Result<Made, PullError> {
-        let Found { source, image } = found;
+    async fn v1(
+        &self,
+        found: &ResolvedSource,
+        because: Option<Finding>,
+    ) -> Result<PublishedArchive, PullError> {
+        let ResolvedSource { source, image } = found;
         if let Some(finding) = &because {
             tracing::info!(image_id = %self.id, code = finding.code(), %finding, "fell back to v1");
             self.events.send(EventKind::FellBack(self.report(1, Some(finding))));
@@ -143,8 +156,8 @@ impl Making<'_> {
     }
 
     /// The image with all layers in gzip, in the build registry under the image's id.
-    async fn republish(&self, found: &Found) -> Result<Found, PullError> {
-        let Found { source, image } = found;
+    async fn republish(&self, found: &ResolvedSource) -> Result<ResolvedSource, PullError> {
+        let ResolvedSource { source, image } = found;
         let (puller, cancel) = (self.puller, self.cancel);
         let (registry, operator) = (&puller.build_registry, puller.oci.of_operator());
         let same = image.reference.registry == registry.host;
@@ -164,7 +177,7 @@ impl Making<'_> {
             limits: puller.index.limits,
             budget: &puller.index.budget,
         };
-        let Republished { reference, compressed } =
+        let RepublishedImage { reference, compressed } =
             republication.publish(self.progress.clone(), cancel).await?;
         self.events.send(EventKind::Republished {
             reference: reference.to_string(),
@@ -176,14 +189,14 @@ impl Making<'_> {
         let copy = source.resolve_pinned(manifest, &image.platform, cancel).await?;
         // What the index said of it, and what was odd about it, is not in the copy.
         let ResolvedImage { platform, warnings, .. } = image.clone();
-        Ok(Found { source, image: ResolvedImage { platform, warnings, ..copy } })
+        Ok(ResolvedSource { source, image: ResolvedImage { platform, warnings, ..copy } })
     }
 
     async fn write(
         &self,
         indexed: IndexedImage,
         file: &std::path::Path,
-    ) -> Result<(IndexedImage, Result<Written, ArchiveError>), PullError> {
+    ) -> Result<(IndexedImage, Result<ArchiveFile, ArchiveError>), PullError> {
         let file = file.to_owned();
         let writing = tokio::task::spawn_blocking(move || {
             let written = indexed.write(&file);
@@ -201,14 +214,14 @@ impl Making<'_> {
         &self,
         summary: Summary,
         key: &Key,
-        written: Written,
+        written: ArchiveFile,
         because: Option<&Finding>,
-    ) -> Made {
+    ) -> PublishedArchive {
         let version = self.report(summary.clip_version, because);
         archive_published(version.decided, version.produced, because.map_or("", Finding::code));
-        let Written { size, digest } = written;
+        let ArchiveFile { size, digest } = written;
         let archive = ArchiveObject { key: key.to_string(), size, digest };
-        Made { summary, archive, version, republished_from: None }
+        PublishedArchive { summary, archive, version, republished_from: None }
     }
 
     fn report(&self, produced: u8, because: Option<&Finding>) -> VersionReport {
