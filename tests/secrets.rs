@@ -97,7 +97,7 @@ fn files_show_nothing(directory: &Path) {
 #[tokio::test]
 async fn refused_credentials_are_nowhere() {
     // Everything is logged.
-    let settings = Settings::default().env("CLIPWRIGHT_LOG_LEVEL", "trace");
+    let settings = Settings::default().private_database().env("CLIPWRIGHT_LOG_LEVEL", "trace");
     let mut service = Service::start(settings).await;
     let mut number = 0;
     for challenge in ["Basic realm=r", "Bearer realm=\"{uri}/token\",service=s"] {

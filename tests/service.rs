@@ -22,7 +22,7 @@ async fn a_pull_becomes_an_archive_that_files_are_read_from() {
     let registry = Registry::start(dir.path());
     let layers = [layer("etc/hello", b"lower\n"), layer("etc/world", b"upper\n")];
     let source = registry.push(Layout::of(&layers).path(), "some/image");
-    let service = Service::start(Settings::default()).await;
+    let service = Service::start(Settings::default().private_database()).await;
     assert_eq!(service.get("/readyz").await.0, 200);
 
     let job = service.pull("961eaef6668e480f", &source).await;
@@ -75,7 +75,8 @@ async fn after_a_kill_the_job_completes_once() {
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
     registry.push(Layout::of(&[layer("f", &noise(0, 3 << 20))]).path(), "image");
-    let mut service = Service::start(Settings::default().argument("lease-seconds", "1")).await;
+    let mut service =
+        Service::start(Settings::default().private_database().argument("lease-seconds", "1")).await;
 
     proxy.stall_after(1 << 20); // in the middle of the layer
     let job = service.pull("0123456789abcdef", &format!("{}/image:latest", proxy.address)).await;
@@ -94,7 +95,7 @@ async fn a_running_job_can_be_cancelled() {
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
     proxy.go_down();
-    let service = Service::start(Settings::default()).await;
+    let service = Service::start(Settings::default().private_database()).await;
     let job = service.pull("0123456789abcdef", &format!("{}/image:latest", proxy.address)).await;
     proxy.broke_something().await;
     let (status, _) = service.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await;
@@ -109,7 +110,7 @@ async fn a_database_that_dies_mid_job_is_waited_for() {
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
     registry.push(Layout::of(&[layer("f", &noise(0, 3 << 20))]).path(), "image");
-    let service = Service::start(Settings::default()).await;
+    let service = Service::start(Settings::default().private_database()).await;
 
     proxy.stall_after(1 << 20);
     let job = service.pull("0123456789abcdef", &format!("{}/image:latest", proxy.address)).await;

@@ -8,11 +8,14 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::postgres::TestDatabase;
+
 /// Settings of one service; everything else is the default.
 #[derive(Default)]
 pub(crate) struct Settings {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(&'static str, String)>,
+    private_database: bool,
 }
 
 impl Settings {
@@ -25,9 +28,16 @@ impl Settings {
         self.environment.push((name, value.to_owned()));
         self
     }
+
+    /// A private Postgres, as without any settings. All others get a database of their own on the
+    /// server that all tests share, unless they bring one.
+    pub(crate) fn private_database(mut self) -> Self {
+        self.private_database = true;
+        self
+    }
 }
 
-/// A running service; stopped in good order when dropped.
+/// A running service; stopped in good order when dropped, and its database after it.
 pub(crate) struct Service {
     process: Child,
     /// `http://127.0.0.1:PORT`.
@@ -36,10 +46,20 @@ pub(crate) struct Service {
     settings: Settings,
     http: reqwest::Client,
     log: Option<JoinHandle<String>>,
+    _database: Option<TestDatabase>,
 }
 
 impl Service {
-    pub(crate) async fn start(settings: Settings) -> Self {
+    pub(crate) async fn start(mut settings: Settings) -> Self {
+        let own = settings.environment.iter().any(|(name, _)| *name == "DATABASE_URL");
+        let database = if settings.private_database || own {
+            None
+        } else {
+            Some(TestDatabase::create().await)
+        };
+        if let Some(database) = &database {
+            settings = settings.env("DATABASE_URL", database.url());
+        }
         let data = tempfile::tempdir().unwrap();
         // The private Postgres runs as another user, who must get here.
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -48,7 +68,7 @@ impl Service {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (process, url, log) = spawn(data.path(), &settings).await;
-        Self { process, url, data, settings, http, log: Some(log) }
+        Self { process, url, data, settings, http, log: Some(log), _database: database }
     }
 
     /// Ends the process as a crash would, and starts another on the same data.
