@@ -173,3 +173,36 @@ async fn a_file_is_read_by_fetching_its_spans_alone() {
     let place = format!("layer {} span ", layer.digest);
     assert!(error.contains(&place) && error.contains("expected digest"), "{error}");
 }
+
+/// Where others submit jobs, what only the service can reach is not theirs to look at.
+#[tokio::test]
+async fn jobs_reach_no_private_address_unless_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let reference = registry.push(Layout::of(&[layer("a", b"x")]).path(), "app");
+    let settings = Settings::default().env("CLIPWRIGHT_PRIVATE_ADDRESSES", "false");
+    let service = Service::start(settings).await;
+    // Whether somebody is there or not, the answer is the same.
+    let mut told = Vec::new();
+    for source in [reference.as_str(), "127.0.0.1:1/app:latest", "169.254.169.254/app:latest"] {
+        let job = service.pull("0123456789abcdef", source).await;
+        let error = service.finished(&job).await["error"].take();
+        assert_eq!(
+            (&error["code"], &error["transient"]),
+            (&json!("address_refused"), &json!(false))
+        );
+        let message = error["message"].as_str().unwrap().to_owned();
+        let host = source.split(['/', ':']).next().unwrap();
+        told.push(
+            message.replace(source.trim_end_matches(":latest"), "IMAGE").replace(host, "HOST"),
+        );
+    }
+    assert!(told.iter().all(|message| *message == told[0]), "{told:#?}");
+    // The operator's own registry is another thing.
+    let settings = Settings::default()
+        .env("CLIPWRIGHT_PRIVATE_ADDRESSES", "false")
+        .env("CLIPWRIGHT_BUILD_REGISTRY", &registry.address);
+    let service = Service::start(settings).await;
+    let job = service.pull("0123456789abcdef", &reference).await;
+    assert_eq!(service.finished(&job).await["state"], "succeeded");
+}

@@ -246,6 +246,8 @@ async fn spawn(data: &Path, settings: &Settings) -> (Child, String, JoinHandle<S
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data)
         .env("RUST_LOG", "info")
+        // The registries of tests are on this machine.
+        .env("CLIPWRIGHT_PRIVATE_ADDRESSES", "true")
         .args(&settings.arguments)
         .envs(settings.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
