@@ -1,6 +1,13 @@
 //! Reading gob from bytes that nobody vouches for: every length is held against what is left of
 //! the input before anything is allocated, and types may not nest without end.
 
+/// The types that a stream defines.
+mod definitions;
+/// Numbers, bytes and lengths.
+mod primitive;
+/// Passing over values.
+mod skip;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -296,169 +303,6 @@ impl<'a> Decoder<'a> {
     /// An error at this place.
     pub(crate) fn wrong(&self, detail: impl Into<String>) -> GobError {
         GobError { offset: self.offset, detail: detail.into() }
-    }
-
-    fn skip_nested(&mut self, id: TypeId, depth: usize) -> Result<()> {
-        if depth > MAX_DEPTH {
-            return Err(self.wrong("values are nested too deeply"));
-        }
-        match id {
-            builtin::BOOL | builtin::INT | builtin::UINT | builtin::FLOAT => {
-                self.read_uint()?;
-            }
-            builtin::BYTES | builtin::STRING => {
-                self.read_bytes()?;
-            }
-            builtin::COMPLEX => {
-                self.read_uint()?;
-                self.read_uint()?;
-            }
-            builtin::INTERFACE => return self.skip_interface(),
-            _ => match self.types.get(&id).cloned() {
-                None => return Err(self.wrong(format!("type {id} is not defined"))),
-                Some(WireType::Opaque) => {
-                    self.read_bytes()?;
-                }
-                Some(WireType::Slice { element } | WireType::Array { element, .. }) => {
-                    for _ in 0..self.count(id)? {
-                        self.skip_nested(element, depth + 1)?;
-                    }
-                }
-                Some(WireType::Map { key, element }) => {
-                    for _ in 0..self.count(id)? {
-                        self.skip_nested(key, depth + 1)?;
-                        self.skip_nested(element, depth + 1)?;
-                    }
-                }
-                Some(WireType::Struct { fields }) => {
-                    let mut number = 0;
-                    while let Some(next) = self.next_field(number, fields.len())? {
-                        self.skip_nested(fields[next - 1].id, depth + 1)?;
-                        number = next;
-                    }
-                }
-            },
-        }
-        Ok(())
-    }
-
-    /// An interface value: a type name, a type id and a length that covers the value.
-    fn skip_interface(&mut self) -> Result<()> {
-        if !self.read_bytes()?.is_empty() {
-            self.read_int()?;
-            self.read_bytes()?;
-        }
-        Ok(())
-    }
-
-    /// A `wireType` struct (CONTRACT A.10).
-    fn definition(&mut self) -> Result<WireType> {
-        let mut found = None;
-        self.fields(|d, kind| {
-            let mut numbers = [0_i64; 2];
-            let mut fields = Vec::new();
-            d.fields(|d, field| match (kind, field) {
-                (_, 1) => d.fields(|d, field| match field {
-                    1 => d.read_bytes().map(|_| ()),
-                    2 => d.read_int().map(|_| ()),
-                    _ => Err(d.wrong("a type's common part has an unknown field")),
-                }),
-                (3, 2) => {
-                    for _ in 0..d.count(0)? {
-                        fields.push(d.field_definition()?);
-                    }
-                    Ok(())
-                }
-                (1 | 2 | 4, 2 | 3) => {
-                    numbers[field - 2] = d.read_int()?;
-                    Ok(())
-                }
-                _ => Err(d.wrong("a type definition has an unknown field")),
-            })?;
-            found = Some(match kind {
-                1 => WireType::Array {
-                    element: numbers[0],
-                    length: u64::try_from(numbers[1]).map_err(|_| d.wrong("negative length"))?,
-                },
-                2 => WireType::Slice { element: numbers[0] },
-                3 => WireType::Struct { fields: std::mem::take(&mut fields).into() },
-                4 => WireType::Map { key: numbers[0], element: numbers[1] },
-                5..=7 => WireType::Opaque,
-                _ => return Err(d.wrong(format!("type definition of unknown kind {kind}"))),
-            });
-            Ok(())
-        })?;
-        found.ok_or_else(|| self.wrong("an empty type definition"))
-    }
-
-    fn field_definition(&mut self) -> Result<Field> {
-        let (mut name, mut id) = (String::new(), 0);
-        self.fields(|d, field| {
-            match field {
-                1 => name = String::from_utf8_lossy(d.read_bytes()?).into_owned(),
-                2 => id = d.read_int()?,
-                _ => return Err(d.wrong("a field definition has an unknown field")),
-            }
-            Ok(())
-        })?;
-        Ok(Field { name: name.into(), id })
-    }
-
-    /// Reads the fields of a struct that every stream knows, numbered from 1.
-    fn fields(&mut self, mut each: impl FnMut(&mut Self, usize) -> Result<()>) -> Result<()> {
-        let mut number = 0_usize;
-        loop {
-            let delta = self.read_uint()?;
-            if delta == 0 {
-                return Ok(());
-            }
-            let next = usize::try_from(delta).ok().and_then(|delta| number.checked_add(delta));
-            number = next.ok_or_else(|| self.wrong("field number out of range"))?;
-            each(self, number)?;
-        }
-    }
-
-    fn read_uint(&mut self) -> Result<u64> {
-        let Some((&first, rest)) = self.input[self.offset..].split_first() else {
-            return Err(self.wrong("the stream ends inside a value"));
-        };
-        if first < 0x80 {
-            self.offset += 1;
-            return Ok(first.into());
-        }
-        let count = usize::from(0_u8.wrapping_sub(first));
-        if count > 8 {
-            return Err(self.wrong(format!("expected an integer, found {first:#04x}")));
-        }
-        let Some(bytes) = rest.get(..count) else {
-            return Err(self.wrong("the stream ends inside an integer"));
-        };
-        self.offset += 1 + count;
-        Ok(bytes.iter().fold(0, |value, byte| (value << 8) | u64::from(*byte)))
-    }
-
-    fn read_int(&mut self) -> Result<i64> {
-        let value = self.read_uint()?;
-        let magnitude = (value >> 1).cast_signed();
-        Ok(if value & 1 == 0 { magnitude } else { !magnitude })
-    }
-
-    fn read_bytes(&mut self) -> Result<&'a [u8]> {
-        let length = self.length("value")?;
-        let bytes = &self.input[self.offset..self.offset + length];
-        self.offset += length;
-        Ok(bytes)
-    }
-
-    /// A length that what is left of the input can hold.
-    fn length(&mut self, of: &str) -> Result<usize> {
-        let at = self.offset;
-        let length = self.read_uint()?;
-        let bounded = usize::try_from(length).ok().filter(|length| *length <= self.left());
-        bounded.ok_or_else(|| GobError {
-            offset: at,
-            detail: format!("a {of} of {length} bytes, but {} are left", self.left()),
-        })
     }
 
     /// A type in full, as text: for a struct its fields by name, else one nameless entry. Type
