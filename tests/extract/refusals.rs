@@ -1,6 +1,5 @@
 //! What goes wrong is said, and leaves nothing behind.
 
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
