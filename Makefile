@@ -5,18 +5,16 @@
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: ## pulls an image through a service of its own and reads a file back; IMAGE=reference takes any, KEEP=1 leaves it running
+demo: ## makes archives of an image in every way and reads files back; IMAGE=reference takes any, KEEP=1 leaves the service running
 	scripts/demo.sh
 
 test: ## all tests, on small images and pydata
 	scripts/setup.sh test
-	scripts/corpus.sh pydata tiny odd
-	cargo test --locked
+	scripts/test.sh pydata tiny odd
 
 test-full: ## the same, on the whole corpus (debian, pydata, node, torch)
 	scripts/setup.sh test
-	scripts/corpus.sh debian pydata node torch tiny odd
-	CLIPWRIGHT_FULL=1 cargo test --locked
+	CLIPWRIGHT_FULL=1 scripts/test.sh debian pydata node torch tiny odd
 
 fuzz: ## every fuzz target for 10 s; FUZZ_SECONDS chooses
 	scripts/setup.sh fuzz
@@ -39,4 +37,5 @@ fmt: ## formats Rust and Go
 clean: ## removes what was built; keeps the corpus
 	cargo clean --profile dev
 	cargo clean --profile release
+	cargo clean --profile dist
 	rm -rf target/fuzz

@@ -17,7 +17,7 @@ command -v go > /dev/null || { echo "the bench needs Go, for upstream's indexer"
 
 scripts/corpus.sh "${images[@]}"
 mkdir -p "$out"
-cargo build --release --locked
+cargo build --profile dist --locked
 go build -C tests/interop -o "$out/interop" .
 GOBIN=$out/toxiproxy go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0
 
@@ -27,6 +27,6 @@ start_registry "$work"
 for image in "${images[@]}"; do
   push_layout "$corpus/oci/$image" "$image"
 done
-bench/index.py --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/release/clipwright" \
+bench/index.py --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/dist/clipwright" \
   --toxiproxy "$out/toxiproxy/server" \
   --registry "$REGISTRY" --corpus "$corpus/oci" --runs "${BENCH_RUNS:-3}" --json "$out/index.json" "${images[@]}"

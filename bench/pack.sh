@@ -16,8 +16,8 @@ command -v go > /dev/null || { echo "the bench needs Go, for upstream's writer" 
 
 scripts/corpus.sh "${images[@]}"
 mkdir -p "$out"
-cargo build --release --locked
+cargo build --profile dist --locked
 go build -C tests/interop -o "$out/interop" .
 
-bench/pack.py --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/release/clipwright" \
+bench/pack.py --upstream "$out/interop" --ours "${CARGO_TARGET_DIR:-target}/dist/clipwright" \
   --corpus "$corpus/oci" --runs "${BENCH_RUNS:-3}" --json "$out/pack.json" "${images[@]}"

@@ -12,7 +12,7 @@ tool() {
   shift 2
   command -v "$binary" > /dev/null || {
     echo "installing $crate into target/tools (some minutes, once)"
-    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
       CARGO_PROFILE_RELEASE_DEBUG=0 cargo install --quiet --locked --root target/tools "$@" "$crate"
   }
 }

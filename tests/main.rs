@@ -7,6 +7,7 @@
 mod support;
 
 mod api;
+mod architecture;
 mod database;
 mod extract;
 mod faults;

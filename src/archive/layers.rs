@@ -11,7 +11,7 @@ use crate::archive::layer_cache::{LayerCache, LayerRequest};
 use crate::digest::Digest;
 use crate::fetch::download::with_layer;
 use crate::layer::{Contents, LayerError, LayerIndex, LayerRead, NoContents, read_layer};
-use crate::oci::{LayerDescriptor, Source};
+use crate::oci::{LayerDescriptor, OciError, Ranges, Source};
 use crate::progress::{Progress, Step};
 
 /// A layer of an image, and where it is.
@@ -51,7 +51,7 @@ impl ImageLayer<'_> {
         let known = match &options.cache {
             Some(cache) => self.get_or_read(cache, options, progress, cancel).await?,
             None => KnownLayer {
-                index: self.read(options, NoContents, progress, cancel).await?.0,
+                index: self.read_patiently(options, progress, cancel).await?,
                 cached: false,
             },
         };
@@ -118,9 +118,28 @@ impl ImageLayer<'_> {
                 (None, None) => {}
             }
         };
-        let (index, NoContents) = self.read(options, NoContents, progress, cancel).await?;
+        let index = self.read_patiently(options, progress, cancel).await?;
         cache.put(&wanted, index.clone(), cancel).await?;
         Ok(KnownLayer { index, cached: false })
+    }
+
+    /// As [`Self::read`]. Of a registry that doesn't say which bytes it gives, wrong ones may be
+    /// others of the same layer: then it is read once more, over one connection from its start.
+    async fn read_patiently(
+        &self,
+        options: &IndexOptions,
+        progress: &Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<LayerIndex>, ArchiveError> {
+        let read = self.read(options, NoContents, progress, cancel).await;
+        let wrong = matches!(read, Err(ArchiveError::Oci(OciError::DigestMismatch { .. })));
+        if !wrong || self.source.ranges() != Ranges::Ignored {
+            return Ok(read?.0);
+        }
+        tracing::warn!(layer = %self.descriptor.digest, "wrong bytes: reading it from its start");
+        let source = self.source.without_ranges();
+        let again = ImageLayer { source: &source, ..*self };
+        Ok(again.read(options, NoContents, progress, cancel).await?.0)
     }
 
     /// Downloads the layer and takes it apart.

@@ -73,6 +73,8 @@ pub struct Source {
     image: String,
     origin: Origin,
     gate: Arc<dyn Gate>,
+    /// How parts are asked for, unless the caller says.
+    access: Access,
 }
 
 #[derive(Debug, Clone)]
@@ -111,7 +113,7 @@ impl Source {
                 Origin::Registry { registry: Arc::new(registry), reference: reference.clone() }
             }
         };
-        Ok(Self { image: image.to_string(), origin, gate: Arc::new(Open) })
+        Ok(Self { image: image.to_string(), origin, gate: Arc::new(Open), access: Access::Range })
     }
 
     /// Finds the image for `platform` and reads its manifest and config.
@@ -187,7 +189,7 @@ impl Source {
         cancel: &CancellationToken,
     ) -> Result<RangeStream, OciError> {
         let blob = within(digest, size, &range)?;
-        self.stream(blob, range, Access::Range, cancel).await
+        self.stream(blob, range, self.access, cancel).await
     }
 
     async fn stream(
@@ -208,6 +210,7 @@ impl Source {
     /// How requests for ranges were answered so far.
     pub fn ranges(&self) -> Ranges {
         match &self.origin {
+            Origin::Registry { .. } if self.access == Access::FromStart => Ranges::Ignored,
             Origin::Registry { registry, .. } => registry.ranges(),
             Origin::Layout { .. } => Ranges::Ignored,
         }
@@ -217,6 +220,12 @@ impl Source {
     #[must_use]
     pub fn gated(&self, gate: Arc<dyn Gate>) -> Self {
         Self { gate, ..self.clone() }
+    }
+
+    /// The same source, of whose answers to requests for ranges nothing is believed.
+    #[must_use]
+    pub fn without_ranges(&self) -> Self {
+        Self { access: Access::FromStart, ..self.clone() }
     }
 
     /// Where it is, for people: `registry/repository` or the layout's directory.
