@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -58,7 +59,10 @@ impl Service {
             Some(TestDatabase::create().await)
         };
         if let Some(database) = &database {
-            settings = settings.env("DATABASE_URL", database.url());
+            // A key is made for the private server alone, since replicas must share one.
+            let key = base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 32]>());
+            settings =
+                settings.env("DATABASE_URL", database.url()).env("CLIPWRIGHT_SECRET_KEY", &key);
         }
         let data = tempfile::tempdir().unwrap();
         // The private Postgres runs as another user, who must get here.
