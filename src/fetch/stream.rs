@@ -173,6 +173,7 @@ impl Fetch {
                 tasks.spawn(forward(opening, room, sender));
             }
             next = end;
+            while tasks.try_join_next().is_some() {} // nothing is kept of those that are done
         }
         drop(parts);
         while tasks.join_next().await.is_some() {}
