@@ -4,6 +4,8 @@
 //! every length, and extended headers whose values may hold any byte. Where formats differ it does
 //! as Go's `archive/tar` (CONTRACT B.1: content starts after the last header block).
 
+/// What a header says of its entry.
+mod entries;
 /// What extension headers say of the entry after them.
 mod extensions;
 /// One header block.
@@ -13,19 +15,14 @@ mod pseudo_links;
 /// Sparse files.
 mod sparse_file;
 
-use std::borrow::Cow;
-
-use super::entry::{Entry, EntryKind, Meta, Name, classify, clean};
-use super::limits::NODE_COST;
-use super::pax::Pax;
+use super::entry::Entry;
 use super::sparse::Expansion;
 use super::{Contents, Excess, Limit, Limits, at_most};
-use crate::clip::node::{NodePath, Special};
 use crate::examples::Examples;
 use extensions::{Extension, Extensions};
 use header::TarHeader;
 pub(super) use header::is_block;
-use pseudo_links::{PseudoLinks, is_pseudo_link};
+use pseudo_links::PseudoLinks;
 use sparse_file::Sparse;
 
 pub(super) const BLOCK: usize = 512;
@@ -264,162 +261,6 @@ impl TarScanner {
         let remaining = size.next_multiple_of(BLOCK);
         Ok(State::Extension { kind, data: Vec::with_capacity(remaining), size, remaining })
     }
-
-    /// Takes an entry down and says what follows its header.
-    fn entry(
-        &mut self,
-        header: TarHeader<'_>,
-        offset: u64,
-        contents: &mut dyn Contents,
-    ) -> Result<State, ScanError> {
-        let Extensions { pax, long_name, long_link, .. } = std::mem::take(&mut self.extensions);
-        let raw_name = (pax.sparse.name.clone())
-            .or(long_name)
-            .or_else(|| pax.path.clone())
-            .unwrap_or_else(|| header.name());
-        let shown = String::from_utf8_lossy(&raw_name).chars().take(200).collect::<String>();
-        let wrong = |detail: &str| malformed(offset, &format!("{shown:?}: {detail}"));
-        let path = clean(&raw_name).map_err(|e| wrong(&e))?;
-        self.check_length(path.as_bytes(), &shown)?;
-        let link = long_link.or_else(|| pax.link_path.clone());
-        let link = link.map_or(Cow::Borrowed(header.link_name()), Cow::Owned);
-
-        // As tars before POSIX say it.
-        let kind = match header.kind() {
-            b'\0' if raw_name.last() == Some(&b'/') => b'5',
-            b'\0' => b'0',
-            kind => kind,
-        };
-        let size = match kind {
-            // These have no content, whatever their size field says (as Go reads them).
-            b'1'..=b'6' => 0,
-            _ => pax.size.map_or_else(|| header.size(), Ok)?,
-        };
-        let padding = size.next_multiple_of(BLOCK as u64).checked_sub(size);
-        let (Some(padding), Some(_)) = (padding, self.position.checked_add(size)) else {
-            return Err(wrong("its size is beyond any stream"));
-        };
-        let follows = State::Content { remaining: size, padding, wanted: false, expansion: None };
-
-        let path = match classify(path).map_err(|e| wrong(&e))? {
-            Name::Bookkeeping(path) => {
-                self.pass()?;
-                if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') {
-                    let meta = meta(header, pax)?;
-                    self.check_xattrs(&meta, &shown)?;
-                    self.cost += NODE_COST + meta.variable_bytes() + path.as_bytes().len() as u64;
-                    Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
-                    let follows = self.content(&path, size, padding, contents)?;
-                    self.pseudo_links.keep(path, meta, self.position, size);
-                    return Ok(follows);
-                }
-                self.bookkeeping.push(&shown);
-                return Ok(follows);
-            }
-            Name::Whiteout(path) => return self.take(path, EntryKind::Whiteout, follows),
-            Name::Opaque(path) => return self.take(path, EntryKind::Opaque, follows),
-            Name::Path(path) => path,
-        };
-        if kind == b'1' {
-            // Nothing else in its header means anything.
-            if link.is_empty() {
-                return Err(wrong("a hard link without a target"));
-            }
-            let target = clean(&link).map_err(|e| wrong(&e))?;
-            self.check_length(target.as_bytes(), &shown)?;
-            let entry = self.pseudo_links.link(&path, target);
-            return self.take(path, entry, follows);
-        }
-        let sparse = pax.sparse.clone();
-        let meta = meta(header, pax)?;
-        self.check_xattrs(&meta, &shown)?;
-        if matches!(kind, b'0' | b'7' | b'S') {
-            let form = sparse.form().map_err(|e| wrong(&e))?;
-            if form.is_some() || kind == b'S' {
-                let file = (path, meta, size, padding);
-                return self.sparse(header, file, &sparse, form, offset, contents);
-            }
-        }
-        let entry = match kind {
-            b'5' => EntryKind::Directory(meta),
-            b'0' | b'7' => EntryKind::File { meta, offset: self.position, length: size },
-            b'2' => {
-                if link.is_empty() {
-                    return Err(wrong("a symbolic link without a target"));
-                }
-                if link.contains(&0) {
-                    return Err(wrong("a symbolic link whose target is no path"));
-                }
-                // It is text to us: only its length costs.
-                let place = || format!("{shown:?}");
-                Limit::PathBytes.check(link.len() as u64, self.limits.path_bytes, place)?;
-                EntryKind::Symlink { meta, target: link.into_owned() }
-            }
-            b'3' | b'4' | b'6' => {
-                let (special, rdev) = match kind {
-                    b'3' => (Special::CharDevice, header.device()?),
-                    b'4' => (Special::BlockDevice, header.device()?),
-                    _ => (Special::Fifo, 0),
-                };
-                EntryKind::Special { meta, special, rdev }
-            }
-            other => {
-                let shown = char::from(other).escape_default();
-                return Err(wrong(&format!("tar entry type '{shown}' is not supported")));
-            }
-        };
-        let follows = match &entry {
-            EntryKind::File { .. } => self.content(&path, size, padding, contents)?,
-            _ => follows,
-        };
-        self.take(path, entry, follows)
-    }
-
-    /// The content of a file begins.
-    fn content(
-        &self,
-        path: &NodePath,
-        size: u64,
-        padding: u64,
-        contents: &mut dyn Contents,
-    ) -> Result<State, ScanError> {
-        let wanted = contents.begin(path, self.position, size).map_err(refused)?;
-        if wanted && size == 0 {
-            contents.end().map_err(refused)?;
-        }
-        let wanted = wanted && size > 0;
-        Ok(State::Content { remaining: size, padding, wanted, expansion: None })
-    }
-
-    fn take(&mut self, path: NodePath, kind: EntryKind, then: State) -> Result<State, ScanError> {
-        let entry = Entry { path, kind };
-        self.cost += NODE_COST + entry.variable_bytes();
-        let count = self.passed + self.entries.len() as u64 + 1;
-        Limit::Entries.check(count, self.limits.entries, String::new)?;
-        Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
-        self.entries.push(entry);
-        Ok(then)
-    }
-
-    /// Counts a header that makes no entry.
-    fn pass(&mut self) -> Result<(), ScanError> {
-        self.passed += 1;
-        let count = self.passed + self.entries.len() as u64;
-        Ok(Limit::Entries.check(count, self.limits.entries, String::new)?)
-    }
-
-    fn check_xattrs(&self, meta: &Meta, shown: &str) -> Result<(), ScanError> {
-        let place = || format!("{shown:?}");
-        Ok(Limit::XattrBytes.check(meta.xattr_bytes(), self.limits.xattr_bytes, place)?)
-    }
-
-    fn check_length(&self, path: &[u8], shown: &str) -> Result<(), ScanError> {
-        let place = || format!("{shown:?}");
-        let depth = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).count();
-        Limit::PathBytes.check(path.len() as u64, self.limits.path_bytes, place)?;
-        Limit::PathDepth.check(depth as u64, self.limits.path_depth, place)?;
-        Ok(())
-    }
 }
 
 /// A file's last bytes have come.
@@ -437,21 +278,6 @@ fn refused(error: std::io::Error) -> ScanError {
 
 fn malformed(offset: u64, detail: &str) -> ScanError {
     ScanError::Malformed { offset, detail: detail.to_owned() }
-}
-
-/// What PAX records say goes before the header.
-fn meta(header: TarHeader<'_>, pax: Pax) -> Result<Meta, ScanError> {
-    let mtime = pax.mtime.map_or_else(|| header.mtime(), Ok)?;
-    let [atime, ctime] = header.further_times()?;
-    Ok(Meta {
-        mode: header.mode()?,
-        uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
-        gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
-        mtime,
-        atime: pax.atime.or(atime).unwrap_or(mtime),
-        ctime: pax.ctime.or(ctime).unwrap_or(mtime),
-        xattrs: pax.xattrs,
-    })
 }
 
 #[cfg(test)]

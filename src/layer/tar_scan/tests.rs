@@ -5,8 +5,9 @@ use tar::{Builder, EntryType, Header};
 
 use super::header::number;
 use super::*;
+use crate::clip::node::{NodePath, Special};
 use crate::layer::NoContents;
-use crate::layer::entry::Time;
+use crate::layer::entry::{EntryKind, Time};
 
 fn header(kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_ustar();

@@ -1,0 +1,192 @@
+//! One header and what came before it become an entry: its name, its kind, its attributes, and how
+//! much content follows. Each entry counts against the limits.
+
+use std::borrow::Cow;
+
+use super::extensions::Extensions;
+use super::header::TarHeader;
+use super::pseudo_links::is_pseudo_link;
+use super::{BLOCK, ScanError, State, TarScanner, malformed, refused};
+use crate::clip::node::{NodePath, Special};
+use crate::layer::entry::{Entry, EntryKind, Meta, Name, classify, clean};
+use crate::layer::limits::NODE_COST;
+use crate::layer::pax::Pax;
+use crate::layer::{Contents, Limit};
+
+impl TarScanner {
+    /// Takes an entry down and says what follows its header.
+    pub(super) fn entry(
+        &mut self,
+        header: TarHeader<'_>,
+        offset: u64,
+        contents: &mut dyn Contents,
+    ) -> Result<State, ScanError> {
+        let Extensions { pax, long_name, long_link, .. } = std::mem::take(&mut self.extensions);
+        let raw_name = (pax.sparse.name.clone())
+            .or(long_name)
+            .or_else(|| pax.path.clone())
+            .unwrap_or_else(|| header.name());
+        let shown = String::from_utf8_lossy(&raw_name).chars().take(200).collect::<String>();
+        let wrong = |detail: &str| malformed(offset, &format!("{shown:?}: {detail}"));
+        let path = clean(&raw_name).map_err(|e| wrong(&e))?;
+        self.check_length(path.as_bytes(), &shown)?;
+        let link = long_link.or_else(|| pax.link_path.clone());
+        let link = link.map_or(Cow::Borrowed(header.link_name()), Cow::Owned);
+
+        // As tars before POSIX say it.
+        let kind = match header.kind() {
+            b'\0' if raw_name.last() == Some(&b'/') => b'5',
+            b'\0' => b'0',
+            kind => kind,
+        };
+        let size = match kind {
+            // These have no content, whatever their size field says (as Go reads them).
+            b'1'..=b'6' => 0,
+            _ => pax.size.map_or_else(|| header.size(), Ok)?,
+        };
+        let padding = size.next_multiple_of(BLOCK as u64).checked_sub(size);
+        let (Some(padding), Some(_)) = (padding, self.position.checked_add(size)) else {
+            return Err(wrong("its size is beyond any stream"));
+        };
+        let follows = State::Content { remaining: size, padding, wanted: false, expansion: None };
+
+        let path = match classify(path).map_err(|e| wrong(&e))? {
+            Name::Bookkeeping(path) => {
+                self.pass()?;
+                if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') {
+                    let meta = meta(header, pax)?;
+                    self.check_xattrs(&meta, &shown)?;
+                    self.cost += NODE_COST + meta.variable_bytes() + path.as_bytes().len() as u64;
+                    Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
+                    let follows = self.content(&path, size, padding, contents)?;
+                    self.pseudo_links.keep(path, meta, self.position, size);
+                    return Ok(follows);
+                }
+                self.bookkeeping.push(&shown);
+                return Ok(follows);
+            }
+            Name::Whiteout(path) => return self.take(path, EntryKind::Whiteout, follows),
+            Name::Opaque(path) => return self.take(path, EntryKind::Opaque, follows),
+            Name::Path(path) => path,
+        };
+        if kind == b'1' {
+            // Nothing else in its header means anything.
+            if link.is_empty() {
+                return Err(wrong("a hard link without a target"));
+            }
+            let target = clean(&link).map_err(|e| wrong(&e))?;
+            self.check_length(target.as_bytes(), &shown)?;
+            let entry = self.pseudo_links.link(&path, target);
+            return self.take(path, entry, follows);
+        }
+        let sparse = pax.sparse.clone();
+        let meta = meta(header, pax)?;
+        self.check_xattrs(&meta, &shown)?;
+        if matches!(kind, b'0' | b'7' | b'S') {
+            let form = sparse.form().map_err(|e| wrong(&e))?;
+            if form.is_some() || kind == b'S' {
+                let file = (path, meta, size, padding);
+                return self.sparse(header, file, &sparse, form, offset, contents);
+            }
+        }
+        let entry = match kind {
+            b'5' => EntryKind::Directory(meta),
+            b'0' | b'7' => EntryKind::File { meta, offset: self.position, length: size },
+            b'2' => {
+                if link.is_empty() {
+                    return Err(wrong("a symbolic link without a target"));
+                }
+                if link.contains(&0) {
+                    return Err(wrong("a symbolic link whose target is no path"));
+                }
+                // It is text to us: only its length costs.
+                let place = || format!("{shown:?}");
+                Limit::PathBytes.check(link.len() as u64, self.limits.path_bytes, place)?;
+                EntryKind::Symlink { meta, target: link.into_owned() }
+            }
+            b'3' | b'4' | b'6' => {
+                let (special, rdev) = match kind {
+                    b'3' => (Special::CharDevice, header.device()?),
+                    b'4' => (Special::BlockDevice, header.device()?),
+                    _ => (Special::Fifo, 0),
+                };
+                EntryKind::Special { meta, special, rdev }
+            }
+            other => {
+                let shown = char::from(other).escape_default();
+                return Err(wrong(&format!("tar entry type '{shown}' is not supported")));
+            }
+        };
+        let follows = match &entry {
+            EntryKind::File { .. } => self.content(&path, size, padding, contents)?,
+            _ => follows,
+        };
+        self.take(path, entry, follows)
+    }
+
+    /// The content of a file begins.
+    fn content(
+        &self,
+        path: &NodePath,
+        size: u64,
+        padding: u64,
+        contents: &mut dyn Contents,
+    ) -> Result<State, ScanError> {
+        let wanted = contents.begin(path, self.position, size).map_err(refused)?;
+        if wanted && size == 0 {
+            contents.end().map_err(refused)?;
+        }
+        let wanted = wanted && size > 0;
+        Ok(State::Content { remaining: size, padding, wanted, expansion: None })
+    }
+
+    pub(super) fn take(
+        &mut self,
+        path: NodePath,
+        kind: EntryKind,
+        then: State,
+    ) -> Result<State, ScanError> {
+        let entry = Entry { path, kind };
+        self.cost += NODE_COST + entry.variable_bytes();
+        let count = self.passed + self.entries.len() as u64 + 1;
+        Limit::Entries.check(count, self.limits.entries, String::new)?;
+        Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
+        self.entries.push(entry);
+        Ok(then)
+    }
+
+    /// Counts a header that makes no entry.
+    pub(super) fn pass(&mut self) -> Result<(), ScanError> {
+        self.passed += 1;
+        let count = self.passed + self.entries.len() as u64;
+        Ok(Limit::Entries.check(count, self.limits.entries, String::new)?)
+    }
+
+    fn check_xattrs(&self, meta: &Meta, shown: &str) -> Result<(), ScanError> {
+        let place = || format!("{shown:?}");
+        Ok(Limit::XattrBytes.check(meta.xattr_bytes(), self.limits.xattr_bytes, place)?)
+    }
+
+    fn check_length(&self, path: &[u8], shown: &str) -> Result<(), ScanError> {
+        let place = || format!("{shown:?}");
+        let depth = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).count();
+        Limit::PathBytes.check(path.len() as u64, self.limits.path_bytes, place)?;
+        Limit::PathDepth.check(depth as u64, self.limits.path_depth, place)?;
+        Ok(())
+    }
+}
+
+/// What PAX records say goes before the header.
+fn meta(header: TarHeader<'_>, pax: Pax) -> Result<Meta, ScanError> {
+    let mtime = pax.mtime.map_or_else(|| header.mtime(), Ok)?;
+    let [atime, ctime] = header.further_times()?;
+    Ok(Meta {
+        mode: header.mode()?,
+        uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
+        gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
+        mtime,
+        atime: pax.atime.or(atime).unwrap_or(mtime),
+        ctime: pax.ctime.or(ctime).unwrap_or(mtime),
+        xattrs: pax.xattrs,
+    })
+}
