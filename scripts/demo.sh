@@ -78,13 +78,10 @@ packed=$(printf %s "v1 of $IMAGE" | sha256sum | cut -c 1-16)
 job "{\"kind\": \"pull\", \"image_id\": \"$packed\", \"source\": \"$IMAGE\", \"clip_version\": 1}"
 file=/rootfs$file read_back
 
-if [ -d "$work/image" ]; then
-  echo "== the same image with layers in zstd, which workers can't read: v1 instead"
-  skopeo copy --quiet --dest-tls-verify=false --dest-compress-format zstd --dest-force-compress-format \
-    "oci:$work/image:latest" "docker://$REGISTRY/demo/zstd:latest"
-  fallen=$(printf %s "zstd of $IMAGE" | sha256sum | cut -c 1-16)
-  job "{\"kind\": \"pull\", \"image_id\": \"$fallen\", \"source\": \"$REGISTRY/demo/zstd:latest\"}"
-fi
+echo "== an image that workers would misread as v2: v1 instead"
+scripts/make_image.py misread "$work/misread"
+push_layout "$work/misread" demo/misread
+job "{\"kind\": \"pull\", \"image_id\": \"00000000000000f1\", \"source\": \"$REGISTRY/demo/misread:latest\"}"
 
 echo "== a migration: the v1 archive becomes v2, compared before the switch"
 job "{\"kind\": \"migrate\", \"image_id\": \"$packed\", \"to\": 2}"

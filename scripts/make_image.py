@@ -7,6 +7,7 @@ usage: make_image.py NAME OUTDIR
   opaque   a layer that hides the whole root of the one below
   tiny     an ordinary one: busybox, files of this machine's own Debian packages, an application
   fixture  a few plain files in two layers, for the golden files of the tests
+  misread  a file at its top that makes workers take it for a v1 archive
 
 OUTDIR becomes an OCI image layout, tag "latest", gzip layers; the same bytes on every run. The tars
 are written entry by entry, since the point of most is in their order and headers. `umoci unpack`
@@ -260,7 +261,15 @@ def tiny():
     return [base.done(), packages.done(), application.done()]
 
 
-IMAGES = {"odd": odd, "opaque": opaque, "tiny": tiny, "fixture": fixture}
+def misread():
+    """An image that workers take for a v1 archive: it has a file of that kind at its top."""
+    layer = Layer()
+    layer.directory(".")
+    layer.add("config.json", data=b"{}\n")
+    return [layer.done()]
+
+
+IMAGES = {"odd": odd, "opaque": opaque, "tiny": tiny, "fixture": fixture, "misread": misread}
 
 
 def write_layout(out, layers):

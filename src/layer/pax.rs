@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use foldhash::HashMap;
+
 use super::entry::{Time, owner};
 use super::sparse::{PaxSparse, listed};
 
@@ -24,21 +26,34 @@ pub(super) struct Pax {
     pub(super) sparse: PaxSparse,
 }
 
+/// Keys that come once for each stretch of a sparse file (0.0).
+const PAIRS: [&[u8]; 2] = [b"GNU.sparse.offset", b"GNU.sparse.numbytes"];
+
 impl Pax {
     pub(super) fn parse(mut rest: &[u8]) -> Result<Self, String> {
-        let mut pax = Self::default();
+        let mut records = Vec::new();
         while !rest.is_empty() {
             let (record, after) = split_record(rest)?;
-            pax.take(record)?;
+            let equals = record
+                .iter()
+                .position(|b| *b == b'=')
+                .ok_or("PAX record without an equals sign")?;
+            records.push((&record[..equals], &record[equals + 1..]));
             rest = after;
+        }
+        // Of several records with one key the last counts, and the others need not make sense.
+        let last: HashMap<&[u8], usize> =
+            records.iter().enumerate().map(|(at, (key, _))| (*key, at)).collect();
+        let mut pax = Self::default();
+        for (at, (key, value)) in records.into_iter().enumerate() {
+            if last[key] == at || PAIRS.contains(&key) {
+                pax.take(key, value)?;
+            }
         }
         Ok(pax)
     }
 
-    fn take(&mut self, record: &[u8]) -> Result<(), String> {
-        let equals =
-            record.iter().position(|b| *b == b'=').ok_or("PAX record without an equals sign")?;
-        let (key, value) = (&record[..equals], &record[equals + 1..]);
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
         match key {
             b"path" => self.path = set(value),
             b"linkpath" => self.link_path = set(value),

@@ -154,7 +154,8 @@ impl TarScanner {
         let whole = match &self.state {
             State::Header { .. } => self.filled == 0,
             State::Content { remaining, .. } => *remaining == 0, // Go, too, does without the padding
-            State::Extension { .. } | State::Map(_) => false,
+            State::Extension { data, size, .. } => data.len() >= *size, // and here
+            State::Map(_) => false,
             State::Ended => true,
         };
         if !whole {

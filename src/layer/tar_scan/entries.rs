@@ -22,7 +22,9 @@ impl TarScanner {
         contents: &mut dyn Contents,
     ) -> Result<State, ScanError> {
         let Extensions { pax, long_name, long_link, .. } = std::mem::take(&mut self.extensions);
-        let raw_name = (pax.sparse.name.clone())
+        // The name is in its headers twice, if the file is sparse.
+        let is_sparse = !matches!(pax.sparse.form(), Ok(None));
+        let raw_name = (pax.sparse.name.clone().filter(|_| is_sparse))
             .or(long_name)
             .or_else(|| pax.path.clone())
             .unwrap_or_else(|| header.name());
@@ -53,7 +55,7 @@ impl TarScanner {
         let path = match classify(path).map_err(|e| wrong(&e))? {
             Name::Bookkeeping(path) => {
                 self.pass()?;
-                if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') {
+                if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') && !is_sparse {
                     let meta = meta(header, pax)?;
                     self.check_xattrs(&meta, &shown)?;
                     self.cost += NODE_COST + meta.variable_bytes() + path.as_bytes().len() as u64;

@@ -53,7 +53,8 @@ impl Extensions {
             Extension::PaxGlobal => {
                 // Go and umoci leave these out too; a comment is all that is found in practice.
                 let global = Pax::parse(&data).map_err(|e| malformed(at, &e))?;
-                self.bytes = 0;
+                // Go forgets those that came before it, too.
+                *self = Self::default();
                 return Ok(global != Pax::default());
             }
         }

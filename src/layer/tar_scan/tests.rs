@@ -286,6 +286,24 @@ fn extension_headers_may_be_empty_or_describe_nothing() {
 }
 
 #[test]
+fn the_last_record_of_a_key_counts() {
+    let records = [("uid", &b"x"[..]), ("uid", b"5"), ("GNU.sparse.name", b"other")];
+    let tar = build(|b| b.append_pax_extensions(records).unwrap());
+    let tar = [&tar[..1024], &block(b'0', b"f", b"0")].concat();
+    let entry = scan(&tar).unwrap().remove(0);
+    assert_eq!(entry.path.to_string(), "/f", "no sparse file, no sparse name");
+    let EntryKind::File { meta, .. } = entry.kind else { panic!() };
+    assert_eq!(meta.uid, 5);
+    // The padding of the last header may be missing.
+    let cut = [&block(b'0', b"f", b"0")[..], &tar[..600]].concat();
+    assert_eq!(scan(&cut).unwrap().len(), 1);
+    // What comes before a global header is forgotten, as by Go.
+    let global = [&tar[..1024], &block(b'g', b"g", b"0")[..], &block(b'0', b"f", b"0")].concat();
+    let EntryKind::File { meta, .. } = scan(&global).unwrap().remove(0).kind else { panic!() };
+    assert_eq!(meta.uid, 0);
+}
+
+#[test]
 fn a_target_is_text() {
     let deep = "../".repeat(30);
     let tar = build(|b| {
