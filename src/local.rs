@@ -39,3 +39,20 @@ pub(crate) async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|died| io_error("a helper thread died")(std::io::Error::other(died)))
 }
+
+/// Runs two pieces of work at once; a panic of either is one here.
+pub(crate) fn both<A: Send, B>(
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B,
+) -> (A, B) {
+    std::thread::scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        (first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), second)
+    })
+}
+
+/// Drops what takes a while to drop off the async threads; nobody waits for it.
+pub(crate) fn drop_aside(value: impl Send + 'static) {
+    drop(tokio::task::spawn_blocking(move || drop(value)));
+}

@@ -19,7 +19,7 @@ use crate::clip::writer::seekable_archive;
 use crate::digest::Digest;
 use crate::fetch::largest_first;
 use crate::layer::{LayerIndex, merge};
-use crate::local::{blocking, io_error};
+use crate::local::{blocking, both, io_error};
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
@@ -69,8 +69,9 @@ impl IndexedImage {
             .collect();
         let bytes = seekable_archive(&self.tree, &self.storage, &seekable)?;
         let what = || format!("can't write {}", file.display());
-        atomic::write(file, &bytes).map_err(|e| io_error(what())(e))?;
-        Ok(ArchiveFile { size: bytes.len() as u64, digest: Digest::of(&bytes) })
+        let (digest, written) = both(|| Digest::of(&bytes), || atomic::write(file, &bytes));
+        written.map_err(|e| io_error(what())(e))?;
+        Ok(ArchiveFile { size: bytes.len() as u64, digest })
     }
 }
 

@@ -93,7 +93,10 @@ impl Index {
             let image = source.resolve(&platform, &cancel).await?;
             let indexed = index_image(&source, &image, &options, on_stderr(), &cancel).await?;
             let written = indexed.write(&self.output)?;
-            Ok((Summary::of(&image, &indexed), written))
+            let summary = Summary::of(&image, &indexed);
+            // The process ends here, and with it goes all memory at once.
+            std::mem::forget(indexed);
+            Ok((summary, written))
         })?;
         report(self.json, &summary, &self.output, written, started)
     }

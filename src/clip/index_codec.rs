@@ -60,13 +60,18 @@ pub(super) fn zip<const N: usize>(
     names.into_iter().zip(ids).collect()
 }
 
-/// The index as one gob stream.
-pub(super) fn encode<'a>(nodes: impl ExactSizeIterator<Item = &'a Node>) -> Vec<u8> {
-    let mut types = Definitions::new();
+/// Appends the index, one gob stream, to `bytes`.
+pub(super) fn encode(mut bytes: Vec<u8>, nodes: &[&Node]) -> Vec<u8> {
+    // What is reserved and not written to costs nothing; growing costs a copy.
+    bytes.reserve(nodes.iter().map(|node| NODE_BYTES + node.path.as_bytes().len()).sum());
+    let mut types = Definitions::after(bytes);
     let node = define_node(&mut types);
     let slice = types.slice("", node);
-    types.finish(slice, false, |e| e.slice(nodes, encode_node))
+    types.finish(slice, false, |e| e.slice(nodes.iter(), |e, node| encode_node(e, node)))
 }
+
+/// What a node mostly takes beside its path.
+const NODE_BYTES: usize = 160;
 
 pub(super) fn encode_node(encoder: &mut Encoder, node: &Node) {
     encoder.structure(|f| {

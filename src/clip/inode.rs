@@ -16,14 +16,30 @@ pub struct LayerNumbers {
 
 impl From<Digest> for LayerNumbers {
     fn from(layer: Digest) -> Self {
-        Self { state: hash(EMPTY, layer.to_string().as_bytes()) }
+        Self { state: hash(EMPTY, &layer.text()) }
     }
 }
 
 impl LayerNumbers {
-    /// The number of the inode at `path`.
-    pub fn of(self, path: &NodePath) -> u64 {
-        valid(hash(self.state, path.as_bytes()))
+    /// The numbers of what the layer brought to a directory.
+    pub fn below(self, directory: &NodePath) -> DirectoryNumbers {
+        let state =
+            if directory.is_root() { self.state } else { hash(self.state, directory.as_bytes()) };
+        DirectoryNumbers { state: hash(state, b"/") }
+    }
+}
+
+/// The numbers of what a layer brought to one directory.
+#[derive(Debug, Clone, Copy)]
+pub struct DirectoryNumbers {
+    /// The hash of the digest's text and of the paths' beginning, the last slash included.
+    state: u64,
+}
+
+impl DirectoryNumbers {
+    /// The number of the inode that has this name there.
+    pub fn of(self, name: &[u8]) -> u64 {
+        valid(hash(self.state, name))
     }
 }
 
@@ -57,6 +73,18 @@ mod tests {
     #[test]
     fn agrees_with_upstream() {
         assert_eq!(hash(EMPTY, b"sha256:aa/a"), 4_641_675_121_235_287_950);
+    }
+
+    #[test]
+    fn directories_save_hashing_and_change_nothing() {
+        let layer = Digest::of(b"layer");
+        for (directory, name) in [("/", "a"), ("/a", "b"), ("/a/b", "c-d")] {
+            let path = NodePath::new(directory.as_bytes()).unwrap();
+            let whole = path.join(name.as_bytes()).unwrap();
+            let text = [&layer.text()[..], whole.as_bytes()].concat();
+            let number = LayerNumbers::from(layer).below(&path).of(name.as_bytes());
+            assert_eq!(number, valid(hash(EMPTY, &text)), "{whole}");
+        }
     }
 
     #[test]

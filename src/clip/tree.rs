@@ -20,21 +20,25 @@ impl Tree {
     /// A tree that readers can walk: unique paths, a root, and every node's parent a directory.
     pub fn new(nodes: Vec<Node>) -> Result<Self, ClipError> {
         let tree = Self::sorted(nodes)?;
-        let directories: HashSet<&[u8]> = tree
-            .iter()
-            .filter(|node| node.kind == NodeKind::Directory)
-            .map(|node| node.path.as_bytes())
-            .collect();
         for pair in tree.nodes.windows(2) {
             if pair[0].path == pair[1].path {
                 return Err(ClipError::tree(&pair[0].path, "stands twice"));
             }
         }
+        let directories: HashSet<&[u8]> = tree
+            .iter()
+            .filter(|node| matches!(node.kind, NodeKind::Directory))
+            .map(|node| node.path.as_bytes())
+            .collect();
+        let mut known: &[u8] = b""; // neighbours mostly share a parent
         for node in tree.iter() {
             if let Some(parent) = node.path.parent_bytes()
-                && !directories.contains(parent)
+                && parent != known
             {
-                return Err(ClipError::tree(&node.path, "its parent is not a directory"));
+                if !directories.contains(parent) {
+                    return Err(ClipError::tree(&node.path, "its parent is not a directory"));
+                }
+                known = parent;
             }
         }
         Ok(tree)

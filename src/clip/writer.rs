@@ -27,12 +27,15 @@ pub fn seekable_archive(
     storage: &StorageInfo,
     layers: &[LayerSpans<'_>],
 ) -> Result<Vec<u8>, ClipError> {
-    let (index, special) = encode_index(tree, storage)?;
+    let (mut archive, special) = encode_index(vec![0; header::LENGTH], tree, storage)?;
+    let end = archive.len() as u64;
     let storage_bytes = storage_codec::encode(storage, &special);
-    let end = START + index.len() as u64;
-    let storage_end = end + storage_bytes.len() as u64;
-    let table = if layers.is_empty() { Vec::new() } else { seek_table::encode(layers)? };
-    let size = storage_end + table.len() as u64;
+    archive.extend_from_slice(&storage_bytes);
+    let storage_end = archive.len() as u64;
+    if !layers.is_empty() {
+        archive.append(&mut seek_table::encode(layers)?);
+    }
+    let size = archive.len() as u64;
     let limit = match storage {
         StorageInfo::Oci(_) => MAX_INDEX_BYTES,
         StorageInfo::Local | StorageInfo::S3(_) => MAX_V1_INDEX_BYTES,
@@ -45,11 +48,13 @@ pub fn seekable_archive(
         storage: (!storage_bytes.is_empty()).then_some(end..storage_end),
         storage_type: storage_codec::type_name(storage),
     };
-    Ok([header.encode(), index, storage_bytes, table].concat())
+    archive[..header::LENGTH].copy_from_slice(&header.encode());
+    Ok(archive)
 }
 
-/// The index, and the nodes that don't go into it.
+/// Appends the index to `bytes`; gives the nodes that don't go into it, too.
 fn encode_index<'a>(
+    bytes: Vec<u8>,
     tree: &'a Tree,
     storage: &StorageInfo,
 ) -> Result<(Vec<u8>, Vec<&'a Node>), ClipError> {
@@ -73,7 +78,7 @@ fn encode_index<'a>(
         Some(node) if !matches!(storage, StorageInfo::Oci(_)) => {
             Err(ClipError::tree(&node.path, "a v1 archive has no place for devices and fifos"))
         }
-        _ => Ok((index_codec::encode(shown.into_iter()), special)),
+        _ => Ok((index_codec::encode(bytes, &shown), special)),
     }
 }
 
@@ -162,7 +167,7 @@ impl<W: Write> LocalWriter<W> {
 
     /// Appends the index.
     pub fn finish(mut self, tree: &Tree) -> Result<FinishedArchive<W>, ClipError> {
-        let (index, _) = encode_index(tree, &StorageInfo::Local)?;
+        let (index, _) = encode_index(Vec::new(), tree, &StorageInfo::Local)?;
         let size = self.position + index.len() as u64;
         let header = Header { index: self.position..size, storage: None, storage_type: "" };
         self.out

@@ -11,14 +11,15 @@
 
 use std::collections::BTreeMap;
 
-use foldhash::{HashSet, HashSetExt as _};
+use foldhash::HashSet;
 
 use super::entry::{Entry, EntryKind, Meta, Time};
 use super::limits::NODE_COST;
 use super::{Excess, LayerError, LayerIndex, Limit, Limits};
-use crate::clip::inode;
-use crate::clip::node::{Attr, FileContent, Node, NodeKind, NodePath, RemoteRef, Special};
+use crate::clip::node::{Node, NodePath, Special};
 use crate::digest::Digest;
+
+mod nodes;
 
 /// Symlinks followed on the way to one parent; Linux gives up at 40, umoci at 255.
 const MAX_HOPS: usize = 255;
@@ -131,6 +132,8 @@ impl<'a> Merger<'a> {
 
     fn apply(&mut self, entries: &'a [Entry]) -> Result<(), LayerError> {
         self.last = None;
+        self.names.reserve(entries.len());
+        self.inodes.reserve(entries.len());
         self.whiteouts(entries);
         let layer = self.layer;
         for Entry { path, kind } in entries {
@@ -364,62 +367,6 @@ impl<'a> Merger<'a> {
         }
         Ok(Walk { directory: trail[trail.len() - 1], missing })
     }
-
-    fn nodes(&self) -> MergedNodes {
-        let mut paths: Vec<(NodePath, NameId)> = Vec::with_capacity(self.names.len());
-        let mut todo = vec![(NodePath::root(), ROOT)];
-        while let Some((path, name)) = todo.pop() {
-            for (component, child) in self.names[name].children.iter().rev() {
-                // Components come from clean paths and so make clean paths.
-                if let Ok(path) = path.join(component) {
-                    todo.push((path, *child));
-                }
-            }
-            paths.push((path, name));
-        }
-        // In order but for what sorts between a directory and its children, such as `a-b` between
-        // `a` and `a/b`: a stable sort makes use of that.
-        paths.sort_by(|a, b| a.0.cmp(&b.0));
-
-        let mut links = vec![0_u32; self.inodes.len()];
-        for (_, name) in &paths {
-            links[self.names[*name].inode] += 1;
-        }
-        let mut numbers = Numbers {
-            given: vec![0; self.inodes.len()],
-            used: HashSet::with_capacity(self.inodes.len()),
-            layers: BTreeMap::new(),
-        };
-        let mut sparse = None;
-        let nodes = paths.into_iter().map(|(path, name)| {
-            let id = self.names[name].inode;
-            let inode = &self.inodes[id];
-            if matches!(inode.kind, InodeKind::Sparse { .. }) && sparse.is_none() {
-                sparse = Some((inode.layer, path.clone()));
-            }
-            let nlink = match inode.kind {
-                InodeKind::Directory => 2 + self.subdirectories(name),
-                _ => links[id],
-            };
-            let ino = numbers.of(id, inode.layer, &path);
-            inode.node(path, ino, nlink)
-        });
-        MergedNodes { nodes: nodes.collect(), sparse }
-    }
-
-    fn subdirectories(&self, name: NameId) -> u32 {
-        let children = self.names[name].children.values();
-        let count =
-            children.filter(|c| matches!(self.inode(**c).kind, InodeKind::Directory)).count();
-        u32::try_from(count).unwrap_or(u32::MAX - 2)
-    }
-}
-
-/// The tree.
-struct MergedNodes {
-    nodes: Vec<Node>,
-    /// The first sparse file in it, and its layer.
-    sparse: Option<(Digest, NodePath)>,
 }
 
 /// How far a path leads.
@@ -428,66 +375,6 @@ struct Walk<'a> {
     directory: NameId,
     /// The components below it that are not.
     missing: Vec<&'a [u8]>,
-}
-
-/// Inode numbers (CONTRACT A.5): a hash of layer and path, unlike for unlike inodes.
-struct Numbers {
-    given: Vec<u64>,
-    used: HashSet<u64>,
-    layers: BTreeMap<Digest, inode::LayerNumbers>,
-}
-
-impl Numbers {
-    fn of(&mut self, id: InodeId, layer: Digest, path: &NodePath) -> u64 {
-        if self.given[id] == 0 {
-            let mut number = if path.is_root() {
-                inode::ROOT
-            } else {
-                self.layers.entry(layer).or_insert_with(|| layer.into()).of(path)
-            };
-            while !self.used.insert(number) {
-                number = inode::next(number);
-            }
-            self.given[id] = number;
-        }
-        self.given[id]
-    }
-}
-
-impl Inode<'_> {
-    fn node(&self, path: NodePath, ino: u64, nlink: u32) -> Node {
-        let Meta { mode, uid, gid, mtime, atime, ctime, xattrs } = self.meta;
-        let (kind, size, rdev) = match &self.kind {
-            InodeKind::Directory => (NodeKind::Directory, 0, 0),
-            InodeKind::File { offset, length } | InodeKind::Sparse { offset, length } => {
-                let remote = RemoteRef { layer: self.layer, offset: *offset, length: *length };
-                (NodeKind::File(FileContent::Remote(remote)), *length, 0)
-            }
-            InodeKind::Symlink { target } => {
-                (NodeKind::Symlink { target: target.to_vec() }, target.len() as u64, 0)
-            }
-            InodeKind::Special { special, rdev } => (NodeKind::Special(*special), 0, *rdev),
-        };
-        // Linux has no other mode for symlinks, whatever the tar says.
-        let mode = if matches!(kind, NodeKind::Symlink { .. }) { 0o777 } else { *mode };
-        let attr = Attr {
-            ino,
-            size,
-            blocks: size.div_ceil(512),
-            atime: atime.seconds,
-            mtime: mtime.seconds,
-            ctime: ctime.seconds,
-            atime_nsec: atime.nanos,
-            mtime_nsec: mtime.nanos,
-            ctime_nsec: ctime.nanos,
-            mode: kind.type_bits() | mode,
-            nlink,
-            uid: *uid,
-            gid: *gid,
-            rdev,
-        };
-        Node { path, kind, attr, xattrs: xattrs.clone() }
-    }
 }
 
 /// Of directories that no layer speaks of.

@@ -92,7 +92,7 @@ impl Fields<'_> {
     }
 }
 
-/// Builds the type definitions that go before a value.
+/// Builds a stream: type definitions, and the value that they go before.
 #[derive(Debug)]
 pub(crate) struct Definitions {
     stream: Vec<u8>,
@@ -101,7 +101,12 @@ pub(crate) struct Definitions {
 
 impl Definitions {
     pub(crate) fn new() -> Self {
-        Self { stream: Vec::new(), next: builtin::FIRST_DEFINED + 1 }
+        Self::after(Vec::new())
+    }
+
+    /// As [`Self::new`], for a stream that goes on behind these bytes.
+    pub(crate) fn after(bytes: Vec<u8>) -> Self {
+        Self { stream: bytes, next: builtin::FIRST_DEFINED + 1 }
     }
 
     pub(super) fn reserve(&mut self) -> i64 {
@@ -152,18 +157,18 @@ impl Definitions {
     }
 
     fn define(&mut self, id: i64, kind: i64, name: &str, rest: impl FnOnce(&mut Fields<'_>)) {
-        let mut message = Encoder::default();
-        message.int(-id);
-        message.structure(|wire_type| {
-            wire_type.field(kind).structure(|f| {
-                f.field(0).structure(|common| {
-                    common.bytes(0, name.as_bytes());
-                    common.int(1, id);
+        self.message(|message| {
+            message.int(-id);
+            message.structure(|wire_type| {
+                wire_type.field(kind).structure(|f| {
+                    f.field(0).structure(|common| {
+                        common.bytes(0, name.as_bytes());
+                        common.int(1, id);
+                    });
+                    rest(f);
                 });
-                rest(f);
             });
         });
-        push_message(&mut self.stream, &message.into_bytes());
     }
 
     /// The whole stream: the definitions and one value of the type `id`.
@@ -173,20 +178,25 @@ impl Definitions {
         is_struct: bool,
         value: impl FnOnce(&mut Encoder),
     ) -> Vec<u8> {
-        let mut message = Encoder::default();
-        message.int(id);
-        if !is_struct {
-            message.uint(0);
-        }
-        value(&mut message);
-        push_message(&mut self.stream, &message.into_bytes());
+        self.message(|message| {
+            message.int(id);
+            if !is_struct {
+                message.uint(0);
+            }
+            value(message);
+        });
         self.stream
     }
-}
 
-fn push_message(stream: &mut Vec<u8>, message: &[u8]) {
-    let mut length = Encoder::default();
-    length.uint(message.len() as u64);
-    stream.extend_from_slice(&length.into_bytes());
-    stream.extend_from_slice(message);
+    /// Appends a message. Its length stands before it and is known after it: moving a large one up
+    /// by a few bytes is cheaper than memory of its own.
+    fn message(&mut self, fill: impl FnOnce(&mut Encoder)) {
+        let start = self.stream.len();
+        let mut encoder = Encoder { bytes: std::mem::take(&mut self.stream) };
+        fill(&mut encoder);
+        self.stream = encoder.into_bytes();
+        let mut length = Encoder::default();
+        length.uint((self.stream.len() - start) as u64);
+        self.stream.splice(start..start, length.into_bytes());
+    }
 }

@@ -15,6 +15,7 @@ use crate::archive::{
 use crate::clip::{ClipError, MAX_INDEX_BYTES, WARN_INDEX_BYTES};
 use crate::jobs::job::{ArchiveObject, EventKind, ImageId, VersionReport};
 use crate::jobs::worker::EventSink;
+use crate::local::drop_aside;
 use crate::oci::{ImageSource, Publisher, ResolvedImage, Source};
 use crate::progress::Progress;
 use crate::publish::{Publication, Republication, RepublishedImage};
@@ -128,7 +129,9 @@ impl PullRun<'_> {
         let store = &self.puller.store;
         let key = Key::archive(self.id, store.extension());
         store.put(&key, &file, written.digest, self.overwrite, self.cancel).await?;
-        Ok(Ok(self.made(Summary::of(image, &indexed), &key, written, None)))
+        let summary = Summary::of(image, &indexed);
+        drop_aside(indexed);
+        Ok(Ok(self.made(summary, &key, written, None)))
     }
 
     async fn v1(

@@ -1,6 +1,9 @@
+use proptest::prelude::*;
+
 use super::super::Encoding;
 use super::super::entry::{Time, classify, clean};
 use super::*;
+use crate::clip::node::{FileContent, NodeKind};
 
 /// One entry of a test layer: `d NAME MODE`, `f NAME`, `l NAME TARGET` (symlink), `h NAME TARGET`
 /// (hard link), `p NAME` (fifo), `w NAME` (a name taken as it is: whiteouts).
@@ -251,4 +254,32 @@ fn one_layer_twice_is_no_trouble() {
     let layer = layer(1, "d a; f a/x; f b; h c b; w .wh.zzz");
     let once = merge([&layer], &Limits::default()).unwrap();
     assert_eq!(merge([&layer, &layer], &Limits::default()).unwrap(), once);
+}
+
+/// Names that sort before and after a slash, alone and behind one another.
+fn path() -> impl Strategy<Value = String> {
+    let name = "[a!/\\-.0z]{0,3}";
+    proptest::collection::vec(name, 1..5).prop_map(|names| names.join("a/"))
+}
+
+proptest! {
+    #[test]
+    fn nodes_are_in_the_order_of_their_paths(paths in proptest::collection::vec(path(), 0..30)) {
+        let lines: Vec<String> = paths.iter().map(|path| format!("d {path}")).collect();
+        let nodes = merge(&[layer(1, &lines.join(";"))], &Limits::default()).unwrap();
+        prop_assert!(nodes.is_sorted_by(|a, b| a.path < b.path), "{nodes:?}");
+        // And none is lost: every directory has as many children as its links say.
+        for node in &nodes {
+            let is_child = |other: &&Node| other.path.parent().as_ref() == Some(&node.path);
+            let children = nodes.iter().filter(is_child).count();
+            prop_assert_eq!(node.attr.nlink as usize, 2 + children, "{}", node.path);
+        }
+        let expected: std::collections::BTreeSet<NodePath> = paths
+            .iter()
+            .map(|path| clean(path.as_bytes()).unwrap())
+            .flat_map(|path| std::iter::successors(Some(path), NodePath::parent))
+            .chain([NodePath::root()])
+            .collect();
+        prop_assert!(expected.iter().eq(nodes.iter().map(|node| &node.path)));
+    }
 }
