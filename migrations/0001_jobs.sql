@@ -1,90 +1,190 @@
--- The queue: jobs, what is said about them, their credentials, and the images they made.
+-- The queue: jobs, what is said about them, their secrets, and the images they made.
 
+-- Tenants. Whoever names none works in `default`.
+CREATE TABLE workspace (
+    id         text PRIMARY KEY CHECK (id ~ '^[a-z0-9][a-z0-9_-]{0,63}$'),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+INSERT INTO workspace (id) VALUES ('default');
+
+-- What was asked for and what came of it. A row is written when a job is accepted, at each claim, with
+-- each event and when it ends; whatever is looked for or changes more often is in `live_job`.
 CREATE TABLE job (
-    id               uuid PRIMARY KEY,
-    image_id         text NOT NULL,
-    spec             jsonb NOT NULL,
-    state            text NOT NULL DEFAULT 'queued'
-                     CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
-    attempt          integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
-    max_attempts     integer NOT NULL CHECK (max_attempts >= 1),
-    idempotency_key  text UNIQUE,
-    cancel_requested boolean NOT NULL DEFAULT false,
-    not_before       timestamptz NOT NULL DEFAULT now(),
-    -- Counts claims and only grows; `attempt` can't be the fence, since a released one is not counted.
-    fence            bigint NOT NULL DEFAULT 0,
-    worker_id        text,
-    lease_expires_at timestamptz,
+    id              uuid PRIMARY KEY,
+    workspace_id    text NOT NULL REFERENCES workspace,
+    -- Kinds, states and shapes of later versions may stand here: they are shown, and not run.
+    kind            text NOT NULL,
+    spec_version    integer NOT NULL,
+    spec            jsonb NOT NULL,
+    -- SHA-256 of the normalised spec: jobs that ask for the same have the same.
+    spec_digest     bytea NOT NULL CHECK (octet_length(spec_digest) = 32),
+    image_id        text NOT NULL,
+    priority        smallint NOT NULL CHECK (priority BETWEEN -1 AND 1),
+    state           text NOT NULL DEFAULT 'queued',
+    -- Why it is in this state, as a code.
+    reason          text,
+    -- What its attempt is at.
+    phase           text,
+    attempt         integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    max_attempts    integer NOT NULL CHECK (max_attempts >= 1),
+    -- Attempts that ended because their worker fell silent; not counted in `attempt`.
+    losses          integer NOT NULL DEFAULT 0 CHECK (losses >= 0),
+    -- What the source's tag meant when it was first resolved: every attempt is about that image.
+    resolved_digest text,
+    request_id      text,
+    trace_context   text,
     -- Seq of the last event.
-    last_seq         bigint NOT NULL DEFAULT 0,
-    created_at       timestamptz NOT NULL DEFAULT now(),
-    started_at       timestamptz,
-    finished_at      timestamptz,
-    result           jsonb,
-    error            jsonb,
-    CONSTRAINT job_lease_while_running
-        CHECK (CASE WHEN state = 'running'
-                    THEN worker_id IS NOT NULL AND lease_expires_at IS NOT NULL
-                    ELSE worker_id IS NULL AND lease_expires_at IS NULL END),
-    CONSTRAINT job_finished_when_final
-        CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
+    last_seq        bigint NOT NULL DEFAULT 0,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    started_at      timestamptz,
+    finished_at     timestamptz,
+    -- The only copy: events and images refer to it.
+    result          jsonb,
+    -- An image refers to its result, so that it outlives its time.
+    is_kept         boolean NOT NULL DEFAULT false,
+    error           jsonb,
     CONSTRAINT job_result_when_succeeded CHECK ((state = 'succeeded') = (result IS NOT NULL)),
     CONSTRAINT job_error_when_failed CHECK (state <> 'failed' OR error IS NOT NULL)
 );
 
--- Two jobs about one image would race for its archive. The reaper finds running jobs here too: an
--- index on `lease_expires_at` would be written with every heartbeat.
-CREATE UNIQUE INDEX job_one_running_per_image ON job (image_id) WHERE state = 'running';
-CREATE INDEX job_queued ON job (id) WHERE state = 'queued';
-CREATE INDEX job_by_image ON job (image_id, id);
+CREATE INDEX job_of_workspace ON job (workspace_id, id);
+CREATE INDEX job_by_state ON job (workspace_id, state, id);
+CREATE INDEX job_by_image ON job (workspace_id, image_id, id);
+CREATE INDEX job_finished ON job (finished_at) WHERE finished_at IS NOT NULL AND NOT is_kept;
+
+-- The jobs that have not ended: small rows, and no more of them than there is work. Claims, leases and
+-- heartbeats touch nothing else.
+CREATE TABLE live_job (
+    job_id           uuid PRIMARY KEY REFERENCES job ON DELETE CASCADE,
+    kind             text NOT NULL,
+    spec_version     integer NOT NULL,
+    image_id         text NOT NULL,
+    priority         smallint NOT NULL,
+    -- Not before; jobs of one priority are taken in this order.
+    due_at           timestamptz NOT NULL DEFAULT now(),
+    -- Ends unrun if no worker has it by then.
+    expires_at       timestamptz,
+    -- The key that its secrets are sealed with.
+    key_id           text,
+    -- Its worker fell silent: it runs alone, lest it take others along again.
+    suspect          boolean NOT NULL DEFAULT false,
+    -- Of all jobs of an image one may run, since they would race for its archive.
+    head             boolean NOT NULL DEFAULT false,
+    -- Number of the claim, later ones are greater.
+    fence            bigint NOT NULL DEFAULT 0,
+    worker_id        text,
+    lease_expires_at timestamptz,
+    cancel_requested boolean NOT NULL DEFAULT false,
+    -- Number of the attempt's last event, so that one that is sent twice is there once.
+    last_event       bigint NOT NULL DEFAULT 0,
+    CONSTRAINT live_job_lease CHECK ((worker_id IS NULL) = (lease_expires_at IS NULL)),
+    CONSTRAINT live_job_runs_as_head CHECK (worker_id IS NULL OR head)
+) WITH (fillfactor = 60); -- heartbeats write rows in place
+
+CREATE SEQUENCE job_fence;
+
+CREATE UNIQUE INDEX live_job_head ON live_job (image_id) WHERE head;
+CREATE INDEX live_job_due ON live_job (kind, suspect, priority, due_at) WHERE head AND worker_id IS NULL;
+CREATE INDEX live_job_of_image ON live_job (image_id, due_at, job_id);
+-- None on `lease_expires_at`, which each heartbeat changes: those that run are few.
+CREATE INDEX live_job_running ON live_job (worker_id) WHERE worker_id IS NOT NULL;
+CREATE INDEX live_job_expiry ON live_job (expires_at) WHERE worker_id IS NULL AND expires_at IS NOT NULL;
+
+-- Chooses which job of an image may run next: the one that is due first. Whoever adds a job, ends one
+-- or gives it back comes through here, one after the other, so that none is forgotten.
+CREATE FUNCTION choose_head(image text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    chosen uuid;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(image, 0));
+    -- Each statement sees what was committed before it began: the lock comes first.
+    SELECT job_id INTO chosen FROM live_job WHERE image_id = image ORDER BY due_at, job_id LIMIT 1;
+    UPDATE live_job SET head = false
+        WHERE image_id = image AND head AND worker_id IS NULL AND job_id <> chosen;
+    UPDATE live_job SET head = true
+        WHERE job_id = chosen AND NOT head
+        AND NOT EXISTS (SELECT FROM live_job WHERE image_id = image AND head);
+END $$;
+
+CREATE FUNCTION live_job_head_of_new() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM choose_head(NEW.image_id);
+    RETURN NULL;
+END $$;
+CREATE FUNCTION live_job_head_after_old() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM choose_head(OLD.image_id);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER live_job_added AFTER INSERT ON live_job
+    FOR EACH ROW EXECUTE FUNCTION live_job_head_of_new();
+CREATE TRIGGER live_job_ended AFTER DELETE ON live_job
+    FOR EACH ROW WHEN (OLD.head) EXECUTE FUNCTION live_job_head_after_old();
+CREATE TRIGGER live_job_given_back AFTER UPDATE OF worker_id ON live_job
+    FOR EACH ROW WHEN (OLD.worker_id IS NOT NULL AND NEW.worker_id IS NULL)
+    EXECUTE FUNCTION live_job_head_of_new();
 
 CREATE TABLE job_event (
     job_id  uuid NOT NULL REFERENCES job ON DELETE CASCADE,
     seq     bigint NOT NULL CHECK (seq >= 1),
     at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     attempt integer NOT NULL,
-    -- {"event": ..., "data": ...}
+    -- {"event": ..., "data": ...}; that of a success has no data, the result is in `job`.
     body    jsonb NOT NULL,
     kind    text NOT NULL GENERATED ALWAYS AS (body ->> 'event') STORED,
     PRIMARY KEY (job_id, seq)
 );
 
 CREATE UNIQUE INDEX job_event_one_final ON job_event (job_id)
-    WHERE kind IN ('succeeded', 'failed', 'cancelled');
+    WHERE kind IN ('succeeded', 'failed', 'cancelled', 'expired');
 
--- Encrypted credentials; the row goes when its job becomes final.
+-- What a job writes while it works, apart from what happens to it: pieces of up to 64 KiB, read by their
+-- offset in bytes.
+CREATE TABLE job_log (
+    job_id       uuid NOT NULL REFERENCES job ON DELETE CASCADE,
+    start_offset bigint NOT NULL CHECK (start_offset >= 0),
+    attempt      integer NOT NULL,
+    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    bytes        bytea NOT NULL CHECK (octet_length(bytes) BETWEEN 1 AND 65536),
+    PRIMARY KEY (job_id, start_offset)
+);
+
+-- Encrypted secrets by their names; they go when their job ends.
 CREATE TABLE job_secret (
-    job_id     uuid PRIMARY KEY REFERENCES job ON DELETE CASCADE,
+    job_id     uuid NOT NULL REFERENCES job ON DELETE CASCADE,
+    name       text NOT NULL,
     key_id     text NOT NULL,
     nonce      bytea NOT NULL,
-    ciphertext bytea NOT NULL
+    ciphertext bytea NOT NULL,
+    PRIMARY KEY (job_id, name)
 );
 
--- Images whose archive is in the store. They outlive the jobs that made them.
+-- One request that is sent twice makes one job.
+CREATE TABLE idempotency_key (
+    workspace_id   text NOT NULL REFERENCES workspace,
+    key            text NOT NULL,
+    request_digest bytea NOT NULL CHECK (octet_length(request_digest) = 32),
+    job_id         uuid NOT NULL REFERENCES job ON DELETE CASCADE,
+    expires_at     timestamptz NOT NULL,
+    PRIMARY KEY (workspace_id, key)
+);
+CREATE INDEX idempotency_key_job ON idempotency_key (job_id);
+CREATE INDEX idempotency_key_expiry ON idempotency_key (expires_at);
+
+-- Whose archive is in the store under an image id: there is one name for all workspaces, and the first
+-- that publishes under it has it.
+CREATE TABLE archive_owner (
+    image_id     text PRIMARY KEY,
+    workspace_id text NOT NULL REFERENCES workspace,
+    since        timestamptz NOT NULL DEFAULT now()
+);
+
+-- The images of a workspace whose archives are in the store. Their jobs are kept as long as they.
 CREATE TABLE image (
-    image_id   text PRIMARY KEY,
-    job_id     uuid NOT NULL,
-    result     jsonb NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    workspace_id text NOT NULL REFERENCES workspace,
+    image_id     text NOT NULL,
+    job_id       uuid NOT NULL REFERENCES job,
+    created_at   timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (workspace_id, image_id)
 );
-
--- Notifications only wake; whoever misses one polls.
-CREATE FUNCTION notify_job_event() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('job_event', NEW.job_id::text);
-    RETURN NULL;
-END $$;
-CREATE TRIGGER job_event_notify AFTER INSERT ON job_event
-    FOR EACH ROW EXECUTE FUNCTION notify_job_event();
-
--- A job that ends makes room for the next one of its image.
-CREATE FUNCTION notify_job_claimable() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('job_claimable', '');
-    RETURN NULL;
-END $$;
-CREATE TRIGGER job_inserted_notify AFTER INSERT ON job
-    FOR EACH ROW EXECUTE FUNCTION notify_job_claimable();
-CREATE TRIGGER job_left_running_notify AFTER UPDATE OF state ON job
-    FOR EACH ROW WHEN (OLD.state = 'running' AND NEW.state <> 'running')
-    EXECUTE FUNCTION notify_job_claimable();
+CREATE INDEX image_job ON image (job_id);

@@ -8,11 +8,4 @@ CREATE TABLE layer_claim (
     expires_at timestamptz NOT NULL
 );
 
--- Notifications only wake; whoever misses one polls.
-CREATE FUNCTION notify_layer_claim_freed() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_notify('layer_claim_freed', OLD.key);
-    RETURN NULL;
-END $$;
-CREATE TRIGGER layer_claim_freed_notify AFTER DELETE ON layer_claim
-    FOR EACH ROW EXECUTE FUNCTION notify_layer_claim_freed();
+CREATE INDEX layer_claim_expiry ON layer_claim (expires_at);

@@ -26,18 +26,11 @@ use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::jobs::job::JobSpec;
 use crate::jobs::queue::Queue;
 use crate::store::ArchiveStore;
 
-pub use problem::FieldError;
 pub use router::{openapi_json, router};
 pub use server::serve;
-
-/// Checks what only the lower floors can judge of a job and its credentials, such as its reference,
-/// before the queue sees it. A [`FieldError`] names a field of the request body.
-pub type SpecValidator =
-    Arc<dyn Fn(&JobSpec, Option<&SecretString>) -> Result<(), Vec<FieldError>> + Send + Sync>;
 
 /// How many event streams may be open at once; each asks the database now and then.
 const MAX_STREAMS: usize = 256;
@@ -47,7 +40,6 @@ const MAX_STREAMS: usize = 256;
 pub struct AppState {
     queue: Queue,
     store: Arc<dyn ArchiveStore>,
-    validate: SpecValidator,
     token: Option<auth::AccessToken>,
     streams: Arc<Semaphore>,
     shutdown: CancellationToken,
@@ -56,16 +48,10 @@ pub struct AppState {
 impl AppState {
     /// With a `token` every `/v1` route asks for it; without one only local clients are served,
     /// so the caller must not bind to anything but a loopback address.
-    pub fn new(
-        queue: Queue,
-        store: Arc<dyn ArchiveStore>,
-        validate: SpecValidator,
-        token: Option<&SecretString>,
-    ) -> Self {
+    pub fn new(queue: Queue, store: Arc<dyn ArchiveStore>, token: Option<&SecretString>) -> Self {
         Self {
             queue,
             store,
-            validate,
             token: token.map(auth::AccessToken::new),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             shutdown: CancellationToken::new(),

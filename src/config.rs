@@ -63,6 +63,8 @@ pub struct Config {
     pub lease: Duration,
     /// How often a job is tried, 1 to 100.
     pub max_attempts: u16,
+    /// How long jobs are kept after their end.
+    pub retention: Duration,
     /// How often workers look for jobs that nobody told them of.
     pub poll_interval: Duration,
     /// Layers read at a time, 1 to 256; `None` is one a core.
@@ -110,8 +112,11 @@ impl Config {
             Some(url) => DatabaseSettings::Url(url),
             None => DatabaseSettings::Private { data_dir: data_dir.clone() },
         };
-        let secret_key = match (layers.parse(&setting::SECRET_KEY, from_str)?, &database) {
-            (Some(key), _) => SecretKeySource::Given(key),
+        let keys = layers.parse(&setting::SECRET_KEY, |text| {
+            text.split(',').map(|key| key.trim().parse().ok()).collect()
+        })?;
+        let secret_key = match (keys, &database) {
+            (Some(keys), _) => SecretKeySource::Given(keys),
             (None, DatabaseSettings::Private { .. }) => {
                 SecretKeySource::File(data_dir.join("secret.key"))
             }
@@ -129,6 +134,9 @@ impl Config {
                 between(text, 1..=3600).map(Duration::from_secs)
             })?,
             max_attempts: layers.require(&setting::MAX_ATTEMPTS, |text| between(text, 1..=100))?,
+            retention: layers.require(&setting::RETENTION_DAYS, |text| {
+                between(text, 1..=36_500u64).map(|days| Duration::from_hours(24 * days))
+            })?,
             poll_interval: layers.require(&setting::POLL_SECONDS, |text| {
                 between(text, 0.05..=60.0).map(Duration::from_secs_f64)
             })?,

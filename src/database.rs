@@ -4,6 +4,7 @@
 //! beside the types that they load.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use sqlx::PgPool;
@@ -33,12 +34,27 @@ pub enum DatabaseSettings {
     },
 }
 
-/// A migrated database, and the server when it is ours.
+/// Whether the schema is brought up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Migrations {
+    /// It is.
+    Apply,
+    /// It is taken as it is: the service sees to it.
+    Leave,
+}
+
+/// How long connections in use are waited for at the end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A database, and the server when it is ours.
 ///
-/// Dropped rather than stopped, a private server is still told to shut down, but not waited for.
+/// There are two pools, so that what clients ask for, however much it is, never keeps a heartbeat
+/// waiting. Dropped rather than stopped, a private server is still told to shut down, but not waited
+/// for.
 #[derive(Debug)]
 pub struct Database {
     pool: PgPool,
+    work: PgPool,
     server: Option<PrivateServer>,
 }
 
@@ -49,6 +65,7 @@ impl Database {
     /// recovers from a crash 2 minutes.
     pub async fn start(
         settings: &DatabaseSettings,
+        migrations: Migrations,
         cancel: &CancellationToken,
     ) -> Result<Self, DatabaseError> {
         let (options, server) = match settings {
@@ -58,8 +75,11 @@ impl Database {
                 (server.connect_options(), Some(server))
             }
         };
-        match connect::pool(options, cancel).await {
-            Ok(pool) => Ok(Self { pool, server }),
+        match connect::prepare(&options, migrations, cancel).await {
+            Ok(()) => {
+                let (pool, work) = (connect::pool(options.clone()), connect::pool(options));
+                Ok(Self { pool, work, server })
+            }
             Err(error) => {
                 if let Some(server) = server {
                     server.stop().await;
@@ -69,14 +89,22 @@ impl Database {
         }
     }
 
-    /// Connections to it.
+    /// Connections for clients.
     pub fn pool(&self) -> &PgPool {
         &self.pool
     }
 
-    /// Closes all connections, waiting for those in use, then stops the private server.
+    /// Connections for workers and all that they depend on.
+    pub fn work_pool(&self) -> &PgPool {
+        &self.work
+    }
+
+    /// Closes all connections, waiting for those in use for 5 seconds, then stops the private server.
     pub async fn stop(self) {
-        self.pool.close().await;
+        let closing = async { tokio::join!(self.pool.close(), self.work.close()) };
+        if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+            tracing::warn!("connections to the database were left in use");
+        }
         if let Some(server) = self.server {
             server.stop().await;
         }

@@ -6,6 +6,8 @@
 //! trying again can help and whose fault it is; retries, job states and HTTP answers follow from
 //! those two alone. `anyhow` appears only in `main` and `cli`.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Whose fault an error is.
@@ -28,4 +30,8 @@ pub trait Classify: std::error::Error {
     fn fault(&self) -> Fault;
     /// A stable machine-readable code in `snake_case`, such as `image_not_found`.
     fn code(&self) -> &'static str;
+    /// How long the other side asked to be left alone (`Retry-After`, RFC 9110 section 10.2.3).
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
 }

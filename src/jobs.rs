@@ -1,7 +1,7 @@
 //! Jobs: what is asked for, how it waits, who works on it, what came of it.
 //!
-//! `job` holds the types, `queue` the SQL, `worker` the pool, `pull` and `migrate` the way of
-//! one job each.
+//! `job` holds the types, `queue` the SQL, `worker` the pool, `reconcile` what is done beside the
+//! jobs, `pull` and `migrate` the way of one job each.
 
 /// Which handler does which kind of job.
 pub mod handlers;
@@ -15,5 +15,9 @@ mod progress;
 pub mod pull;
 /// The queue in Postgres.
 pub mod queue;
+/// What is done beside the jobs.
+pub mod reconcile;
+/// JSON in rows, as it was written.
+pub mod recorded;
 /// The worker pool.
 pub mod worker;

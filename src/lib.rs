@@ -55,5 +55,7 @@ pub mod retry;
 pub mod store;
 /// Tracing set-up.
 pub mod telemetry;
+/// `WorkspaceId`: a tenant's name.
+pub mod workspace;
 /// Files that are on the disk when they are done.
 pub mod write_behind;

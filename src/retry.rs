@@ -53,11 +53,6 @@ impl RetrySettings {
 pub trait Retryable: Classify {
     /// What to return when the token is cancelled.
     fn cancelled() -> Self;
-
-    /// How long the other side asked to be left alone (`Retry-After`, RFC 9110 section 10.2.3).
-    fn retry_after(&self) -> Option<Duration> {
-        None
-    }
 }
 
 /// Counts attempts and says how long to wait before the next one.
@@ -186,6 +181,13 @@ mod tests {
     }
 
     impl Classify for Failure {
+        fn retry_after(&self) -> Option<Duration> {
+            match self {
+                Self::Busy(after) => *after,
+                _ => None,
+            }
+        }
+
         fn is_transient(&self) -> bool {
             matches!(self, Self::Busy(_))
         }
@@ -200,12 +202,6 @@ mod tests {
     impl Retryable for Failure {
         fn cancelled() -> Self {
             Self::Cancelled
-        }
-        fn retry_after(&self) -> Option<Duration> {
-            match self {
-                Self::Busy(after) => *after,
-                _ => None,
-            }
         }
     }
 

@@ -209,18 +209,14 @@ pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn ArchiveStore>, Sto
 /// writing.
 const LEFTOVER_AGE: Duration = Duration::from_hours(24);
 
-/// Removes what writers that died left in the store more than a day ago. What fails is told to the
-/// log: it can be removed another time.
-pub async fn sweep(store: &dyn ArchiveStore) {
-    let swept = async {
-        for leftover in store.leftovers(LEFTOVER_AGE).await? {
-            store.remove_leftover(&leftover).await?;
-        }
-        Ok::<_, StoreError>(())
-    };
-    if let Err(error) = swept.await {
-        tracing::warn!(store = store.describe(), %error, "leftovers could not be removed");
+/// Removes what writers that died left in the store more than a day ago: how much it was.
+pub async fn sweep(store: &dyn ArchiveStore) -> Result<u64, StoreError> {
+    let mut swept = 0;
+    for leftover in store.leftovers(LEFTOVER_AGE).await? {
+        store.remove_leftover(&leftover).await?;
+        swept += 1;
     }
+    Ok(swept)
 }
 
 /// Waits for a task that cleans up after itself when its token fires. Dropping the returned

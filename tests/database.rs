@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use clipwright::database::{Database, DatabaseError, DatabaseSettings, is_transient};
+use clipwright::database::{Database, DatabaseError, DatabaseSettings, Migrations, is_transient};
 use clipwright::error::Classify;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
@@ -39,7 +39,9 @@ impl Home {
     }
 
     async fn start(&self) -> Database {
-        Database::start(&self.settings(), &CancellationToken::new()).await.unwrap()
+        Database::start(&self.settings(), Migrations::Apply, &CancellationToken::new())
+            .await
+            .unwrap()
     }
 
     fn pid(&self) -> Option<Pid> {
@@ -141,7 +143,8 @@ const READY: &str = "the other process is ready";
 async fn other_process() {
     let Some(data_dir) = std::env::var_os(OTHER_DATA_DIR) else { return };
     let settings = DatabaseSettings::Private { data_dir: data_dir.into() };
-    let database = Database::start(&settings, &CancellationToken::new()).await.unwrap();
+    let database =
+        Database::start(&settings, Migrations::Apply, &CancellationToken::new()).await.unwrap();
     note(database.pool()).await;
     println!("{READY}");
     // Until it is killed, or whoever runs it has gone.
@@ -153,7 +156,9 @@ async fn other_process() {
 async fn another_process_is_named_and_what_it_leaves_when_killed_is_taken_over() {
     let home = Home::new();
     let other = OtherProcess::start(&home);
-    let error = Database::start(&home.settings(), &CancellationToken::new()).await.unwrap_err();
+    let error = Database::start(&home.settings(), Migrations::Apply, &CancellationToken::new())
+        .await
+        .unwrap_err();
     let holder = format!("in use by another clipwright process (pid {})", other.0.id());
     assert!(error.to_string().contains(&holder), "{error}");
     assert!(matches!(error, DatabaseError::Busy { .. }));
@@ -212,8 +217,10 @@ async fn a_server_that_ends_at_once_says_why() {
     let settings = home.path.join("postgres/postgresql.conf");
     let text = fs::read_to_string(&settings).unwrap();
     fs::write(&settings, format!("{text}\nnonsense = 1\n")).unwrap();
-    let error =
-        Database::start(&home.settings(), &CancellationToken::new()).await.unwrap_err().to_string();
+    let error = Database::start(&home.settings(), Migrations::Apply, &CancellationToken::new())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("contains errors") && error.contains("postgres.log"), "{error}");
 }
 
@@ -226,8 +233,10 @@ async fn root_is_told_which_directory_is_closed() {
     let closed = home.path.parent().unwrap();
     fs::create_dir(closed).unwrap();
     fs::set_permissions(closed, Permissions::from_mode(0o700)).unwrap();
-    let error =
-        Database::start(&home.settings(), &CancellationToken::new()).await.unwrap_err().to_string();
+    let error = Database::start(&home.settings(), Migrations::Apply, &CancellationToken::new())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("may not enter") && error.contains("closed:"), "{error}");
     assert!(!home.path.join("postgres.new").exists());
 }
@@ -240,7 +249,8 @@ async fn dropping_stops_the_server_too() {
     drop(database);
     // The lock is released after the server has ended: whoever gets it finds no server.
     let database = loop {
-        match Database::start(&home.settings(), &CancellationToken::new()).await {
+        match Database::start(&home.settings(), Migrations::Apply, &CancellationToken::new()).await
+        {
             Ok(database) => break database,
             Err(error) => assert!(error.is_transient(), "{error}"),
         }
@@ -258,7 +268,8 @@ async fn each_test_has_a_database_of_its_own() {
     assert!(!is_transient(&missing), "{missing}");
     // Migrating again is nothing: every replica does it at its start.
     let settings = DatabaseSettings::Url(SecretString::from(one.url().to_owned()));
-    let again = Database::start(&settings, &CancellationToken::new()).await.unwrap();
+    let again =
+        Database::start(&settings, Migrations::Apply, &CancellationToken::new()).await.unwrap();
     assert_eq!(count(again.pool()).await, 1);
     again.stop().await;
 }
@@ -274,7 +285,11 @@ async fn a_newer_schema_is_no_obstacle() {
     .await
     .unwrap();
     let settings = DatabaseSettings::Url(SecretString::from(database.url().to_owned()));
-    Database::start(&settings, &CancellationToken::new()).await.unwrap().stop().await;
+    Database::start(&settings, Migrations::Apply, &CancellationToken::new())
+        .await
+        .unwrap()
+        .stop()
+        .await;
 }
 
 #[tokio::test]

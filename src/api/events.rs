@@ -101,7 +101,7 @@ pub(super) async fn follow(
         page: Vec::new().into_iter(),
         wakes,
         follow: params.follow,
-        finished: job.state.is_final(),
+        finished: job.is_final(),
         shutdown: state.shutdown,
         _permit: permit,
     };
@@ -141,9 +141,8 @@ fn wants_ndjson(headers: &HeaderMap) -> bool {
 
 fn sse(events: impl Stream<Item = Result<JobEvent, StreamError>> + Send + 'static) -> Response {
     let events = events.and_then(async |event| {
-        let json = serde_json::to_value(&event)?;
-        let name = json["event"].as_str().unwrap_or("message");
-        Ok(Event::default().id(event.seq.to_string()).event(name).data(json.to_string()))
+        let json = serde_json::to_string(&event)?;
+        Ok(Event::default().id(event.seq.to_string()).event(event.name()).data(json))
     });
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
@@ -195,7 +194,6 @@ impl Tail {
         loop {
             if let Some(event) = self.page.next() {
                 self.after = event.seq;
-                self.finished |= event.kind.is_final();
                 return Ok(Some(event));
             }
             self.load().await?;
@@ -208,7 +206,7 @@ impl Tail {
             // Asked only when nothing is left to send: a client may name an event that never
             // comes, and would then wait for a final event that it skipped.
             let job = self.queue.get(self.job).await?;
-            self.finished = job.is_none_or(|job| job.state.is_final());
+            self.finished = job.is_none_or(|job| job.is_final());
             if self.finished {
                 continue;
             }

@@ -24,6 +24,31 @@ pub(super) struct Health {
 
 const OK: Json<Health> = Json(Health { status: "ok" });
 
+/// What is ready, and what this process can't do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Readiness {
+    #[schema(examples("ok"))]
+    status: &'static str,
+    /// Keys that waiting jobs need and this process doesn't have: it leaves those jobs to others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown_keys: Vec<UnknownKey>,
+}
+
+/// A key that is not here.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UnknownKey {
+    /// Names the key, and tells nothing about it.
+    key_id: String,
+    /// How many jobs wait for a process that has it.
+    jobs: i64,
+}
+
+impl From<(String, i64)> for UnknownKey {
+    fn from((key_id, jobs): (String, i64)) -> Self {
+        Self { key_id, jobs }
+    }
+}
+
 /// Says that the process is up
 #[utoipa::path(
     get,
@@ -48,21 +73,25 @@ pub(super) async fn live() -> Json<Health> {
     operation_id = "readyz",
     tag = "health",
     responses(
-        (status = 200, description = "Database and store answer", body = Health),
+        (status = 200, description = "Database and store answer", body = Readiness),
         (status = 403, description = "Without a token only local clients are served", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "A part does not answer, or the service is shutting down", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Health>, ApiError> {
+pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Readiness>, ApiError> {
     if state.shutdown.is_cancelled() {
         let detail = "the service is shutting down";
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail));
     }
-    let (database, store) =
-        tokio::join!(check("database", state.queue.ping()), check("store", state.store.check()));
+    let (database, store, keys) = tokio::join!(
+        check("database", state.queue.ping()),
+        check("store", state.store.check()),
+        state.queue.unknown_keys(),
+    );
     let failing: Vec<_> = [database, store].into_iter().flatten().collect();
     if failing.is_empty() {
-        return Ok(OK);
+        let unknown_keys = keys.unwrap_or_default().into_iter().map(UnknownKey::from).collect();
+        return Ok(Json(Readiness { status: "ok", unknown_keys }));
     }
     let names: Vec<_> = failing.iter().map(|part| part.field.as_str()).collect();
     let detail = format!("not ready: {} can't be reached", names.join(" and "));

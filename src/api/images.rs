@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 
 use crate::jobs::job::{Image, ImageId};
+use crate::workspace::WorkspaceId;
 
 use super::AppState;
 use super::extract::PathParam;
@@ -30,7 +31,8 @@ pub(super) async fn get(
     State(state): State<AppState>,
     PathParam(image_id): PathParam<ImageId>,
 ) -> Result<Json<Image>, ApiError> {
-    let image = state.queue.image(&image_id).await.map_err(|e| ApiError::from_lower(&e))?;
+    let image = state.queue.image(&WorkspaceId::default(), &image_id).await;
+    let image = image.map_err(|e| ApiError::from_lower(&e))?;
     image.map(Json).ok_or_else(|| {
         let detail = format!("there is no archive of an image {image_id}");
         ApiError::not_found("image_not_found", detail)

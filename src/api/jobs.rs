@@ -1,20 +1,23 @@
 //! `/v1/jobs`: submit, list, show, cancel.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::jobs::job::{ImageId, Job, JobState};
 use crate::jobs::queue::{JobFilter, NewJob};
+use crate::workspace::WorkspaceId;
 
 use super::AppState;
 use super::extract::{JsonBody, PathParam, QueryParams, header};
 use super::new_job::NewJobBody;
+use super::observe::RequestId;
 use super::problem::{ApiError, CommonProblems, Problem};
 
 /// Submits a job
@@ -43,8 +46,9 @@ use super::problem::{ApiError, CommonProblems, Problem};
 )]
 pub(super) async fn submit(
     State(state): State<AppState>,
+    Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<NewJobBody>,
+    JsonBody(body): JsonBody<Value>,
 ) -> Result<Response, ApiError> {
     let idempotency_key = header(
         &headers,
@@ -52,17 +56,25 @@ pub(super) async fn submit(
         |key| (1..=200).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()),
         "1 to 200 visible ASCII characters",
     )?;
-    let (spec, credentials) = body.into_spec(&state.validate)?;
     let new = NewJob {
-        spec,
-        credentials,
         idempotency_key: idempotency_key.map(str::to_owned),
-        max_attempts: None,
+        request_id: Some(request_id.as_str().to_owned()),
+        trace_context: trace_context(&headers),
+        ..NewJobBody::read(body)?.into_job()?
     };
     let submitted = state.queue.submit(new).await.map_err(|e| ApiError::from_lower(&e))?;
     let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/jobs/{}", submitted.job.id);
     Ok((status, [(LOCATION, location)], Json(submitted.job)).into_response())
+}
+
+/// The trace that the request is a part of (W3C Trace Context, version 00); a header that is not one
+/// is as good as none.
+fn trace_context(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<_> = text.split('-').map(str::len).collect();
+    (lengths == [2, 32, 16, 2] && text.split('-').all(hex)).then(|| text.to_owned())
 }
 
 /// Which jobs to list.
@@ -116,7 +128,13 @@ pub(super) async fn list(
         let detail = format!("limit is {}: expected 1 to 200", params.limit);
         return Err(ApiError::bad_parameter("limit", detail));
     }
+    if let Some(JobState::Other(name)) = &params.state {
+        let known = JobState::KNOWN.map(String::from).join(", ");
+        let detail = format!("state is {name:?}: expected one of {known}");
+        return Err(ApiError::bad_parameter("state", detail));
+    }
     let filter = JobFilter {
+        workspace: WorkspaceId::default(),
         state: params.state,
         image_id: params.image_id,
         before: params.before,

@@ -63,7 +63,7 @@ pub(super) struct Problem {
 
 /// What is wrong with one field, header or parameter, or which part of the service is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldError {
+pub(super) struct FieldError {
     /// Its name.
     pub field: String,
     /// What was expected and what was found, in one sentence.
@@ -72,7 +72,7 @@ pub struct FieldError {
 
 impl FieldError {
     /// `field` and what is wrong with it.
-    pub fn new(field: impl Into<String>, detail: impl fmt::Display) -> Self {
+    pub(super) fn new(field: impl Into<String>, detail: impl fmt::Display) -> Self {
         Self { field: field.into(), detail: detail.to_string() }
     }
 }

@@ -106,7 +106,9 @@ impl Retryable for ArchiveError {
     fn cancelled() -> Self {
         Self::Cancelled
     }
+}
 
+impl Classify for ArchiveError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Oci(error) => error.retry_after(),
@@ -114,9 +116,7 @@ impl Retryable for ArchiveError {
             _ => None,
         }
     }
-}
 
-impl Classify for ArchiveError {
     fn is_transient(&self) -> bool {
         self.lower().is_some_and(Classify::is_transient)
     }

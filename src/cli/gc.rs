@@ -9,9 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::run_async;
 use crate::config::{Config, DatabaseSettings, SettingsArgs};
-use crate::database::Database;
-use crate::jobs::job::JobState;
-use crate::jobs::queue::{JobFilter, Queue, Vault};
+use crate::database::{Database, Migrations};
+use crate::jobs::queue::{Queue, Vault};
 use crate::publish::garbage::{self, Garbage, GarbageKind};
 use crate::store;
 
@@ -73,11 +72,11 @@ impl Gc {
         // The private database, which a running service keeps to itself, has no other users.
         let database = match &config.database {
             settings @ DatabaseSettings::Url(_) if self.apply => {
-                Some(Database::start(settings, cancel).await?)
+                Some(Database::start(settings, Migrations::Leave, cancel).await?)
             }
             _ => None,
         };
-        let queue = database.as_ref().map(|db| Queue::new(db.pool().clone(), Vault::new(None)));
+        let queue = database.as_ref().map(|db| Queue::new(db.pool().clone(), Vault::new([])));
         let mut report = Report { applied: self.apply, bytes: 0, found: Vec::new() };
         for garbage in found {
             let removed = self.apply
@@ -128,14 +127,10 @@ impl Gc {
     }
 }
 
-/// Whether a job about its image runs now, which may be about to complete it.
+/// Whether there is a job about its image, which may be about to complete it.
 async fn is_worked_on(queue: Option<&Queue>, garbage: &Garbage) -> anyhow::Result<bool> {
-    let (Some(queue), Some(image)) = (queue, garbage.image()) else { return Ok(false) };
-    let filter = JobFilter {
-        state: Some(JobState::Running),
-        image_id: Some(image),
-        limit: 1,
-        ..JobFilter::default()
-    };
-    Ok(!queue.list(filter).await?.is_empty())
+    match (queue, garbage.image()) {
+        (Some(queue), Some(image)) => Ok(queue.is_worked_on(&image).await?),
+        _ => Ok(false),
+    }
 }

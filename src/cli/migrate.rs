@@ -22,6 +22,7 @@ use super::client::{Client, ClientError};
 use super::run_async;
 use crate::image_id::ImageId;
 use crate::jobs::job::{Job, JobSpec, JobState, MigrateSpec};
+use crate::jobs::recorded::Recorded;
 use crate::publish::stored::ListedArchive;
 
 /// What is told in the end.
@@ -219,13 +220,15 @@ impl Migrate {
             Some(job) => job,
             None => self.submit(client, &archive.image_id, run, cancel).await?,
         };
-        while !job.state.is_final() {
+        while !job.is_final() {
             if cancel.run_until_cancelled(sleep(POLL)).await.is_none() {
                 return Ok(ImageReport::Failed(format!("interrupted; job {} goes on", job.id)));
             }
             job = client.get(&format!("/v1/jobs/{}", job.id), cancel).await?;
         }
-        Ok(match (job.state, job.result, job.error) {
+        let result = job.result.as_ref().and_then(Recorded::known);
+        let error = job.error.as_ref().and_then(Recorded::known);
+        Ok(match (job.state, result, error) {
             (JobState::Succeeded, Some(result), _) => {
                 let migration = result.migration;
                 ImageReport::Migrated {
@@ -234,7 +237,7 @@ impl Migrate {
                 }
             }
             (_, _, Some(error)) => ImageReport::Failed(error.message),
-            _ => ImageReport::Failed(format!("job {} was cancelled", job.id)),
+            (state, ..) => ImageReport::Failed(format!("job {} is {}", job.id, state.as_str())),
         })
     }
 
@@ -249,7 +252,9 @@ impl Migrate {
             let path = format!("/v1/jobs?image_id={image}&state={state}");
             let page: JobPage = client.get(&path, cancel).await?;
             let wanted = JobSpec::Migrate(self.spec(image));
-            if let Some(job) = page.jobs.into_iter().find(|job| job.spec == wanted) {
+            if let Some(job) =
+                page.jobs.into_iter().find(|job| job.spec.known().as_ref() == Some(&wanted))
+            {
                 return Ok(Some(job));
             }
         }

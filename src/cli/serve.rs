@@ -1,5 +1,6 @@
 //! `clipwright serve`: API, queue and workers in one process.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -8,17 +9,19 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use uuid::Uuid;
 
-use crate::api::{self, AppState, FieldError};
+use crate::api::{self, AppState};
 use crate::archive::{IndexOptions, LayerCache, PackOptions};
 use crate::config::{Config, SettingsArgs};
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, Migrations};
 use crate::fetch::Budget;
 use crate::jobs::handlers::Handlers;
 use crate::jobs::migrate::Migrator;
 use crate::jobs::pull::Puller;
 use crate::jobs::queue::{Queue, Vault};
-use crate::jobs::worker::{WorkerPool, WorkerSettings};
+use crate::jobs::reconcile::Reconcilers;
+use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
 use crate::store::ArchiveStore;
 use crate::{store, telemetry};
 
@@ -49,7 +52,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("can't listen on {}", config.listen))?;
     let address = listener.local_addr()?;
-    let database = match Database::start(&config.database, &shutdown).await {
+    let database = match Database::start(&config.database, Migrations::Apply, &shutdown).await {
         Err(DatabaseError::Cancelled) => return Ok(()),
         started => started?,
     };
@@ -69,13 +72,9 @@ async fn run(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let store = store::open(&config.store).await?;
-    // In a bucket its own rules, or `gc`, see to that: not every service may list uploads.
-    if store.bucket().is_none() {
-        store::sweep(&*store).await;
-    }
-    let key = config.secret_key.load()?;
-    let queue =
-        Queue::new(database.pool().clone(), Vault::new(key)).with_max_attempts(config.max_attempts);
+    let keys = config.secret_key.load()?;
+    let queue = Queue::new(database.work_pool().clone(), Vault::new(keys))
+        .with_max_attempts(config.max_attempts);
     let index = IndexOptions {
         reference_form: config.reference_form,
         limits: config.limits,
@@ -101,33 +100,32 @@ async fn run(
         build_registry: config.build_registry.clone(),
         scratch,
     });
-    let handlers = Handlers { puller, migrator };
-    let checker = handlers.clone();
-    let validate = Arc::new(move |spec: &_, credentials: Option<&_>| {
-        checker
-            .check(spec, credentials)
-            .map_err(|(field, error)| vec![FieldError::new(field, error)])
-    });
     let workers = WorkerPool::start(
         queue.clone(),
-        Arc::new(handlers),
+        Arc::new(Handlers { puller, migrator }),
         WorkerSettings {
             workers: config.workers,
+            slots: BTreeMap::default(),
             lease: config.lease,
             poll: config.poll_interval,
-            worker_id: format!("{}:{}", hostname(), std::process::id()),
+            liveness: Liveness::default(),
+            worker_id: format!("{}:{}", hostname(), Uuid::now_v7().simple()),
         },
         shutdown.clone(),
     );
+    let reconcilers = Reconcilers::new(&queue, &store, config.lease, config.retention);
+    let reconcilers = reconcilers.start(shutdown.clone());
     info!(%address, store = store.describe(), workers = config.workers, "ready");
     let mut out = std::io::stdout();
     writeln!(out, "clipwright is ready at http://{address} (docs: http://{address}/docs)")?;
     out.flush()?;
 
-    let state = AppState::new(queue, store, validate, config.token.as_ref());
+    let clients = queue.over(database.pool().clone());
+    let state = AppState::new(clients, store, config.token.as_ref());
     let served = api::serve(listener, state, shutdown.clone()).await;
     shutdown.cancel();
     workers.await.context("the workers stopped")?;
+    reconcilers.await.context("the reconcilers stopped")?;
     served.context("the API stopped")
 }
 

@@ -51,8 +51,8 @@ impl FromStr for SecretKey {
 /// Where the key is to be had.
 #[derive(Debug, Clone)]
 pub enum SecretKeySource {
-    /// The settings hold it.
-    Given(SecretKey),
+    /// The settings hold them: the first encrypts, all of them decrypt.
+    Given(Vec<SecretKey>),
     /// A file holds it, which is made when it is missing.
     File(PathBuf),
     /// Nowhere: the database is shared with replicas that could not read a key of our making.
@@ -60,13 +60,13 @@ pub enum SecretKeySource {
 }
 
 impl SecretKeySource {
-    /// The key, made on first use when it lives in a file. `None` when there is none, so that
-    /// jobs with credentials have to be refused.
-    pub fn load(&self) -> Result<Option<SecretKey>, ConfigError> {
+    /// The keys; that in a file is made on first use. Without any, jobs with credentials have to be
+    /// refused.
+    pub fn load(&self) -> Result<Vec<SecretKey>, ConfigError> {
         match self {
-            Self::Given(key) => Ok(Some(key.clone())),
-            Self::File(path) => load_or_create(path).map(Some),
-            Self::Absent => Ok(None),
+            Self::Given(keys) => Ok(keys.clone()),
+            Self::File(path) => load_or_create(path).map(|key| vec![key]),
+            Self::Absent => Ok(Vec::new()),
         }
     }
 }
@@ -130,9 +130,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("data/secret.key");
         let source = SecretKeySource::File(path.clone());
-        let first = source.load().unwrap().unwrap();
+        let [first] = &source.load().unwrap()[..] else { panic!() };
+        let first = first.clone();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(source.load().unwrap().unwrap().expose(), first.expose());
+        assert_eq!(source.load().unwrap()[0].expose(), first.expose());
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let error = source.load().unwrap_err().to_string();

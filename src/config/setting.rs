@@ -93,6 +93,11 @@ settings! {
         flag: "max-attempts", env: &["CLIPWRIGHT_MAX_ATTEMPTS"], file: "clipwright.maxAttempts",
         default: Some("3"), expected: "1 to 100", help: "How often a job is tried",
     }
+    RETENTION_DAYS {
+        flag: "retention-days", env: &["CLIPWRIGHT_RETENTION_DAYS"],
+        file: "clipwright.retentionDays", default: Some("30"), expected: "1 to 36500",
+        help: "Days that jobs are kept after their end; those that images refer to are kept longer",
+    }
     POLL_SECONDS {
         flag: "poll-seconds", env: &["CLIPWRIGHT_POLL_SECONDS"], file: "clipwright.pollSeconds",
         default: Some("1"), expected: "0.05 to 60",
@@ -284,9 +289,9 @@ settings! {
         help: "MiB of memory for the paths, link targets and attributes of a layer or of the tree",
     }
     SECRET_KEY {
-        env: &["CLIPWRIGHT_SECRET_KEY"], file: "clipwright.secretKey", secret: true,
-        expected: "32 bytes in hex or base64, in quotes",
-        help: "Key that encrypts credentials in the database",
+        env: &["CLIPWRIGHT_SECRET_KEY"], file: "clipwright.secretKey", secret: true, list: true,
+        expected: "32 bytes in hex or base64, in quotes; several separated by commas",
+        help: "Key that encrypts credentials in the database; the first of several, all of which decrypt",
     }
     LOG_FORMAT {
         flag: "log-format", env: &["CLIPWRIGHT_LOG_FORMAT"], file: "clipwright.logFormat",

@@ -140,7 +140,9 @@ impl Retryable for ContentError {
     fn cancelled() -> Self {
         Self::Cancelled
     }
+}
 
+impl Classify for ContentError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Fetch(error) => error.retry_after(),
@@ -149,9 +151,7 @@ impl Retryable for ContentError {
             _ => None,
         }
     }
-}
 
-impl Classify for ContentError {
     fn is_transient(&self) -> bool {
         let lower = self.lower().map(Classify::is_transient);
         lower.unwrap_or(matches!(self, Self::SpanDigest { .. }))

@@ -6,19 +6,38 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, Executor as _, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use super::DatabaseError;
+use super::{DatabaseError, Migrations};
 use crate::retry::{RetrySettings, retry_within};
 
 /// How long a server may take to come up.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TRY_AGAIN: RetrySettings =
     RetrySettings::endless(Duration::from_millis(20), Duration::from_millis(500));
-/// Statements are short, so few connections serve many workers.
-const MAX_CONNECTIONS: u32 = 16;
+/// Statements are short, so that few connections serve many workers or clients.
+const MAX_CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Names the lock that whoever migrates holds.
+const MIGRATION_LOCK: i64 = 0x636c_6970_7772;
+
+/// What each session is told. Statements, waits for locks and transactions end by themselves, also when
+/// we are no longer there to end them; the server finds out that we are gone; and each statement is
+/// planned by its index alone, however wrong the statistics of a table are that has just grown.
+const SESSION: &str = "SELECT set_config(name, value, false) FROM (VALUES
+    ('statement_timeout', '30s'),
+    ('lock_timeout', '10s'),
+    ('idle_in_transaction_session_timeout', '30s'),
+    ('tcp_keepalives_idle', '15'),
+    ('tcp_keepalives_interval', '5'),
+    ('tcp_keepalives_count', '3'),
+    ('enable_seqscan', 'off'),
+    ('enable_bitmapscan', 'off'),
+    ('enable_hashjoin', 'off'),
+    ('enable_mergejoin', 'off'),
+    ('jit', 'off')) AS setting (name, value)";
 
 /// Whether the database was lost rather than the statement refused, so that another connection
 /// may do better: broken connections, and a server that starts, stops or is full.
@@ -43,19 +62,30 @@ pub(super) fn parse(url: &SecretString) -> Result<PgConnectOptions, DatabaseErro
         .map_err(|_| DatabaseError::BadUrl)
 }
 
-/// A pool over a database with all migrations applied.
-pub(super) async fn pool(
-    options: PgConnectOptions,
+/// Waits for the server, and applies all migrations if that is asked for.
+pub(super) async fn prepare(
+    options: &PgConnectOptions,
+    migrations: Migrations,
     cancel: &CancellationToken,
-) -> Result<PgPool, DatabaseError> {
-    let mut connection = wait(&options, PATIENCE, cancel).await?;
-    migrate(&options, &mut connection).await?;
+) -> Result<(), DatabaseError> {
+    let mut connection = wait(options, PATIENCE, cancel).await?;
+    if migrations == Migrations::Apply {
+        migrate(options, &mut connection, cancel).await?;
+    }
     // It did its work: a failure to say goodbye harms nobody.
     let _ = connection.close().await;
-    Ok(PgPoolOptions::new()
+    Ok(())
+}
+
+/// A pool of connections that are made when they are needed.
+pub(super) fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options))
+        .after_connect(|connection, _| {
+            Box::pin(async move { connection.execute(SESSION).await.map(drop) })
+        })
+        .connect_lazy_with(options)
 }
 
 /// Connects, trying for as long as `patience` while the server may be coming up.
@@ -70,17 +100,29 @@ pub(super) async fn wait(
     retry_within(patience, &TRY_AGAIN, cancel, silence, connect).await
 }
 
+/// Replicas migrate one after the other. They ask for the lock again and again: a statement that waits
+/// for it would be in the way of an index that the holder builds concurrently.
 async fn migrate(
     options: &PgConnectOptions,
     connection: &mut PgConnection,
+    cancel: &CancellationToken,
 ) -> Result<(), DatabaseError> {
     let mut migrator: Migrator = sqlx::migrate!("./migrations");
     // While a release rolls out, an older replica may start on a newer schema.
-    migrator.set_ignore_missing(true);
-    migrator
-        .run(connection)
+    migrator.set_ignore_missing(true).set_locking(false);
+    let failed = |source| DatabaseError::Migration { place: place(options), source };
+    let asked = |source| DatabaseError::Unreachable { place: place(options), source };
+    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)")
+        .bind(MIGRATION_LOCK)
+        .fetch_one(&mut *connection)
         .await
-        .map_err(|source| DatabaseError::Migration { place: place(options), source })
+        .map_err(asked)?
+    {
+        let waited = cancel.run_until_cancelled(tokio::time::sleep(TRY_AGAIN.max_delay)).await;
+        waited.ok_or(DatabaseError::Cancelled)?;
+    }
+    // The lock goes with the connection.
+    migrator.run(connection).await.map_err(failed)
 }
 
 /// What a user may read of `options`.

@@ -36,16 +36,16 @@ impl Retryable for FetchError {
     fn cancelled() -> Self {
         Self::Cancelled
     }
+}
 
+impl Classify for FetchError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Oci(error) => error.retry_after(),
             _ => None,
         }
     }
-}
 
-impl Classify for FetchError {
     fn is_transient(&self) -> bool {
         self.lower().is_some_and(Classify::is_transient)
     }

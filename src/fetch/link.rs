@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::error::Classify as _;
 use crate::oci::{Admission, Gate, OciError};
-use crate::retry::Retryable as _;
 
 /// Connections to begin with; browsers open as many to a host.
 const START: usize = 6;

@@ -3,14 +3,20 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::archive::{Fallback, LayerPolicy, Summary};
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 pub use crate::image_id::{ImageId, InvalidImageId};
+use crate::oci::{Platform, Reference};
 use crate::publish::migrate::Comparison;
+use crate::workspace::WorkspaceId;
+
+use super::recorded::Recorded;
 
 /// What is asked for. Credentials travel beside it, never in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -39,11 +45,13 @@ pub struct MigrateSpec {
 pub struct PullSpec {
     /// Names the archive in the store.
     pub image_id: ImageId,
-    /// Image reference, such as `docker.io/library/alpine:3.20` or `host:5000/app@sha256:...`.
-    pub source: String,
-    /// `os/architecture[/variant]`; the service's own platform when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
+    /// Image reference in full, such as `index.docker.io/library/alpine:3.20` or
+    /// `host:5000/app@sha256:...`.
+    #[schema(value_type = String)]
+    pub source: Reference,
+    /// `os/architecture[/variant]`.
+    #[schema(value_type = String)]
+    pub platform: Platform,
     /// The archive version wanted; the configured one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_version: Option<u8>,
@@ -67,22 +75,64 @@ impl JobSpec {
         }
     }
 
-    /// The kinds that this version knows, as they stand in the spec.
-    pub const KINDS: [&str; 2] = ["pull", "migrate"];
+    /// The shape that this version writes. A replica runs none that is newer than its own.
+    pub const VERSION: i32 = 1;
 
-    /// Its kind, as the API spells it.
-    pub fn kind(&self) -> &'static str {
+    /// What it asks for.
+    pub fn kind(&self) -> JobKind {
         match self {
-            Self::Pull(_) => "pull",
-            Self::Migrate(_) => "migrate",
+            Self::Pull(_) => JobKind::Pull,
+            Self::Migrate(_) => JobKind::Migrate,
         }
     }
 }
 
-/// Where a job stands. `succeeded`, `failed` and `cancelled` are final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema, sqlx::Type)]
+/// A kind of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum JobKind {
+    /// [`JobSpec::Pull`].
+    Pull,
+    /// [`JobSpec::Migrate`].
+    Migrate,
+}
+
+impl JobKind {
+    /// All that this version knows.
+    pub const ALL: [Self; 2] = [Self::Pull, Self::Migrate];
+
+    /// As it stands in specs and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Migrate => "migrate",
+        }
+    }
+}
+
+/// Which of several jobs is taken first.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum Priority {
+    /// When nothing else is waiting.
+    Low = -1,
+    /// As it comes.
+    #[default]
+    Normal = 0,
+    /// Before all others.
+    High = 1,
+}
+
+impl From<Priority> for i16 {
+    fn from(priority: Priority) -> Self {
+        priority as Self
+    }
+}
+
+/// Where a job stands. All but `queued` and `running` are final.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum JobState {
     /// Waits for a worker, or for its next attempt.
     Queued,
@@ -94,28 +144,93 @@ pub enum JobState {
     Failed,
     /// It was cancelled before it succeeded.
     Cancelled,
+    /// No worker took it in time.
+    Expired,
+    /// A state of a later version of the service.
+    Other(String),
 }
 
 impl JobState {
-    /// Whether nothing will change any more.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    /// Those that this version knows.
+    pub const KNOWN: [Self; 6] = [
+        Self::Queued,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Expired,
+    ];
+
+    /// As it stands in the database and in JSON.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Other(name) => name,
+        }
     }
 }
+
+impl From<String> for JobState {
+    fn from(name: String) -> Self {
+        Self::KNOWN.into_iter().find(|state| state.as_str() == name).unwrap_or(Self::Other(name))
+    }
+}
+
+impl From<JobState> for String {
+    fn from(state: JobState) -> Self {
+        state.as_str().to_owned()
+    }
+}
+
+impl PartialSchema for JobState {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("Where a job stands. All but `queued` and `running` are final."))
+            .enum_values(Some(Self::KNOWN.map(String::from)))
+            .into()
+    }
+}
+
+impl ToSchema for JobState {}
 
 /// A job as the queue holds it and the API shows it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Job {
     /// Time-ordered UUID (version 7).
     pub id: Uuid,
+    /// Whose it is.
+    pub workspace: WorkspaceId,
     /// What was asked for.
-    pub spec: JobSpec,
+    #[schema(value_type = JobSpec)]
+    pub spec: Recorded<JobSpec>,
+    /// Which of several is taken first.
+    pub priority: i16,
     /// Where it stands.
     pub state: JobState,
+    /// Why it is in this state, as a code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What its attempt is at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
     /// How many attempts were started.
     pub attempt: i32,
     /// How many there may be.
     pub max_attempts: i32,
+    /// How many more were lost because their worker fell silent.
+    pub losses: i32,
+    /// Digest of the image that its source meant at the first attempt; later ones are about it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_digest: Option<String>,
+    /// The request that it came by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
     /// When its last attempt started.
@@ -123,9 +238,18 @@ pub struct Job {
     /// When it reached a final state.
     pub finished_at: Option<DateTime<Utc>>,
     /// Set when `succeeded`.
-    pub result: Option<JobResult>,
+    #[schema(value_type = Option<JobResult>)]
+    pub result: Option<Recorded<JobResult>>,
     /// Why it `failed`, or why its last attempt did.
-    pub error: Option<JobError>,
+    #[schema(value_type = Option<JobError>)]
+    pub error: Option<Recorded<JobError>>,
+}
+
+impl Job {
+    /// Whether nothing will change any more.
+    pub fn is_final(&self) -> bool {
+        self.finished_at.is_some()
+    }
 }
 
 /// What came of a job that succeeded.
@@ -212,6 +336,9 @@ pub struct JobError {
     pub fault: Fault,
     /// Whether trying again can help.
     pub transient: bool,
+    /// For how many seconds the other side asked to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
 }
 
 impl JobError {
@@ -222,6 +349,7 @@ impl JobError {
             message: error.to_string(),
             fault: error.fault(),
             transient: error.is_transient(),
+            retry_after: error.retry_after().map(|time| time.as_secs()),
         }
     }
 }
@@ -237,7 +365,15 @@ pub struct JobEvent {
     pub attempt: i32,
     /// What happened.
     #[serde(flatten)]
-    pub kind: EventKind,
+    #[schema(value_type = EventKind)]
+    pub kind: Recorded<EventKind>,
+}
+
+impl JobEvent {
+    /// The event's name, such as `started`.
+    pub fn name(&self) -> &str {
+        self.kind.json()["event"].as_str().unwrap_or("message")
+    }
 }
 
 /// What happened.
@@ -300,7 +436,7 @@ pub enum EventKind {
     CancelRequested,
     /// Final: the archive is in the store.
     Succeeded {
-        /// What came of it.
+        /// What came of it, which is the job's result.
         result: Box<JobResult>,
     },
     /// Final: the job failed.
@@ -310,12 +446,17 @@ pub enum EventKind {
     },
     /// Final: the job was cancelled.
     Cancelled,
+    /// Final: no worker took the job in time.
+    Expired,
 }
 
 impl EventKind {
     /// Whether no event follows.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled)
+        matches!(
+            self,
+            Self::Succeeded { .. } | Self::Failed { .. } | Self::Cancelled | Self::Expired
+        )
     }
 }
 
@@ -324,7 +465,8 @@ impl EventKind {
 pub struct Image {
     /// What the job that made it said.
     #[serde(flatten)]
-    pub result: JobResult,
+    #[schema(value_type = JobResult)]
+    pub result: Recorded<JobResult>,
     /// The job that made it.
     pub job_id: Uuid,
     /// When the archive was published.
@@ -333,7 +475,7 @@ pub struct Image {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::archive::InvalidFallback;
@@ -342,33 +484,24 @@ mod tests {
     #[test]
     fn every_kind_is_known_by_its_name() {
         let image_id: ImageId = "961eaef6668e480f".parse().unwrap();
-        let pull = json!({"kind": "pull", "image_id": image_id, "source": "app"});
+        let pull = json!({
+            "kind": "pull", "image_id": image_id, "source": "app", "platform": "linux/amd64",
+        });
         let migrate = JobSpec::Migrate(MigrateSpec { image_id, to: 2, discard_kept: false });
         let specs = [serde_json::from_value(pull).unwrap(), migrate];
         for spec in &specs {
-            assert_eq!(serde_json::to_value(spec).unwrap()["kind"], spec.kind());
+            assert_eq!(serde_json::to_value(spec).unwrap()["kind"], spec.kind().as_str());
         }
-        assert_eq!(specs.each_ref().map(JobSpec::kind), JobSpec::KINDS);
+        assert_eq!(specs.each_ref().map(JobSpec::kind), JobKind::ALL);
     }
 
-    /// Rows that earlier versions wrote must stay readable.
     #[test]
-    fn rows_from_before_there_were_versions() {
-        let spec = json!({"kind": "pull", "image_id": "961eaef6668e480f", "source": "app"});
-        let JobSpec::Pull(pull) = serde_json::from_value(spec).unwrap() else { panic!() };
-        assert_eq!((pull.layers, pull.fallback, pull.force), (LayerPolicy::Refuse, None, false));
-        let digest = Digest::of(b"x");
-        let result = json!({
-            "image_id": "961eaef6668e480f", "reference": "h/r@sha256:1", "manifest_digest": digest,
-            "platform": "linux/amd64", "clip_version": 2, "layers": [], "compressed_bytes": 1,
-            "plain_bytes": 2, "files": 3, "nodes": 4, "warnings": [],
-            "archive": {"key": "961eaef6668e480f.clip", "size": 5, "digest": digest},
-            "seconds": 0.5,
-        });
-        let read: JobResult = serde_json::from_value(result.clone()).unwrap();
-        assert_eq!((&read.version, &read.republished_from), (&None, &None));
-        let written: Value = serde_json::to_value(&read).unwrap();
-        assert_eq!(written, result);
+    fn states_of_later_versions_are_kept() {
+        for state in JobState::KNOWN.into_iter().chain([JobState::Other("paused".into())]) {
+            let json = serde_json::to_value(&state).unwrap();
+            assert_eq!(json, state.as_str());
+            assert_eq!(serde_json::from_value::<JobState>(json).unwrap(), state);
+        }
     }
 
     #[test]

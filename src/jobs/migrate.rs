@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::job::{ArchiveObject, EventKind, ImageId, JobResult, MigrateSpec, Migration};
 use super::progress::JobProgress;
-use super::worker::EventSink;
+use super::pull::REGISTRY_SECRET;
+use super::queue::QueueError;
+use super::worker::{Attempt, EventSink, Fence};
 use crate::archive::{IndexOptions, PackOptions, Summary};
 use crate::clip::storage_info::StorageInfo;
 use crate::config::BuildRegistry;
@@ -69,6 +71,12 @@ pub enum MigrationError {
     /// The other version could not be made, or is not the same.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// The job was taken from its worker, or the database is away.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The archive belongs to another workspace.
+    #[error("there is no archive of this image id in the workspace")]
+    NotOwned,
     /// Local disk trouble.
     #[error("can't write in {}: {source}", directory.display())]
     Scratch {
@@ -95,6 +103,7 @@ impl Classify for MigrationError {
     fn is_transient(&self) -> bool {
         match self {
             Self::Migrate(error) => error.is_transient(),
+            Self::Queue(error) => error.is_transient(),
             other => matches!(other, Self::Scratch { .. }),
         }
     }
@@ -102,15 +111,24 @@ impl Classify for MigrationError {
     fn fault(&self) -> Fault {
         match self {
             Self::Migrate(error) => error.fault(),
+            Self::Queue(error) => error.fault(),
             Self::Scratch { .. } => Fault::Ours,
             _ => Fault::User,
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Migrate(error) => error.retry_after(),
+            _ => None,
         }
     }
 
     fn code(&self) -> &'static str {
         match self {
             Self::Migrate(error) => error.code(),
-            Self::NoArchive { .. } => "archive_not_found",
+            Self::Queue(error) => error.code(),
+            Self::NoArchive { .. } | Self::NotOwned => "archive_not_found",
             Self::AlreadyV1 { .. } => "already_migrated",
             Self::Scratch { .. } => "io",
         }
@@ -122,20 +140,22 @@ impl Migrator {
     pub async fn migrate(
         &self,
         spec: &MigrateSpec,
-        credentials: Option<SecretString>,
-        events: &EventSink,
-        cancel: &CancellationToken,
+        attempt: &Attempt,
     ) -> Result<JobResult, MigrationError> {
         let started = Instant::now();
         let run = Run {
             migrator: self,
             id: &spec.image_id,
             key: Key::archive(&spec.image_id, self.store.extension()),
-            credentials,
-            progress: Arc::new(JobProgress::new(events.clone())),
-            events,
-            cancel,
+            credentials: attempt.secrets().get(REGISTRY_SECRET),
+            progress: Arc::new(JobProgress::new(attempt.events.clone())),
+            fence: &attempt.fence,
+            events: &attempt.events,
+            cancel: &attempt.cancel,
         };
+        if !attempt.fence.owns_archive().await? {
+            return Err(MigrationError::NotOwned);
+        }
         let outcome = run.to(spec.to).await;
         // A v1 archive needs nothing of what was kept, whether or not its image is known.
         let settled = matches!(outcome, Ok(_) | Err(MigrationError::AlreadyV1 { .. }));
@@ -167,8 +187,9 @@ struct Run<'a> {
     migrator: &'a Migrator,
     id: &'a ImageId,
     key: Key,
-    credentials: Option<SecretString>,
+    credentials: Option<&'a SecretString>,
     progress: Arc<dyn Progress>,
+    fence: &'a Fence,
     events: &'a EventSink,
     cancel: &'a CancellationToken,
 }
@@ -305,6 +326,7 @@ impl Run<'_> {
         let kept = self.keep(current).await?;
         let store = self.store();
         self.still(current).await?;
+        self.fence.check().await?;
         store.put(&self.key, &file, written.digest, Overwrite::Replace, cancel).await?;
         let archive =
             ArchiveObject { key: self.key.to_string(), size: written.size, digest: written.digest };
@@ -323,6 +345,9 @@ impl Run<'_> {
         let v2 = self.open_v2(current).await?;
         let make_way = async {
             self.still(current).await?;
+            if self.fence.check().await.is_err() {
+                return Err(MigrateError::Superseded { key: self.key.clone() });
+            }
             if self.store().bucket().is_some() {
                 // Their data's place is the new one's; they hold something else, or would be back.
                 let prefix = Key::kept_prefix(id, 1);
@@ -380,6 +405,7 @@ impl Run<'_> {
         to: &StoredArchive,
     ) -> Result<(), MigrationError> {
         self.still(current).await?;
+        self.fence.check().await?;
         match &to.whole {
             Some(bytes) => self.put(&self.key, bytes).await,
             None => Ok(self.store().copy(&to.key, &self.key, Overwrite::Replace).await?),
@@ -413,6 +439,7 @@ impl Run<'_> {
 
     /// Removes what migrations of this image kept, and v1 data that nothing points to any more.
     async fn discard(&self) -> Result<Vec<Key>, MigrationError> {
+        self.fence.check().await?;
         let mut gone = Vec::new();
         for version in [1, 2] {
             let prefix = Key::kept_prefix(self.id, version);
@@ -435,7 +462,7 @@ impl Run<'_> {
     async fn open_v2(&self, stored: &StoredArchive) -> Result<V2, MigrateError> {
         let registry = &self.migrator.build_registry;
         let credentials = |host: &str| -> Result<Option<Credentials>, InvalidCredentials> {
-            match &self.credentials {
+            match self.credentials {
                 Some(text) => Credentials::parse(text.expose_secret(), host),
                 None if host == registry.host => Ok(registry.credentials.clone()),
                 None => Ok(None),

@@ -1,25 +1,23 @@
-//! Pulls: what a job asks for, parsed and checked; how it is done is in `make`, and what is made in
-//! `decide`.
+//! Pulls: what a job asks for; how it is done is in `run`, and what is made in `decide`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use secrecy::{ExposeSecret as _, SecretString};
-use tokio_util::sync::CancellationToken;
+use secrecy::ExposeSecret as _;
 
 use super::job::{JobResult, PullSpec};
 use super::progress::JobProgress;
-use super::worker::EventSink;
+use super::queue::QueueError;
+use super::worker::Attempt;
 use crate::archive::{ArchiveError, Fallback, IndexOptions};
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
 use crate::oci::{
-    Credentials, ImageSource, InvalidCredentials, InvalidPlatform, InvalidReference, OciError,
-    OciSettings, Platform, Reference, Source,
+    Credentials, ImageSource, InvalidCredentials, OciError, OciSettings, ResolvedImage, Source,
 };
 use crate::publish::PublishError;
-use crate::store::{ArchiveStore, Overwrite, StoreError};
+use crate::store::{ArchiveStore, StoreError};
 
 /// Which version an archive gets.
 pub mod decide;
@@ -30,6 +28,9 @@ mod run;
 
 use decide::{ClipVersion, Finding, Policy};
 use run::{PublishedArchive, PullRun, ResolvedSource};
+
+/// What a job calls its credentials for the registry of its image.
+pub const REGISTRY_SECRET: &str = "registry";
 
 /// Everything that pulls have in common.
 #[derive(Debug)]
@@ -53,12 +54,6 @@ pub struct Puller {
 /// Why a pull failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The source is not a reference.
-    #[error(transparent)]
-    Reference(#[from] InvalidReference),
-    /// The platform is not one.
-    #[error(transparent)]
-    Platform(#[from] InvalidPlatform),
     /// The credentials can't be used.
     #[error(transparent)]
     Credentials(#[from] InvalidCredentials),
@@ -83,6 +78,14 @@ pub enum PullError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The job was taken from its worker, or the database is away.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The archive under the image id belongs to another workspace, and has other content.
+    #[error(
+        "there is an archive of other content under this image id, and it is not the workspace's"
+    )]
+    Taken,
     /// Local disk trouble.
     #[error("can't make a file in {}: {source}", directory.display())]
     Scratch {
@@ -100,6 +103,7 @@ impl PullError {
             Self::Archive(error) => Some(error),
             Self::Publish(error) => Some(error),
             Self::Store(error) => Some(error),
+            Self::Queue(error) => Some(error),
             _ => None,
         }
     }
@@ -115,73 +119,50 @@ impl Classify for PullError {
         self.cause().map_or(own, Classify::fault)
     }
 
+    fn retry_after(&self) -> Option<Duration> {
+        self.cause().and_then(Classify::retry_after)
+    }
+
     fn code(&self) -> &'static str {
         match self {
-            Self::Reference(_) => "invalid_reference",
-            Self::Platform(_) => "invalid_platform",
             Self::Credentials(_) => "invalid_credentials",
             Self::ClipVersion(_) => "clip_version_unsupported",
             Self::NotV2 { finding } => finding.code(),
+            Self::Taken => "image_id_taken",
             Self::Scratch { .. } => "io",
             _ => self.cause().map_or("internal", Classify::code),
         }
     }
 }
 
-/// What a pull asks for, parsed.
-#[derive(Debug)]
-struct Request {
-    reference: Reference,
-    platform: Platform,
-    policy: Policy,
-}
-
 impl Puller {
-    fn parse(&self, spec: &PullSpec) -> Result<Request, PullError> {
+    fn policy(&self, spec: &PullSpec) -> Result<Policy, PullError> {
         let wanted = spec.clip_version.unwrap_or(self.clip_version);
-        let wanted = ClipVersion::try_from(wanted).map_err(PullError::ClipVersion)?;
-        let policy = Policy {
-            wanted,
+        Ok(Policy {
+            wanted: ClipVersion::try_from(wanted).map_err(PullError::ClipVersion)?,
             layers: spec.layers,
             fallback: spec.fallback.unwrap_or(self.fallback),
-        };
-        let reference = spec.source.parse()?;
-        let platform = match &spec.platform {
-            Some(platform) => platform.parse()?,
-            None => Platform::host(),
-        };
-        Ok(Request { reference, platform, policy })
+        })
     }
 
     /// Does one pull.
-    pub async fn pull(
-        &self,
-        spec: &PullSpec,
-        credentials: Option<SecretString>,
-        events: &EventSink,
-        cancel: &CancellationToken,
-    ) -> Result<JobResult, PullError> {
+    pub async fn pull(&self, spec: &PullSpec, attempt: &Attempt) -> Result<JobResult, PullError> {
         let started = Instant::now();
-        let Request { reference, platform, policy } = self.parse(spec)?;
-        let credentials = match credentials {
-            Some(text) => Credentials::parse(text.expose_secret(), reference.registry())?,
-            None => None,
-        };
-        let source =
-            Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
-        let image = source.resolve(&platform, cancel).await?;
-        let making = PullRun {
+        let policy = self.policy(spec)?;
+        let (source, image) = self.resolve(spec, attempt).await?;
+        let run = PullRun {
             puller: self,
             id: &spec.image_id,
             policy,
             requested: spec.clip_version,
-            overwrite: if spec.force { Overwrite::Replace } else { Overwrite::Never },
-            events,
-            progress: Arc::new(JobProgress::new(events.clone())),
-            cancel,
+            force: spec.force,
+            fence: &attempt.fence,
+            events: &attempt.events,
+            progress: Arc::new(JobProgress::new(attempt.events.clone())),
+            cancel: &attempt.cancel,
         };
         let PublishedArchive { summary, archive, version, republished_from } =
-            making.make(ResolvedSource { source, image }).await?;
+            run.make(ResolvedSource { source, image }).await?;
         Ok(JobResult {
             image_id: spec.image_id.clone(),
             summary,
@@ -193,30 +174,32 @@ impl Puller {
         })
     }
 
-    fn no_scratch(&self, source: std::io::Error) -> PullError {
-        PullError::Scratch { directory: self.scratch.clone(), source }
-    }
-
-    /// What can be said of a job before it is accepted; names the field that is wrong.
-    pub fn check(
+    /// Finds the image. What a tag meant at the first attempt it means at all of them: another one
+    /// would meet the archive of the first.
+    async fn resolve(
         &self,
         spec: &PullSpec,
-        credentials: Option<&SecretString>,
-    ) -> Result<(), (&'static str, String)> {
-        let checked = self.parse(spec).and_then(|request| {
-            if let Some(text) = credentials {
-                Credentials::parse(text.expose_secret(), request.reference.registry())?;
-            }
-            Ok(())
-        });
-        checked.map_err(|error| {
-            let field = match error {
-                PullError::Platform(_) => "platform",
-                PullError::ClipVersion(_) => "clip_version",
-                PullError::Credentials(_) => "credentials",
-                _ => "source",
-            };
-            (field, error.to_string())
-        })
+        attempt: &Attempt,
+    ) -> Result<(Source, ResolvedImage), PullError> {
+        let pinned = attempt.job().resolved_digest.as_deref().and_then(|text| text.parse().ok());
+        let reference = match pinned {
+            Some(digest) => spec.source.clone().at(digest),
+            None => spec.source.clone(),
+        };
+        let credentials = match attempt.secrets().get(REGISTRY_SECRET) {
+            Some(text) => Credentials::parse(text.expose_secret(), reference.registry())?,
+            None => None,
+        };
+        let source =
+            Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
+        let image = source.resolve(&spec.platform, &attempt.cancel).await?;
+        if pinned.is_none() {
+            attempt.fence.pin(image.named_digest).await?;
+        }
+        Ok((source, image))
+    }
+
+    fn no_scratch(&self, source: std::io::Error) -> PullError {
+        PullError::Scratch { directory: self.scratch.clone(), source }
     }
 }

@@ -1,27 +1,37 @@
-//! The worker pool: claims jobs, runs a [`Handler`] on each, and takes back what silent workers
-//! left. How jobs are claimed and fenced is the queue's; what work means is the handler's.
+//! The worker pool: claims jobs and runs a [`Handler`] on each. How jobs are claimed and fenced is the
+//! queue's; what work means is the handler's.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secrecy::SecretString;
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::job::{Job, JobError, JobResult};
-use super::queue::Queue;
+use super::job::{JobError, JobKind, JobResult};
+use super::queue::{Lease, Queue, Wanted};
 
 /// One attempt at one job.
 mod attempt;
+/// What a handler is given.
+mod hand;
+/// Whether an attempt gets on.
+mod liveness;
+/// Heartbeats of a process.
+mod pulse;
 /// Events on their way to the database.
 mod sink;
 
+pub use hand::{Attempt, Fence};
+pub use liveness::Liveness;
 pub use sink::EventSink;
 
 use attempt::attempt;
+use pulse::Pulse;
 
 /// After the shutdown the pool ends within this, whatever handlers and database do. More than the
 /// handlers' grace and one patient call to the database.
@@ -30,16 +40,13 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// The work itself.
 #[async_trait]
 pub trait Handler: Send + Sync {
-    /// Does what the job asks for. When `cancel` fires it should return soon, with any error, and
-    /// have left nothing half done; ten seconds later it is dropped at its next `await`. Work that
-    /// blocks belongs on blocking threads. A panic fails the job.
-    async fn run(
-        &self,
-        job: &Job,
-        credentials: Option<SecretString>,
-        events: &EventSink,
-        cancel: CancellationToken,
-    ) -> Result<JobResult, JobError>;
+    /// The kinds of jobs that it can do.
+    fn kinds(&self) -> Vec<JobKind>;
+
+    /// Does what the job asks for. When the attempt's `cancel` fires it should return soon, with any
+    /// error, and have left nothing half done; ten seconds later it is dropped at its next `await`.
+    /// Work that blocks belongs on blocking threads. A panic fails the job.
+    async fn run(&self, attempt: &Attempt) -> Result<JobResult, JobError>;
 }
 
 /// How a pool works.
@@ -47,11 +54,14 @@ pub trait Handler: Send + Sync {
 pub struct WorkerSettings {
     /// Jobs worked on at a time, at least 1.
     pub workers: usize,
+    /// How many of them may be of a kind; all, where nothing is said.
+    pub slots: BTreeMap<JobKind, usize>,
     /// How long a worker that fell silent keeps its job.
     pub lease: Duration,
-    /// How often to look for jobs that no notification told of, and at least how often to look
-    /// whether a running one is to be cancelled.
+    /// How often to look for jobs that no notification told of.
     pub poll: Duration,
+    /// When an attempt is given up because it doesn't get on.
+    pub liveness: Liveness,
     /// Names this process in leases and events; unique among all that are running.
     pub worker_id: String,
 }
@@ -69,69 +79,134 @@ impl WorkerPool {
         settings: WorkerSettings,
         shutdown: CancellationToken,
     ) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            tokio::join!(
-                reap(&queue, &settings, &shutdown),
-                work(&queue, handler, &settings, &shutdown)
-            );
-        })
+        let slots = handler.kinds().into_iter().map(|kind| {
+            let slots = settings.slots.get(&kind).copied().unwrap_or(usize::MAX);
+            (kind, Arc::new(Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS))))
+        });
+        let pool = Pool {
+            slots: slots.collect(),
+            workers: Arc::new(Semaphore::new(settings.workers.max(1))),
+            alone: Arc::default(),
+            attempts: TaskTracker::new(),
+            ended: Arc::default(),
+            pulse: Pulse::start(queue.clone(), settings.lease / 3),
+            queue,
+            handler,
+            settings,
+            shutdown,
+        };
+        tokio::spawn(async move { pool.work().await })
     }
 }
 
-async fn work(
-    queue: &Queue,
+struct Pool {
+    queue: Queue,
     handler: Arc<dyn Handler>,
-    settings: &WorkerSettings,
-    shutdown: &CancellationToken,
-) {
-    let slots = Arc::new(Semaphore::new(settings.workers.max(1)));
-    let beat = (settings.lease / 3).min(settings.poll).max(Duration::from_millis(1));
-    let mut attempts = JoinSet::new();
-    let mut wakes = queue.work_wakes();
-    loop {
-        let slot = tokio::select! {
-            slot = slots.clone().acquire_owned() => slot,
-            () = shutdown.cancelled() => break,
-        };
-        while attempts.try_join_next().is_some() {}
-        // Never dropped half way, or the job would wait for its lease to expire.
-        let lease = match queue.claim(&settings.worker_id, settings.lease).await {
-            Ok(Some(lease)) => lease,
-            nothing => {
-                if let Err(error) = nothing {
-                    tracing::warn!(%error, "no job can be claimed; trying on");
-                }
+    settings: WorkerSettings,
+    shutdown: CancellationToken,
+    pulse: Arc<Pulse>,
+    workers: Arc<Semaphore>,
+    slots: BTreeMap<JobKind, Arc<Semaphore>>,
+    /// Held for reading by ordinary attempts, and for writing by one at a job whose worker fell silent:
+    /// if it takes the process with it, it takes no other job along.
+    alone: Arc<RwLock<()>>,
+    attempts: TaskTracker,
+    /// An attempt has ended: there may be room for a kind that had none.
+    ended: Arc<Notify>,
+}
+
+impl Pool {
+    async fn work(&self) {
+        let taking = async { tokio::join!(self.take_all(), self.take_suspects()) };
+        self.shutdown.run_until_cancelled(Box::pin(taking)).await;
+        self.attempts.close();
+        if tokio::time::timeout(DRAIN, self.attempts.wait()).await.is_err() {
+            tracing::warn!(
+                "the shutdown left jobs behind: their leases could not be released in time"
+            );
+        }
+    }
+
+    /// Claims jobs, one after the other, while there is room.
+    async fn take_all(&self) {
+        let mut wakes = self.queue.work_wakes();
+        loop {
+            let Ok(worker) = self.workers.clone().acquire_owned().await else { return };
+            let company = self.alone.clone().read_owned().await;
+            let (kinds, mut slots) = self.room();
+            let Some(lease) = self.claim(&kinds, false).await else {
+                drop((worker, company, slots));
                 tokio::select! {
                     () = wakes.notified() => {}
-                    () = sleep(settings.poll) => {}
-                    () = shutdown.cancelled() => break,
+                    () = sleep(self.settings.poll) => {}
+                    () = self.ended.notified() => {}
                 }
                 continue;
-            }
-        };
-        let attempt = attempt(queue.clone(), handler.clone(), lease, beat, shutdown.clone());
-        attempts.spawn(async move {
-            attempt.await;
-            drop(slot);
-        });
+            };
+            let slot = slots.remove(&lease.spec.kind());
+            let (attempt, ended) = (self.attempt(lease), self.ended.clone());
+            self.attempts.spawn(async move {
+                attempt.await;
+                drop((worker, company, slot));
+                ended.notify_one();
+            });
+        }
     }
-    let drained =
-        tokio::time::timeout(DRAIN, async { while attempts.join_next().await.is_some() {} });
-    if drained.await.is_err() {
-        tracing::warn!("the shutdown left jobs to the reaper: their leases could not be released");
-    }
-}
 
-async fn reap(queue: &Queue, settings: &WorkerSettings, shutdown: &CancellationToken) {
-    loop {
-        match queue.reap().await {
-            Ok(0) => {}
-            Ok(jobs) => tracing::warn!(jobs, "took jobs back from workers that fell silent"),
-            Err(error) => tracing::warn!(%error, "expired leases can't be taken back; trying on"),
+    /// Runs jobs whose worker fell silent, each when all others have ended.
+    async fn take_suspects(&self) {
+        let kinds = self.handler.kinds();
+        loop {
+            match self.queue.suspect_waits(&kinds).await {
+                Ok(true) => {
+                    let _alone = self.alone.write().await;
+                    if let Some(lease) = self.claim(&kinds, true).await {
+                        // Like the others it goes on for a while when the shutdown comes. A panic
+                        // is told by the panic hook, and its lease ends by itself.
+                        let _ = self.attempts.spawn(self.attempt(lease)).await;
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "no look for suspect jobs; trying on"),
+            }
+            sleep(self.settings.poll).await;
         }
-        tokio::select! {
-            () = sleep(settings.lease / 3) => {}
-            () = shutdown.cancelled() => return,
+    }
+
+    /// The kinds that there is room for, with a slot of each.
+    fn room(&self) -> (Vec<JobKind>, BTreeMap<JobKind, OwnedSemaphorePermit>) {
+        let free = |(kind, slots): (&JobKind, &Arc<Semaphore>)| {
+            Some((*kind, slots.clone().try_acquire_owned().ok()?))
+        };
+        let slots: BTreeMap<_, _> = self.slots.iter().filter_map(free).collect();
+        (slots.keys().copied().collect(), slots)
+    }
+
+    async fn claim(&self, kinds: &[JobKind], suspects: bool) -> Option<Lease> {
+        let WorkerSettings { worker_id, lease, .. } = &self.settings;
+        let wanted = Wanted { worker_id, lasts: *lease, kinds, suspects };
+        match self.queue.claim(&wanted).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                tracing::warn!(%error, "no job can be claimed; trying on");
+                // Its answer may have been lost, and what it took would wait for the lease to end.
+                let ours = self.pulse.claims();
+                if let Err(error) = self.queue.release_all_but(worker_id, &ours).await {
+                    tracing::debug!(%error, "what a lost claim took waits for its lease to end");
+                }
+                None
+            }
         }
+    }
+
+    fn attempt(&self, lease: Lease) -> impl Future<Output = ()> + Send + 'static {
+        attempt(
+            self.queue.clone(),
+            self.handler.clone(),
+            lease,
+            self.pulse.clone(),
+            self.settings.liveness,
+            self.shutdown.clone(),
+        )
     }
 }

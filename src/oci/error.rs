@@ -219,6 +219,15 @@ fn after(retry_after: Option<Duration>) -> String {
 }
 
 impl Classify for OciError {
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::Unavailable { retry_after, .. } => {
+                *retry_after
+            }
+            _ => None,
+        }
+    }
+
     fn is_transient(&self) -> bool {
         matches!(
             self,
@@ -290,14 +299,5 @@ impl Classify for OciError {
 impl Retryable for OciError {
     fn cancelled() -> Self {
         Self::Cancelled
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::RateLimited { retry_after, .. } | Self::Unavailable { retry_after, .. } => {
-                *retry_after
-            }
-            _ => None,
-        }
     }
 }

@@ -59,6 +59,13 @@ impl Platform {
         }
     }
 
+    /// The same platform as every name of it is written: without a variant that goes without saying.
+    #[must_use]
+    pub fn normalised(self) -> Self {
+        let bare = Self { variant: None, ..self.clone() };
+        if self.level().is_some() && self.level() == bare.level() { bare } else { self }
+    }
+
     /// How well an image made for `self` runs on `wanted`: higher is better, `None` is not at
     /// all.
     ///

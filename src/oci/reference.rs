@@ -66,6 +66,12 @@ impl Reference {
         self.digest
     }
 
+    /// The same name, of the image with this digest whatever the tag means.
+    #[must_use]
+    pub fn at(self, digest: Digest) -> Self {
+        Self { digest: Some(digest), ..self }
+    }
+
     /// The image that an archive's storage info points to (CONTRACT A.9, B.1, K): `reference` is
     /// a digest, a tag, or `tag@digest`.
     pub fn from_stored(

@@ -40,6 +40,8 @@ pub struct ResolvedImage {
     /// The image by its manifest's digest. For a layout it is the one given as `published_as`,
     /// or else `localhost/oci-layout`, which no reader can reach.
     pub reference: PinnedReference,
+    /// Digest of what the source named: an index, or the manifest itself.
+    pub named_digest: Digest,
     /// Digest of the platform manifest.
     pub manifest_digest: Digest,
     /// The platform manifest as it was read.
@@ -148,11 +150,13 @@ impl Source {
                 self.manifest(choice.digest, cancel).await?
             }
         };
+        let named = document.digest;
         for _ in 0..MAX_DEPTH {
             let content_type = document.content_type.as_deref();
             match Manifest::parse(&document.bytes, content_type) {
                 Ok(Manifest::Image(manifest)) => {
-                    return self.image(document, manifest, wanted, said, cancel).await;
+                    let image = self.image(document, manifest, wanted, said, cancel).await?;
+                    return Ok(ResolvedImage { named_digest: named, ..image });
                 }
                 Ok(Manifest::Index(entries)) => {
                     let choice = self.choose(&entries, wanted)?;
@@ -367,6 +371,7 @@ impl Source {
         };
         Ok(ResolvedImage {
             reference: self.pinned(document.digest),
+            named_digest: document.digest,
             manifest_digest: document.digest,
             raw_manifest: document.bytes,
             raw_config,

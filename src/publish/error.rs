@@ -80,7 +80,9 @@ impl Retryable for PublishError {
     fn cancelled() -> Self {
         ContentError::Cancelled.into()
     }
+}
 
+impl Classify for PublishError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Archive(error) => error.retry_after(),
@@ -89,9 +91,7 @@ impl Retryable for PublishError {
             _ => None,
         }
     }
-}
 
-impl Classify for PublishError {
     fn is_transient(&self) -> bool {
         self.lower().is_some_and(Classify::is_transient)
     }

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
-use clipwright::api::{AppState, SpecValidator, router};
+use clipwright::api::{AppState, router};
 use clipwright::digest::Digest;
 use clipwright::jobs::queue::{Queue, Vault};
 use clipwright::store::{
@@ -31,18 +31,18 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Without a token, taking any reference.
+    /// Without a token.
     pub(crate) async fn start() -> Self {
-        Self::with(None, Arc::new(|_, _| Ok(()))).await
+        Self::with(None).await
     }
 
-    pub(crate) async fn with(token: Option<&str>, validate: SpecValidator) -> Self {
+    pub(crate) async fn with(token: Option<&str>) -> Self {
         let database = TestDatabase::create().await;
-        let vault = Vault::new(Some("ab".repeat(32).parse().unwrap()));
+        let vault = Vault::new(["ab".repeat(32).parse().unwrap()]);
         let queue = Queue::new(database.pool().clone(), vault);
         let store = Arc::new(Probe::default());
         let token = token.map(SecretString::from);
-        let state = AppState::new(queue, store.clone(), validate, token.as_ref());
+        let state = AppState::new(queue, store.clone(), token.as_ref());
         Self { state, store, database }
     }
 

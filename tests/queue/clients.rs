@@ -1,13 +1,16 @@
 //! What clients of the service do: submit, look, cancel, follow.
 
 use clipwright::error::{Classify as _, Fault};
-use clipwright::jobs::job::JobState;
-use clipwright::jobs::queue::{JobFilter, NewJob, Queue, QueueError, Vault};
+use clipwright::jobs::job::{JobState, Priority};
+use clipwright::jobs::pull::REGISTRY_SECRET;
+use clipwright::jobs::queue::{JobFilter, NewJob, Queue, QueueError, Secrets, Vault};
+use clipwright::jobs::reconcile::{Expiry, Reconciler as _, Retention};
+use clipwright::workspace::WorkspaceId;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::harness::{Fixture, new_job, result_for, within};
+use super::harness::{Fixture, claim, new_job, result_for, within};
 
 #[tokio::test]
 async fn a_job_is_submitted_claimed_and_completed() {
@@ -15,7 +18,8 @@ async fn a_job_is_submitted_claimed_and_completed() {
     let id = f.submit(1).await;
     let job = f.get(id).await;
     assert_eq!((job.state, job.attempt, job.max_attempts), (JobState::Queued, 0, 3));
-    assert!(f.queue.image(job.spec.image_id()).await.unwrap().is_none());
+    let image_id = job.spec.read().unwrap().image_id().clone();
+    assert!(f.queue.image(&WorkspaceId::default(), &image_id).await.unwrap().is_none());
 
     let lease = f.claim("w1").await.unwrap();
     assert_eq!((lease.job.id, lease.job.attempt), (id, 1));
@@ -25,10 +29,11 @@ async fn a_job_is_submitted_claimed_and_completed() {
     let result = result_for(&lease.job);
     f.queue.succeed(&lease, &result).await.unwrap();
     let job = f.get(id).await;
-    assert_eq!((job.state, job.result.as_ref()), (JobState::Succeeded, Some(&result)));
+    let shown = job.result.unwrap().read().unwrap();
+    assert_eq!((job.state, &shown), (JobState::Succeeded, &result));
     assert!(job.finished_at.unwrap() >= job.started_at.unwrap());
-    let image = f.queue.image(&result.image_id).await.unwrap().unwrap();
-    assert_eq!((image.job_id, image.result), (id, result));
+    let image = f.queue.image(&WorkspaceId::default(), &result.image_id).await.unwrap().unwrap();
+    assert_eq!((image.job_id, image.result.read().unwrap()), (id, result));
     assert_eq!(f.story(id).await, ["queued", "started", "succeeded"]);
     assert!(f.queue.get(Uuid::now_v7()).await.unwrap().is_none());
     f.queue.ping().await.unwrap();
@@ -45,7 +50,7 @@ async fn one_idempotency_key_makes_one_job() {
     assert_eq!(submitted.iter().filter(|submitted| !submitted.existing).count(), 1);
 
     let refused = f.queue.submit(keyed(2)).await.unwrap_err();
-    assert!(matches!(refused, QueueError::IdempotencyMismatch { job } if job == id));
+    assert!(matches!(refused, QueueError::IdempotencyMismatch));
     assert_eq!((refused.code(), refused.fault()), ("idempotency_mismatch", Fault::User));
     assert_eq!(f.story(id).await, ["queued"]);
     assert_ne!(f.submit(1).await, id);
@@ -129,75 +134,106 @@ async fn a_reader_resumes_and_is_woken() {
 async fn credentials_reach_the_worker_and_lie_nowhere_in_clear() {
     let f = Fixture::new().await;
     let secret = "robot:correct-horse-battery";
-    let credentials = || Some(SecretString::from(secret));
-    let id = f.queue.submit(NewJob { credentials: credentials(), ..new_job(1) }).await.unwrap();
+    let id = f.queue.submit(NewJob { secrets: secrets_of(secret), ..new_job(1) }).await.unwrap();
     let id = id.job.id;
     assert!(dump(&f).await.contains(&id.to_string()));
     assert!(!found(&dump(&f).await, "correct-horse"));
     assert_eq!(secrets(&f).await, 1);
 
     let lease = f.claim("w").await.unwrap();
-    assert_eq!(lease.credentials.as_ref().unwrap().expose_secret(), secret);
+    assert_eq!(lease.secrets[REGISTRY_SECRET].expose_secret(), secret);
     assert!(!format!("{lease:?}").contains("correct-horse"));
     // A later attempt needs them as well.
     f.queue.release(&lease).await.unwrap();
     let lease = f.claim("w").await.unwrap();
-    assert!(lease.credentials.is_some());
+    assert!(lease.secrets.contains_key(REGISTRY_SECRET));
     f.queue.succeed(&lease, &result_for(&lease.job)).await.unwrap();
     assert_eq!(secrets(&f).await, 0);
 
-    let cancelled = NewJob { credentials: credentials(), ..new_job(2) };
+    let cancelled = NewJob { secrets: secrets_of(secret), ..new_job(2) };
     let id = f.queue.submit(cancelled).await.unwrap().job.id;
     f.queue.cancel(id).await.unwrap();
     assert_eq!(secrets(&f).await, 0);
 }
 
 #[tokio::test]
-async fn credentials_without_a_key_or_in_the_source_are_refused() {
+async fn credentials_without_a_key_are_refused() {
     let f = Fixture::new().await;
-    let keyless = Queue::new(f.database.pool().clone(), Vault::new(None));
-    let with = |source: &str| {
-        let mut new = NewJob { credentials: Some("u:p".into()), ..new_job(1) };
-        let clipwright::jobs::job::JobSpec::Pull(pull) = &mut new.spec else { panic!() };
-        source.clone_into(&mut pull.source);
-        new
-    };
-    let refused = keyless.submit(with("registry.example/app")).await.unwrap_err();
+    let keyless = Queue::new(f.database.pool().clone(), Vault::new([]));
+    let new = NewJob { secrets: secrets_of("u:p"), ..new_job(1) };
+    let refused = keyless.submit(new).await.unwrap_err();
     assert!(matches!(refused, QueueError::NoSecretKey), "{refused}");
-    let refused = f.queue.submit(with("u:p@registry.example/app")).await.unwrap_err();
-    assert_eq!((refused.code(), refused.fault()), ("credentials_in_source", Fault::User));
-    assert!(!refused.to_string().contains("u:p"));
     assert!(f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().is_empty());
+}
+
+/// Who lacks the key leaves the job, and its secrets, to those who have it.
+#[tokio::test]
+async fn a_job_waits_for_a_worker_that_has_its_key() {
+    let f = Fixture::new().await;
+    let keyed = NewJob { secrets: secrets_of("u:p"), ..new_job(1) };
+    let keyed = f.queue.submit(keyed).await.unwrap().job.id;
+    let plain = f.submit(2).await;
+    let other = "cd".repeat(32).parse().unwrap();
+    for vault in [Vault::new([]), Vault::new([other])] {
+        let queue = Queue::new(f.database.pool().clone(), vault);
+        let lease = claim(&queue, "w", false).await.unwrap().unwrap();
+        assert_eq!(lease.job.id, plain);
+        assert!(claim(&queue, "w", false).await.unwrap().is_none());
+        let unknown = queue.unknown_keys().await.unwrap();
+        assert_eq!(unknown.iter().map(|(_, jobs)| *jobs).collect::<Vec<_>>(), [1]);
+        queue.release(&lease).await.unwrap();
+    }
+    assert!(f.queue.unknown_keys().await.unwrap().is_empty());
+    assert_eq!(f.claim("w").await.unwrap().job.id, keyed);
+    assert_eq!(secrets(&f).await, 1);
 }
 
 #[tokio::test]
 async fn a_job_that_cannot_be_read_fails_and_does_not_block_the_queue() {
     let f = Fixture::new().await;
-    let keyed = NewJob { credentials: Some("u:p".into()), ..new_job(1) };
-    let undecipherable = f.queue.submit(keyed).await.unwrap().job.id;
+    let altered = NewJob { secrets: secrets_of("u:p"), ..new_job(1) };
+    let altered = f.queue.submit(altered).await.unwrap().job.id;
     let corrupt = f.submit(2).await;
     let good = f.submit(3).await;
     f.sql("UPDATE job SET spec = '{\"kind\": \"pull\"}' WHERE image_id LIKE '%2'").await;
-    let keyless = Queue::new(f.database.pool().clone(), Vault::new(None));
-    let lease = keyless.claim("w", super::harness::LEASE).await.unwrap().unwrap();
-    assert_eq!(lease.job.id, good);
-    let failed = f.get(undecipherable).await;
-    assert_eq!(failed.error.unwrap().code, "credentials_undecipherable");
-    assert_eq!(f.story(undecipherable).await, ["queued", "started", "failed"]);
-    let error = f.queue.get(corrupt).await.unwrap_err();
-    assert!(matches!(error, QueueError::Corrupt { .. }), "{error}");
-    assert_eq!(f.events(corrupt).await.len(), 3);
+    f.sql("UPDATE job_secret SET ciphertext = '\\x00'").await;
+    assert_eq!(f.claim("w").await.unwrap().job.id, good);
+    assert_eq!(f.error(altered).await.unwrap().code, "credentials_undecipherable");
+    assert_eq!(f.error(corrupt).await.unwrap().code, "row_corrupt");
+    assert_eq!(f.get(corrupt).await.spec.json()["kind"], "pull", "shown as it is");
+    for id in [altered, corrupt] {
+        assert_eq!(f.story(id).await, ["queued", "started", "failed"]);
+    }
 }
 
+/// A replica of the next version shares the database: what it writes is shown, and left to it.
 #[tokio::test]
-async fn a_job_of_a_kind_that_only_newer_workers_know_waits_for_one() {
+async fn rows_of_a_later_version_are_shown_and_not_run() {
     let f = Fixture::new().await;
-    let (newer, known) = (f.submit(1).await, f.submit(2).await);
-    f.sql("UPDATE job SET spec = spec || '{\"kind\": \"odd\"}' WHERE image_id LIKE '%1'").await;
+    let (kind, version, state) = (f.submit(1).await, f.submit(2).await, f.submit(3).await);
+    let known = f.submit(4).await;
+    let newer = "UPDATE job SET kind = 'bake', spec = '{\"kind\": \"bake\", \"heat\": 9}'
+                     WHERE image_id LIKE '%1';
+                 UPDATE live_job SET kind = 'bake' WHERE image_id LIKE '%1';
+                 UPDATE live_job SET spec_version = 99 WHERE image_id LIKE '%2';
+                 UPDATE job SET state = 'paused', reason = 'lunch',
+                                error = '{\"mood\": 1}' WHERE image_id LIKE '%3';
+                 DELETE FROM live_job WHERE image_id LIKE '%3';
+                 INSERT INTO job_event (job_id, seq, attempt, body)
+                     SELECT id, 2, 0, '{\"event\": \"paused\", \"data\": {\"for\": 5}}' FROM job
+                     WHERE image_id LIKE '%3'";
+    f.sql(newer).await;
     assert_eq!(f.claim("w").await.unwrap().job.id, known);
     assert!(f.claim("w").await.is_none());
-    f.sql("UPDATE job SET spec = spec || '{\"kind\": \"pull\"}' WHERE image_id LIKE '%1'").await;
-    assert_eq!(f.claim("w").await.unwrap().job.id, newer);
+    let all = f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap();
+    assert_eq!(all.len(), 4);
+    assert_eq!(f.get(kind).await.spec.json()["heat"], 9);
+    assert_eq!(f.get(version).await.state, JobState::Queued);
+    let shown = f.get(state).await;
+    assert_eq!((shown.state.as_str(), shown.reason.as_deref()), ("paused", Some("lunch")));
+    assert_eq!(shown.error.unwrap().json()["mood"], 1);
+    let events = f.events(state).await;
+    assert_eq!((events[1].name(), &events[1].kind.json()["data"]["for"]), ("paused", &5.into()));
 }
 
 #[tokio::test]
@@ -210,6 +246,10 @@ async fn a_closed_pool_is_told_at_once() {
     assert_eq!((error.code(), error.fault()), ("database_unavailable", Fault::Upstream));
     let error = f.queue.submit(new_job(1)).await.unwrap_err();
     assert!(matches!(error, QueueError::Closed), "{error}");
+}
+
+fn secrets_of(text: &str) -> Secrets {
+    [(REGISTRY_SECRET.to_owned(), SecretString::from(text))].into()
 }
 
 async fn secrets(f: &Fixture) -> i64 {
@@ -238,4 +278,78 @@ async fn dump(f: &Fixture) -> String {
 /// Whether it is there as text or as the hex digits that bytes are printed in.
 fn found(dump: &str, secret: &str) -> bool {
     dump.contains(secret) || dump.contains(&hex::encode(secret))
+}
+
+#[tokio::test]
+async fn the_highest_priority_goes_first_and_the_oldest_of_it() {
+    let f = Fixture::new().await;
+    let submit =
+        async |n, priority| f.queue.submit(NewJob { priority, ..new_job(n) }).await.unwrap().job.id;
+    let low = submit(1, Priority::Low).await;
+    let (first, second) = (submit(2, Priority::Normal).await, submit(3, Priority::Normal).await);
+    let high = submit(4, Priority::High).await;
+    for id in [high, first, second, low] {
+        assert_eq!(f.claim("w").await.unwrap().job.id, id);
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_nobody_takes_in_time_expires() {
+    let f = Fixture::new().await;
+    let soon = Some(std::time::Duration::from_secs(60));
+    let with_secret = NewJob { expires_in: soon, secrets: secrets_of("u:p"), ..new_job(1) };
+    let (unrun, run) = (f.queue.submit(with_secret).await.unwrap().job.id, f.submit(2).await);
+    let running = f.queue.submit(NewJob { expires_in: soon, ..new_job(3) }).await.unwrap().job.id;
+    f.sql("UPDATE live_job SET due_at = now() + interval '1 hour' WHERE image_id LIKE '%1'").await;
+    for id in [run, running] {
+        assert_eq!(f.claim("w").await.unwrap().job.id, id);
+    }
+    let expiry = Expiry { queue: f.queue.clone() };
+    assert_eq!(expiry.run().await.unwrap(), 0, "not yet");
+    f.sql("UPDATE live_job SET expires_at = now()").await;
+    assert_eq!(expiry.run().await.unwrap(), 1);
+    assert_eq!(f.get(unrun).await.state, JobState::Expired);
+    assert_eq!(f.story(unrun).await, ["queued", "expired"]);
+    assert_eq!(f.get(running).await.state, JobState::Running);
+    assert_eq!(secrets(&f).await, 0);
+}
+
+#[tokio::test]
+async fn old_jobs_are_deleted_but_for_those_that_images_refer_to() {
+    let f = Fixture::new().await;
+    let mut done = Vec::new();
+    for n in [1, 1, 2] {
+        let id = f.submit(n).await;
+        let lease = f.claim("w").await.unwrap();
+        f.queue.succeed(&lease, &result_for(&lease.job)).await.unwrap();
+        done.push(id);
+    }
+    let (cancelled, waiting) = (f.submit(3).await, f.submit(4).await);
+    f.queue.cancel(cancelled).await.unwrap();
+    let keep = std::time::Duration::from_hours(24);
+    let retention = Retention { queue: f.queue.clone(), keep };
+    assert_eq!(retention.run().await.unwrap(), 0, "too young");
+    f.sql("UPDATE job SET finished_at = now() - interval '25 hours' WHERE finished_at IS NOT NULL")
+        .await;
+    assert_eq!(retention.run().await.unwrap(), 2);
+    for (id, kept) in [(done[0], false), (done[1], true), (done[2], true), (cancelled, false)] {
+        assert_eq!(f.queue.get(id).await.unwrap().is_some(), kept);
+    }
+    assert_eq!(f.get(waiting).await.state, JobState::Queued);
+    assert_eq!(f.events(done[0]).await.len(), 0);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_is_forgotten_after_a_day_and_belongs_to_its_workspace() {
+    let f = Fixture::new().await;
+    f.sql("INSERT INTO workspace (id) VALUES ('other')").await;
+    let keyed = |n| NewJob { idempotency_key: Some("k".to_owned()), ..new_job(n) };
+    let first = f.queue.submit(keyed(1)).await.unwrap().job.id;
+    let theirs = NewJob { workspace: "other".parse().unwrap(), ..keyed(2) };
+    assert!(!f.queue.submit(theirs).await.unwrap().existing);
+    assert_eq!(f.queue.submit(keyed(1)).await.unwrap().job.id, first);
+    f.sql("UPDATE idempotency_key SET expires_at = now()").await;
+    let second = f.queue.submit(keyed(3)).await.unwrap();
+    assert!(!second.existing);
+    assert_eq!(f.queue.submit(keyed(3)).await.unwrap().job.id, second.job.id);
 }

@@ -6,9 +6,11 @@ use clipwright::archive::{LayerPolicy, Summary};
 use clipwright::digest::Digest;
 use clipwright::error::Fault;
 use clipwright::jobs::job::{
-    ArchiveObject, EventKind, Job, JobError, JobEvent, JobResult, JobSpec, PullSpec,
+    ArchiveObject, EventKind, Job, JobError, JobEvent, JobKind, JobResult, JobSpec, PullSpec,
 };
-use clipwright::jobs::queue::{Lease, NewJob, Queue, Vault};
+use clipwright::jobs::queue::{Lease, NewJob, Queue, QueueError, Vault, Wanted};
+use clipwright::jobs::reconcile::{Leases, Reconciler as _};
+use clipwright::jobs::recorded::Recorded;
 use uuid::Uuid;
 
 use crate::support::postgres::TestDatabase;
@@ -26,7 +28,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) async fn new() -> Self {
         let database = TestDatabase::create().await;
-        let vault = Vault::new(Some("ab".repeat(32).parse().unwrap()));
+        let vault = Vault::new(["ab".repeat(32).parse().unwrap()]);
         let queue = Queue::new(database.pool().clone(), vault);
         Self { queue, database }
     }
@@ -37,7 +39,17 @@ impl Fixture {
     }
 
     pub(crate) async fn claim(&self, worker: &str) -> Option<Lease> {
-        self.queue.claim(worker, LEASE).await.unwrap()
+        claim(&self.queue, worker, false).await.unwrap()
+    }
+
+    /// Takes back what silent workers left: how many jobs it was.
+    pub(crate) async fn reap(&self) -> u64 {
+        Leases { queue: self.queue.clone(), every: LEASE }.run().await.unwrap()
+    }
+
+    /// The error of a job.
+    pub(crate) async fn error(&self, id: Uuid) -> Option<JobError> {
+        self.get(id).await.error.map(|error| error.read().unwrap())
     }
 
     pub(crate) async fn get(&self, id: Uuid) -> Job {
@@ -56,10 +68,13 @@ impl Fixture {
         for (n, event) in (1..).zip(&events) {
             assert_eq!(event.seq, n, "{events:?}");
         }
-        let finals = events.iter().filter(|event| event.kind.is_final()).count();
-        assert_eq!(finals, usize::from(job.state.is_final()), "{events:?}");
-        assert_eq!(events.last().unwrap().kind.is_final(), job.state.is_final(), "{events:?}");
-        events.iter().map(|event| name(&event.kind)).collect()
+        let is_final = |event: &JobEvent| {
+            ["succeeded", "failed", "cancelled", "expired"].contains(&event.name())
+        };
+        let finals = events.iter().filter(|event| is_final(event)).count();
+        assert_eq!(finals, usize::from(job.is_final()), "{events:?}");
+        assert_eq!(is_final(events.last().unwrap()), job.is_final(), "{events:?}");
+        events.iter().map(|event| event.name().to_owned()).collect()
     }
 
     pub(crate) async fn sql(&self, sql: &'static str) {
@@ -69,8 +84,8 @@ impl Fixture {
     /// Ends all leases and backoffs.
     pub(crate) async fn let_time_pass(&self) {
         self.sql(
-            "UPDATE job SET not_before = now();
-             UPDATE job SET lease_expires_at = now() WHERE state = 'running'",
+            "UPDATE live_job SET due_at = now();
+             UPDATE live_job SET lease_expires_at = now() WHERE worker_id IS NOT NULL",
         )
         .await;
     }
@@ -101,27 +116,32 @@ pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output =
     }
 }
 
-pub(crate) fn name(kind: &EventKind) -> String {
-    serde_json::to_value(kind).unwrap()["event"].as_str().unwrap().to_owned()
+/// Claims any job, or any whose worker fell silent.
+pub(crate) async fn claim(
+    queue: &Queue,
+    worker_id: &str,
+    suspects: bool,
+) -> Result<Option<Lease>, QueueError> {
+    queue.claim(&Wanted { worker_id, lasts: LEASE, kinds: &JobKind::ALL, suspects }).await
 }
 
 pub(crate) fn new_job(n: u64) -> NewJob {
     let spec = JobSpec::Pull(PullSpec {
         image_id: format!("{n:016x}").parse().unwrap(),
-        source: "registry.example/app:1".to_owned(),
-        platform: None,
+        source: "registry.example/app:1".parse().unwrap(),
+        platform: "linux/amd64".parse().unwrap(),
         clip_version: None,
         layers: LayerPolicy::Refuse,
         fallback: None,
         force: false,
     });
-    NewJob { spec, credentials: None, idempotency_key: None, max_attempts: None }
+    NewJob::new(spec)
 }
 
 pub(crate) fn result_for(job: &Job) -> JobResult {
     let digest = Digest::of(b"x");
     JobResult {
-        image_id: job.spec.image_id().clone(),
+        image_id: job.spec.read().unwrap().image_id().clone(),
         summary: Summary {
             reference: format!("registry.example/app@{digest}"),
             manifest_digest: digest,
@@ -148,9 +168,15 @@ pub(crate) fn error(code: &str, transient: bool) -> JobError {
         message: format!("{code} happened"),
         fault: Fault::Upstream,
         transient,
+        retry_after: None,
     }
 }
 
 pub(crate) fn warning(text: &str) -> EventKind {
     EventKind::Warning { message: text.to_owned() }
+}
+
+/// As it is recorded.
+pub(crate) fn recorded(kind: &EventKind) -> Recorded<EventKind> {
+    Recorded::of(kind).unwrap()
 }

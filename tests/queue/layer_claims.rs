@@ -15,7 +15,7 @@ fn key(name: &str) -> Key {
 #[tokio::test]
 async fn one_holds_a_claim_and_the_others_are_woken_when_it_ends() {
     let f = Fixture::new().await;
-    let other = Queue::new(f.database.pool().clone(), Vault::new(None));
+    let other = Queue::new(f.database.pool().clone(), Vault::new([]));
     let (ours, theirs) = (f.queue.layer_claims(LEASE), other.layer_claims(LEASE));
     let held = ours.try_claim(&key("a")).await.unwrap();
     assert!(theirs.try_claim(&key("a")).await.is_none());

@@ -1,6 +1,6 @@
 //! Postgres goes away and comes back.
 
-use clipwright::database::{Database, DatabaseSettings};
+use clipwright::database::{Database, DatabaseSettings, Migrations};
 use clipwright::jobs::job::JobState;
 use clipwright::jobs::queue::{Queue, Vault};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -30,11 +30,12 @@ async fn a_job_that_ends_while_postgres_restarts_ends_once() {
     let directory = tempfile::Builder::new().prefix("cw-test-").tempdir().unwrap();
     open_to_the_servers_user(directory.path());
     let settings = DatabaseSettings::Private { data_dir: directory.path().to_owned() };
-    let server = Database::start(&settings, &CancellationToken::new()).await.unwrap();
+    let never = CancellationToken::new();
+    let server = Database::start(&settings, Migrations::Apply, &never).await.unwrap();
     // A pool that outlives the server.
     let options = PgConnectOptions::clone(&server.pool().connect_options());
     let connections = PgPoolOptions::new().connect_lazy_with(options);
-    let queue = Queue::new(connections.clone(), Vault::new(None));
+    let queue = Queue::new(connections.clone(), Vault::new([]));
 
     let handler = Fake::new(Deed::Wait);
     let pool = Pool::start(&queue, &handler, 1);
@@ -44,12 +45,12 @@ async fn a_job_that_ends_while_postgres_restarts_ends_once() {
     assert!(queue.ping().await.is_err());
     handler.go.add_permits(1);
 
-    let server = Database::start(&settings, &CancellationToken::new()).await.unwrap();
+    let server = Database::start(&settings, Migrations::Apply, &never).await.unwrap();
     let mut wakes = queue.wakes(id);
     let job = within(async {
         loop {
             match queue.get(id).await {
-                Ok(Some(job)) if job.state.is_final() => return job,
+                Ok(Some(job)) if job.is_final() => return job,
                 _ => wakes.next().await,
             }
         }

@@ -1,24 +1,28 @@
 //! The worker pool with a handler that does as it is told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clipwright::jobs::job::{EventKind, Job, JobError, JobResult, JobState};
+use clipwright::jobs::job::{EventKind, JobError, JobKind, JobResult, JobState};
+use clipwright::jobs::pull::REGISTRY_SECRET;
 use clipwright::jobs::queue::{NewJob, Queue};
-use clipwright::jobs::worker::{EventSink, Handler, WorkerPool, WorkerSettings};
+use clipwright::jobs::worker::{Attempt, Handler, Liveness, WorkerPool, WorkerSettings};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::harness::{Fixture, LEASE, error, name, new_job, result_for, warning, within};
+use super::harness::{Fixture, LEASE, error, new_job, recorded, result_for, warning, within};
 
 /// What the handler does with every job.
 #[derive(Clone, Copy)]
 pub(crate) enum Deed {
     Succeed,
+    /// With a result of several MiB.
+    SucceedAtLength,
     Fail,
     Panic,
     /// Waits for a permit of `go` or for the cancel token.
@@ -50,19 +54,24 @@ impl Fake {
 
 #[async_trait]
 impl Handler for Fake {
-    async fn run(
-        &self,
-        job: &Job,
-        credentials: Option<SecretString>,
-        events: &EventSink,
-        cancel: CancellationToken,
-    ) -> Result<JobResult, JobError> {
+    fn kinds(&self) -> Vec<JobKind> {
+        JobKind::ALL.to_vec()
+    }
+
+    async fn run(&self, attempt: &Attempt) -> Result<JobResult, JobError> {
+        let (job, events, cancel) = (attempt.job(), &attempt.events, &attempt.cancel);
+        let secret = attempt.secrets().get(REGISTRY_SECRET);
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(running, Ordering::SeqCst);
-        *self.credentials.lock().unwrap() = credentials.map(|c| c.expose_secret().to_owned());
+        *self.credentials.lock().unwrap() = secret.map(|c| c.expose_secret().to_owned());
         self.started.notify_one();
         let done = match self.deed {
             Deed::Succeed => Ok(result_for(job)),
+            Deed::SucceedAtLength => {
+                let mut result = result_for(job);
+                result.summary.warnings = vec!["w".repeat(1 << 20); 3];
+                Ok(result)
+            }
             Deed::Fail => Err(error("image_not_found", false)),
             Deed::Panic => panic!("as told"),
             Deed::Wait => tokio::select! {
@@ -106,14 +115,25 @@ impl Pool {
     }
 
     fn with_lease(queue: &Queue, handler: &Arc<Fake>, workers: usize, lease: Duration) -> Self {
+        Self::with(queue, handler, |settings| WorkerSettings { workers, lease, ..settings })
+    }
+
+    fn with(
+        queue: &Queue,
+        handler: &Arc<Fake>,
+        set: impl FnOnce(WorkerSettings) -> WorkerSettings,
+    ) -> Self {
         let shutdown = CancellationToken::new();
         let settings = WorkerSettings {
-            workers,
-            lease,
+            workers: 4,
+            slots: BTreeMap::default(),
+            lease: LEASE,
             poll: Duration::from_millis(50),
+            liveness: Liveness::default(),
             worker_id: "w".to_owned(),
         };
-        let task = WorkerPool::start(queue.clone(), handler.clone(), settings, shutdown.clone());
+        let task =
+            WorkerPool::start(queue.clone(), handler.clone(), set(settings), shutdown.clone());
         Self { task, shutdown }
     }
 
@@ -152,7 +172,8 @@ async fn a_job_that_comes_later_is_taken_and_brings_its_credentials() {
     let f = Fixture::new().await;
     let handler = Fake::new(Deed::Succeed);
     let pool = Pool::start(&f.queue, &handler, 2);
-    let new = NewJob { credentials: Some("u:p".into()), ..new_job(1) };
+    let secrets = [(REGISTRY_SECRET.to_owned(), SecretString::from("u:p"))].into();
+    let new = NewJob { secrets, ..new_job(1) };
     let id = f.queue.submit(new).await.unwrap().job.id;
     f.until(id, |job| job.state == JobState::Succeeded).await;
     assert_eq!(handler.credentials.lock().unwrap().as_deref(), Some("u:p"));
@@ -166,8 +187,9 @@ async fn failure_and_panic_fail_the_job_and_not_the_worker() {
         let pool = Pool::start(&f.queue, &Fake::new(deed), 1);
         for n in 0..2 {
             let id = f.submit(n).await;
-            let job = f.until(id, |job| job.state.is_final()).await;
-            assert_eq!((job.state, job.error.unwrap().code.as_str()), (JobState::Failed, code));
+            let job = f.until(id, |job| job.is_final()).await;
+            let error = job.error.unwrap().read().unwrap();
+            assert_eq!((job.state, error.code.as_str()), (JobState::Failed, code));
             assert_eq!(f.story(id).await, ["queued", "started", "failed"]);
         }
         pool.stop().await;
@@ -194,7 +216,7 @@ async fn a_worker_that_lost_its_lease_stops_and_writes_nothing() {
     let pool = Pool::start(&f.queue, &handler, 1);
     let id = f.submit(1).await;
     within(handler.started.notified()).await;
-    f.sql("UPDATE job SET worker_id = 'thief', fence = fence + 1").await;
+    f.sql("UPDATE live_job SET worker_id = 'thief', fence = fence + 1").await;
     within(async {
         while handler.running.load(Ordering::SeqCst) > 0 {
             tokio::task::yield_now().await;
@@ -207,14 +229,63 @@ async fn a_worker_that_lost_its_lease_stops_and_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pool_takes_back_what_a_dead_worker_left() {
+async fn what_a_dead_worker_left_runs_when_nothing_else_does() {
     let f = Fixture::new().await;
     let id = f.submit(1).await;
     f.claim("dead").await.unwrap();
     f.let_time_pass().await;
-    let pool = Pool::start(&f.queue, &Fake::new(Deed::Succeed), 1);
+    assert_eq!(f.reap().await, 1);
+    let handler = Fake::new(Deed::Wait);
+    let pool = Pool::start(&f.queue, &handler, 4);
+    within(handler.started.notified()).await;
+    let innocent = f.submit(2).await;
+    handler.go.add_permits(1);
     let job = f.until(id, |job| job.state == JobState::Succeeded).await;
-    assert_eq!(job.attempt, 2);
+    assert_eq!((job.attempt, job.losses), (2, 1));
+    handler.go.add_permits(1);
+    f.until(innocent, |job| job.state == JobState::Succeeded).await;
+    assert_eq!(handler.most.load(Ordering::SeqCst), 1, "never beside each other");
+    pool.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_takes_no_more_than_its_slots() {
+    let f = Fixture::new().await;
+    let handler = Fake::new(Deed::Wait);
+    let slots = BTreeMap::from([(JobKind::Pull, 1)]);
+    let pool = Pool::with(&f.queue, &handler, |settings| WorkerSettings { slots, ..settings });
+    let ids = [f.submit(1).await, f.submit(2).await, f.submit(3).await];
+    handler.go.add_permits(3);
+    for id in ids {
+        f.until(id, |job| job.state == JobState::Succeeded).await;
+    }
+    assert_eq!(handler.most.load(Ordering::SeqCst), 1);
+    pool.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_does_not_get_on_is_given_up() {
+    let f = Fixture::new().await;
+    let handler = Fake::new(Deed::Wait);
+    let liveness = Liveness { stall: Duration::from_millis(100), ..Liveness::default() };
+    let pool = Pool::with(&f.queue, &handler, |settings| WorkerSettings { liveness, ..settings });
+    let id = f.submit(1).await;
+    let job = f.until(id, |job| job.error.is_some()).await;
+    assert_eq!(job.error.unwrap().read().unwrap().code, "stalled");
+    assert_eq!(f.story(id).await[..3], ["queued", "started", "retrying"]);
+    pool.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_the_database_refuses_fails_the_job_with_the_reason() {
+    let f = Fixture::new().await;
+    let pool = Pool::start(&f.queue, &Fake::new(Deed::SucceedAtLength), 1);
+    let id = f.submit(1).await;
+    let job = f.until(id, |job| job.is_final()).await;
+    let error = job.error.unwrap().read().unwrap();
+    assert_eq!((job.state, error.code.as_str()), (JobState::Failed, "database_refused"));
+    assert!(error.message.contains("expected at most"), "{}", error.message);
+    assert_eq!(f.story(id).await, ["queued", "started", "failed"]);
     pool.stop().await;
 }
 
@@ -227,7 +298,7 @@ async fn a_long_job_keeps_a_short_lease() {
     let id = f.submit(1).await;
     within(handler.started.notified()).await;
     let expires = async || -> chrono::DateTime<chrono::Utc> {
-        let expires = sqlx::query_scalar("SELECT lease_expires_at FROM job");
+        let expires = sqlx::query_scalar("SELECT lease_expires_at FROM live_job");
         expires.fetch_one(f.database.pool()).await.unwrap()
     };
     let first = expires().await;
@@ -238,7 +309,7 @@ async fn a_long_job_keeps_a_short_lease() {
     })
     .await;
     handler.go.add_permits(1);
-    assert_eq!(f.until(id, |job| job.state.is_final()).await.attempt, 1);
+    assert_eq!(f.until(id, |job| job.is_final()).await.attempt, 1);
     pool.stop().await;
 }
 
@@ -271,10 +342,10 @@ async fn chatter_is_thinned_and_warnings_are_not() {
     f.story(id).await;
     let events = f.events(id).await;
     let warnings: Vec<_> =
-        events.iter().filter(|e| name(&e.kind) == "warning").map(|e| e.kind.clone()).collect();
-    let expected = ["0", "100", "200", "300", "400"].map(warning);
+        events.iter().filter(|e| e.name() == "warning").map(|e| e.kind.clone()).collect();
+    let expected = ["0", "100", "200", "300", "400"].map(|text| recorded(&warning(text)));
     assert_eq!(warnings, expected);
-    let told: Vec<_> = events.iter().filter(|e| name(&e.kind) == "progress").collect();
+    let told: Vec<_> = events.iter().filter(|e| e.name() == "progress").collect();
     assert!((1..100).contains(&told.len()), "{}", told.len());
-    assert_eq!(told.last().unwrap().kind, progress(499));
+    assert_eq!(told.last().unwrap().kind, recorded(&progress(499)));
 }

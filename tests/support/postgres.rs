@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{OnceLock, mpsc};
 
-use clipwright::database::{Database, DatabaseSettings};
+use clipwright::database::{Database, DatabaseSettings, Migrations};
 use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgPool};
@@ -30,7 +30,8 @@ impl TestDatabase {
         server.execute(format!("CREATE DATABASE {name}")).await;
         let url = server.options.clone().database(&name).to_url_lossy().to_string();
         let settings = DatabaseSettings::Url(SecretString::from(url.clone()));
-        let database = Database::start(&settings, &CancellationToken::new()).await.unwrap();
+        let never = CancellationToken::new();
+        let database = Database::start(&settings, Migrations::Apply, &never).await.unwrap();
         Self { database, url, name }
     }
 
@@ -76,7 +77,9 @@ impl Server {
         std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let database = Database::start(&settings, &CancellationToken::new()).await.unwrap();
+                let never = CancellationToken::new();
+                let database = Database::start(&settings, Migrations::Leave, &never);
+                let database = database.await.unwrap();
                 send.send((Handle::current(), database.pool().clone())).unwrap();
                 std::future::pending::<()>().await;
             });

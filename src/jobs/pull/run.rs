@@ -13,8 +13,9 @@ use crate::archive::{
     ArchiveError, IndexOptions, IndexedImage, LayerPolicy, PackOptions, Summary, index_image,
 };
 use crate::clip::{ClipError, MAX_INDEX_BYTES, WARN_INDEX_BYTES};
+use crate::error::Classify as _;
 use crate::jobs::job::{ArchiveObject, EventKind, ImageId, VersionReport};
-use crate::jobs::worker::EventSink;
+use crate::jobs::worker::{EventSink, Fence};
 use crate::local::drop_aside;
 use crate::oci::{ImageSource, Publisher, ResolvedImage, Source};
 use crate::progress::Progress;
@@ -29,7 +30,9 @@ pub(super) struct PullRun<'a> {
     pub(super) policy: Policy,
     /// The version that the job itself asked for.
     pub(super) requested: Option<u8>,
-    pub(super) overwrite: Overwrite,
+    /// What is there may be replaced.
+    pub(super) force: bool,
+    pub(super) fence: &'a Fence,
     pub(super) events: &'a EventSink,
     pub(super) progress: Arc<dyn Progress>,
     pub(super) cancel: &'a CancellationToken,
@@ -128,7 +131,9 @@ impl PullRun<'_> {
         }
         let store = &self.puller.store;
         let key = Key::archive(self.id, store.extension());
-        store.put(&key, &file, written.digest, self.overwrite, self.cancel).await?;
+        let ownership = self.ownership().await?;
+        let put = store.put(&key, &file, written.digest, ownership.overwrite, self.cancel).await;
+        ownership.judge(put.map_err(PullError::from))?;
         let summary = Summary::of(image, &indexed);
         drop_aside(indexed);
         Ok(Ok(self.made(summary, &key, written, None)))
@@ -144,6 +149,7 @@ impl PullRun<'_> {
             tracing::info!(image_id = %self.id, code = finding.code(), %finding, "fell back to v1");
             self.events.send(EventKind::FellBack(self.report(1, Some(finding))));
         }
+        let ownership = self.ownership().await?;
         let IndexOptions { limits, budget, .. } = self.puller.index.clone();
         let publication = Publication {
             source,
@@ -151,9 +157,10 @@ impl PullRun<'_> {
             options: &PackOptions { limits, budget },
             store: &*self.puller.store,
             id: self.id,
-            overwrite: self.overwrite,
+            overwrite: ownership.overwrite,
         };
-        let published = publication.publish(self.progress.clone(), self.cancel).await?;
+        let published = publication.publish(self.progress.clone(), self.cancel).await;
+        let published = ownership.judge(published.map_err(PullError::from))?;
         let summary = Summary::of_packed(image, &published.packed);
         Ok(self.made(summary, &published.key, published.archive, because.as_ref()))
     }
@@ -208,6 +215,13 @@ impl PullRun<'_> {
         writing.await.map_err(|died| self.puller.no_scratch(std::io::Error::other(died)))
     }
 
+    /// Asked before anything is published: whether the job is still ours, and whose the image id is.
+    async fn ownership(&self) -> Result<Ownership, PullError> {
+        let own = self.fence.owns_archive().await?;
+        let overwrite = if own && self.force { Overwrite::Replace } else { Overwrite::Never };
+        Ok(Ownership { own, overwrite })
+    }
+
     fn warn(&self, warnings: &mut Vec<String>, warning: String) {
         self.events.send(EventKind::Warning { message: warning.clone() });
         warnings.push(warning);
@@ -235,6 +249,23 @@ impl PullRun<'_> {
             code: because.map(|finding| finding.code().to_owned()),
             reason: because.map(ToString::to_string),
         }
+    }
+}
+
+/// Whose the archive under an image id is. There is one name for all workspaces: the first that
+/// publishes has it, others may publish the very same content only.
+struct Ownership {
+    own: bool,
+    overwrite: Overwrite,
+}
+
+impl Ownership {
+    /// Nothing is told of what another workspace has.
+    fn judge<T>(&self, published: Result<T, PullError>) -> Result<T, PullError> {
+        published.map_err(|error| {
+            let conflict = !self.own && error.code() == "store_conflict";
+            if conflict { PullError::Taken } else { error }
+        })
     }
 }
 

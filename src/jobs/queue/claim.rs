@@ -1,171 +1,243 @@
-//! Leases: a worker takes a job for a while and says that it lives. No lock outlasts a statement;
-//! every later write is fenced by the worker's name and the number of the claim.
+//! Claims: a worker takes a job for a while. No lock outlasts a statement; every later write is fenced
+//! by the number of the claim.
+//!
+//! The statement walks one index to its first entry, for each kind and priority. What may run next of
+//! an image is chosen when jobs come and go (`choose_head` in the migrations), so that nothing is joined
+//! and no plan can go wrong with the statistics.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::row::job_rows;
-use super::transition::{JobEnd, finish, push};
+use super::connection::Connection;
+use super::lease::Lease;
+use super::outcome::End;
+use super::row::JobRow;
 use super::vault::Sealed;
-use super::{Queue, QueueError, patiently};
-use crate::error::Classify as _;
-use crate::jobs::job::{EventKind, Job, JobError, JobSpec, JobState};
+use super::wake::Topic;
+use super::{Queue, QueueError, once};
+use crate::jobs::job::{JobError, JobKind, JobSpec};
 
-const CLAIM: &str = "claim a job";
-const HEARTBEAT: &str = "extend a lease";
+const ACTION: &str = "claim a job";
+/// A claim without an answer stops the only loop of a process that claims.
+const LIMIT: Duration = Duration::from_secs(5);
 
-/// A job in the hands of one worker.
-#[derive(Debug)]
-pub struct Lease {
-    /// The job as it was when it was claimed.
-    pub job: Job,
-    /// What it brought to reach its image.
-    pub credentials: Option<SecretString>,
-    /// Who holds it.
-    pub worker_id: String,
-    /// The number of this claim of the job; later claims have greater ones.
-    pub fence: i64,
-    /// How long it lasts from each heartbeat.
+/// What a worker is ready to take.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// Who asks; unique among all processes that run.
+    pub worker_id: &'a str,
+    /// How long the lease lasts from each heartbeat.
     pub lasts: Duration,
-}
-
-/// What a worker learns when it says that it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heartbeat {
-    /// The lease was extended.
-    Held,
-    /// The lease was extended, and somebody wants the job to be cancelled.
-    CancelRequested,
-    /// The job was taken away; nothing may be written any more.
-    Lost,
-}
-
-/// What one try to claim came to.
-enum Claimed {
-    Job(Box<Lease>),
-    Nothing,
-    /// Another worker was faster, or the job could not be understood: look again.
-    Again,
+    /// The kinds that there is room for.
+    pub kinds: &'a [JobKind],
+    /// Jobs whose worker fell silent, and no others.
+    pub suspects: bool,
 }
 
 impl Queue {
-    /// Takes the oldest job that is due, of a kind that this version knows, and whose image nobody
-    /// works on, and records that an attempt started.
-    pub async fn claim(
-        &self,
-        worker_id: &str,
-        lasts: Duration,
-    ) -> Result<Option<Lease>, QueueError> {
+    /// Takes the job that is due first among those of the highest priority, if its secrets can be
+    /// opened here and its image is worked on by nobody, and records that an attempt started.
+    pub async fn claim(&self, wanted: &Wanted<'_>) -> Result<Option<Lease>, QueueError> {
         loop {
-            // Once: a claim whose answer was lost holds its job until the lease expires, and a
-            // second one would take another job as well. Workers look again by themselves.
-            match self.try_claim(worker_id, lasts).await? {
-                Claimed::Job(lease) => return Ok(Some(*lease)),
-                Claimed::Nothing => return Ok(None),
-                Claimed::Again => {}
+            // Once: a claim whose answer was lost holds its job, and a second one would take another
+            // as well. Workers give the first back (`release_all_but`) and look again.
+            let Some(claim) = once(ACTION, LIMIT, self.try_claim(wanted)).await? else {
+                return Ok(None);
+            };
+            self.hub.tell(Topic::Job(claim.row.id));
+            let (id, fence) = (claim.row.id, claim.fence);
+            match self.open(claim, wanted) {
+                Ok(lease) => return Ok(Some(lease)),
+                // Left in the queue, it would be claimed for ever.
+                Err(error) => {
+                    self.end(id, fence, &End::Failed(JobError::of(&error))).await?;
+                }
             }
         }
     }
 
-    async fn try_claim(&self, worker_id: &str, lasts: Duration) -> Result<Claimed, QueueError> {
-        let failed = |error: sqlx::Error| QueueError::from_sqlx(CLAIM, &error);
-        let mut tx = self.pool.begin().await.map_err(failed)?;
+    async fn try_claim(&self, wanted: &Wanted<'_>) -> Result<Option<ClaimedJob>, QueueError> {
+        let kinds: Vec<_> = wanted.kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
+        let mut db = Connection::acquire(&self.pool, ACTION).await?;
         let claimed = sqlx::query!(
-            "UPDATE job
-             SET state = 'running', attempt = attempt + 1, fence = fence + 1, worker_id = $1,
-                 started_at = now(), lease_expires_at = now() + make_interval(secs => $2)
-             WHERE id = (
-                 SELECT id FROM job AS next WHERE state = 'queued' AND not_before <= now()
-                 AND spec ->> 'kind' = ANY($3)
-                 AND NOT EXISTS (SELECT FROM job AS other
-                                 WHERE other.image_id = next.image_id AND other.state = 'running')
-                 ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED)
-             RETURNING id, fence",
-            worker_id,
-            lasts.as_secs_f64(),
-            &JobSpec::KINDS.map(str::to_owned)[..],
-        )
-        .fetch_optional(&mut *tx)
-        .await;
-        let claimed = match claimed {
-            Ok(Some(claimed)) => claimed,
-            Ok(None) => return Ok(Claimed::Nothing),
-            // Two workers saw two jobs of one image queued; the index lets one of them have it.
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-                return Ok(Claimed::Again);
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        push(&mut tx, claimed.id, &EventKind::Started { worker: worker_id.to_owned() }).await?;
-        let lease = match self.load(&mut tx, claimed.id).await {
-            Ok((job, credentials)) => Claimed::Job(Box::new(Lease {
-                job,
-                credentials,
-                worker_id: worker_id.to_owned(),
-                fence: claimed.fence,
-                lasts,
-            })),
-            // Left in the queue, it would be claimed for ever.
-            Err(error @ (QueueError::Corrupt { .. } | QueueError::Undecipherable { .. })) => {
-                let error = JobError {
-                    code: error.code().to_owned(),
-                    message: error.to_string(),
-                    fault: error.fault(),
-                    transient: false,
-                };
-                finish(&mut tx, claimed.id, JobEnd::Failed(error)).await?;
-                Claimed::Again
-            }
-            Err(error) => return Err(error),
-        };
-        tx.commit().await.map_err(failed)?;
-        Ok(lease)
-    }
-
-    /// The job and its credentials in the clear.
-    async fn load(
-        &self,
-        db: &mut PgConnection,
-        id: Uuid,
-    ) -> Result<(Job, Option<SecretString>), QueueError> {
-        let failed = |error: sqlx::Error| QueueError::from_sqlx(CLAIM, &error);
-        let job =
-            job_rows!("WHERE id = $1", id).fetch_one(&mut *db).await.map_err(failed)?.into_job()?;
-        let sealed = sqlx::query_as!(
-            Sealed,
-            "SELECT key_id, nonce, ciphertext FROM job_secret WHERE job_id = $1",
-            id
+            r#"WITH next AS (
+                   SELECT first.job_id
+                   FROM (VALUES (1::smallint), (0::smallint), (-1::smallint)) AS level (priority)
+                   CROSS JOIN LATERAL (
+                       SELECT due.job_id FROM unnest($1::text[]) AS wanted (kind)
+                       CROSS JOIN LATERAL (
+                           SELECT job_id, due_at FROM live_job
+                           WHERE head AND worker_id IS NULL AND kind = wanted.kind
+                             AND suspect = $2 AND priority = level.priority AND due_at <= now()
+                             AND spec_version <= $3 AND (key_id IS NULL OR key_id = ANY($4))
+                           ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
+                       ORDER BY due.due_at LIMIT 1) AS first
+                   LIMIT 1),
+               taken AS (
+                   UPDATE live_job
+                   SET worker_id = $5, fence = nextval('job_fence'),
+                       lease_expires_at = now() + make_interval(secs => $6)
+                   FROM next WHERE live_job.job_id = next.job_id
+                   RETURNING live_job.job_id, fence),
+               started AS (
+                   UPDATE job
+                   SET state = 'running', reason = NULL, attempt = attempt + 1,
+                       last_seq = last_seq + 1, started_at = now()
+                   FROM taken WHERE job.id = taken.job_id
+                   RETURNING job.*, taken.fence),
+               event AS (
+                   INSERT INTO job_event (job_id, seq, attempt, body)
+                   SELECT id, last_seq, attempt,
+                          jsonb_build_object('event', 'started',
+                                             'data', jsonb_build_object('worker', $5::text))
+                   FROM started)
+               SELECT id AS "id!", workspace_id AS "workspace_id!", spec AS "spec!",
+                      priority AS "priority!", state AS "state!", reason, phase,
+                      attempt AS "attempt!", max_attempts AS "max_attempts!", losses AS "losses!",
+                      resolved_digest, request_id, created_at AS "created_at!", started_at,
+                      finished_at, result, error, fence AS "fence!",
+                      extract(epoch FROM now() - created_at)::float8 AS "age!",
+                      ARRAY(SELECT name FROM job_secret WHERE job_id = started.id ORDER BY name)
+                          AS "names!",
+                      ARRAY(SELECT key_id FROM job_secret WHERE job_id = started.id ORDER BY name)
+                          AS "key_ids!",
+                      ARRAY(SELECT nonce FROM job_secret WHERE job_id = started.id ORDER BY name)
+                          AS "nonces!",
+                      ARRAY(SELECT ciphertext FROM job_secret WHERE job_id = started.id
+                            ORDER BY name) AS "ciphertexts!"
+               FROM started"#,
+            &kinds,
+            wanted.suspects,
+            JobSpec::VERSION,
+            &self.vault.key_ids(),
+            wanted.worker_id,
+            wanted.lasts.as_secs_f64(),
         )
         .fetch_optional(&mut *db)
-        .await
-        .map_err(failed)?;
-        let credentials = sealed.map(|sealed| self.vault.open(id, &sealed)).transpose()?;
-        Ok((job, credentials))
+        .await;
+        let Some(row) = db.answered(ACTION, claimed)? else { return Ok(None) };
+        let sealed = row.key_ids.into_iter().zip(row.nonces).zip(row.ciphertexts);
+        let sealed =
+            sealed.map(|((key_id, nonce), ciphertext)| Sealed { key_id, nonce, ciphertext });
+        Ok(Some(ClaimedJob {
+            secrets: row.names.into_iter().zip(sealed).collect(),
+            fence: row.fence,
+            age: Duration::try_from_secs_f64(row.age).unwrap_or_default(),
+            row: JobRow {
+                id: row.id,
+                workspace_id: row.workspace_id,
+                spec: row.spec,
+                priority: row.priority,
+                state: row.state,
+                reason: row.reason,
+                phase: row.phase,
+                attempt: row.attempt,
+                max_attempts: row.max_attempts,
+                losses: row.losses,
+                resolved_digest: row.resolved_digest,
+                request_id: row.request_id,
+                created_at: row.created_at,
+                started_at: row.started_at,
+                finished_at: row.finished_at,
+                result: row.result,
+                error: row.error,
+            },
+        }))
     }
 
-    /// Extends the lease from now.
-    pub async fn heartbeat(&self, lease: &Lease) -> Result<Heartbeat, QueueError> {
-        let cancel_requested = patiently(HEARTBEAT, async || {
-            sqlx::query_scalar!(
-                "UPDATE job SET lease_expires_at = now() + make_interval(secs => $4)
-                 WHERE id = $1 AND state = 'running' AND worker_id = $2 AND fence = $3
-                 RETURNING cancel_requested",
-                lease.job.id,
-                lease.worker_id,
-                lease.fence,
-                lease.lasts.as_secs_f64(),
+    /// Makes a lease of what was claimed.
+    fn open(&self, claim: ClaimedJob, wanted: &Wanted<'_>) -> Result<Lease, QueueError> {
+        let ClaimedJob { row, fence, age, secrets } = claim;
+        let job = row.into_job()?;
+        let spec = job.spec.read().map_err(|error| QueueError::Corrupt {
+            what: "the spec",
+            of: format!("job {}", job.id),
+            reason: error.to_string(),
+        })?;
+        let open = |(name, sealed): (String, Sealed)| -> Result<_, QueueError> {
+            let secret = self.vault.open(job.id, &name, &sealed)?;
+            Ok((name, secret))
+        };
+        let secrets = secrets.into_iter().map(open).collect::<Result<Secrets, _>>()?;
+        let (worker_id, lasts) = (wanted.worker_id.to_owned(), wanted.lasts);
+        Ok(Lease { job, spec, secrets, worker_id, fence, lasts, age })
+    }
+}
+
+const SUSPECTS: &str = "look for jobs whose worker fell silent";
+const RELEASE: &str = "release what a lost claim took";
+
+impl Queue {
+    /// Whether a job of these kinds is due whose worker fell silent.
+    pub async fn suspect_waits(&self, kinds: &[JobKind]) -> Result<bool, QueueError> {
+        let kinds: Vec<_> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
+        once(SUSPECTS, LIMIT, async {
+            let mut db = Connection::acquire(&self.pool, SUSPECTS).await?;
+            let waits = sqlx::query_scalar!(
+                r#"SELECT EXISTS (
+                       SELECT FROM unnest($1::text[]) AS wanted (kind)
+                       CROSS JOIN (VALUES (1::smallint), (0::smallint), (-1::smallint))
+                           AS level (priority)
+                       CROSS JOIN LATERAL (
+                           SELECT FROM live_job
+                           WHERE head AND worker_id IS NULL AND kind = wanted.kind AND suspect
+                             AND priority = level.priority AND due_at <= now()
+                           LIMIT 1) AS due) AS "waits!""#,
+                &kinds,
             )
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(|error| QueueError::from_sqlx(HEARTBEAT, &error))
-        });
-        Ok(match cancel_requested.await? {
-            Some(false) => Heartbeat::Held,
-            Some(true) => Heartbeat::CancelRequested,
-            None => Heartbeat::Lost,
+            .fetch_one(&mut *db)
+            .await;
+            db.answered(SUSPECTS, waits)
         })
+        .await
+    }
+
+    /// Gives back what this worker holds in the database and doesn't know of: the answer to its claim
+    /// was lost. No claim may be under way meanwhile.
+    pub async fn release_all_but(
+        &self,
+        worker_id: &str,
+        known: &[(Uuid, i64)],
+    ) -> Result<(), QueueError> {
+        let fences: Vec<_> = known.iter().map(|(_, fence)| *fence).collect();
+        once(RELEASE, LIMIT, async {
+            let mut db = Connection::acquire(&self.pool, RELEASE).await?;
+            let released = sqlx::query!(
+                "WITH held AS (
+                     UPDATE live_job
+                     SET worker_id = NULL, lease_expires_at = NULL, due_at = now(), last_event = 0
+                     WHERE worker_id = $1 AND fence <> ALL($2)
+                     RETURNING job_id)
+                 UPDATE job SET state = 'queued', reason = 'released', attempt = attempt - 1
+                 FROM held WHERE job.id = held.job_id",
+                worker_id,
+                &fences,
+            )
+            .execute(&mut *db)
+            .await;
+            db.answered(RELEASE, released).map(drop)
+        })
+        .await
+    }
+}
+
+/// Secrets by their names.
+pub type Secrets = BTreeMap<String, SecretString>;
+
+/// A job as the statement gives it.
+struct ClaimedJob {
+    row: JobRow,
+    fence: i64,
+    age: Duration,
+    secrets: Vec<(String, Sealed)>,
+}
+
+impl Lease {
+    /// Names the claim in every write.
+    pub(super) fn id(&self) -> (Uuid, i64) {
+        (self.job.id, self.fence)
     }
 }

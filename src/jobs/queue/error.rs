@@ -28,23 +28,19 @@ pub enum QueueError {
         /// What the database said.
         reason: String,
     },
-    /// The idempotency key belongs to a job of other content.
-    #[error("the idempotency key was used for job {job}, which asks for something else")]
-    IdempotencyMismatch {
-        /// The job of that key.
-        job: Uuid,
-    },
-    /// Credentials came, but there is no key to keep them with.
+    /// The idempotency key belongs to a job of other content, of which nothing is told.
+    #[error("the idempotency key was used for a request that asked for something else")]
+    IdempotencyMismatch,
+    /// Secrets came, but there is no key to keep them with.
     #[error("credentials can't be accepted: the service has no secret key to encrypt them with")]
     NoSecretKey,
-    /// Credentials stand in the source, where everybody could read them.
-    #[error("the source holds credentials: expected a reference without user and password")]
-    CredentialsInSource,
-    /// The credentials can't be read with the service's secret key.
-    #[error("the credentials of job {job} can't be decrypted: {reason}")]
+    /// A secret can't be read with the service's keys.
+    #[error("the secret {name:?} of job {job} can't be decrypted: {reason}")]
     Undecipherable {
         /// The job.
         job: Uuid,
+        /// What the secret is called.
+        name: String,
         /// What doesn't fit.
         reason: &'static str,
     },
@@ -95,9 +91,7 @@ impl Classify for QueueError {
     fn fault(&self) -> Fault {
         match self {
             Self::Unavailable { .. } | Self::Closed => Fault::Upstream,
-            Self::IdempotencyMismatch { .. } | Self::NoSecretKey | Self::CredentialsInSource => {
-                Fault::User
-            }
+            Self::IdempotencyMismatch | Self::NoSecretKey => Fault::User,
             Self::Refused { .. }
             | Self::Undecipherable { .. }
             | Self::Corrupt { .. }
@@ -109,9 +103,8 @@ impl Classify for QueueError {
         match self {
             Self::Unavailable { .. } | Self::Closed => "database_unavailable",
             Self::Refused { .. } => "database_refused",
-            Self::IdempotencyMismatch { .. } => "idempotency_mismatch",
+            Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::NoSecretKey => "no_secret_key",
-            Self::CredentialsInSource => "credentials_in_source",
             Self::Undecipherable { .. } => "credentials_undecipherable",
             Self::Corrupt { .. } => "row_corrupt",
             Self::LeaseLost { .. } => "lease_lost",

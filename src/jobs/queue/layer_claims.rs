@@ -11,6 +11,7 @@ use tokio::time::interval;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::wake::{Hub, Topic};
 use super::{Queue, QueueError, once};
 use crate::archive::{Claim, LayerClaims};
@@ -59,6 +60,7 @@ impl DatabaseClaims {
     async fn take(&self, key: &Key, holder: Uuid) -> Result<bool, QueueError> {
         const ACTION: &str = "claim a layer";
         once(ACTION, LIMIT, async {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let taken = sqlx::query!(
                 "INSERT INTO layer_claim (key, holder, expires_at)
                  VALUES ($1, $2, now() + make_interval(secs => $3))
@@ -69,10 +71,9 @@ impl DatabaseClaims {
                 holder,
                 self.lasts.as_secs_f64(),
             )
-            .execute(&self.pool)
-            .await
-            .map_err(|error| QueueError::from_sqlx(ACTION, &error))?;
-            Ok(taken.rows_affected() == 1)
+            .execute(&mut *db)
+            .await;
+            Ok(db.answered(ACTION, taken)?.rows_affected() == 1)
         })
         .await
     }
@@ -80,37 +81,38 @@ impl DatabaseClaims {
     async fn extend(&self, key: &Key, holder: Uuid) -> Result<(), QueueError> {
         const ACTION: &str = "extend the claim of a layer";
         once(ACTION, LIMIT, async {
-            sqlx::query!(
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let extended = sqlx::query!(
                 "UPDATE layer_claim SET expires_at = now() + make_interval(secs => $3)
                  WHERE key = $1 AND holder = $2",
                 key.as_str(),
                 holder,
                 self.lasts.as_secs_f64(),
             )
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(|error| QueueError::from_sqlx(ACTION, &error))
+            .execute(&mut *db)
+            .await;
+            db.answered(ACTION, extended).map(drop)
         })
         .await
     }
 
-    /// Frees the claim, and those that dead processes left and nobody wanted since.
+    /// Frees the claim.
     async fn free(&self, key: &Key, holder: Uuid) -> Result<(), QueueError> {
         const ACTION: &str = "free the claim of a layer";
         once(ACTION, LIMIT, async {
-            sqlx::query!(
-                "DELETE FROM layer_claim
-                 WHERE (key = $1 AND holder = $2) OR expires_at < now() - interval '1 hour'",
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let freed = sqlx::query!(
+                "DELETE FROM layer_claim WHERE key = $1 AND holder = $2",
                 key.as_str(),
                 holder,
             )
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(|error| QueueError::from_sqlx(ACTION, &error))
+            .execute(&mut *db)
+            .await;
+            db.answered(ACTION, freed).map(drop)
         })
-        .await
+        .await?;
+        self.hub.tell(Topic::Layer(key.as_str().into()));
+        Ok(())
     }
 }
 

@@ -1,21 +1,28 @@
-//! A row of `job` becomes a [`Job`]. What an older or newer version wrote may not be understood:
-//! that is an error of the one row, never of the query.
+//! A row of `job` becomes a [`Job`]. What a later version wrote is kept as it is.
 
 use chrono::{DateTime, Utc};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::QueueError;
 use crate::jobs::job::{Job, JobState};
+use crate::jobs::recorded::Recorded;
+use crate::workspace::WorkspaceId;
 
 /// The columns of `job` that are shown.
 pub(super) struct JobRow {
     pub(super) id: Uuid,
+    pub(super) workspace_id: String,
     pub(super) spec: Value,
-    pub(super) state: JobState,
+    pub(super) priority: i16,
+    pub(super) state: String,
+    pub(super) reason: Option<String>,
+    pub(super) phase: Option<String>,
     pub(super) attempt: i32,
     pub(super) max_attempts: i32,
+    pub(super) losses: i32,
+    pub(super) resolved_digest: Option<String>,
+    pub(super) request_id: Option<String>,
     pub(super) created_at: DateTime<Utc>,
     pub(super) started_at: Option<DateTime<Utc>>,
     pub(super) finished_at: Option<DateTime<Utc>>,
@@ -28,9 +35,10 @@ macro_rules! job_rows {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             crate::jobs::queue::row::JobRow,
-            r#"SELECT id, spec, state AS "state: JobState", attempt, max_attempts, created_at,
-                      started_at, finished_at, result, error
-               FROM job "# + $tail
+            "SELECT id, workspace_id, spec, priority, state, reason, phase, attempt, max_attempts,
+                    losses, resolved_digest, request_id, created_at, started_at, finished_at,
+                    result, error
+             FROM job " + $tail
             $(, $argument)*
         )
     };
@@ -39,31 +47,30 @@ pub(super) use job_rows;
 
 impl JobRow {
     pub(super) fn into_job(self) -> Result<Job, QueueError> {
-        let of = || format!("job {}", self.id);
+        let workspace: WorkspaceId =
+            self.workspace_id.parse().map_err(|error| QueueError::Corrupt {
+                what: "the workspace",
+                of: format!("job {}", self.id),
+                reason: format!("{error}"),
+            })?;
         Ok(Job {
             id: self.id,
-            spec: parse("the spec", of, self.spec)?,
-            state: self.state,
+            workspace,
+            spec: Recorded::from_json(self.spec),
+            priority: self.priority,
+            state: JobState::from(self.state),
+            reason: self.reason,
+            phase: self.phase,
             attempt: self.attempt,
             max_attempts: self.max_attempts,
+            losses: self.losses,
+            resolved_digest: self.resolved_digest,
+            request_id: self.request_id,
             created_at: self.created_at,
             started_at: self.started_at,
             finished_at: self.finished_at,
-            result: self.result.map(|json| parse("the result", of, json)).transpose()?,
-            error: self.error.map(|json| parse("the error", of, json)).transpose()?,
+            result: self.result.map(Recorded::from_json),
+            error: self.error.map(Recorded::from_json),
         })
     }
-}
-
-/// Reads a JSON column.
-pub(super) fn parse<T: DeserializeOwned>(
-    what: &'static str,
-    of: impl FnOnce() -> String,
-    json: Value,
-) -> Result<T, QueueError> {
-    serde_json::from_value(json).map_err(|error| QueueError::Corrupt {
-        what,
-        of: of(),
-        reason: error.to_string(),
-    })
 }

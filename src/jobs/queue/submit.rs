@@ -1,101 +1,155 @@
-//! A new job: the row, its first event and its encrypted credentials, in one transaction.
+//! A new job: its rows, its first event and its encrypted secrets, in one statement.
 
+use std::time::Duration;
+
+use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::row::job_rows;
-use super::transition::{push, to_json};
+use super::connection::Connection;
+use super::json::to_json;
+use super::row::{JobRow, job_rows};
+use super::wake::Topic;
 use super::{NewJob, Queue, QueueError, Submitted, patiently};
 use crate::digest::Digest;
-use crate::jobs::job::{EventKind, JobSpec, JobState};
+use crate::jobs::job::JobSpec;
 
 const ACTION: &str = "submit a job";
 
+/// For how long a key stands for the job that it made.
+const KEY_LASTS: Duration = Duration::from_hours(24);
+
+/// Secrets as rows, column by column.
+#[derive(Default)]
+struct SecretRows {
+    names: Vec<String>,
+    nonces: Vec<Vec<u8>>,
+    ciphertexts: Vec<Vec<u8>>,
+}
+
 impl Queue {
-    /// Accepts a job. The same idempotency key and spec again give the job that is there.
+    /// Accepts a job. The same idempotency key and request again give the job that is there.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted, QueueError> {
-        if let JobSpec::Pull(pull) = &new.spec
-            && holds_credentials(&pull.source)
-        {
-            return Err(QueueError::CredentialsInSource);
-        }
         // Chosen once: a retry whose first try did arrive finds its own job.
         let id = Uuid::now_v7();
-        patiently(ACTION, || self.try_submit(id, &new)).await
+        let submitted = patiently(ACTION, || self.try_submit(id, &new)).await?;
+        if !submitted.existing {
+            self.hub.tell(Topic::Work);
+        }
+        Ok(submitted)
     }
 
     async fn try_submit(&self, id: Uuid, new: &NewJob) -> Result<Submitted, QueueError> {
-        let failed = |error: sqlx::Error| QueueError::from_sqlx(ACTION, &error);
         let spec = to_json(ACTION, &new.spec)?;
-        let sealed = new.credentials.as_ref().map(|secret| self.vault.seal(id, secret));
-        let sealed = sealed.transpose()?;
-        let mut tx = self.pool.begin().await.map_err(failed)?;
-        let inserted = sqlx::query!(
-            "INSERT INTO job (id, image_id, spec, max_attempts, idempotency_key)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        let spec_digest = Digest::of(spec.to_string().as_bytes());
+        let request_digest = request_digest(new, spec_digest);
+        let workspace = new.workspace.as_str();
+        let mut rows = SecretRows::default();
+        let mut key_id = None;
+        for (name, secret) in &new.secrets {
+            let sealed = self.vault.seal(id, name, secret)?;
+            rows.names.push(name.clone());
+            rows.nonces.push(sealed.nonce);
+            rows.ciphertexts.push(sealed.ciphertext);
+            key_id = Some(sealed.key_id);
+        }
+        let mut db = Connection::acquire(&self.pool, ACTION).await?;
+        let accepted = sqlx::query_as!(
+            JobRow,
+            r#"WITH keyed AS (
+                   INSERT INTO idempotency_key
+                       (workspace_id, key, request_digest, job_id, expires_at)
+                   SELECT $2, $9, $19, $1, now() + make_interval(secs => $10)
+                   WHERE $9::text IS NOT NULL
+                   ON CONFLICT (workspace_id, key) DO UPDATE
+                   SET request_digest = excluded.request_digest, job_id = excluded.job_id,
+                       expires_at = excluded.expires_at
+                   WHERE idempotency_key.expires_at <= now()
+                   RETURNING job_id),
+               accepted AS (
+                   INSERT INTO job (id, workspace_id, kind, spec, spec_digest, spec_version,
+                                    image_id, priority, max_attempts, request_id, trace_context,
+                                    last_seq)
+                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $11, $12, $13, 1
+                   WHERE $9::text IS NULL OR EXISTS (SELECT FROM keyed)
+                   ON CONFLICT (id) DO NOTHING
+                   RETURNING *),
+               live AS (
+                   INSERT INTO live_job (job_id, kind, spec_version, image_id, priority, key_id,
+                                         expires_at)
+                   SELECT id, kind, spec_version, image_id, priority, $14,
+                          now() + make_interval(secs => $15)
+                   FROM accepted),
+               secret AS (
+                   INSERT INTO job_secret (job_id, key_id, name, nonce, ciphertext)
+                   SELECT accepted.id, $14, given.name, given.nonce, given.ciphertext
+                   FROM accepted, unnest($16::text[], $17::bytea[], $18::bytea[])
+                       AS given (name, nonce, ciphertext)),
+               event AS (
+                   INSERT INTO job_event (job_id, seq, attempt, body)
+                   SELECT id, 1, 0, '{"event": "queued"}' FROM accepted)
+               SELECT id AS "id!", workspace_id AS "workspace_id!", spec AS "spec!",
+                      priority AS "priority!", state AS "state!", reason, phase,
+                      attempt AS "attempt!", max_attempts AS "max_attempts!",
+                      losses AS "losses!", resolved_digest, request_id,
+                      created_at AS "created_at!", started_at, finished_at, result, error
+               FROM accepted"#,
             id,
-            new.spec.image_id().as_str(),
+            workspace,
+            new.spec.kind().as_str(),
             spec,
-            new.max_attempts.unwrap_or(self.max_attempts).max(1),
+            spec_digest.as_bytes(),
+            JobSpec::VERSION,
+            new.spec.image_id().as_str(),
+            i16::from(new.priority),
             new.idempotency_key,
+            KEY_LASTS.as_secs_f64(),
+            new.max_attempts.unwrap_or(self.max_attempts).max(1),
+            new.request_id,
+            new.trace_context,
+            key_id,
+            new.expires_in.map(|time| time.as_secs_f64()),
+            &rows.names,
+            &rows.nonces,
+            &rows.ciphertexts,
+            request_digest.as_bytes(),
         )
-        .execute(&mut *tx)
-        .await
-        .map_err(failed)?
-        .rows_affected();
-        if inserted > 0 {
-            push(&mut tx, id, &EventKind::Queued).await?;
-            if let Some(sealed) = sealed {
-                sqlx::query!(
-                    "INSERT INTO job_secret (job_id, key_id, nonce, ciphertext)
-                     VALUES ($1, $2, $3, $4)",
-                    id,
-                    sealed.key_id,
-                    sealed.nonce,
-                    sealed.ciphertext,
-                )
-                .execute(&mut *tx)
-                .await
-                .map_err(failed)?;
-            }
+        .fetch_optional(&mut *db)
+        .await;
+        match db.answered(ACTION, accepted)? {
+            Some(row) => Ok(Submitted { job: row.into_job()?, existing: false }),
+            None => existing(&self.pool, id, new, request_digest).await,
         }
-        let job =
-            job_rows!("WHERE id = $1 OR idempotency_key = $2 LIMIT 1", id, new.idempotency_key)
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(failed)?
-                .into_job()?;
-        if job.spec != new.spec {
-            return Err(QueueError::IdempotencyMismatch { job: job.id });
-        }
-        tx.commit().await.map_err(failed)?;
-        Ok(Submitted { existing: job.id != id, job })
     }
 }
 
-/// Whether `user:password@` stands in front of the reference: whatever follows an `@` must be a
-/// digest.
-fn holds_credentials(source: &str) -> bool {
-    source.split('@').skip(1).any(|digest| digest.parse::<Digest>().is_err())
+/// Names what a request asks for; of secrets it takes the names alone.
+fn request_digest(new: &NewJob, spec: Digest) -> Digest {
+    let names: Vec<_> = new.secrets.keys().collect();
+    Digest::of(format!("{spec} {:?} {names:?}", new.priority).as_bytes())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_must_not_hold_credentials() {
-        let digest = Digest::of(b"x");
-        for good in ["alpine", "host:5000/app:1", &format!("app:1@{digest}"), "oci:/images/x"] {
-            assert!(!holds_credentials(good), "{good}");
-        }
-        for bad in [
-            "user:pass@host/app",
-            "https://user:pass@host:5000/app",
-            "user:pass@host:5000",
-            "token@host/app",
-            &format!("user:pass@host/app@{digest}"),
-        ] {
-            assert!(holds_credentials(bad), "{bad}");
-        }
+/// The job that the first try, or an earlier request with the same key, made.
+async fn existing(
+    pool: &PgPool,
+    id: Uuid,
+    new: &NewJob,
+    digest: Digest,
+) -> Result<Submitted, QueueError> {
+    let mut db = Connection::acquire(pool, ACTION).await?;
+    let made = sqlx::query!(
+        "SELECT job_id, request_digest FROM idempotency_key WHERE workspace_id = $1 AND key = $2",
+        new.workspace.as_str(),
+        new.idempotency_key,
+    )
+    .fetch_optional(&mut *db)
+    .await;
+    let made = db.answered(ACTION, made)?;
+    let job = made.as_ref().map_or(id, |made| made.job_id);
+    if made.is_some_and(|made| made.request_digest != digest.as_bytes()) {
+        return Err(QueueError::IdempotencyMismatch);
     }
+    let mut db = Connection::acquire(pool, ACTION).await?;
+    let row = job_rows!("WHERE id = $1", job).fetch_one(&mut *db).await;
+    let job = db.answered(ACTION, row)?.into_job()?;
+    Ok(Submitted { existing: job.id != id, job })
 }

@@ -1,6 +1,8 @@
-//! Credentials at rest: ChaCha20-Poly1305, a random nonce each, the job's id as associated data.
+//! Secrets at rest: ChaCha20-Poly1305, a random nonce each, the job's id and the secret's name as
+//! associated data.
 //!
-//! It knows no database. The key id tells a changed key from a tampered row.
+//! It knows no database. The key id tells a changed key from a tampered row. There may be several
+//! keys, so that one can take another's place while jobs wait: the first seals, all of them open.
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
@@ -15,11 +17,11 @@ use crate::config::SecretKey;
 
 const NONCE_LEN: usize = 12;
 
-/// Encrypts and decrypts credentials with the service's key.
+/// Encrypts and decrypts secrets with the service's keys.
 #[derive(Debug, Clone)]
-pub struct Vault(Option<SecretKey>);
+pub struct Vault(Vec<SecretKey>);
 
-/// Encrypted credentials as they lie in `job_secret`.
+/// An encrypted secret as it lies in `job_secret`.
 pub(super) struct Sealed {
     pub(super) key_id: String,
     pub(super) nonce: Vec<u8>,
@@ -27,48 +29,67 @@ pub(super) struct Sealed {
 }
 
 impl Vault {
-    /// Without a key, jobs that bring credentials are refused.
-    pub fn new(key: Option<SecretKey>) -> Self {
-        Self(key)
+    /// Without a key, jobs that bring secrets are refused.
+    pub fn new(keys: impl IntoIterator<Item = SecretKey>) -> Self {
+        Self(keys.into_iter().collect())
     }
 
-    /// Encrypts the credentials of `job`.
-    pub(super) fn seal(&self, job: Uuid, secret: &SecretString) -> Result<Sealed, QueueError> {
-        let key = self.0.as_ref().ok_or(QueueError::NoSecretKey)?;
-        let refused =
-            |reason: String| QueueError::Refused { action: "encrypt credentials", reason };
+    /// The ids of all keys: what is sealed with another can't be opened here.
+    pub(super) fn key_ids(&self) -> Vec<String> {
+        self.0.iter().map(key_id).collect()
+    }
+
+    /// Encrypts a secret of `job`.
+    pub(super) fn seal(
+        &self,
+        job: Uuid,
+        name: &str,
+        secret: &SecretString,
+    ) -> Result<Sealed, QueueError> {
+        let key = self.0.first().ok_or(QueueError::NoSecretKey)?;
+        let refused = |reason: String| QueueError::Refused { action: "encrypt a secret", reason };
         let mut nonce = [0; NONCE_LEN];
         OsRng.try_fill_bytes(&mut nonce).map_err(|error| refused(error.to_string()))?;
-        let payload = Payload { msg: secret.expose_secret().as_bytes(), aad: job.as_bytes() };
+        let aad = place(job, name);
+        let payload = Payload { msg: secret.expose_secret().as_bytes(), aad: &aad };
         let ciphertext = cipher(key)
             .encrypt(&Nonce::from(nonce), payload)
-            .map_err(|_| refused("they are too long".to_owned()))?;
+            .map_err(|_| refused("it is too long".to_owned()))?;
         Ok(Sealed { key_id: key_id(key), nonce: nonce.to_vec(), ciphertext })
     }
 
-    /// Decrypts the credentials of `job`.
-    pub(super) fn open(&self, job: Uuid, sealed: &Sealed) -> Result<SecretString, QueueError> {
-        let failed = |reason| QueueError::Undecipherable { job, reason };
-        let key = self.0.as_ref().ok_or(failed("the service has no secret key"))?;
-        if sealed.key_id != key_id(key) {
-            return Err(failed("they were encrypted with another secret key"));
-        }
+    /// Decrypts a secret of `job`.
+    pub(super) fn open(
+        &self,
+        job: Uuid,
+        name: &str,
+        sealed: &Sealed,
+    ) -> Result<SecretString, QueueError> {
+        let failed = |reason| QueueError::Undecipherable { job, name: name.to_owned(), reason };
+        let key = self.0.iter().find(|key| key_id(key) == sealed.key_id);
+        let key = key.ok_or_else(|| failed("it was encrypted with a key that is not here"))?;
         let nonce: [u8; NONCE_LEN] = sealed
             .nonce
             .as_slice()
             .try_into()
             .map_err(|_| failed("the nonce has a wrong length"))?;
-        let payload = Payload { msg: &sealed.ciphertext, aad: job.as_bytes() };
+        let aad = place(job, name);
+        let payload = Payload { msg: &sealed.ciphertext, aad: &aad };
         let plain = cipher(key)
             .decrypt(&Nonce::from(nonce), payload)
-            .map_err(|_| failed("they were altered, or belong to another job"))?;
+            .map_err(|_| failed("it was altered, or belongs elsewhere"))?;
         // The error of `from_utf8` would hold the plain bytes; it is dropped here.
-        String::from_utf8(plain).map(SecretString::from).map_err(|_| failed("they are not text"))
+        String::from_utf8(plain).map(SecretString::from).map_err(|_| failed("it is not text"))
     }
 }
 
 fn cipher(key: &SecretKey) -> ChaCha20Poly1305 {
     ChaCha20Poly1305::new(Key::from_slice(key.expose()))
+}
+
+/// Where a secret belongs: nowhere else can it be opened.
+fn place(job: Uuid, name: &str) -> Vec<u8> {
+    [job.as_bytes().as_slice(), name.as_bytes()].concat()
 }
 
 /// Names a key without telling anything about it.
@@ -81,33 +102,57 @@ fn key_id(key: &SecretKey) -> String {
 mod tests {
     use super::*;
 
+    fn key(byte: &str) -> SecretKey {
+        byte.repeat(32).parse().unwrap()
+    }
+
     fn vault(byte: &str) -> Vault {
-        Vault::new(Some(byte.repeat(32).parse().unwrap()))
+        Vault::new([key(byte)])
+    }
+
+    fn seal(vault: &Vault, job: Uuid) -> Sealed {
+        vault.seal(job, "registry", &SecretString::from("user:hunter2")).unwrap()
     }
 
     #[test]
-    fn opens_what_it_sealed_and_only_for_that_job_and_key() {
-        let (job, secret) = (Uuid::now_v7(), SecretString::from("user:hunter2"));
-        let sealed = vault("ab").seal(job, &secret).unwrap();
-        assert_eq!(vault("ab").open(job, &sealed).unwrap().expose_secret(), "user:hunter2");
+    fn opens_what_it_sealed_and_only_in_its_place() {
+        let job = Uuid::now_v7();
+        let sealed = seal(&vault("ab"), job);
+        let opened = vault("ab").open(job, "registry", &sealed).unwrap();
+        assert_eq!(opened.expose_secret(), "user:hunter2");
 
         let reason = |error| match error {
             QueueError::Undecipherable { reason, .. } => reason,
             other => panic!("{other}"),
         };
-        let other_job = vault("ab").open(Uuid::now_v7(), &sealed).unwrap_err();
-        assert_eq!(reason(other_job), "they were altered, or belong to another job");
-        let other_key = vault("cd").open(job, &sealed).unwrap_err();
-        assert_eq!(reason(other_key), "they were encrypted with another secret key");
-        let no_key = Vault::new(None).open(job, &sealed).unwrap_err();
-        assert_eq!(reason(no_key), "the service has no secret key");
+        let elsewhere = "it was altered, or belongs elsewhere";
+        let other_job = vault("ab").open(Uuid::now_v7(), "registry", &sealed).unwrap_err();
+        assert_eq!(reason(other_job), elsewhere);
+        let other_name = vault("ab").open(job, "push", &sealed).unwrap_err();
+        assert_eq!(reason(other_name), elsewhere);
+        let missing = "it was encrypted with a key that is not here";
+        for other in [vault("cd"), Vault::new([])] {
+            assert_eq!(reason(other.open(job, "registry", &sealed).unwrap_err()), missing);
+        }
+    }
+
+    #[test]
+    fn a_key_takes_another_ones_place() {
+        let job = Uuid::now_v7();
+        let (old, both, new) = (vault("ab"), Vault::new([key("cd"), key("ab")]), vault("cd"));
+        let (before, after) = (seal(&old, job), seal(&both, job));
+        for sealed in [&before, &after] {
+            assert!(both.open(job, "registry", sealed).is_ok());
+        }
+        assert!(new.open(job, "registry", &after).is_ok());
+        assert!(new.open(job, "registry", &before).is_err());
+        assert_eq!(both.key_ids(), [new.key_ids(), old.key_ids()].concat());
     }
 
     #[test]
     fn seals_differently_each_time_and_shows_nothing() {
-        let (job, secret) = (Uuid::now_v7(), SecretString::from("user:hunter2"));
-        let (one, two) = (vault("ab").seal(job, &secret), vault("ab").seal(job, &secret));
-        let (one, two) = (one.unwrap(), two.unwrap());
+        let job = Uuid::now_v7();
+        let (one, two) = (seal(&vault("ab"), job), seal(&vault("ab"), job));
         assert_ne!((&one.nonce, &one.ciphertext), (&two.nonce, &two.ciphertext));
         assert!(!one.ciphertext.windows(7).any(|bytes| bytes == b"hunter2"));
         assert!(!format!("{:?}", vault("ab")).contains("171"));
@@ -115,17 +160,17 @@ mod tests {
 
     #[test]
     fn an_altered_row_is_refused() {
-        let (job, secret) = (Uuid::now_v7(), SecretString::from("user:hunter2"));
-        let mut sealed = vault("ab").seal(job, &secret).unwrap();
+        let job = Uuid::now_v7();
+        let mut sealed = seal(&vault("ab"), job);
         sealed.ciphertext[0] ^= 1;
-        assert!(vault("ab").open(job, &sealed).is_err());
+        assert!(vault("ab").open(job, "registry", &sealed).is_err());
         sealed.nonce.pop();
-        assert!(vault("ab").open(job, &sealed).is_err());
+        assert!(vault("ab").open(job, "registry", &sealed).is_err());
     }
 
     #[test]
     fn without_a_key_nothing_is_accepted() {
-        let refused = Vault::new(None).seal(Uuid::now_v7(), &SecretString::from("x"));
+        let refused = Vault::new([]).seal(Uuid::now_v7(), "registry", &SecretString::from("x"));
         assert!(matches!(refused, Err(QueueError::NoSecretKey)));
     }
 }

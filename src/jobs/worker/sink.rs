@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::liveness::FLOOR;
 use crate::jobs::job::EventKind;
 use crate::jobs::queue::{Lease, Queue, QueueError, insist};
 
@@ -25,12 +26,26 @@ struct Shared {
     arrived: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Backlog {
     events: VecDeque<EventKind>,
     progress: Option<EventKind>,
     left_out: u64,
     closed: bool,
+    /// When there was last something that counts as getting on, and how many bytes were done then.
+    moved: (Instant, u64),
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self {
+            events: VecDeque::new(),
+            progress: None,
+            left_out: 0,
+            closed: false,
+            moved: (Instant::now(), 0),
+        }
+    }
 }
 
 impl EventSink {
@@ -41,11 +56,19 @@ impl EventSink {
         let mut waiting = self.lock();
         match kind {
             _ if waiting.closed => return,
-            EventKind::Progress { .. } => waiting.progress = Some(kind),
+            EventKind::Progress { bytes_done, .. } => {
+                let (_, before) = waiting.moved;
+                // Fewer than before: another reading of the image has begun.
+                if bytes_done < before || bytes_done - before >= FLOOR {
+                    waiting.moved = (Instant::now(), bytes_done);
+                }
+                waiting.progress = Some(kind);
+            }
             EventKind::Resolved { .. }
             | EventKind::Warning { .. }
             | EventKind::FellBack(_)
             | EventKind::Republished { .. } => {
+                waiting.moved.0 = Instant::now();
                 if waiting.events.len() < WAITING {
                     waiting.events.push_back(kind);
                 } else {
@@ -56,6 +79,11 @@ impl EventSink {
         }
         drop(waiting);
         self.0.arrived.notify_one();
+    }
+
+    /// When there was last something that counts as getting on.
+    pub(super) fn moved_at(&self) -> Instant {
+        self.lock().moved.0
     }
 
     /// Nothing is taken any more; the writer ends when it has written the rest.
@@ -92,6 +120,7 @@ pub(super) async fn write(
     lease: Arc<Lease>,
 ) -> Result<(), QueueError> {
     let mut progress_at = Instant::now();
+    let mut number = 0;
     loop {
         let (next, closed) = sink.take(Instant::now() >= progress_at);
         match next {
@@ -99,7 +128,8 @@ pub(super) async fn write(
                 if matches!(event, EventKind::Progress { .. }) {
                     progress_at = Instant::now() + PROGRESS_EVERY;
                 }
-                match insist(|| queue.append(&lease, &event)).await {
+                number += 1;
+                match insist(|| queue.append(&lease, number, &event)).await {
                     // One event that the database doesn't take must not cost the others.
                     Err(error @ QueueError::Refused { .. }) => {
                         tracing::error!(job = %lease.job.id, %error, "an event was left out");

@@ -10,7 +10,6 @@ use super::support::*;
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 use crate::oci::{Access, Credentials, OciError, Platform, Source};
-use crate::retry::Retryable;
 
 #[tokio::test]
 async fn resolves_and_reads() {

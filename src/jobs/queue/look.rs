@@ -1,0 +1,197 @@
+//! What clients of the service look up. Nothing is changed here, and nothing has to be understood: what
+//! a later version wrote is given as it is.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::connection::Connection;
+use super::row::{JobRow, job_rows};
+use super::{JobFilter, Queue, QueueError, once, patiently};
+use crate::jobs::job::{Image, ImageId, Job, JobEvent, JobState};
+use crate::jobs::recorded::Recorded;
+use crate::workspace::WorkspaceId;
+
+const PING_LIMIT: Duration = Duration::from_secs(2);
+
+impl Queue {
+    /// The job.
+    pub async fn get(&self, id: Uuid) -> Result<Option<Job>, QueueError> {
+        const ACTION: &str = "look a job up";
+        let row = patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let row = job_rows!("WHERE id = $1", id).fetch_optional(&mut *db).await;
+            db.answered(ACTION, row)
+        });
+        row.await?.map(JobRow::into_job).transpose()
+    }
+
+    /// Jobs, newest first.
+    pub async fn list(&self, filter: JobFilter) -> Result<Vec<Job>, QueueError> {
+        const ACTION: &str = "list jobs";
+        let JobFilter { workspace, state, image_id, before, limit } = &filter;
+        let workspace = workspace.as_str();
+        let before = before.unwrap_or(Uuid::max());
+        let state = state.as_ref().map(JobState::as_str);
+        let image = image_id.as_ref().map(ImageId::as_str);
+        let rows = patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            // One statement each, so that each has its index.
+            let rows = match (image, state) {
+                (None, None) => {
+                    job_rows!(
+                        "WHERE workspace_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+                        workspace,
+                        before,
+                        limit,
+                    )
+                    .fetch_all(&mut *db)
+                    .await
+                }
+                (None, Some(state)) => {
+                    job_rows!(
+                        "WHERE workspace_id = $1 AND state = $4 AND id < $2
+                         ORDER BY id DESC LIMIT $3",
+                        workspace,
+                        before,
+                        limit,
+                        state,
+                    )
+                    .fetch_all(&mut *db)
+                    .await
+                }
+                (Some(image), state) => {
+                    job_rows!(
+                        "WHERE workspace_id = $1 AND image_id = $4 AND id < $2
+                           AND ($5::text IS NULL OR state = $5)
+                         ORDER BY id DESC LIMIT $3",
+                        workspace,
+                        before,
+                        limit,
+                        image,
+                        state,
+                    )
+                    .fetch_all(&mut *db)
+                    .await
+                }
+            };
+            db.answered(ACTION, rows)
+        });
+        rows.await?.into_iter().map(JobRow::into_job).collect()
+    }
+
+    /// The events of a job after the one of seq `after_seq`, in order, at most `limit`.
+    pub async fn events(
+        &self,
+        id: Uuid,
+        after_seq: i64,
+        limit: i64,
+    ) -> Result<Vec<JobEvent>, QueueError> {
+        const ACTION: &str = "read events";
+        let rows = patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            // The result of a success is in the job alone.
+            let rows = sqlx::query!(
+                r#"SELECT seq, at, attempt,
+                          CASE WHEN kind = 'succeeded' THEN
+                              body || jsonb_build_object('data', jsonb_build_object('result',
+                                  (SELECT result FROM job WHERE id = job_id)))
+                          ELSE body END AS "body!"
+                   FROM job_event WHERE job_id = $1 AND seq > $2
+                   ORDER BY seq LIMIT $3"#,
+                id,
+                after_seq,
+                limit
+            )
+            .fetch_all(&mut *db)
+            .await;
+            db.answered(ACTION, rows)
+        });
+        let rows = rows.await?.into_iter();
+        Ok(rows
+            .map(|row| JobEvent {
+                seq: row.seq,
+                at: row.at,
+                attempt: row.attempt,
+                kind: Recorded::from_json(row.body),
+            })
+            .collect())
+    }
+
+    /// The image of a workspace, if its archive is in the store.
+    pub async fn image(
+        &self,
+        workspace: &WorkspaceId,
+        image_id: &ImageId,
+    ) -> Result<Option<Image>, QueueError> {
+        const ACTION: &str = "look an image up";
+        let row = patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let row = sqlx::query!(
+                r#"SELECT job.result AS "result!", image.job_id, image.created_at
+                   FROM image JOIN job ON job.id = image.job_id
+                   WHERE image.workspace_id = $1 AND image.image_id = $2"#,
+                workspace.as_str(),
+                image_id.as_str()
+            )
+            .fetch_optional(&mut *db)
+            .await;
+            db.answered(ACTION, row)
+        });
+        Ok(row.await?.map(|row| Image {
+            result: Recorded::from_json(row.result),
+            job_id: row.job_id,
+            created_at: row.created_at,
+        }))
+    }
+
+    /// Whether a job about the image waits or runs, whosever it is.
+    pub async fn is_worked_on(&self, image_id: &ImageId) -> Result<bool, QueueError> {
+        const ACTION: &str = "look for jobs of an image";
+        patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let found = sqlx::query_scalar!(
+                r#"SELECT EXISTS (SELECT FROM live_job WHERE image_id = $1) AS "found!""#,
+                image_id.as_str()
+            )
+            .fetch_one(&mut *db)
+            .await;
+            db.answered(ACTION, found)
+        })
+        .await
+    }
+
+    /// The keys that secrets of waiting jobs are sealed with and that are not here, with how many jobs
+    /// wait for each: none of them is claimed by this process.
+    pub async fn unknown_keys(&self) -> Result<Vec<(String, i64)>, QueueError> {
+        const ACTION: &str = "look for unknown keys";
+        let keys = self.vault.key_ids();
+        once(ACTION, PING_LIMIT, async {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let unknown = sqlx::query!(
+                r#"SELECT key_id AS "key_id!", count(*) AS "jobs!" FROM live_job
+                   WHERE key_id IS NOT NULL AND key_id <> ALL($1) AND worker_id IS NULL
+                   GROUP BY key_id ORDER BY key_id LIMIT 10"#,
+                &keys
+            )
+            .fetch_all(&mut *db)
+            .await;
+            let unknown = db.answered(ACTION, unknown)?;
+            Ok(unknown.into_iter().map(|row| (row.key_id, row.jobs)).collect())
+        })
+        .await
+    }
+
+    /// Whether the database answers: one try, two seconds.
+    pub async fn ping(&self) -> Result<(), QueueError> {
+        const ACTION: &str = "answer";
+        once(ACTION, PING_LIMIT, async {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let one = sqlx::query_scalar!("SELECT 1 AS one FROM live_job LIMIT 1")
+                .fetch_optional(&mut *db)
+                .await;
+            db.answered(ACTION, one).map(drop)
+        })
+        .await
+    }
+}

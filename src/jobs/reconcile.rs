@@ -1,0 +1,133 @@
+//! What is done beside the jobs: leases that ended, jobs that nobody took in time, rows that are too
+//! old, rows that don't tell the truth. Any process may do any of it at any time, all of them at once
+//! if it comes to that: each piece is idempotent, takes no input, and does a bounded amount at a time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::queue::{Queue, QueueError};
+use crate::retry::RetrySettings;
+use crate::store::{ArchiveStore, StoreError};
+
+/// Jobs and idempotency keys whose time is over.
+mod expiry;
+/// Images whose archive is gone or another, and image ids that nobody has.
+mod images;
+/// Claims of layers by processes that died.
+mod layer_claims;
+/// Leases that ended.
+mod leases;
+/// What writers that died left in the store.
+mod leftovers;
+/// Jobs that are too old.
+mod retention;
+
+pub use expiry::Expiry;
+pub use images::Images;
+pub use layer_claims::LayerClaims;
+pub use leases::Leases;
+pub use leftovers::Leftovers;
+pub use retention::Retention;
+
+/// Longer than a piece should ever take.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// One kind of thing that is put right.
+#[async_trait]
+pub trait Reconciler: Send + Sync {
+    /// For the log.
+    fn name(&self) -> &'static str;
+
+    /// How long to wait after each time.
+    fn every(&self) -> Duration;
+
+    /// Puts some of it right: how much was. There may be more when it is [`BATCH`].
+    async fn run(&self) -> Result<u64, ReconcileError>;
+}
+
+/// So much is done at a time at most.
+pub const BATCH: u64 = 200;
+
+/// Why something could not be put right.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The queue's database.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// All there are, for one process.
+pub struct Reconcilers(Vec<Box<dyn Reconciler>>);
+
+impl fmt::Debug for Reconcilers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|reconciler| reconciler.name())).finish()
+    }
+}
+
+impl Reconcilers {
+    /// Those of a service: `lease` is how long a worker that fell silent keeps its job, `keep` for how
+    /// long jobs that ended are kept.
+    pub fn new(
+        queue: &Queue,
+        store: &Arc<dyn ArchiveStore>,
+        lease: Duration,
+        keep: Duration,
+    ) -> Self {
+        let queue = || queue.clone();
+        let mut all: Vec<Box<dyn Reconciler>> = vec![
+            Box::new(Leases { queue: queue(), every: lease / 3 }),
+            Box::new(Expiry { queue: queue() }),
+            Box::new(Retention { queue: queue(), keep }),
+            Box::new(LayerClaims { queue: queue() }),
+            Box::new(Images::new(queue(), store.clone())),
+        ];
+        // In a bucket its own rules, or `gc`, see to that: not every service may list uploads.
+        if store.bucket().is_none() {
+            all.push(Box::new(Leftovers { store: store.clone() }));
+        }
+        Self(all)
+    }
+
+    /// Runs them until `shutdown`.
+    pub fn start(self, shutdown: CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let all = self.0.iter().map(|reconciler| repeat(&**reconciler));
+            shutdown.run_until_cancelled(futures_util::future::join_all(all)).await;
+        })
+    }
+}
+
+async fn repeat(reconciler: &dyn Reconciler) {
+    let name = reconciler.name();
+    let wait = RetrySettings::endless(reconciler.every(), reconciler.every());
+    loop {
+        let done = match timeout(LIMIT, reconciler.run()).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => {
+                tracing::warn!(name, %error, "could not be put right; trying on");
+                0
+            }
+            Err(_) => {
+                tracing::warn!(name, limit = ?LIMIT, "took too long to be put right; trying on");
+                0
+            }
+        };
+        if done > 0 {
+            tracing::info!(name, done, "put right");
+        }
+        if done < BATCH {
+            // With jitter, so that replicas don't come together.
+            sleep(wait.delay(1)).await;
+        }
+    }
+}

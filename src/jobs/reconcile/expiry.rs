@@ -1,0 +1,78 @@
+//! Jobs that no worker took in time end unrun, and keys of requests are forgotten when they are old.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{BATCH, ReconcileError, Reconciler};
+use crate::jobs::queue::{Connection, Queue, patiently};
+
+const JOBS: &str = "end jobs that nobody took in time";
+const KEYS: &str = "forget idempotency keys";
+
+/// Jobs and idempotency keys whose time is over.
+#[derive(Debug)]
+pub struct Expiry {
+    /// The queue.
+    pub queue: Queue,
+}
+
+#[async_trait]
+impl Reconciler for Expiry {
+    fn name(&self) -> &'static str {
+        "expiry"
+    }
+
+    fn every(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    async fn run(&self) -> Result<u64, ReconcileError> {
+        let ended = patiently(JOBS, async || {
+            let mut db = Connection::acquire(&self.queue.pool, JOBS).await?;
+            let ended = sqlx::query_scalar!(
+                r#"WITH over AS (
+                       SELECT job_id FROM live_job
+                       WHERE worker_id IS NULL AND expires_at IS NOT NULL AND expires_at <= now()
+                       ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED),
+                   gone AS (
+                       DELETE FROM live_job USING over
+                       WHERE live_job.job_id = over.job_id AND worker_id IS NULL
+                       RETURNING live_job.job_id),
+                   ended AS (
+                       UPDATE job
+                       SET state = 'expired', reason = 'not_taken_in_time',
+                           finished_at = clock_timestamp(), last_seq = last_seq + 1
+                       FROM gone WHERE job.id = gone.job_id
+                       RETURNING id, attempt, last_seq),
+                   secret AS (DELETE FROM job_secret WHERE job_id IN (SELECT job_id FROM gone)),
+                   event AS (
+                       INSERT INTO job_event (job_id, seq, attempt, body)
+                       SELECT id, last_seq, attempt, '{"event": "expired"}' FROM ended)
+                   SELECT id FROM ended"#,
+                BATCH.cast_signed(),
+            )
+            .fetch_all(&mut *db)
+            .await;
+            db.answered(JOBS, ended)
+        });
+        let ended = ended.await?;
+        for id in &ended {
+            self.queue.tell_ended(*id);
+        }
+        patiently(KEYS, async || {
+            let mut db = Connection::acquire(&self.queue.pool, KEYS).await?;
+            let gone = sqlx::query!(
+                "DELETE FROM idempotency_key WHERE (workspace_id, key) IN (
+                     SELECT workspace_id, key FROM idempotency_key WHERE expires_at <= now()
+                     ORDER BY expires_at LIMIT $1)",
+                BATCH.cast_signed(),
+            )
+            .execute(&mut *db)
+            .await;
+            db.answered(KEYS, gone)
+        })
+        .await?;
+        Ok(ended.len() as u64)
+    }
+}

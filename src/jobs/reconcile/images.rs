@@ -1,0 +1,174 @@
+//! What the rows say of images and what is in the store can part: a process dies between the two, or
+//! somebody else deletes or replaces an archive. The store is right. An image without an archive is
+//! forgotten; one whose archive is another gets a job that describes it anew. An image id whose owner
+//! has neither an image nor a job under it is free again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{BATCH, ReconcileError, Reconciler};
+use crate::jobs::job::{ImageId, JobResult, JobSpec, MigrateSpec};
+use crate::jobs::queue::{Connection, NewJob, Queue, patiently};
+use crate::jobs::recorded::Recorded;
+use crate::publish::stored::StoredArchive;
+use crate::store::{ArchiveStore, Key};
+use crate::workspace::WorkspaceId;
+
+const LOOK: &str = "look through images";
+const FORGET: &str = "forget an image whose archive is gone";
+const FREE: &str = "free image ids";
+
+/// Images whose archive is gone or another, and image ids that nobody has.
+#[derive(Debug)]
+pub struct Images {
+    queue: Queue,
+    store: Arc<dyn ArchiveStore>,
+    /// The last image that was looked at.
+    after: Mutex<(String, String)>,
+}
+
+/// A row of `image`, and what it says of the archive.
+struct ImageRow {
+    workspace_id: String,
+    image_id: String,
+    job_id: Uuid,
+    result: serde_json::Value,
+}
+
+impl Images {
+    /// Compares the rows of `queue` with `store`.
+    pub fn new(queue: Queue, store: Arc<dyn ArchiveStore>) -> Self {
+        Self { queue, store, after: Mutex::default() }
+    }
+
+    /// The next images, of which no job is under way; from the first again after the last.
+    async fn next(&self) -> Result<Vec<ImageRow>, ReconcileError> {
+        let (workspace, image) = self.after.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let rows = patiently(LOOK, async || {
+            let mut db = Connection::acquire(&self.queue.pool, LOOK).await?;
+            let rows = sqlx::query_as!(
+                ImageRow,
+                r#"SELECT image.workspace_id, image.image_id, image.job_id, job.result AS "result!"
+                   FROM image JOIN job ON job.id = image.job_id
+                   WHERE (image.workspace_id, image.image_id) > ($1, $2)
+                     AND image.created_at < now() - interval '10 minutes'
+                     AND NOT EXISTS (SELECT FROM live_job
+                                     WHERE live_job.image_id = image.image_id)
+                   ORDER BY image.workspace_id, image.image_id LIMIT $3"#,
+                workspace,
+                image,
+                BATCH.cast_signed(),
+            )
+            .fetch_all(&mut *db)
+            .await;
+            db.answered(LOOK, rows)
+        });
+        let rows = rows.await?;
+        let last = rows.last().map(|row| (row.workspace_id.clone(), row.image_id.clone()));
+        *self.after.lock().unwrap_or_else(PoisonError::into_inner) = last.unwrap_or_default();
+        Ok(rows)
+    }
+
+    /// Whether anything was put right.
+    async fn compare(&self, row: &ImageRow) -> Result<bool, ReconcileError> {
+        let result = Recorded::<JobResult>::from_json(row.result.clone());
+        // What a later version wrote is for a later version to compare.
+        let Some(result) = result.known() else { return Ok(false) };
+        let Ok(key) = result.archive.key.parse::<Key>() else { return Ok(false) };
+        match self.store.size(&key).await? {
+            Some(size) if size == result.archive.size => Ok(false),
+            Some(_) => self.describe_anew(row, &result.image_id, &key).await,
+            None => self.forget(row).await,
+        }
+    }
+
+    async fn describe_anew(
+        &self,
+        row: &ImageRow,
+        image_id: &ImageId,
+        key: &Key,
+    ) -> Result<bool, ReconcileError> {
+        let archive = match StoredArchive::open(&self.store, key).await {
+            Ok(Some(archive)) => archive,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                tracing::warn!(%key, %error, "an archive is not what its image says, nor readable");
+                return Ok(false);
+            }
+        };
+        let Ok(workspace) = row.workspace_id.parse::<WorkspaceId>() else { return Ok(false) };
+        let spec =
+            MigrateSpec { image_id: image_id.clone(), to: archive.version(), discard_kept: false };
+        let submitted = self.queue.submit(NewJob {
+            workspace,
+            idempotency_key: Some(format!("describe {key} {}", archive.digest)),
+            ..NewJob::new(JobSpec::Migrate(spec))
+        });
+        Ok(!submitted.await?.existing)
+    }
+
+    async fn forget(&self, row: &ImageRow) -> Result<bool, ReconcileError> {
+        let forgotten = patiently(FORGET, async || {
+            let mut db = Connection::acquire(&self.queue.pool, FORGET).await?;
+            let forgotten = sqlx::query!(
+                "WITH gone AS (
+                     DELETE FROM image
+                     WHERE workspace_id = $1 AND image_id = $2 AND job_id = $3
+                       AND NOT EXISTS (SELECT FROM live_job WHERE live_job.image_id = $2)
+                     RETURNING job_id)
+                 UPDATE job SET is_kept = false FROM gone WHERE job.id = gone.job_id",
+                row.workspace_id,
+                row.image_id,
+                row.job_id,
+            )
+            .execute(&mut *db)
+            .await;
+            db.answered(FORGET, forgotten)
+        });
+        Ok(forgotten.await?.rows_affected() > 0)
+    }
+
+    async fn free(&self) -> Result<u64, ReconcileError> {
+        let freed = patiently(FREE, async || {
+            let mut db = Connection::acquire(&self.queue.pool, FREE).await?;
+            let freed = sqlx::query!(
+                "DELETE FROM archive_owner WHERE image_id IN (
+                     SELECT image_id FROM archive_owner AS owner
+                     WHERE since < now() - interval '1 hour'
+                       AND NOT EXISTS (SELECT FROM image
+                                       WHERE image.workspace_id = owner.workspace_id
+                                         AND image.image_id = owner.image_id)
+                       AND NOT EXISTS (SELECT FROM live_job
+                                       WHERE live_job.image_id = owner.image_id)
+                     LIMIT $1)",
+                BATCH.cast_signed(),
+            )
+            .execute(&mut *db)
+            .await;
+            db.answered(FREE, freed)
+        });
+        Ok(freed.await?.rows_affected())
+    }
+}
+
+#[async_trait]
+impl Reconciler for Images {
+    fn name(&self) -> &'static str {
+        "images"
+    }
+
+    fn every(&self) -> Duration {
+        Duration::from_mins(10)
+    }
+
+    async fn run(&self) -> Result<u64, ReconcileError> {
+        let mut done = 0;
+        for row in self.next().await? {
+            done += u64::from(self.compare(&row).await?);
+        }
+        Ok(done + self.free().await?)
+    }
+}
