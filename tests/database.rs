@@ -296,10 +296,13 @@ async fn a_newer_schema_is_no_obstacle() {
 async fn a_database_that_does_not_exist_is_no_reason_to_wait() {
     let database = TestDatabase::create().await;
     let url = format!("{}&dbname=missing", database.url());
-    let error =
-        Database::start(&DatabaseSettings::Url(SecretString::from(url)), &CancellationToken::new())
-            .await
-            .unwrap_err();
+    let error = Database::start(
+        &DatabaseSettings::Url(SecretString::from(url)),
+        Migrations::Apply,
+        &CancellationToken::new(),
+    )
+    .await
+    .unwrap_err();
     assert!(!error.is_transient());
     assert!(error.to_string().contains("\"missing\" does not exist"), "{error}");
 }

@@ -444,7 +444,7 @@ mod tests {
         }
         let store = DirectoryStore::open(directory.path()).await.unwrap();
         assert!(old.exists(), "who only opens a store removes nothing");
-        sweep(&store).await;
+        sweep(&store).await.unwrap();
         assert!(!old.exists());
         assert!(young.exists() && archive.exists());
     }

@@ -1,7 +1,5 @@
 //! Who may call what.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::http::Method;
 use clipwright::api::openapi_json;
@@ -12,7 +10,7 @@ use super::harness::{App, pull, request};
 const TOKEN: &str = "correct-horse-battery-staple";
 
 async fn guarded() -> App {
-    App::with(Some(TOKEN), Arc::new(|_, _| Ok(()))).await
+    App::with(Some(TOKEN)).await
 }
 
 #[tokio::test]

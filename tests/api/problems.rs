@@ -1,6 +1,5 @@
 //! Every error is a problem document, whoever made it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::body::Body;
@@ -68,8 +67,9 @@ async fn the_request_id_is_the_clients_if_it_is_sane() {
 
 #[tokio::test]
 async fn a_panic_is_a_500_that_tells_nothing() {
-    let app = App::with(None, Arc::new(|_, _| panic!("secret plan"))).await;
-    let answer = app.post("/v1/jobs", &pull()).await;
+    let app = App::start().await;
+    app.store.panics.store(true, Ordering::SeqCst);
+    let answer = app.get("/v1/archives").await;
     answer.problem(500, "internal");
     assert!(!answer.text().contains("secret"), "{answer:?}");
     assert_eq!(app.get("/healthz").await.json(), json!({"status": "ok"}));

@@ -213,7 +213,7 @@ async fn a_running_job_is_stopped_when_somebody_wants_that() {
 async fn a_worker_that_lost_its_lease_stops_and_writes_nothing() {
     let f = Fixture::new().await;
     let handler = Fake::new(Deed::Wait);
-    let pool = Pool::start(&f.queue, &handler, 1);
+    let pool = Pool::with_lease(&f.queue, &handler, 1, Duration::from_secs(3));
     let id = f.submit(1).await;
     within(handler.started.notified()).await;
     f.sql("UPDATE live_job SET worker_id = 'thief', fence = fence + 1").await;

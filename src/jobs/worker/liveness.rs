@@ -61,6 +61,7 @@ mod tests {
         let (sink, brake) = (EventSink::default(), Brake::default());
         let watching = tokio::spawn(watch(Liveness::default(), sink.clone(), brake.clone()));
         for minute in 0.. {
+            tokio::task::yield_now().await;
             if brake.token.is_cancelled() {
                 watching.await.unwrap();
                 return (minute, brake.reason());
