@@ -63,6 +63,8 @@ pub struct Config {
     pub lease: Duration,
     /// How often a job is tried, 1 to 100.
     pub max_attempts: u16,
+    /// For how long a job is tried again while what it depends on is away.
+    pub retry_for: Duration,
     /// How long jobs are kept after their end.
     pub retention: Duration,
     /// How often workers look for jobs that nobody told them of.
@@ -134,6 +136,9 @@ impl Config {
                 between(text, 1..=3600).map(Duration::from_secs)
             })?,
             max_attempts: layers.require(&setting::MAX_ATTEMPTS, |text| between(text, 1..=100))?,
+            retry_for: layers.require(&setting::RETRY_MINUTES, |text| {
+                between(text, 0..=10_080u64).map(Duration::from_mins)
+            })?,
             retention: layers.require(&setting::RETENTION_DAYS, |text| {
                 between(text, 1..=36_500u64).map(|days| Duration::from_hours(24 * days))
             })?,

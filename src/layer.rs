@@ -35,7 +35,7 @@ pub use contents::{Contents, NoContents};
 pub use encoding::Encoding;
 pub use entry::{Entry, EntryKind, Meta};
 pub use error::LayerError;
-pub use limits::{Excess, Limit, Limits};
+pub use limits::{Excess, Limit, LimitSetting, Limits};
 pub use merge::{merge, merge_whole};
 pub use read::{LayerRead, copy_layer, copy_range, read_layer};
 

@@ -206,7 +206,10 @@ async fn a_registry_that_breaks_off_is_asked_for_the_rest() {
 
 #[tokio::test]
 async fn a_registry_that_goes_down_mid_layer_fails_the_job_at_last() {
-    let bench = Bench::new(Settings::default().argument("max-attempts", "1")).await;
+    let bench = Bench::new(
+        Settings::default().argument("max-attempts", "1").argument("retry-minutes", "0"),
+    )
+    .await;
     let proxy = Proxy::start(&bench.registry.address).await;
     let layer = Blob::gzip(&tar(&[("noise", &noise(0, 3 << 20))]));
     bench.registry.push(Layout::of(&[layer]).path(), "noise");
@@ -225,7 +228,9 @@ async fn a_store_that_stays_down_fails_the_job_and_keeps_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
     let s3 = S3Server::start().await;
-    let service = Service::start(on_s3(&s3).argument("max-attempts", "1")).await;
+    let service =
+        Service::start(on_s3(&s3).argument("max-attempts", "1").argument("retry-minutes", "0"))
+            .await;
     let source = registry.push(Layout::of(&[good_layer()]).path(), "good");
     s3.faults.down.store(true, Ordering::SeqCst);
     let job = service.pull("0123456789abcdef", &source).await;
@@ -237,7 +242,10 @@ async fn a_store_that_stays_down_fails_the_job_and_keeps_nothing() {
 
 #[tokio::test]
 async fn a_registry_that_is_down_fails_the_job_at_last() {
-    let bench = Bench::new(Settings::default().argument("max-attempts", "1")).await;
+    let bench = Bench::new(
+        Settings::default().argument("max-attempts", "1").argument("retry-minutes", "0"),
+    )
+    .await;
     let proxy = Proxy::start(&bench.registry.address).await;
     proxy.go_down();
     let error = bench.refused(pull(&format!("{}/noise:latest", proxy.address))).await;

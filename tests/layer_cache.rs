@@ -221,6 +221,7 @@ async fn a_failed_reading_lets_the_next_try() {
         Settings::default()
             .argument("workers", "2")
             .argument("max-attempts", "1")
+            .argument("retry-minutes", "0")
             // What is agreed on inside the process needs nobody else.
             .argument("layer-cache-in-store", "false"),
     )

@@ -300,7 +300,8 @@ async fn a_build_registry_that_is_away() {
     let source = registry.push(Layout::of(&[Blob::zstd(&hello())]).path(), "image");
     let settings = Settings::default()
         .env("CLIPWRIGHT_BUILD_REGISTRY", "127.0.0.1:1")
-        .argument("max-attempts", "1");
+        .argument("max-attempts", "1")
+        .argument("retry-minutes", "0");
     let service = Service::start(settings).await;
     let job = json!({ "kind": "pull", "image_id": IMAGE, "source": source, "layers": "gzip" });
     let job = service.finished(&service.submit(job).await).await;

@@ -74,7 +74,8 @@ async fn run(
     let store = store::open(&config.store).await?;
     let keys = config.secret_key.load()?;
     let queue = Queue::new(database.work_pool().clone(), Vault::new(keys))
-        .with_max_attempts(config.max_attempts);
+        .with_max_attempts(config.max_attempts)
+        .with_retry_for(config.retry_for);
     let index = IndexOptions {
         reference_form: config.reference_form,
         limits: config.limits,

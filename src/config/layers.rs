@@ -8,7 +8,7 @@ use std::io::Read;
 use serde_yaml_ng::Value;
 
 use super::ConfigError;
-use super::setting::{ALL, CONFIG, Setting, SettingsArgs};
+use super::setting::{CONFIG, Setting, SettingsArgs, all};
 
 const MAX_FILE: u64 = 1 << 20;
 const OUR_SECTION: &str = "clipwright";
@@ -214,7 +214,7 @@ impl Document {
     fn refuse_unknown_in(&self, section: &Value, path: &str) -> Result<(), ConfigError> {
         let Value::Mapping(mapping) = section else { return Ok(()) };
         let inside = format!("{path}.");
-        let known = ALL.iter().filter_map(|setting| setting.file.strip_prefix(&inside));
+        let known = all().filter_map(|setting| setting.file.strip_prefix(&inside));
         for (key, value) in mapping {
             let key = key.as_str().unwrap_or("a key that is no text");
             let is_section =

@@ -6,7 +6,7 @@ use clap::{ArgMatches, Command};
 
 use super::ConfigError;
 use super::layers::Layers;
-use super::setting::{self, LIMITS, Setting, SettingsArgs};
+use super::setting::{self, SettingsArgs};
 use super::value::between;
 use crate::layer::Limits;
 
@@ -27,27 +27,18 @@ impl LimitsArgs {
 
 /// Finds and checks them.
 pub(super) fn limits(layers: &Layers<'_>) -> Result<Limits, ConfigError> {
-    let number = |setting: &Setting, max| layers.require(setting, |text| between(text, 1..=max));
-    let count = |setting| number(setting, 1_000_000_000);
-    let (kib, mib) = (1 << 10, 1 << 20);
-    Ok(Limits {
-        entries: count(&setting::LIMIT_ENTRIES)?,
-        path_bytes: count(&setting::LIMIT_PATH_BYTES)?,
-        path_depth: count(&setting::LIMIT_PATH_DEPTH)?,
-        plain_bytes: count(&setting::LIMIT_PLAIN_MIB)? * mib,
-        ratio: count(&setting::LIMIT_RATIO)?,
-        ratio_from: count(&setting::LIMIT_RATIO_FROM_MIB)? * mib,
-        xattr_bytes: count(&setting::LIMIT_XATTR_KIB)? * kib,
-        extension_bytes: count(&setting::LIMIT_EXTENSION_KIB)? * kib,
-        zstd_window: number(&setting::LIMIT_ZSTD_WINDOW_MIB, 2048)? * mib,
-        nodes: count(&setting::LIMIT_NODES)?,
-        tree_bytes: count(&setting::LIMIT_TREE_MIB)? * mib,
+    Limits::from_settings(|limit| {
+        let row = limit.row();
+        let setting = setting::LIMITS.iter().find(|(known, _)| *known == limit);
+        setting.map_or(Ok(row.default), |(_, setting)| {
+            layers.require(setting, |text| between(text, 1..=row.max))
+        })
     })
 }
 
 impl clap::Args for LimitsArgs {
     fn augment_args(command: Command) -> Command {
-        setting::augment(command, LIMITS)
+        setting::augment(command, setting::limits())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -63,7 +54,7 @@ impl clap::FromArgMatches for LimitsArgs {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.update(matches, LIMITS);
+        self.0.update(matches, setting::limits());
         Ok(())
     }
 }
@@ -101,27 +92,16 @@ mod tests {
         }
     }
 
-    /// What an error tells people to raise is there to be raised.
+    /// The table for people says what the table in the code does.
     #[test]
-    fn every_limit_has_its_setting() {
-        use Limit::{
-            Entries, ExtensionBytes, Nodes, PathBytes, PathDepth, PlainBytes, Ratio, TreeBytes,
-            XattrBytes, ZstdWindow,
-        };
-        for limit in [
-            Entries,
-            PathBytes,
-            PathDepth,
-            PlainBytes,
-            Ratio,
-            XattrBytes,
-            ExtensionBytes,
-            ZstdWindow,
-            Nodes,
-            TreeBytes,
-        ] {
-            let known = LIMITS.iter().any(|setting| setting.file == limit.setting());
-            assert!(known, "{}", limit.setting());
+    fn the_docs_have_every_limit() {
+        let docs = include_str!("../../docs/operations.md").replace(',', "");
+        for limit in Limit::ALL {
+            let row = limit.row();
+            let line = format!("| `{}` | {} |", row.key, row.default);
+            let line = docs.lines().find(|found| found.starts_with(&line));
+            let line = line.unwrap_or_else(|| panic!("{} is not in the docs", row.key));
+            assert!(*limit == Limit::RatioFrom || line.ends_with(&format!("| `{}` |", row.code)));
         }
     }
 }

@@ -3,8 +3,11 @@
 //! Keys under `imageService` are beta9's (CONTRACT section G); those under `clipwright` are ours.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::layer::{Limit, LimitSetting};
 
 /// One setting. Secrets have no flag, since other users can see a process's arguments.
 pub(super) struct Setting {
@@ -40,14 +43,11 @@ const NONE: Setting = Setting {
     help: "",
 };
 
-/// What counts, and what MiB make bytes of, fits a number.
-const COUNT: &str = "1 to 1000000000";
-
 macro_rules! settings {
     ($($name:ident { $($field:ident: $value:expr),* $(,)? })*) => {
         $(pub(super) const $name: Setting = Setting { $($field: $value,)* ..NONE };)*
-        /// Every setting, in the order of the help text.
-        pub(super) const ALL: &[&Setting] = &[$(&$name),*];
+        /// Every setting that stands here by its name.
+        const NAMED: &[&Setting] = &[$(&$name),*];
     };
 }
 
@@ -92,6 +92,11 @@ settings! {
     MAX_ATTEMPTS {
         flag: "max-attempts", env: &["CLIPWRIGHT_MAX_ATTEMPTS"], file: "clipwright.maxAttempts",
         default: Some("3"), expected: "1 to 100", help: "How often a job is tried",
+    }
+    RETRY_MINUTES {
+        flag: "retry-minutes", env: &["CLIPWRIGHT_RETRY_MINUTES"],
+        file: "clipwright.retryMinutes", default: Some("60"), expected: "0 to 10080",
+        help: "Minutes for which a job is tried again, however often, while a registry or store is away",
     }
     RETENTION_DAYS {
         flag: "retention-days", env: &["CLIPWRIGHT_RETENTION_DAYS"],
@@ -233,61 +238,6 @@ settings! {
         default: Some("4"), expected: "1 to 32",
         help: "MiB of plain bytes between places in a layer where reading can begin",
     }
-    LIMIT_ENTRIES {
-        flag: "limit-entries", env: &["CLIPWRIGHT_LIMIT_ENTRIES"],
-        file: "clipwright.limits.entries", default: Some("4000000"), expected: COUNT,
-        help: "Tar entries that a layer may have",
-    }
-    LIMIT_PATH_BYTES {
-        flag: "limit-path-bytes", env: &["CLIPWRIGHT_LIMIT_PATH_BYTES"],
-        file: "clipwright.limits.pathBytes", default: Some("4096"), expected: COUNT,
-        help: "Bytes that a path or link target may have",
-    }
-    LIMIT_PATH_DEPTH {
-        flag: "limit-path-depth", env: &["CLIPWRIGHT_LIMIT_PATH_DEPTH"],
-        file: "clipwright.limits.pathDepth", default: Some("256"), expected: COUNT,
-        help: "Components that a path may have",
-    }
-    LIMIT_PLAIN_MIB {
-        flag: "limit-plain-mib", env: &["CLIPWRIGHT_LIMIT_PLAIN_MIB"],
-        file: "clipwright.limits.plainMib", default: Some("262144"), expected: COUNT,
-        help: "MiB that a layer may have when uncompressed",
-    }
-    LIMIT_RATIO {
-        flag: "limit-ratio", env: &["CLIPWRIGHT_LIMIT_RATIO"],
-        file: "clipwright.limits.ratio", default: Some("1100"), expected: COUNT,
-        help: "Uncompressed bytes that a layer may have for each compressed one",
-    }
-    LIMIT_RATIO_FROM_MIB {
-        flag: "limit-ratio-from-mib", env: &["CLIPWRIGHT_LIMIT_RATIO_FROM_MIB"],
-        file: "clipwright.limits.ratioFromMib", default: Some("1024"), expected: COUNT,
-        help: "MiB up to which an uncompressed layer may have any ratio",
-    }
-    LIMIT_XATTR_KIB {
-        flag: "limit-xattr-kib", env: &["CLIPWRIGHT_LIMIT_XATTR_KIB"],
-        file: "clipwright.limits.xattrKib", default: Some("128"), expected: COUNT,
-        help: "KiB of extended attributes that an entry may have, names and values",
-    }
-    LIMIT_EXTENSION_KIB {
-        flag: "limit-extension-kib", env: &["CLIPWRIGHT_LIMIT_EXTENSION_KIB"],
-        file: "clipwright.limits.extensionKib", default: Some("1024"), expected: COUNT,
-        help: "KiB of PAX records or GNU long names that an entry may have",
-    }
-    LIMIT_ZSTD_WINDOW_MIB {
-        flag: "limit-zstd-window-mib", env: &["CLIPWRIGHT_LIMIT_ZSTD_WINDOW_MIB"],
-        file: "clipwright.limits.zstdWindowMib", default: Some("128"), expected: "1 to 2048",
-        help: "MiB that decoding a zstd layer may take",
-    }
-    LIMIT_NODES {
-        flag: "limit-nodes", env: &["CLIPWRIGHT_LIMIT_NODES"],
-        file: "clipwright.limits.nodes", default: Some("4000000"), expected: COUNT,
-        help: "Nodes that all layers together may make",
-    }
-    LIMIT_TREE_MIB {
-        flag: "limit-tree-mib", env: &["CLIPWRIGHT_LIMIT_TREE_MIB"],
-        file: "clipwright.limits.treeMib", default: Some("1024"), expected: COUNT,
-        help: "MiB of memory for the paths, link targets and attributes of a layer or of the tree",
-    }
     SECRET_KEY {
         env: &["CLIPWRIGHT_SECRET_KEY"], file: "clipwright.secretKey", secret: true, list: true,
         expected: "32 bytes in hex or base64, in quotes; several separated by commas",
@@ -305,20 +255,36 @@ settings! {
     }
 }
 
-/// What layers may cost, which is not only the service's business.
-pub(super) const LIMITS: &[&Setting] = &[
-    &LIMIT_ENTRIES,
-    &LIMIT_PATH_BYTES,
-    &LIMIT_PATH_DEPTH,
-    &LIMIT_PLAIN_MIB,
-    &LIMIT_RATIO,
-    &LIMIT_RATIO_FROM_MIB,
-    &LIMIT_XATTR_KIB,
-    &LIMIT_EXTENSION_KIB,
-    &LIMIT_ZSTD_WINDOW_MIB,
-    &LIMIT_NODES,
-    &LIMIT_TREE_MIB,
-];
+/// What layers may cost, which is not only the service's business: a setting for each limit.
+pub(super) static LIMITS: LazyLock<Vec<(Limit, Setting)>> =
+    LazyLock::new(|| Limit::ALL.iter().map(|limit| (*limit, of_limit(&limit.row()))).collect());
+
+/// Every setting, in the order of the help text.
+pub(super) fn all() -> impl Iterator<Item = &'static Setting> + Clone {
+    NAMED.iter().copied().chain(limits())
+}
+
+pub(super) fn limits() -> impl Iterator<Item = &'static Setting> + Clone {
+    LIMITS.iter().map(|(_, setting)| setting)
+}
+
+/// `pathBytes` is the flag `--limit-path-bytes` and the variable `CLIPWRIGHT_LIMIT_PATH_BYTES`. The names
+/// live as long as the process, as those of the table do.
+fn of_limit(row: &LimitSetting) -> Setting {
+    let words =
+        row.key.chars().flat_map(|c| c.is_ascii_uppercase().then_some('-').into_iter().chain([c]));
+    let flag = format!("limit-{}", words.collect::<String>().to_lowercase());
+    let variable = format!("CLIPWRIGHT_{}", flag.to_uppercase().replace('-', "_"));
+    Setting {
+        flag: flag.leak(),
+        env: vec![&*variable.leak()].leak(),
+        file: format!("clipwright.limits.{}", row.key).leak(),
+        default: Some(row.default.to_string().leak()),
+        expected: format!("1 to {}", row.max).leak(),
+        help: row.help,
+        ..NONE
+    }
+}
 
 /// The settings given on the command line; flatten it into a clap command.
 #[derive(Debug, Clone, Default)]
@@ -350,14 +316,21 @@ impl Setting {
 }
 
 /// Adds the flags of `settings` to a command.
-pub(super) fn augment(command: Command, settings: &[&Setting]) -> Command {
-    command.args(settings.iter().filter(|setting| !setting.flag.is_empty()).map(|s| s.arg()))
+pub(super) fn augment(
+    command: Command,
+    settings: impl Iterator<Item = &'static Setting>,
+) -> Command {
+    command.args(settings.filter(|setting| !setting.flag.is_empty()).map(Setting::arg))
 }
 
 impl SettingsArgs {
     /// Takes the values of `settings` over.
-    pub(super) fn update(&mut self, matches: &ArgMatches, settings: &[&Setting]) {
-        for setting in settings.iter().filter(|setting| !setting.flag.is_empty()) {
+    pub(super) fn update(
+        &mut self,
+        matches: &ArgMatches,
+        settings: impl Iterator<Item = &'static Setting>,
+    ) {
+        for setting in settings.filter(|setting| !setting.flag.is_empty()) {
             if let Some(values) = matches.get_many::<String>(setting.flag) {
                 let values: Vec<_> = values.map(String::as_str).collect();
                 self.values.insert(setting.flag, values.join(","));
@@ -368,7 +341,7 @@ impl SettingsArgs {
 
 impl clap::Args for SettingsArgs {
     fn augment_args(command: Command) -> Command {
-        augment(command, ALL)
+        augment(command, all())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -384,7 +357,7 @@ impl clap::FromArgMatches for SettingsArgs {
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.update(matches, ALL);
+        self.update(matches, all());
         Ok(())
     }
 }
@@ -401,7 +374,7 @@ mod tests {
     fn the_table_is_sound() {
         SettingsArgs::augment_args(Command::new("x")).debug_assert();
         let mut names = BTreeSet::new();
-        for setting in ALL {
+        for setting in all() {
             assert!(!setting.help.is_empty());
             assert!(!setting.secret || setting.flag.is_empty(), "{}", setting.file);
             for name in setting.env.iter().chain([&setting.flag, &setting.file]) {

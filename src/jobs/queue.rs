@@ -42,10 +42,10 @@ mod vault;
 /// Being told that something may have happened.
 mod wake;
 
-pub use claim::{Secrets, Wanted};
+pub use claim::Wanted;
 pub use error::QueueError;
 pub use layer_claims::DatabaseClaims;
-pub use lease::{Heartbeat, Lease};
+pub use lease::{Heartbeat, Lease, Secrets};
 pub use vault::Vault;
 pub use wake::Wakeups;
 
@@ -56,6 +56,7 @@ pub(super) use retry::{insist, patiently};
 use retry::once;
 
 const DEFAULT_MAX_ATTEMPTS: i32 = 3;
+const DEFAULT_RETRY_FOR: Duration = Duration::from_hours(1);
 
 /// The queue. Clones share the pool and one connection that listens for notifications.
 #[derive(Debug, Clone)]
@@ -63,6 +64,7 @@ pub struct Queue {
     pub(super) pool: PgPool,
     vault: Vault,
     max_attempts: i32,
+    retry_for: Duration,
     hub: Arc<wake::Hub>,
 }
 
@@ -134,7 +136,8 @@ impl Queue {
     /// A queue in the database of `pool`, which must be migrated.
     pub fn new(pool: PgPool, vault: Vault) -> Self {
         let hub = wake::Hub::new(pool.clone());
-        Self { pool, vault, max_attempts: DEFAULT_MAX_ATTEMPTS, hub }
+        let (max_attempts, retry_for) = (DEFAULT_MAX_ATTEMPTS, DEFAULT_RETRY_FOR);
+        Self { pool, vault, max_attempts, retry_for, hub }
     }
 
     /// The same queue over other connections to the same database.
@@ -148,6 +151,13 @@ impl Queue {
     pub fn with_max_attempts(mut self, max_attempts: u16) -> Self {
         self.max_attempts = i32::from(max_attempts.max(1));
         self
+    }
+
+    /// For how long after it was accepted a job is tried again, however often, while what it depends on
+    /// is away; an hour unless told.
+    #[must_use]
+    pub fn with_retry_for(self, retry_for: Duration) -> Self {
+        Self { retry_for, ..self }
     }
 
     /// Asks for the end of a job: a queued one is cancelled at once, a running one as soon as its

@@ -1,131 +1,140 @@
-//! What hostile or broken layers may cost us. Each limit has a name, an error code and a setting.
+//! What hostile or broken layers may cost. Each limit is one row of the table below; its setting, flag
+//! and variable, the text of its error and the table in `docs/operations.md` follow from that.
 
 use std::fmt;
-
-/// What a layer, and the tree that layers make, may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Tar entries in a layer.
-    pub entries: u64,
-    /// Bytes of a path or link target.
-    pub path_bytes: u64,
-    /// Components of a path.
-    pub path_depth: u64,
-    /// Uncompressed bytes of a layer.
-    pub plain_bytes: u64,
-    /// Uncompressed bytes for each compressed one.
-    pub ratio: u64,
-    /// Layers of fewer uncompressed bytes may have any ratio: files full of zeros are common.
-    pub ratio_from: u64,
-    /// Bytes of one entry's extended attributes, names and values.
-    pub xattr_bytes: u64,
-    /// Bytes of one entry's extension headers (PAX records or a GNU long name).
-    pub extension_bytes: u64,
-    /// Bytes that a zstd frame may have decoders remember.
-    pub zstd_window: u64,
-    /// Nodes that the layers make together.
-    pub nodes: u64,
-    /// Bytes that paths, link targets and extended attributes of a layer, or of the tree, may take
-    /// in memory.
-    pub tree_bytes: u64,
-}
 
 /// What an entry or a node takes in memory beside its path, link target and extended attributes.
 pub(super) const NODE_COST: u64 = 128;
 
-impl Default for Limits {
-    /// Well beyond what images have, and within what a machine bears.
-    fn default() -> Self {
-        Self {
-            entries: 4_000_000,
-            path_bytes: 4096, // Linux's
-            path_depth: 256,
-            plain_bytes: 256 << 30,
-            // Deflate can't pass 1032, so that no gzip is refused; zstd can pass 30,000.
-            ratio: 1100,
-            ratio_from: 1 << 30,
-            xattr_bytes: 128 << 10, // Linux has 64 KiB for a value and 64 KiB for all names
-            extension_bytes: 1 << 20,
-            zstd_window: 128 << 20, // what zstd's own tools take without being told to
-            nodes: 4_000_000,
-            tree_bytes: 1 << 30,
-        }
-    }
-}
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 
-impl Limits {
-    /// None at all.
-    pub const NONE: Self = Self {
-        entries: u64::MAX,
-        path_bytes: u64::MAX,
-        path_depth: u64::MAX,
-        plain_bytes: u64::MAX,
-        ratio: u64::MAX,
-        ratio_from: u64::MAX,
-        xattr_bytes: u64::MAX,
-        extension_bytes: u64::MAX,
-        zstd_window: u64::MAX,
-        nodes: u64::MAX,
-        tree_bytes: u64::MAX,
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])*
+       $field:ident, $limit:ident, $key:literal, $default:literal * $unit:expr, $max:literal, $code:literal,
+       $counts:literal, $help:literal;)*) => {
+        /// What a layer, and the tree that layers make, may cost.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct Limits {
+            $($(#[doc = $doc])* pub $field: u64,)*
+        }
+
+        impl Limits {
+            /// None at all.
+            pub const NONE: Self = Self { $($field: u64::MAX,)* };
+
+            /// Those that `value` gives, each in the unit of its setting.
+            pub fn from_settings<E>(
+                value: impl Fn(Limit) -> Result<u64, E>,
+            ) -> Result<Self, E> {
+                Ok(Self { $($field: value(Limit::$limit)?.saturating_mul($unit),)* })
+            }
+        }
+
+        /// Well beyond what images have, and within what a machine bears.
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($field: $default * $unit,)* }
+            }
+        }
+
+        /// One of the [`Limits`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Limit {
+            $(#[doc = concat!("[`Limits::", stringify!($field), "`].")] $limit,)*
+        }
+
+        impl Limit {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$limit),*];
+
+            /// How it is set.
+            pub fn row(self) -> LimitSetting {
+                match self {
+                    $(Self::$limit => LimitSetting {
+                        key: $key, default: $default, max: $max, code: $code, counts: $counts,
+                        help: $help,
+                    },)*
+                }
+            }
+        }
     };
 }
 
-/// One of the [`Limits`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// [`Limits::entries`].
-    Entries,
-    /// [`Limits::path_bytes`].
-    PathBytes,
-    /// [`Limits::path_depth`].
-    PathDepth,
-    /// [`Limits::plain_bytes`].
-    PlainBytes,
-    /// [`Limits::ratio`].
-    Ratio,
-    /// [`Limits::xattr_bytes`].
-    XattrBytes,
-    /// [`Limits::extension_bytes`].
-    ExtensionBytes,
-    /// [`Limits::zstd_window`].
-    ZstdWindow,
-    /// [`Limits::nodes`].
-    Nodes,
-    /// [`Limits::tree_bytes`].
-    TreeBytes,
+/// How a limit is set, and what its error says.
+#[derive(Debug, Clone, Copy)]
+pub struct LimitSetting {
+    /// Its key under `clipwright.limits`; the unit is a part of it.
+    pub key: &'static str,
+    /// What holds when nobody says anything, in that unit.
+    pub default: u64,
+    /// The largest value, in that unit.
+    pub max: u64,
+    /// The stable code of its error.
+    pub code: &'static str,
+    /// What it counts, as it stands in errors.
+    pub counts: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+}
+
+limits! {
+    /// Tar entries in a layer.
+    entries, Entries, "entries", 4_000_000 * 1, 1_000_000_000, "limit_entries",
+    "tar entries", "Tar entries that a layer may have";
+
+    /// Bytes of a path or link target; Linux's own limit.
+    path_bytes, PathBytes, "pathBytes", 4096 * 1, 1_000_000_000, "limit_path_bytes",
+    "bytes of a path or link target", "Bytes that a path or link target may have";
+
+    /// Components of a path.
+    path_depth, PathDepth, "pathDepth", 256 * 1, 1_000_000_000, "limit_path_depth",
+    "components of a path", "Components that a path may have";
+
+    /// Uncompressed bytes of a layer.
+    plain_bytes, PlainBytes, "plainMib", 262_144 * MIB, 1_000_000_000, "limit_plain_bytes",
+    "uncompressed bytes", "MiB that a layer may have when uncompressed";
+
+    /// Uncompressed bytes for each compressed one. Deflate can't pass 1032, so that no gzip is refused;
+    /// zstd can pass 30,000.
+    ratio, Ratio, "ratio", 1100 * 1, 1_000_000_000, "limit_ratio",
+    "uncompressed bytes for each compressed one",
+    "Uncompressed bytes that a layer may have for each compressed one";
+
+    /// Layers of fewer uncompressed bytes may have any ratio: files full of zeros are common.
+    ratio_from, RatioFrom, "ratioFromMib", 1024 * MIB, 1_000_000_000, "limit_ratio",
+    "uncompressed bytes", "MiB up to which an uncompressed layer may have any ratio";
+
+    /// Bytes of one entry's extended attributes, names and values. Linux has 64 KiB for a value and as
+    /// much for all names.
+    xattr_bytes, XattrBytes, "xattrKib", 128 * KIB, 1_000_000_000, "limit_xattr_bytes",
+    "bytes of extended attributes",
+    "KiB of extended attributes that an entry may have, names and values";
+
+    /// Bytes of one entry's extension headers (PAX records or a GNU long name).
+    extension_bytes, ExtensionBytes, "extensionKib", 1024 * KIB, 1_000_000_000,
+    "limit_extension_bytes", "bytes of extension headers",
+    "KiB of PAX records or GNU long names that an entry may have";
+
+    /// Bytes that a zstd frame may have decoders remember; the default is what zstd's own tools take.
+    zstd_window, ZstdWindow, "zstdWindowMib", 128 * MIB, 2048, "limit_zstd_window",
+    "bytes of a zstd frame's window", "MiB that decoding a zstd layer may take";
+
+    /// Nodes that the layers make together.
+    nodes, Nodes, "nodes", 4_000_000 * 1, 1_000_000_000, "limit_nodes",
+    "nodes in the tree", "Nodes that all layers together may make";
+
+    /// Bytes that paths, link targets and extended attributes of a layer, or of the tree, may take in
+    /// memory.
+    tree_bytes, TreeBytes, "treeMib", 1024 * MIB, 1_000_000_000, "limit_tree_bytes",
+    "bytes of paths, links and attributes",
+    "MiB of memory for the paths, link targets and attributes of a layer or of the tree";
 }
 
 impl Limit {
-    /// The setting that raises it.
-    pub fn setting(self) -> &'static str {
-        match self {
-            Self::Entries => "clipwright.limits.entries",
-            Self::PathBytes => "clipwright.limits.pathBytes",
-            Self::PathDepth => "clipwright.limits.pathDepth",
-            Self::PlainBytes => "clipwright.limits.plainMib",
-            Self::Ratio => "clipwright.limits.ratio",
-            Self::XattrBytes => "clipwright.limits.xattrKib",
-            Self::ExtensionBytes => "clipwright.limits.extensionKib",
-            Self::ZstdWindow => "clipwright.limits.zstdWindowMib",
-            Self::Nodes => "clipwright.limits.nodes",
-            Self::TreeBytes => "clipwright.limits.treeMib",
-        }
-    }
-
     /// The stable code of its error.
     pub fn code(self) -> &'static str {
-        match self {
-            Self::Entries => "limit_entries",
-            Self::PathBytes => "limit_path_bytes",
-            Self::PathDepth => "limit_path_depth",
-            Self::PlainBytes => "limit_plain_bytes",
-            Self::Ratio => "limit_ratio",
-            Self::XattrBytes => "limit_xattr_bytes",
-            Self::ExtensionBytes => "limit_extension_bytes",
-            Self::ZstdWindow => "limit_zstd_window",
-            Self::Nodes => "limit_nodes",
-            Self::TreeBytes => "limit_tree_bytes",
-        }
+        self.row().code
     }
 
     /// Fails if `found`, at `place` (a path, an offset or nothing), is over `allowed`.
@@ -145,24 +154,13 @@ impl Limit {
 /// What it counts, as it stands in sentences.
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Entries => "tar entries",
-            Self::PathBytes => "bytes of a path or link target",
-            Self::PathDepth => "components of a path",
-            Self::PlainBytes => "uncompressed bytes",
-            Self::Ratio => "uncompressed bytes for each compressed one",
-            Self::XattrBytes => "bytes of extended attributes",
-            Self::ExtensionBytes => "bytes of extension headers",
-            Self::ZstdWindow => "bytes of a zstd frame's window",
-            Self::Nodes => "nodes in the tree",
-            Self::TreeBytes => "bytes of paths, links and attributes",
-        })
+        f.write_str(self.row().counts)
     }
 }
 
 /// A limit was passed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{place}{}{found} {limit}, of which {} allows {allowed}", if place.is_empty() { "" } else { ": " }, limit.setting())]
+#[error("{place}{}{found} {limit}, of which clipwright.limits.{} allows {allowed}", if place.is_empty() { "" } else { ": " }, limit.row().key)]
 pub struct Excess {
     /// Which.
     pub limit: Limit,

@@ -174,7 +174,8 @@ async fn an_archive_that_was_kept_is_taken_only_if_it_is_the_same() {
 #[tokio::test]
 async fn a_bucket_that_fails_leaves_the_archive_that_was_there() {
     let s3 = S3Server::start().await;
-    let bench = Bench::new(on_s3(&s3).argument("max-attempts", "1")).await;
+    let bench =
+        Bench::new(on_s3(&s3).argument("max-attempts", "1").argument("retry-minutes", "0")).await;
     let data = v1_archive(&[("big", &noise(3, 30 << 20))]);
     let tree = bench.dir.path().join("v1.clip");
     std::fs::write(&tree, &data).unwrap();

@@ -296,7 +296,7 @@ async fn the_highest_priority_goes_first_and_the_oldest_of_it() {
 #[tokio::test]
 async fn a_job_that_nobody_takes_in_time_expires() {
     let f = Fixture::new().await;
-    let soon = Some(std::time::Duration::from_secs(60));
+    let soon = Some(std::time::Duration::from_mins(1));
     let with_secret = NewJob { expires_in: soon, secrets: secrets_of("u:p"), ..new_job(1) };
     let (unrun, run) = (f.queue.submit(with_secret).await.unwrap().job.id, f.submit(2).await);
     let running = f.queue.submit(NewJob { expires_in: soon, ..new_job(3) }).await.unwrap().job.id;

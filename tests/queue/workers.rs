@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clipwright::jobs::job::{EventKind, JobError, JobKind, JobResult, JobState};
+use clipwright::jobs::job::{EventKind, Job, JobError, JobKind, JobResult, JobState};
 use clipwright::jobs::pull::REGISTRY_SECRET;
 use clipwright::jobs::queue::{NewJob, Queue};
 use clipwright::jobs::worker::{Attempt, Handler, Liveness, WorkerPool, WorkerSettings};
@@ -187,7 +187,7 @@ async fn failure_and_panic_fail_the_job_and_not_the_worker() {
         let pool = Pool::start(&f.queue, &Fake::new(deed), 1);
         for n in 0..2 {
             let id = f.submit(n).await;
-            let job = f.until(id, |job| job.is_final()).await;
+            let job = f.until(id, Job::is_final).await;
             let error = job.error.unwrap().read().unwrap();
             assert_eq!((job.state, error.code.as_str()), (JobState::Failed, code));
             assert_eq!(f.story(id).await, ["queued", "started", "failed"]);
@@ -281,7 +281,7 @@ async fn a_result_that_the_database_refuses_fails_the_job_with_the_reason() {
     let f = Fixture::new().await;
     let pool = Pool::start(&f.queue, &Fake::new(Deed::SucceedAtLength), 1);
     let id = f.submit(1).await;
-    let job = f.until(id, |job| job.is_final()).await;
+    let job = f.until(id, Job::is_final).await;
     let error = job.error.unwrap().read().unwrap();
     assert_eq!((job.state, error.code.as_str()), (JobState::Failed, "database_refused"));
     assert!(error.message.contains("expected at most"), "{}", error.message);
@@ -309,7 +309,7 @@ async fn a_long_job_keeps_a_short_lease() {
     })
     .await;
     handler.go.add_permits(1);
-    assert_eq!(f.until(id, |job| job.is_final()).await.attempt, 1);
+    assert_eq!(f.until(id, Job::is_final).await.attempt, 1);
     pool.stop().await;
 }
 

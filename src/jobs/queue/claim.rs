@@ -5,14 +5,12 @@
 //! an image is chosen when jobs come and go (`choose_head` in the migrations), so that nothing is joined
 //! and no plan can go wrong with the statistics.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::connection::Connection;
-use super::lease::Lease;
+use super::lease::{Lease, Secrets};
 use super::outcome::End;
 use super::row::JobRow;
 use super::vault::Sealed;
@@ -224,20 +222,10 @@ impl Queue {
     }
 }
 
-/// Secrets by their names.
-pub type Secrets = BTreeMap<String, SecretString>;
-
 /// A job as the statement gives it.
 struct ClaimedJob {
     row: JobRow,
     fence: i64,
     age: Duration,
     secrets: Vec<(String, Sealed)>,
-}
-
-impl Lease {
-    /// Names the claim in every write.
-    pub(super) fn id(&self) -> (Uuid, i64) {
-        (self.job.id, self.fence)
-    }
 }

@@ -1,11 +1,12 @@
 //! Leases: a worker says that it lives, and asks whether a job is still its own before it does what
 //! can't be taken back.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::claim::Secrets;
 use super::connection::Connection;
 use super::{Queue, QueueError, once, patiently};
 use crate::digest::Digest;
@@ -18,6 +19,9 @@ const OWN: &str = "ask whose an image id is";
 
 /// A heartbeat that takes longer may be too late; the next one comes soon.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Secrets by their names.
+pub type Secrets = BTreeMap<String, SecretString>;
 
 /// A job in the hands of one worker.
 #[derive(Debug)]
@@ -36,6 +40,13 @@ pub struct Lease {
     pub lasts: Duration,
     /// How old the job was when it was claimed.
     pub age: Duration,
+}
+
+impl Lease {
+    /// Names the claim in every write.
+    pub(super) fn id(&self) -> (Uuid, i64) {
+        (self.job.id, self.fence)
+    }
 }
 
 /// What a worker learns of one of its jobs when it says that it lives.

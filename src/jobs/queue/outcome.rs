@@ -23,8 +23,6 @@ const RELEASE: &str = "release a job";
 /// When a job that failed is run again.
 const RUN_AGAIN: RetrySettings =
     RetrySettings::endless(Duration::from_secs(2), Duration::from_mins(5));
-/// A job whose upstream fails is tried again for so long after it was accepted, however often.
-const RETRY_FOR: Duration = Duration::from_hours(1);
 /// The longest that an upstream may ask us to wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// A job is given up when its worker has fallen silent so often: it may be what silences them.
@@ -150,11 +148,11 @@ impl Queue {
     }
 
     /// Records that an attempt failed. A transient error leads to another attempt, later each time:
-    /// while there are any left or, where the upstream is at fault, for an hour.
+    /// while there are any left or, where the upstream is at fault, for a time.
     pub async fn fail(&self, lease: &Lease, error: &JobError) -> Result<(), QueueError> {
         let (id, fence) = lease.id();
         let counted = lease.job.attempt - lease.job.losses;
-        let has_time = error.fault == Fault::Upstream && lease.age < RETRY_FOR;
+        let has_time = error.fault == Fault::Upstream && lease.age < self.retry_for;
         if error.transient && (counted < lease.job.max_attempts || has_time) {
             let again = Again { error, delay: delay(error, counted), lost: false };
             if self.again(id, fence, &again).await? {

@@ -245,7 +245,7 @@ fn each_limit_of_the_tree_has_its_error() {
         let LayerError::Limit { excess, .. } = &error else { panic!("{error}") };
         assert_eq!(excess.limit, limit, "{error}");
         assert!(error.to_string().contains(&format!("{place:?}: ")), "{error}");
-        assert!(error.to_string().contains(limit.setting()), "{error}");
+        assert!(error.to_string().contains(limit.row().key), "{error}");
     }
 }
 
