@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 case ${1:-} in
   demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
   test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv' ;;
-  bench) need='buildah skopeo registry python3 umoci mmdebstrap cc igzip openssl' ;;
+  bench) need='buildah skopeo registry postgresql python3 umoci mmdebstrap cc igzip openssl' ;;
   fuzz)  need='cc c++' ;;
   lint)  need='postgresql shellcheck cc' ;;
   *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;

@@ -6,6 +6,7 @@
 
 mod archives;
 mod auth;
+mod deadline;
 mod docs;
 mod events;
 mod extract;
@@ -42,6 +43,8 @@ pub struct AppState {
     store: Arc<dyn ArchiveStore>,
     token: Option<auth::AccessToken>,
     streams: Arc<Semaphore>,
+    /// The service is about to stop: no new clients should come.
+    stopping: CancellationToken,
     shutdown: CancellationToken,
 }
 
@@ -54,7 +57,14 @@ impl AppState {
             store,
             token: token.map(auth::AccessToken::new),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            stopping: CancellationToken::new(),
             shutdown: CancellationToken::new(),
         }
+    }
+
+    /// `/readyz` says no from when `stopping` fires.
+    #[must_use]
+    pub fn with_stopping(self, stopping: CancellationToken) -> Self {
+        Self { stopping, ..self }
     }
 }

@@ -63,6 +63,8 @@ pub struct Config {
     pub lease: Duration,
     /// How often a job is tried, 1 to 100.
     pub max_attempts: u16,
+    /// How long the port stays open after the signal to stop.
+    pub shutdown_delay: Duration,
     /// For how long a job is tried again while what it depends on is away.
     pub retry_for: Duration,
     /// How long jobs are kept after their end.
@@ -136,6 +138,11 @@ impl Config {
                 between(text, 1..=3600).map(Duration::from_secs)
             })?,
             max_attempts: layers.require(&setting::MAX_ATTEMPTS, |text| between(text, 1..=100))?,
+            shutdown_delay: Duration::from_secs(
+                layers
+                    .parse(&setting::SHUTDOWN_DELAY_SECONDS, |text| between(text, 0..=60u64))?
+                    .unwrap_or(if embedded { 0 } else { 5 }),
+            ),
             retry_for: layers.require(&setting::RETRY_MINUTES, |text| {
                 between(text, 0..=10_080u64).map(Duration::from_mins)
             })?,

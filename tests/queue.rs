@@ -5,6 +5,8 @@ mod harness;
 mod layer_claims;
 mod leases;
 mod outage;
+mod plans;
+mod silence;
 mod workers;
 
 pub(crate) use harness::new_job;

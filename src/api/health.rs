@@ -79,7 +79,7 @@ pub(super) async fn live() -> Json<Health> {
     ),
 )]
 pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Readiness>, ApiError> {
-    if state.shutdown.is_cancelled() {
+    if state.stopping.is_cancelled() || state.shutdown.is_cancelled() {
         let detail = "the service is shutting down";
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail));
     }

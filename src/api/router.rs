@@ -12,7 +12,8 @@ use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, archives, auth, docs, events, health, images, jobs, metrics, observe, origin, problem,
+    AppState, archives, auth, deadline, docs, events, health, images, jobs, metrics, observe,
+    origin, problem,
 };
 
 /// What needs the token, when there is one.
@@ -41,6 +42,7 @@ pub fn router(state: AppState) -> Router {
         .merge(docs::routes(openapi_json))
         // The last layer is the outermost.
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(deadline::answer_in_time))
         .layer(from_fn_with_state(state.clone(), origin::guard))
         .layer(CatchPanicLayer::custom(problem::from_panic))
         .layer(from_fn(problem::render))

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
@@ -24,6 +26,11 @@ use crate::jobs::reconcile::Reconcilers;
 use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
 use crate::store::ArchiveStore;
 use crate::{store, telemetry};
+
+/// A directory for what is not finished.
+mod scratch;
+
+use scratch::Scratch;
 
 /// Run the service: API, queue and workers.
 ///
@@ -45,19 +52,19 @@ impl Serve {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let shutdown = CancellationToken::new();
-    stop_on_signals(shutdown.clone())?;
+    let (stopping, shutdown) = (CancellationToken::new(), CancellationToken::new());
+    stop_on_signals(stopping.clone(), shutdown.clone(), config.shutdown_delay)?;
     // The port first: a second service on it should fail before it touches anything.
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("can't listen on {}", config.listen))?;
     let address = listener.local_addr()?;
-    let database = match Database::start(&config.database, Migrations::Apply, &shutdown).await {
+    let database = match Database::start(&config.database, Migrations::Apply, &stopping).await {
         Err(DatabaseError::Cancelled) => return Ok(()),
         started => started?,
     };
-    let scratch = scratch(&config.data_dir)?;
-    let outcome = run(&config, listener, address, scratch, &database, &shutdown).await;
+    let scratch = Scratch::make(&config.data_dir)?;
+    let outcome = run(&config, listener, address, &scratch, &database, &stopping, &shutdown).await;
     shutdown.cancel();
     database.stop().await;
     outcome
@@ -67,8 +74,9 @@ async fn run(
     config: &Config,
     listener: TcpListener,
     address: std::net::SocketAddr,
-    scratch: std::path::PathBuf,
+    scratch: &Scratch,
     database: &Database,
+    stopping: &CancellationToken,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let store = store::open(&config.store).await?;
@@ -90,7 +98,7 @@ async fn run(
         pack: PackOptions { limits: config.limits, budget: index.budget.clone() },
         index: index.clone(),
         build_registry: config.build_registry.clone(),
-        scratch: scratch.clone(),
+        scratch: scratch.path().to_owned(),
     });
     let puller = Arc::new(Puller {
         store: store.clone(),
@@ -99,9 +107,10 @@ async fn run(
         clip_version: config.clip_version,
         fallback: config.fallback,
         build_registry: config.build_registry.clone(),
-        scratch,
+        scratch: scratch.path().to_owned(),
     });
-    let workers = WorkerPool::start(
+    tokio::spawn(telemetry::metrics::keep_up());
+    let mut workers = WorkerPool::start(
         queue.clone(),
         Arc::new(Handlers { puller, migrator }),
         WorkerSettings {
@@ -112,10 +121,10 @@ async fn run(
             liveness: Liveness::default(),
             worker_id: format!("{}:{}", hostname(), Uuid::now_v7().simple()),
         },
-        shutdown.clone(),
+        stopping.clone(),
     );
     let reconcilers = Reconcilers::new(&queue, &store, config.lease, config.retention);
-    let reconcilers = reconcilers.start(shutdown.clone());
+    let mut reconcilers = reconcilers.start(stopping.clone());
     info!(%address, store = store.describe(), workers = config.workers, "ready");
     let mut out = std::io::stdout();
     writeln!(out, "clipwright is ready at http://{address} (docs: http://{address}/docs)")?;
@@ -123,7 +132,15 @@ async fn run(
 
     let clients = queue.over(database.pool().clone());
     let state = AppState::new(clients, store, config.token.as_ref());
-    let served = api::serve(listener, state, shutdown.clone()).await;
+    let state = state.with_stopping(stopping.clone());
+    let mut serving = Box::pin(api::serve(listener, state, shutdown.clone()));
+    let served = tokio::select! {
+        served = &mut serving => served,
+        // Without them nothing would be done, however well it is answered.
+        () = ended(&mut workers, stopping) => anyhow::bail!("the workers stopped by themselves"),
+        () = ended(&mut reconcilers, stopping) => anyhow::bail!("the reconcilers stopped by themselves"),
+    };
+    stopping.cancel();
     shutdown.cancel();
     workers.await.context("the workers stopped")?;
     reconcilers.await.context("the reconcilers stopped")?;
@@ -152,29 +169,22 @@ fn layer_cache(
     Some(Arc::new(cache))
 }
 
-/// A directory of this process's own for what is not finished. What processes that were killed left
-/// there goes: their ids are no longer running.
-fn scratch(data_dir: &std::path::Path) -> anyhow::Result<std::path::PathBuf> {
-    let all = data_dir.join("tmp");
-    let own = all.join(std::process::id().to_string());
-    let failed = || format!("can't make {}", own.display());
-    std::fs::create_dir_all(&all).with_context(failed)?;
-    for entry in std::fs::read_dir(&all).with_context(failed)?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let alive = pid.is_some_and(|pid| {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None)
-                != Err(nix::errno::Errno::ESRCH)
-        });
-        if !alive || pid.is_some_and(|pid| pid.cast_unsigned() == std::process::id()) {
-            std::fs::remove_dir_all(entry.path()).with_context(failed)?;
-        }
+/// Resolves when a task ends that should go on until `stopping`.
+async fn ended(task: &mut JoinHandle<()>, stopping: &CancellationToken) {
+    let _ = task.await;
+    if stopping.is_cancelled() {
+        std::future::pending::<()>().await;
     }
-    std::fs::create_dir_all(&own).with_context(failed)?;
-    Ok(own)
 }
 
-/// SIGINT and SIGTERM end the service in good order.
-fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
+/// SIGINT and SIGTERM end the service in good order: no more jobs are taken and `/readyz` says no at
+/// once; whoever sends clients here has `delay` to notice before the port is closed. A second signal ends
+/// the wait.
+fn stop_on_signals(
+    stopping: CancellationToken,
+    shutdown: CancellationToken,
+    delay: Duration,
+) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -183,7 +193,13 @@ fn stop_on_signals(shutdown: CancellationToken) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        info!("stopping");
+        info!(?delay, "stopping");
+        stopping.cancel();
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
         shutdown.cancel();
     });
     Ok(())

@@ -93,6 +93,11 @@ settings! {
         flag: "max-attempts", env: &["CLIPWRIGHT_MAX_ATTEMPTS"], file: "clipwright.maxAttempts",
         default: Some("3"), expected: "1 to 100", help: "How often a job is tried",
     }
+    SHUTDOWN_DELAY_SECONDS {
+        flag: "shutdown-delay-seconds", env: &["CLIPWRIGHT_SHUTDOWN_DELAY_SECONDS"],
+        file: "clipwright.shutdownDelaySeconds", expected: "0 to 60",
+        help: "Seconds from a signal to stop, when /readyz turns, until the port is closed; by default 5 where a database is set, else 0",
+    }
     RETRY_MINUTES {
         flag: "retry-minutes", env: &["CLIPWRIGHT_RETRY_MINUTES"],
         file: "clipwright.retryMinutes", default: Some("60"), expected: "0 to 10080",

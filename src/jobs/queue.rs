@@ -27,6 +27,8 @@ mod json;
 mod layer_claims;
 /// Holding a job.
 mod lease;
+/// What a job writes while it works.
+mod log;
 /// What clients look up.
 mod look;
 /// What becomes of a job that a worker has.
@@ -46,6 +48,7 @@ pub use claim::Wanted;
 pub use error::QueueError;
 pub use layer_claims::DatabaseClaims;
 pub use lease::{Heartbeat, Lease, Secrets};
+pub use log::{LogChunk, MAX_CHUNK};
 pub use vault::Vault;
 pub use wake::Wakeups;
 

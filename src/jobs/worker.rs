@@ -117,8 +117,7 @@ struct Pool {
 
 impl Pool {
     async fn work(&self) {
-        let taking = async { tokio::join!(self.take_all(), self.take_suspects()) };
-        self.shutdown.run_until_cancelled(Box::pin(taking)).await;
+        Box::pin(async { tokio::join!(self.take_all(), self.take_suspects()) }).await;
         self.attempts.close();
         if tokio::time::timeout(DRAIN, self.attempts.wait()).await.is_err() {
             tracing::warn!(
@@ -127,12 +126,18 @@ impl Pool {
         }
     }
 
-    /// Claims jobs, one after the other, while there is room.
+    /// Claims jobs, one after the other, while there is room, until the shutdown. A claim is never dropped
+    /// half way: what it took would wait for its lease to end.
     async fn take_all(&self) {
         let mut wakes = self.queue.work_wakes();
         loop {
-            let Ok(worker) = self.workers.clone().acquire_owned().await else { return };
-            let company = self.alone.clone().read_owned().await;
+            let place = async {
+                let worker = self.workers.clone().acquire_owned().await;
+                (worker, self.alone.clone().read_owned().await)
+            };
+            let Some((Ok(worker), company)) = self.shutdown.run_until_cancelled(place).await else {
+                return;
+            };
             let (kinds, mut slots) = self.room();
             let Some(lease) = self.claim(&kinds, false).await else {
                 drop((worker, company, slots));
@@ -140,6 +145,7 @@ impl Pool {
                     () = wakes.notified() => {}
                     () = sleep(self.settings.poll) => {}
                     () = self.ended.notified() => {}
+                    () = self.shutdown.cancelled() => return,
                 }
                 continue;
             };
@@ -159,7 +165,8 @@ impl Pool {
         loop {
             match self.queue.suspect_waits(&kinds).await {
                 Ok(true) => {
-                    let _alone = self.alone.write().await;
+                    let alone = self.shutdown.run_until_cancelled(self.alone.write()).await;
+                    let Some(_alone) = alone else { return };
                     if let Some(lease) = self.claim(&kinds, true).await {
                         // Like the others it goes on for a while when the shutdown comes. A panic
                         // is told by the panic hook, and its lease ends by itself.
@@ -169,7 +176,10 @@ impl Pool {
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "no look for suspect jobs; trying on"),
             }
-            sleep(self.settings.poll).await;
+            let wait = sleep(self.settings.poll);
+            if self.shutdown.run_until_cancelled(wait).await.is_none() {
+                return;
+            }
         }
     }
 

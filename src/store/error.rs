@@ -111,9 +111,30 @@ impl StoreError {
     }
 }
 
+/// Whether the machine or the file system is out of something that others will give back.
+fn is_shortage(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let shortages = [
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ENOMEM,
+        Errno::EAGAIN,
+        Errno::EINTR,
+        Errno::EBUSY,
+        Errno::ESTALE,
+        Errno::ETIMEDOUT,
+    ];
+    error.raw_os_error().is_some_and(|code| shortages.contains(&Errno::from_raw(code)))
+}
+
 impl Classify for StoreError {
     fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Full { .. })
+        match self {
+            // A key that was rotated is known everywhere in a while.
+            Self::Unavailable { .. } | Self::Full { .. } | Self::Denied { .. } => true,
+            Self::Io { source, .. } => is_shortage(source),
+            _ => false,
+        }
     }
 
     fn fault(&self) -> Fault {

@@ -75,6 +75,9 @@ impl S3Settings {
     pub const MAX_PART_SIZE: u64 = 256 << 20;
 }
 
+/// No object has this name: the answer shows whether the bucket can be used.
+const CHECK_KEY: &str = ".clipwright-check";
+
 /// Objects in one bucket.
 #[derive(Debug, Clone)]
 pub struct S3Store {
@@ -357,9 +360,13 @@ impl ArchiveStore for S3Store {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        match self.client.head_bucket().bucket(&self.bucket).send().await.map_err(Failure::from) {
-            Ok(_) => Ok(()),
-            Err(failure) => Err(failure.into_error(self, "find the bucket".to_owned())),
+        // Who may read and write objects may not be allowed to ask for the bucket itself.
+        let request = self.client.get_object().bucket(&self.bucket).key(CHECK_KEY);
+        match request.send().await.map_err(Failure::from) {
+            Err(failure) if !failure.is_of_the_bucket() => {
+                Err(failure.into_error(self, "find the bucket".to_owned()))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -2,12 +2,15 @@
 //! who counts what for.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use metrics::{counter, describe_counter};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 const JOB_ATTEMPTS: &str = "clipwright_job_attempts_total";
 const ARCHIVES: &str = "clipwright_archives_total";
+
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The recorder of this process, installed by the first who counts or asks.
 static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
@@ -32,6 +35,14 @@ pub fn archive_published(requested: u8, produced: u8, reason: &'static str) {
     let (requested, produced) = (requested.to_string(), produced.to_string());
     counter!(ARCHIVES, "requested" => requested, "produced" => produced, "reason" => reason)
         .increment(1);
+}
+
+/// Has the recorder do its upkeep now and then, without which what it keeps of histograms grows.
+pub async fn keep_up() {
+    loop {
+        tokio::time::sleep(UPKEEP_EVERY).await;
+        RECORDER.run_upkeep();
+    }
 }
 
 /// Everything that was counted, in Prometheus's text format.

@@ -1,11 +1,12 @@
 //! What workers may write, when, and what happens when they die.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use clipwright::digest::Digest;
 use clipwright::error::Fault;
 use clipwright::jobs::job::{EventKind, JobError, JobKind, JobState};
-use clipwright::jobs::queue::{Heartbeat, JobFilter, Lease, NewJob, QueueError};
+use clipwright::jobs::queue::{Heartbeat, JobFilter, Lease, MAX_CHUNK, NewJob, QueueError};
 use futures_util::future::{join_all, try_join_all};
 
 use super::harness::{Fixture, claim, error, new_job, recorded, result_for, warning};
@@ -151,6 +152,7 @@ async fn a_job_whose_workers_fall_silent_runs_alone_and_is_given_up_in_the_end()
 #[tokio::test]
 async fn transient_failures_are_tried_again_until_attempts_are_used_up() {
     let f = Fixture::new().await;
+    let f = Fixture { queue: f.queue.clone().with_retry_for(Duration::ZERO), ..f };
     let id = f.submit(1).await;
     let full = |code: &str| JobError { fault: Fault::Ours, ..error(code, true) };
     for attempt in 1..=3 {
@@ -365,4 +367,32 @@ async fn an_image_id_belongs_to_the_workspace_that_came_first() {
         assert_eq!(f.queue.own_archive(&lease).await.unwrap(), owns, "asked again");
         f.queue.fail(&lease, &error("x", false)).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_log_is_kept_in_chunks_and_read_by_offset() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    let mut end = 0;
+    for chunk in [&b"one\n"[..], &[b'x'; MAX_CHUNK], b"three"] {
+        let before = end;
+        end = f.queue.append_log(&lease, before, chunk).await.unwrap();
+        assert_eq!(f.queue.append_log(&lease, before, chunk).await.unwrap(), end, "sent twice");
+    }
+    let read = async |offset| -> Vec<(i64, usize)> {
+        let chunks = f.queue.log(id, offset, 10).await.unwrap();
+        chunks.iter().map(|chunk| (chunk.offset, chunk.bytes.len())).collect()
+    };
+    let all = [(0, 4), (4, MAX_CHUNK), (4 + i64::try_from(MAX_CHUNK).unwrap(), 5)];
+    assert_eq!(read(0).await, all);
+    assert_eq!(read(3).await, all);
+    assert_eq!(read(4).await, all[1..]);
+    assert_eq!(read(i64::MAX).await, all[2..], "the last, which a reader has to its end");
+    let long = f.queue.append_log(&lease, end, &[0; MAX_CHUNK + 1]).await;
+    assert!(matches!(long, Err(QueueError::Refused { .. })), "{long:?}");
+    f.queue.release(&lease).await.unwrap();
+    let late = f.queue.append_log(&lease, end, b"late").await;
+    assert!(matches!(late, Err(QueueError::LeaseLost { .. })), "{late:?}");
+    assert_eq!(f.story(id).await, ["queued", "started"], "events are apart");
 }

@@ -33,6 +33,8 @@ pub(crate) enum Deed {
 pub(crate) struct Fake {
     deed: Deed,
     pub(crate) started: Notify,
+    /// The handler was told to stop.
+    pub(crate) stopped: Notify,
     pub(crate) go: Semaphore,
     running: AtomicUsize,
     most: AtomicUsize,
@@ -44,6 +46,7 @@ impl Fake {
         Arc::new(Self {
             deed,
             started: Notify::new(),
+            stopped: Notify::new(),
             go: Semaphore::new(0),
             running: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
@@ -76,7 +79,10 @@ impl Handler for Fake {
             Deed::Panic => panic!("as told"),
             Deed::Wait => tokio::select! {
                 go = self.go.acquire() => { go.unwrap().forget(); Ok(result_for(job)) }
-                () = cancel.cancelled() => Err(error("stopped", false)),
+                () = cancel.cancelled() => {
+                    self.stopped.notify_one();
+                    Err(error("stopped", false))
+                }
             },
             Deed::Chatter => {
                 for n in 0..500 {
@@ -114,7 +120,12 @@ impl Pool {
         Self::with_lease(queue, handler, workers, LEASE)
     }
 
-    fn with_lease(queue: &Queue, handler: &Arc<Fake>, workers: usize, lease: Duration) -> Self {
+    pub(crate) fn with_lease(
+        queue: &Queue,
+        handler: &Arc<Fake>,
+        workers: usize,
+        lease: Duration,
+    ) -> Self {
         Self::with(queue, handler, |settings| WorkerSettings { workers, lease, ..settings })
     }
 

@@ -39,6 +39,10 @@ impl TestDatabase {
         self.database.pool()
     }
 
+    pub(crate) fn work_pool(&self) -> &PgPool {
+        self.database.work_pool()
+    }
+
     /// For the binary's `DATABASE_URL`.
     pub(crate) fn url(&self) -> &str {
         &self.url

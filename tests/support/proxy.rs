@@ -1,12 +1,13 @@
 //! A TCP proxy that breaks what goes through it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use clipwright::digest::Digest;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Notify;
 
 /// Runs until dropped.
@@ -29,6 +30,10 @@ struct Faults {
     requests: Mutex<Vec<String>>,
     /// New connections are dropped at once.
     down: AtomicBool,
+    /// Nothing passes, and nobody is told: what a network does whose cable is pulled.
+    silent: tokio::sync::watch::Sender<bool>,
+    /// Connections of earlier ones stay silent.
+    era: AtomicI64,
     /// Cuts open connections.
     cut: Notify,
     /// Something was broken.
@@ -37,19 +42,39 @@ struct Faults {
 
 impl Proxy {
     pub(crate) async fn start(upstream: &str) -> Self {
+        Self::to(Upstream::Address(upstream.to_owned())).await
+    }
+
+    /// In front of a server that listens on a unix socket.
+    pub(crate) async fn to_socket(upstream: PathBuf) -> Self {
+        Self::to(Upstream::Socket(upstream)).await
+    }
+
+    async fn to(upstream: Upstream) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let faults = Arc::new(Faults::default());
         faults.budget.store(-1, Ordering::SeqCst);
-        let (upstream, shared) = (upstream.to_owned(), faults.clone());
+        let shared = faults.clone();
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if shared.down.load(Ordering::SeqCst) {
                     shared.broken.notify_one();
                     continue;
                 }
-                if let Ok(server) = TcpStream::connect(&upstream).await {
-                    tokio::spawn(connection(client, server, shared.clone()));
+                match &upstream {
+                    Upstream::Address(address) => {
+                        if let Ok(server) = TcpStream::connect(address).await {
+                            let (read, write) = server.into_split();
+                            tokio::spawn(connection(client, read, write, shared.clone()));
+                        }
+                    }
+                    Upstream::Socket(path) => {
+                        if let Ok(server) = UnixStream::connect(path).await {
+                            let (read, write) = server.into_split();
+                            tokio::spawn(connection(client, read, write, shared.clone()));
+                        }
+                    }
                 }
             }
         });
@@ -86,6 +111,21 @@ impl Proxy {
         self.faults.cut.notify_waiters();
     }
 
+    /// Lets nothing pass from now on, over old connections and new ones, without closing any.
+    pub(crate) fn fall_silent(&self) {
+        self.faults.silent.send_replace(true);
+    }
+
+    /// Ends the silence: what was held back passes.
+    pub(crate) fn speak(&self) {
+        self.faults.silent.send_replace(false);
+    }
+
+    /// Old connections stay silent when others speak again.
+    pub(crate) fn cut_off_old_connections(&self) {
+        self.faults.era.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Cuts what is open, and goes on serving.
     pub(crate) fn cut_open_connections(&self) {
         self.faults.cut.notify_waiters();
@@ -97,15 +137,35 @@ impl Proxy {
     }
 }
 
+impl Faults {
+    /// Waits while there is silence, for ever on a connection of an era that is over.
+    async fn sound(&self, era: i64) {
+        let _ = self.silent.subscribe().wait_for(|silent| !silent).await;
+        if self.era.load(Ordering::SeqCst) != era {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn connection(client: TcpStream, server: TcpStream, faults: Arc<Faults>) {
+enum Upstream {
+    Address(String),
+    Socket(PathBuf),
+}
+
+async fn connection(
+    client: TcpStream,
+    mut server_in: impl AsyncRead + Unpin,
+    mut server_out: impl AsyncWrite + Unpin,
+    faults: Arc<Faults>,
+) {
     let (mut client_in, mut client_out) = client.into_split();
-    let (mut server_in, mut server_out) = server.into_split();
+    let era = faults.era.load(Ordering::SeqCst);
     let requests = async {
         let mut buffer = vec![0; 16 << 10];
         while let Ok(read @ 1..) = client_in.read(&mut buffer).await {
@@ -113,6 +173,7 @@ async fn connection(client: TcpStream, server: TcpStream, faults: Arc<Faults>) {
             let text = String::from_utf8_lossy(&buffer[..read]);
             let line = text.lines().next().unwrap_or_default().to_owned();
             faults.requests.lock().unwrap().push(line);
+            faults.sound(era).await;
             if server_out.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
@@ -137,6 +198,7 @@ async fn connection(client: TcpStream, server: TcpStream, faults: Arc<Faults>) {
                 }
                 faults.budget.store(left, Ordering::SeqCst);
             }
+            faults.sound(era).await;
             if client_out.write_all(&buffer[..read]).await.is_err() {
                 return;
             }

@@ -252,6 +252,8 @@ async fn spawn(data: &Path, settings: &Settings) -> (Child, String, JoinHandle<S
         .env("RUST_LOG", "info")
         // The registries of tests are on this machine.
         .env("CLIPWRIGHT_PRIVATE_ADDRESSES", "true")
+        // Nobody balances load here.
+        .env("CLIPWRIGHT_SHUTDOWN_DELAY_SECONDS", "0")
         .args(&settings.arguments)
         .envs(settings.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())

@@ -23,7 +23,10 @@ pub(super) async fn left_behind(
         for upload in page.uploads() {
             let facts = upload.key().zip(upload.upload_id()).zip(upload.initiated().and_then(time));
             let Some(((name, id), since)) = facts else { continue };
-            let ours = |key: &Key| key.of_image().is_some() || key.is_layer_index();
+            let ours = |key: &Key| {
+                let kept = [Key::KEPT, Key::STAGED].iter().any(|prefix| name.starts_with(prefix));
+                key.of_image().is_some() || key.is_layer_index() || kept
+            };
             let old = SystemTime::now().duration_since(since).is_ok_and(|found| found > age);
             if old && name.parse().is_ok_and(|key| ours(&key)) {
                 found.push(Leftover { name: name.to_owned(), id: id.to_owned(), since });

@@ -52,9 +52,15 @@ impl Failure {
             && matches!(self.code.as_deref(), None | Some("NoSuchKey" | "NotFound"))
     }
 
-    /// Whether a conditional create found the key taken, or somebody else about to take it.
+    /// Whether a conditional request found the key taken. That somebody else is about to take it (409)
+    /// says nothing yet: asked again, the store will know.
     pub(super) fn is_taken(&self) -> bool {
-        self.status == Some(412) || self.code.as_deref() == Some("ConditionalRequestConflict")
+        self.status == Some(412)
+    }
+
+    /// Whether the answer says that the bucket is there and knows us, whatever it thinks of the request.
+    pub(super) fn is_of_the_bucket(&self) -> bool {
+        matches!(self.code.as_deref(), Some("NoSuchKey" | "AccessDenied"))
     }
 
     /// The store's error for a request that was to do `action`.

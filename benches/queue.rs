@@ -1,0 +1,142 @@
+//! The queue's speed: `bench/queue.sh` starts a Postgres and runs it.
+//!
+//! Prints what a job costs with few and with many others waiting, and after a history, as ratios within
+//! the same run: a claim must not depend on how many wait, nor on statistics that are out of date.
+#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clipwright::archive::LayerPolicy;
+use clipwright::database::{Database, DatabaseSettings, Migrations};
+use clipwright::error::Fault;
+use clipwright::jobs::job::{JobError, JobKind, JobSpec, PullSpec};
+use clipwright::jobs::queue::{Lease, NewJob, Queue, Vault, Wanted};
+use secrecy::SecretString;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+const ROUND: u32 = 300;
+const LEASE: Duration = Duration::from_mins(10);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Ok(url) = std::env::var("DATABASE_URL") else {
+        println!("no DATABASE_URL: bench/queue.sh sets one");
+        return Ok(());
+    };
+    let settings = DatabaseSettings::Url(SecretString::from(url));
+    let database = Database::start(&settings, Migrations::Apply, &CancellationToken::new()).await?;
+    let bench = Bench { queue: Queue::new(database.work_pool().clone(), Vault::new([])) };
+    let pool = database.pool();
+
+    println!("{:<52} {:>9} {:>11} {:>8}", "figure", "value", "must", "reached");
+    bench.round(0).await?;
+    let fresh = bench.round(1).await?;
+    println!("{:<52} {:>9.0}", "jobs a second, submitted, claimed and ended: fresh", fresh);
+    let mut ratio = async |what: &str, number: u64, must: f64| -> anyhow::Result<()> {
+        let rate = bench.round(number).await?;
+        let reached = if rate / fresh >= must { "must" } else { "NO" };
+        let figure = format!("the same, {what} / fresh");
+        println!("{figure:<52} {:>9.2} {:>11} {reached:>8}   {rate:.0} a second", rate / fresh, format!(">= {must}"));
+        Ok(())
+    };
+    add(pool, 1 << 40, 1_000, true).await?;
+    sqlx::raw_sql("ANALYZE").execute(pool).await?;
+    ratio("1,000 waiting for a host", 2, 0.8).await?;
+    add(pool, 2 << 40, 10_773, true).await?;
+    ratio("10,773 more since the statistics", 3, 0.8).await?;
+    add(pool, 3 << 40, 100_000, true).await?;
+    ratio("100,000 more", 4, 0.7).await?;
+    add(pool, 4 << 40, 1_000_000, false).await?;
+    ratio("1,000,000 that ended", 5, 0.6).await?;
+
+    let leases = bench.hold(256).await?;
+    let started = Instant::now();
+    for _ in 0..20 {
+        bench.queue.heartbeat(&leases.iter().collect::<Vec<_>>()).await?;
+    }
+    let beat = started.elapsed() / 20;
+    println!("{:<52} {:>6.1} ms", "a heartbeat of 256 jobs", beat.as_secs_f64() * 1e3);
+    database.stop().await;
+    Ok(())
+}
+
+struct Bench {
+    queue: Queue,
+}
+
+impl Bench {
+    /// Jobs a second that are submitted, claimed and ended one after the other.
+    async fn round(&self, number: u64) -> anyhow::Result<f64> {
+        let started = Instant::now();
+        for n in 0..ROUND {
+            self.queue.submit(job(number << 32 | u64::from(n))?).await?;
+            let lease = self.claim().await?;
+            self.queue.fail(&lease, &failure()).await?;
+        }
+        Ok(f64::from(ROUND) / started.elapsed().as_secs_f64())
+    }
+
+    async fn hold(&self, jobs: u64) -> anyhow::Result<Vec<Lease>> {
+        let mut leases = Vec::new();
+        for n in 0..jobs {
+            self.queue.submit(job(9 << 32 | n)?).await?;
+            leases.push(self.claim().await?);
+        }
+        Ok(leases)
+    }
+
+    async fn claim(&self) -> anyhow::Result<Lease> {
+        let kinds = JobKind::ALL;
+        let wanted = Wanted { worker_id: "bench", lasts: LEASE, kinds: &kinds, suspects: false };
+        self.queue.claim(&wanted).await?.context("there is a job to claim")
+    }
+}
+
+fn job(n: u64) -> anyhow::Result<NewJob> {
+    Ok(NewJob::new(JobSpec::Pull(PullSpec {
+        image_id: format!("{n:016x}").parse()?,
+        source: "registry.example/app:1".parse()?,
+        platform: "linux/amd64".parse()?,
+        clip_version: None,
+        layers: LayerPolicy::Refuse,
+        fallback: None,
+        force: false,
+    })))
+}
+
+fn failure() -> JobError {
+    JobError {
+        code: "bench".to_owned(),
+        message: "it is measured, not done".to_owned(),
+        fault: Fault::User,
+        transient: false,
+        retry_after: None,
+    }
+}
+
+/// Jobs that wait for an hour, or that ended: rows as a service leaves them.
+async fn add(pool: &PgPool, from: i64, count: i64, live: bool) -> anyhow::Result<()> {
+    let state = if live { "queued" } else { "failed" };
+    let sql = format!(
+        "SET statement_timeout = 0;
+         ALTER TABLE live_job DISABLE TRIGGER USER;
+         WITH added AS (
+             INSERT INTO job (id, workspace_id, kind, spec_version, spec, spec_digest, image_id,
+                              priority, state, max_attempts, finished_at, error)
+             SELECT gen_random_uuid(), 'default', 'pull', 1, '{{}}',
+                    decode(repeat('00', 32), 'hex'), lpad(to_hex(n), 16, '0'), 0, '{state}', 3,
+                    CASE WHEN {live} THEN NULL ELSE now() END,
+                    CASE WHEN {live} THEN NULL ELSE '{{}}'::jsonb END
+             FROM generate_series({from}, {from} + {count} - 1) AS n
+             RETURNING id, image_id)
+         INSERT INTO live_job (job_id, kind, spec_version, image_id, priority, head, due_at)
+         SELECT id, 'pull', 1, image_id, 0, true, now() + interval '1 hour' FROM added
+         WHERE {live};
+         ALTER TABLE live_job ENABLE TRIGGER USER;
+         SET statement_timeout = '30s'"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! A database that falls silent: no reset, no answer, just nothing.
+
+use std::time::{Duration, Instant};
+
+use clipwright::database::{Database, DatabaseSettings, Migrations};
+use clipwright::jobs::job::JobState;
+use clipwright::jobs::queue::{Queue, Vault};
+use secrecy::SecretString;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
+
+use super::harness::{Fixture, claim, new_job, within};
+use super::workers::{Deed, Fake, Pool};
+use crate::support::proxy::Proxy;
+
+/// A queue that reaches its database through a proxy.
+struct Far {
+    near: Fixture,
+    proxy: Proxy,
+    database: Database,
+    queue: Queue,
+}
+
+impl Far {
+    async fn new() -> Self {
+        let near = Fixture::new().await;
+        let options = PgConnectOptions::clone(&near.database.pool().connect_options());
+        // The server of the tests listens on a socket alone.
+        let proxy = Proxy::to_socket(options.get_socket().unwrap().join(".s.PGSQL.5432")).await;
+        let options = PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(proxy.address.port())
+            .username(options.get_username())
+            .database(options.get_database().unwrap())
+            .ssl_mode(sqlx::postgres::PgSslMode::Disable);
+        let url = SecretString::from(options.to_url_lossy().to_string());
+        let settings = DatabaseSettings::Url(url);
+        let never = CancellationToken::new();
+        let database = Database::start(&settings, Migrations::Leave, &never).await.unwrap();
+        let queue = Queue::new(database.work_pool().clone(), Vault::new([]));
+        Self { near, proxy, database, queue }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_give_up_in_time_and_new_connections_serve_when_it_is_over() {
+    let far = Far::new().await;
+    let id = far.queue.submit(new_job(1)).await.unwrap().job.id;
+    far.proxy.fall_silent();
+    let started = Instant::now();
+    assert!(far.queue.ping().await.is_err());
+    assert!(far.queue.get(id).await.is_err());
+    assert!(claim(&far.queue, "w", false).await.is_err());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    // The old connections stay silent for ever; nobody waits for them.
+    far.proxy.cut_off_old_connections();
+    far.proxy.speak();
+    assert_eq!(far.queue.get(id).await.unwrap().unwrap().state, JobState::Queued);
+    assert!(claim(&far.queue, "w", false).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_lets_go_before_its_lease_ends_and_takes_jobs_again_afterwards() {
+    let far = Far::new().await;
+    let handler = Fake::new(Deed::Wait);
+    let pool = Pool::with_lease(&far.queue, &handler, 1, Duration::from_secs(3));
+    let id = far.queue.submit(new_job(1)).await.unwrap().job.id;
+    within(handler.started.notified()).await;
+    let silent_from = Instant::now();
+    far.proxy.fall_silent();
+    within(handler.stopped.notified()).await;
+    assert!(silent_from.elapsed() < Duration::from_secs(3), "{:?}", silent_from.elapsed());
+    far.proxy.cut_off_old_connections();
+    far.proxy.speak();
+    // It was still ours: nobody else could take it meanwhile.
+    handler.go.add_permits(2);
+    far.near.until(id, |job| job.state == JobState::Succeeded).await;
+    far.near.story(id).await;
+    pool.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_in_use_do_not_hold_up_the_end() {
+    let far = Far::new().await;
+    far.queue.ping().await.unwrap();
+    let held = far.database.pool().acquire().await.unwrap();
+    far.proxy.fall_silent();
+    let started = Instant::now();
+    within(far.database.stop()).await;
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    drop(held);
+}
