@@ -32,6 +32,10 @@ struct Faults {
     down: AtomicBool,
     /// Nothing passes, and nobody is told: what a network does whose cable is pulled.
     silent: tokio::sync::watch::Sender<bool>,
+    /// Pieces of traffic that were held back since somebody asked.
+    held: tokio::sync::watch::Sender<i64>,
+    /// A byte is changed when the budget is used up, and nothing is cut.
+    garbles: AtomicBool,
     /// Connections of earlier ones stay silent.
     era: AtomicI64,
     /// Cuts open connections.
@@ -116,9 +120,21 @@ impl Proxy {
         self.faults.silent.send_replace(true);
     }
 
+    /// Waits until so many pieces of traffic were held back by the silence.
+    pub(crate) async fn held_back(&self, pieces: i64) {
+        let _ = self.faults.held.subscribe().wait_for(|held| *held >= pieces).await;
+        self.faults.held.send_replace(0);
+    }
+
     /// Ends the silence: what was held back passes.
     pub(crate) fn speak(&self) {
         self.faults.silent.send_replace(false);
+    }
+
+    /// Changes one byte of the answers, so many bytes from now.
+    pub(crate) fn garble_after(&self, bytes: i64) {
+        self.faults.garbles.store(true, Ordering::SeqCst);
+        self.cut_after(bytes);
     }
 
     /// Old connections stay silent when others speak again.
@@ -140,6 +156,9 @@ impl Proxy {
 impl Faults {
     /// Waits while there is silence, for ever on a connection of an era that is over.
     async fn sound(&self, era: i64) {
+        if *self.silent.borrow() {
+            self.held.send_modify(|held| *held += 1);
+        }
         let _ = self.silent.subscribe().wait_for(|silent| !silent).await;
         if self.era.load(Ordering::SeqCst) != era {
             std::future::pending::<()>().await;
@@ -190,6 +209,11 @@ async fn connection(
                     faults.budget.store(-1, Ordering::SeqCst);
                     faults.broken.notify_one();
                     let part = usize::try_from(allowed).unwrap();
+                    if faults.garbles.swap(false, Ordering::SeqCst) {
+                        buffer[part] ^= 1;
+                        let _ = client_out.write_all(&buffer[..read]).await;
+                        continue;
+                    }
                     let _ = client_out.write_all(&buffer[..part]).await;
                     if faults.stalls.swap(false, Ordering::SeqCst) {
                         std::future::pending::<()>().await;
