@@ -38,7 +38,11 @@ async fn main() -> anyhow::Result<()> {
         let rate = bench.round(number).await?;
         let reached = if rate / fresh >= must { "must" } else { "NO" };
         let figure = format!("the same, {what} / fresh");
-        println!("{figure:<52} {:>9.2} {:>11} {reached:>8}   {rate:.0} a second", rate / fresh, format!(">= {must}"));
+        println!(
+            "{figure:<52} {:>9.2} {:>11} {reached:>8}   {rate:.0} a second",
+            rate / fresh,
+            format!(">= {must}")
+        );
         Ok(())
     };
     add(pool, 1 << 40, 1_000, true).await?;

@@ -106,7 +106,9 @@ async fn many_pulls_while_everything_fails() {
     let ended: Vec<(String, i64)> = sqlx::query_as(ended).fetch_all(database.pool()).await.unwrap();
     let losses = count(&database, "SELECT sum(losses)::bigint FROM job").await;
     let attempts = count(&database, "SELECT sum(attempt)::bigint FROM job").await;
-    println!("{pulls} pulls, {attempts} attempts, {losses} lost; faults: {faults:?}; ended: {ended:?}");
+    println!(
+        "{pulls} pulls, {attempts} attempts, {losses} lost; faults: {faults:?}; ended: {ended:?}"
+    );
 
     // A lie is found out and the attempt ends; the job goes on unless it met a lie every time.
     for (state, _) in &ended {
@@ -130,7 +132,10 @@ async fn many_pulls_while_everything_fails() {
     assert_eq!(stored.len(), published, "nothing else lies there: {stored:?}");
     assert!(published >= submitted.len() - faults["registry lies"] as usize * 2);
     assert_eq!(count(&database, "SELECT count(*) FROM live_job").await, 0);
-    assert_eq!(count(&database, "SELECT count(*) FROM image").await, i64::try_from(published).unwrap());
+    assert_eq!(
+        count(&database, "SELECT count(*) FROM image").await,
+        i64::try_from(published).unwrap()
+    );
     let doubled = "SELECT count(*) FROM (SELECT job_id FROM job_event GROUP BY job_id
                    HAVING count(*) <> max(seq) OR count(*) FILTER (WHERE kind IN
                        ('succeeded', 'failed', 'cancelled', 'expired')) <> 1) AS odd";
