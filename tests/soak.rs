@@ -17,7 +17,7 @@ use crate::support::registry::Registry;
 use crate::support::service::{Service, Settings};
 
 /// Jobs between two faults.
-const EVERY: i64 = 20;
+const EVERY: i64 = 12;
 
 struct Counts {
     jobs: i64,
@@ -114,7 +114,9 @@ async fn many_pulls_while_everything_fails() {
     for (state, _) in &ended {
         assert!(["succeeded", "failed"].contains(&state.as_str()), "{ended:?}");
     }
-    let stored: BTreeSet<String> = service.stored().into_iter().collect();
+    // What a killed process was writing has no name of an archive, and is swept after a day.
+    let stored = service.stored().into_iter().filter(|name| !name.starts_with(".tmp-"));
+    let stored: BTreeSet<String> = stored.collect();
     let mut published = 0;
     for id in &submitted {
         let job = service.finished(id).await;
@@ -130,7 +132,8 @@ async fn many_pulls_while_everything_fails() {
         }
     }
     assert_eq!(stored.len(), published, "nothing else lies there: {stored:?}");
-    assert!(published >= submitted.len() - faults["registry lies"] as usize * 2);
+    let lies = faults.get("registry lies").map_or(0, |lies| *lies as usize);
+    assert!(published + 2 * lies >= submitted.len(), "{ended:?}");
     assert_eq!(count(&database, "SELECT count(*) FROM live_job").await, 0);
     assert_eq!(
         count(&database, "SELECT count(*) FROM image").await,
