@@ -217,7 +217,7 @@ fn headers_mean_what_they_mean_to_go() {
             }
         }
     }
-    compare(&interop, &cases, seed);
+    compare(interop, &cases, seed);
 }
 
 /// Takes tars apart as Go does and as we do. At most half of them may be such that Go can't read.
