@@ -36,11 +36,13 @@ const METADATA_V4: [Ipv4Addr; 3] = [
     Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(192, 0, 0, 192),
 ];
-/// Those of AWS and Google.
-const METADATA_V6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+/// Those of Google, Oracle and Scaleway. AWS has a network of them: instances, pods, names, time.
+const METADATA_V6: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
 ];
+const METADATA_AWS_V6: (u16, u16) = (0xfd00, 0xec2);
 
 /// What an address belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +116,7 @@ impl Resolve for Resolver {
 fn reach(address: IpAddr) -> Reach {
     match address {
         IpAddr::V4(address) => reach_v4(address),
-        IpAddr::V6(address) => match embedded(address) {
+        IpAddr::V6(address) => match translated(address) {
             Some(address) => reach_v4(address),
             None => reach_v6(address),
         },
@@ -123,10 +125,7 @@ fn reach(address: IpAddr) -> Reach {
 
 /// The IANA registry of special addresses (RFC 6890 and its successors).
 fn reach_v4(address: Ipv4Addr) -> Reach {
-    let never = address.is_link_local()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || METADATA_V4.contains(&address);
+    let never = is_metadata_v4(address) || address.is_multicast() || address.is_broadcast();
     let private = match address.octets() {
         [0 | 10 | 127 | 240..=255, ..]
         | [192, 168, ..]
@@ -145,13 +144,20 @@ fn reach_v4(address: Ipv4Addr) -> Reach {
     }
 }
 
+fn is_metadata_v4(address: Ipv4Addr) -> bool {
+    address.is_link_local() || METADATA_V4.contains(&address)
+}
+
 fn reach_v6(address: Ipv6Addr) -> Reach {
     let [first, second, ..] = address.segments();
     let never = first & 0xffc0 == 0xfe80 // link-local
         || address.is_multicast()
-        || METADATA_V6.contains(&address);
+        || (first, second) == METADATA_AWS_V6
+        || METADATA_V6.contains(&address)
+        || tunnelled(address).into_iter().any(is_metadata_v4);
     let global = first & 0xe000 == 0x2000 // all that is given out
-        && !(first == 0x2001 && (second < 0x200 || second == 0xdb8)); // but for special purposes
+        && !(first == 0x2001 && (second < 0x200 || second == 0xdb8)) // but for special purposes
+        && !(first == 0x3fff && second < 0x1000);
     match (never, global) {
         (true, _) => Reach::Never,
         (_, true) => Reach::Public,
@@ -159,15 +165,37 @@ fn reach_v6(address: Ipv6Addr) -> Reach {
     }
 }
 
-/// The IPv4 address that an IPv6 one leads to: mapped, compatible, by NAT64 or by 6to4.
-fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [.., a, b] = address.segments();
-    let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+fn v4(high: u16, low: u16) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
+}
+
+/// The IPv4 address that an IPv6 one leads to wherever one is: mapped, compatible, translated, by
+/// NAT64 or by 6to4.
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        [0, 0, 0, 0, 0, 0 | 0xffff, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => Some(v4(a, b)),
-        [0x2002, high, low, ..] => Some(v4(high, low)),
+        [0, 0, 0, 0, 0, 0 | 0xffff, a, b]
+        | [0, 0, 0, 0, 0xffff, 0, a, b]
+        | [0x64, 0xff9b, 0, 0, 0, 0, a, b]
+        | [0x2002, a, b, ..] => Some(v4(a, b)),
         _ => None,
+    }
+}
+
+/// The IPv4 addresses of which one may be what an IPv6 one leads to within somebody's own network:
+/// by NAT64 (RFC 8215; where its prefix ends, and so the address begins, is theirs to choose) or by
+/// ISATAP.
+fn tunnelled(address: Ipv6Addr) -> Vec<Ipv4Addr> {
+    // Octet 8 is left out (RFC 6052).
+    const PLACES: [[usize; 4]; 4] =
+        [[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]];
+    match address.segments() {
+        [0x64, 0xff9b, 1, ..] => {
+            let octets = address.octets();
+            PLACES.map(|places| places.map(|at| octets[at]).into()).to_vec()
+        }
+        [.., 0 | 0x200, 0x5efe, a, b] => vec![v4(a, b)],
+        _ => Vec::new(),
     }
 }
 
@@ -191,6 +219,9 @@ mod tests {
             "2606:4700::1111",
             "2002:101:101::1",
             "64:ff9b::101:101",
+            "::ffff:0:1.1.1.1",
+            "3fff:1000::1",
+            "2606:4700::5efe:101:101",
             "::ffff:1.1.1.1",
         ] {
             assert_eq!(judged(address), Reach::Public, "{address}");
@@ -226,6 +257,11 @@ mod tests {
             "64:ff9b::7f00:1",
             "2002:7f00:1::1",
             "2002:a00:1::",
+            "::ffff:0:127.0.0.1",
+            "64:ff9b:1::7f00:1",
+            "3fff:fff::1",
+            "fd00:42::43",
+            "fd12::5efe:a00:1",
             "1::1",
         ] {
             assert_eq!(judged(address), Reach::Private, "{address}");
@@ -243,11 +279,22 @@ mod tests {
             "febf::1",
             "ff02::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd00:ec2:0:1::1",
             "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
             "::ffff:169.254.169.254",
             "::169.254.169.254",
             "64:ff9b::a9fe:a9fe",
             "2002:a9fe:a9fe::",
+            "::ffff:0:169.254.169.254",
+            "64:ff9b:1::a9fe:a9fe",
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "64:ff9b:1:a9:fe:a9fe::",
+            "64:ff9b:1:2:a9:fea9:fe00:0",
+            "fd12::5efe:a9fe:a9fe",
+            "2606:4700::200:5efe:a9fe:a9fe",
         ] {
             assert_eq!(judged(address), Reach::Never, "{address}");
         }
@@ -312,8 +359,21 @@ mod tests {
             let [high, low] = [[a, b], [c, d]].map(u16::from_be_bytes);
             let wanted = reach(plain.into());
             prop_assert_eq!(reach(plain.to_ipv6_mapped().into()), wanted);
-            for segments in [[0x64, 0xff9b, 0, 0, 0, 0, high, low], [0x2002, high, low, 0, 0, 0, 0, 1]] {
+            for segments in [
+                [0x64, 0xff9b, 0, 0, 0, 0, high, low],
+                [0, 0, 0, 0, 0xffff, 0, high, low],
+                [0x2002, high, low, 0, 0, 0, 0, 1],
+            ] {
                 prop_assert_eq!(reach(Ipv6Addr::from(segments).into()), wanted);
+            }
+            // Within somebody's own network nothing is public, and metadata is metadata.
+            for segments in [
+                [0x64, 0xff9b, 1, 0, 0, 0, high, low],
+                [0x64, 0xff9b, 1, high, low >> 8, low << 8, 0, 0],
+                [0xfd12, 0, 0, 0, 0, 0x5efe, high, low],
+            ] {
+                let own = reach(Ipv6Addr::from(segments).into());
+                prop_assert!(own == Reach::Never || own == Reach::Private && !is_metadata_v4(plain));
             }
         }
     }

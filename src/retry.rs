@@ -79,10 +79,10 @@ impl Backoff {
         if self.failures >= self.settings.attempts {
             return None;
         }
-        if let Some(asked) = asked {
-            return (asked <= self.settings.max_delay).then_some(asked);
-        }
-        Some(self.settings.delay(self.failures))
+        // To be asked for no wait at all, or one that is over, is no reason to hurry.
+        let delay = self.settings.delay(self.failures);
+        let asked = asked.unwrap_or_default();
+        (asked <= self.settings.max_delay).then(|| asked.max(delay))
     }
 
     /// Waits after `error` if another attempt is due and can help; otherwise returns the error.
@@ -309,6 +309,15 @@ mod tests {
             assert!(delay >= full / 2 && delay <= full, "{delay:?} of {full:?}");
         }
         assert_eq!(backoff.next_delay(None), None);
+        // What is asked for counts unless it is shorter, or too long.
+        for (asked, shortest) in [(0, 50), (10, 50), (349, 349)] {
+            backoff.reset();
+            let delay = backoff.next_delay(Some(Duration::from_millis(asked))).unwrap();
+            let (least, most) = (Duration::from_millis(shortest), Duration::from_millis(350));
+            assert!((least..=most).contains(&delay), "{delay:?} for {asked} ms");
+        }
+        backoff.reset();
+        assert_eq!(backoff.next_delay(Some(Duration::from_millis(351))), None);
         let endless = RetrySettings::endless(Duration::from_secs(2), Duration::from_mins(5));
         for (failures, full) in [(0, 2), (1, 2), (2, 4), (8, 256), (9, 300), (u32::MAX, 300)] {
             let (delay, full) = (endless.delay(failures), Duration::from_secs(full));

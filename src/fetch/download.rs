@@ -38,7 +38,7 @@ pub(crate) async fn with_layer<T: Send + 'static>(
     fetch.widen();
     let (chunks, received) = mpsc::unbounded_channel();
     let working = tokio::task::spawn_blocking(|| work(LayerBytes { received, current: None }));
-    let mut failure = None;
+    let mut failure: Option<FetchError> = None;
     loop {
         let chunk = {
             let mut next = pin!(fetch.next());
@@ -51,7 +51,13 @@ pub(crate) async fn with_layer<T: Send + 'static>(
         };
         let Some(chunk) = chunk else { break };
         if turn.is_none() {
-            turn = Some(budget.turn(cancel).await?);
+            match budget.turn(cancel).await {
+                Ok(again) => turn = Some(again),
+                Err(error) => {
+                    failure = Some(error); // and the work comes to its end first
+                    break;
+                }
+            }
         }
         match chunk {
             Ok(chunk) => {
@@ -61,7 +67,7 @@ pub(crate) async fn with_layer<T: Send + 'static>(
                 }
             }
             Err(error) => {
-                failure = Some(error);
+                failure = Some(error.into());
                 break;
             }
         }
@@ -76,11 +82,11 @@ pub(crate) async fn with_layer<T: Send + 'static>(
         while failure.is_none()
             && let Some(chunk) = fetch.next().await
         {
-            failure = chunk.err();
+            failure = chunk.err().map(FetchError::from);
         }
     }
     match failure {
-        Some(error) => Err(error.into()),
+        Some(error) => Err(error),
         None => Ok(done?),
     }
 }
@@ -117,5 +123,58 @@ impl BufRead for LayerBytes {
         if let Some(chunk) = &mut self.current {
             chunk.bytes.advance(length);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::oci::{Credentials, ImageSource, OciSettings};
+    use crate::progress::Silent;
+
+    /// Who is cancelled while another has the turn that it gave up leaves nothing running.
+    #[tokio::test]
+    async fn a_download_ends_after_its_thread() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let image: ImageSource = format!("{}/r:t", listener.local_addr().unwrap()).parse().unwrap();
+        let (go_on, stalled) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            stream.write_all(b"HTTP/1.1 200 X\r\nContent-Length: 3\r\n\r\na").await.unwrap();
+            stalled.await.unwrap();
+            stream.write_all(b"b").await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let (settings, anonymous) = (OciSettings::default(), Some(Credentials::Anonymous));
+        let source = Source::open(&image, &settings, anonymous).await.unwrap();
+        let (budget, cancel) = (Budget::new(1), CancellationToken::new());
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = ended.clone();
+        let work = move |mut bytes: LayerBytes| {
+            let _ = bytes.read_to_end(&mut Vec::new());
+            std::thread::sleep(Duration::from_millis(200));
+            end.store(true, Ordering::SeqCst);
+            Ok(())
+        };
+        let digest = Digest::of(b"abc");
+        let layer = with_layer(&source, digest, 3, Arc::new(Silent), &budget, &cancel, work);
+        let other = async {
+            let turn = budget.turn(&CancellationToken::new()).await.unwrap();
+            go_on.send(()).unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            cancel.cancel();
+            turn
+        };
+        let mut layer = pin!(layer);
+        // It takes the first turn.
+        assert!(timeout(Duration::from_millis(100), &mut layer).await.is_err());
+        let (done, _turn) = tokio::join!(layer, other);
+        assert!(matches!(done, Err(FetchError::Cancelled)), "{done:?}");
+        assert!(ended.load(Ordering::SeqCst));
     }
 }

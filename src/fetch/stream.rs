@@ -155,11 +155,16 @@ impl Fetch {
     async fn run(self, parts: mpsc::UnboundedSender<Chunks>) {
         // Dropped with this task, and what they fetch with them.
         let mut tasks = JoinSet::new();
+        // What one range was refused, the others will be, too: whoever reads will hear of it.
+        let failed = CancellationToken::new();
         let mut next = 0;
         while next < self.size {
             let many = self.size > RANGE && self.source.ranges() != Ranges::Ignored;
             let end = if many { self.size.min(next + RANGE) } else { self.size };
             let room = if many { self.reserve(end - next).await } else { Room::one_connection() };
+            if failed.is_cancelled() {
+                break;
+            }
             let (sender, chunks) = mpsc::unbounded_channel();
             if parts.send(chunks).is_err() {
                 return;
@@ -168,9 +173,12 @@ impl Fetch {
             // How the first one is answered says whether there is any use in others.
             if many && self.source.ranges() == Ranges::Unknown {
                 let opened = opening.await;
-                tasks.spawn(forward(std::future::ready(opened), room, sender));
+                if opened.is_err() {
+                    failed.cancel();
+                }
+                tasks.spawn(forward(std::future::ready(opened), room, sender, failed.clone()));
             } else {
-                tasks.spawn(forward(opening, room, sender));
+                tasks.spawn(forward(opening, room, sender, failed.clone()));
             }
             next = end;
             while tasks.try_join_next().is_some() {} // nothing is kept of those that are done
@@ -195,7 +203,10 @@ impl Fetch {
         range: Range<u64>,
     ) -> impl Future<Output = Result<RangeStream, OciError>> + Send + use<> {
         let Self { source, digest, size, cancel, .. } = self;
-        let (source, digest, size, cancel) = (source.clone(), *digest, *size, cancel.clone());
+        let (digest, size, cancel) = (*digest, *size, cancel.clone());
+        // Bytes of which is not said which they are may be any but those from the start.
+        let trusted = source.ranges() != Ranges::Ignored;
+        let source = if trusted { source.clone() } else { source.without_ranges() };
         async move { source.part(&digest, size, range, &cancel).await }
     }
 }
@@ -226,15 +237,18 @@ impl Room {
     }
 }
 
-/// Sends the bytes of one range as they come, as long as somebody reads.
+/// Sends the bytes of one range as they come, as long as somebody reads. An error is told to whoever
+/// asks for further ranges as well.
 async fn forward(
     opening: impl Future<Output = Result<RangeStream, OciError>> + Send,
     mut room: Room,
     sender: mpsc::UnboundedSender<Result<Chunk, OciError>>,
+    failed: CancellationToken,
 ) {
     let mut body = match opening.await {
         Ok(body) => body,
         Err(error) => {
+            failed.cancel();
             let _ = sender.send(Err(error));
             return;
         }
@@ -245,7 +259,10 @@ async fn forward(
                 Some(room) => Ok(Chunk { bytes, _room: room }),
                 None => return,
             },
-            Err(error) => Err(error),
+            Err(error) => {
+                failed.cancel();
+                Err(error)
+            }
         };
         if sender.send(chunk).is_err() {
             return;

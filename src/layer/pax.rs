@@ -26,21 +26,15 @@ pub(super) struct Pax {
     pub(super) sparse: PaxSparse,
 }
 
+/// A key and its value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// Keys that come once for each stretch of a sparse file (0.0).
 const PAIRS: [&[u8]; 2] = [b"GNU.sparse.offset", b"GNU.sparse.numbytes"];
 
 impl Pax {
-    pub(super) fn parse(mut rest: &[u8]) -> Result<Self, String> {
-        let mut records = Vec::new();
-        while !rest.is_empty() {
-            let (record, after) = split_record(rest)?;
-            let equals = record
-                .iter()
-                .position(|b| *b == b'=')
-                .ok_or("PAX record without an equals sign")?;
-            records.push((&record[..equals], &record[equals + 1..]));
-            rest = after;
-        }
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let records = records(bytes)?;
         // Of several records with one key the last counts, and the others need not make sense.
         let last: HashMap<&[u8], usize> =
             records.iter().enumerate().map(|(at, (key, _))| (*key, at)).collect();
@@ -94,6 +88,26 @@ impl Pax {
         }
         Ok(())
     }
+}
+
+/// Whether a global header says anything that would mean something to us, sensible or not. Only its
+/// records have to be well-formed, as for Go.
+pub(super) fn means_something(global: &[u8]) -> Result<bool, String> {
+    records(global)?;
+    Ok(Pax::parse(global).map_or(true, |pax| pax != Pax::default()))
+}
+
+/// All of a header's, in order.
+fn records(mut rest: &[u8]) -> Result<Vec<Record<'_>>, String> {
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let (record, after) = split_record(rest)?;
+        let equals =
+            record.iter().position(|b| *b == b'=').ok_or("PAX record without an equals sign")?;
+        records.push((&record[..equals], &record[equals + 1..]));
+        rest = after;
+    }
+    Ok(records)
 }
 
 /// Splits `<length> <record>\n` off; the length counts itself and the newline.

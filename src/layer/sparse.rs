@@ -44,8 +44,11 @@ impl PaxSparse {
     }
 }
 
-/// The numbers of `offset,length,offset,length,...` (0.1).
+/// The numbers of `offset,length,offset,length,...` (0.1); none of a file that is one hole.
 pub(super) fn listed(map: &[u8]) -> Option<Vec<u64>> {
+    if map.is_empty() {
+        return Some(Vec::new());
+    }
     map.split(|byte| *byte == b',').map(decimal).collect()
 }
 
@@ -216,6 +219,15 @@ mod tests {
             assert!(Expansion::new(size, numbers, stored).is_err(), "{numbers:?}");
         }
         assert!(Expansion::new(10, &[2, 3, 5, 0, 10, 0], 3).is_ok());
+    }
+
+    #[test]
+    fn maps_in_records() {
+        assert_eq!(listed(b""), Some(vec![]));
+        assert_eq!(listed(b"0,5"), Some(vec![0, 5]));
+        for wrong in [&b","[..], b"1,", b"-1,2", b"1 2"] {
+            assert_eq!(listed(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

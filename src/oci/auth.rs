@@ -170,7 +170,7 @@ impl Authenticator {
             ));
         }
         let request = if let Credentials::IdentityToken(token) = &self.credentials {
-            endpoint.http.post(url).form(&[
+            endpoint.confidential()?.post(url).form(&[
                 ("grant_type", "refresh_token"),
                 ("client_id", "clipwright"),
                 ("service", service.unwrap_or_default()),

@@ -9,6 +9,7 @@ use oci_client::errors::OciEnvelope;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use tokio::time::timeout;
 
 use crate::egress::{AddressRefused, Egress};
 use crate::oci::error::OciError;
@@ -22,12 +23,15 @@ pub(super) const API_ROOT: &str = "/v2/";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_REDIRECTS: usize = 5;
 const MAX_ERROR_BODY: u64 = 64 << 10;
+/// A document has to be whole within so many times the longest silence.
+const DOCUMENT_IDLES: u32 = 4;
 
 /// One repository in one registry, and the connections to it.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) http: Client,
     egress: Egress,
+    idle: Duration,
     scheme: &'static str,
     registry: String,
     pub(super) repository: String,
@@ -45,23 +49,27 @@ impl Endpoint {
         // Fails when a provider is installed already, which is just as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let egress = settings.egress_for(registry);
-        let mut http = egress
-            .guard(Client::builder())
-            .user_agent(concat!("clipwright/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(idle)
-            .redirect(Policy::custom(move |attempt| follow(egress, attempt)));
-        if is_loopback(host_name(registry)) {
-            http = http.no_proxy();
-        }
-        let http = http.build().map_err(|error| OciError::Client { reason: describe(error) })?;
+        let policy = Policy::custom(move |attempt| follow(egress, attempt));
         Ok(Self {
-            http,
+            http: client(egress, registry, idle, policy)?,
             egress,
+            idle,
             scheme: if settings.is_plain(registry) { "http" } else { "https" },
             registry: registry.to_owned(),
             repository: repository.to_owned(),
         })
+    }
+
+    /// A client for requests whose bodies are secrets: redirects would take those along, so that it
+    /// follows none to another host.
+    pub(super) fn confidential(&self) -> Result<Client, OciError> {
+        let egress = self.egress;
+        let policy = Policy::custom(move |attempt| {
+            let first = attempt.previous().first().map(Url::origin);
+            let stays = first.is_some_and(|first| first == attempt.url().origin());
+            if stays { follow(egress, attempt) } else { attempt.stop() }
+        });
+        client(egress, &self.registry, self.idle, policy)
     }
 
     /// `registry/repository`, for people.
@@ -158,6 +166,25 @@ impl Endpoint {
     }
 }
 
+fn client(
+    egress: Egress,
+    registry: &str,
+    idle: Duration,
+    policy: Policy,
+) -> Result<Client, OciError> {
+    let mut http = egress
+        .guard(Client::builder())
+        .user_agent(concat!("clipwright/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(idle)
+        .referer(false) // it may be signed
+        .redirect(policy);
+    if is_loopback(host_name(registry)) {
+        http = http.no_proxy();
+    }
+    http.build().map_err(|error| OciError::Client { reason: describe(error) })
+}
+
 /// Why a request brought no answer.
 enum Failure {
     Refused(AddressRefused),
@@ -187,7 +214,7 @@ fn follow(egress: Egress, attempt: Attempt<'_>) -> reqwest::redirect::Action {
     }
 }
 
-/// Reads a body of at most `limit` bytes.
+/// Reads a body of at most `limit` bytes, which may not come drop by drop.
 pub(super) async fn read_capped(
     mut answer: Response,
     endpoint: &Endpoint,
@@ -199,15 +226,22 @@ pub(super) async fn read_capped(
     if answer.content_length().is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    let mut body = BytesMut::new();
-    loop {
-        let chunk = answer.chunk().await;
-        match chunk.map_err(|error| endpoint.unavailable(what, describe(error), None))? {
-            None => return Ok(body.freeze()),
-            Some(chunk) if (body.len() + chunk.len()) as u64 > limit => return Err(too_large()),
-            Some(chunk) => body.extend_from_slice(&chunk),
+    let whole = async {
+        let mut body = BytesMut::new();
+        loop {
+            let chunk = answer.chunk().await;
+            match chunk.map_err(|error| endpoint.unavailable(what, describe(error), None))? {
+                None => return Ok(body.freeze()),
+                Some(chunk) if (body.len() + chunk.len()) as u64 > limit => return Err(too_large()),
+                Some(chunk) => body.extend_from_slice(&chunk),
+            }
         }
-    }
+    };
+    let patience = endpoint.idle.saturating_mul(DOCUMENT_IDLES);
+    timeout(patience, whole).await.unwrap_or_else(|_| {
+        let reason = format!("it was not whole after {} s", patience.as_secs_f32());
+        Err(endpoint.unavailable(what, reason, None))
+    })
 }
 
 /// The status, and the registry's own words if it has any (distribution-spec, "Error Codes").

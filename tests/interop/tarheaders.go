@@ -23,6 +23,8 @@ type tarEntry struct {
 	Atime  *[2]int64
 	Ctime  *[2]int64
 	Device [2]int64
+	// Content of files, sparse ones made whole.
+	Content []byte
 }
 
 // tarCase is one tar taken apart, or why not.
@@ -76,6 +78,10 @@ func takeApart(data []byte) (found tarCase) {
 		}
 		if at := header.ChangeTime; !at.IsZero() {
 			entry.Ctime = &[2]int64{at.Unix(), int64(at.Nanosecond())}
+		}
+		if entry.Content, err = io.ReadAll(reader); err != nil {
+			found.Error = err.Error()
+			return found
 		}
 		found.Entries = append(found.Entries, entry)
 	}

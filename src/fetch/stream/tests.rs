@@ -22,6 +22,10 @@ enum Manner {
     IsBusy(usize),
     /// Gives no more than so many bytes at a time.
     IsShort(u64),
+    /// Gives the first bytes whatever is asked for, and does not say so.
+    Lies,
+    /// Has only so many of the first bytes.
+    Lacks(u64),
 }
 
 struct Registry {
@@ -47,12 +51,14 @@ impl Respond for Registry {
         match self.manner {
             Manner::IsBusy(times) if count < times => return ResponseTemplate::new(429),
             Manner::IsShort(most) => range.end = range.end.min(range.start + most),
+            Manner::Lies => range = 0..range.end - range.start,
+            Manner::Lacks(from) if range.end > from => return ResponseTemplate::new(404),
             _ => {}
         }
         let stated = format!("bytes {}-{}/{size}", range.start, range.end - 1);
         let part = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
         let answer = ResponseTemplate::new(206).set_body_bytes(&self.blob[part]);
-        if self.manner == Manner::IsSilent {
+        if matches!(self.manner, Manner::IsSilent | Manner::Lies) {
             return answer;
         }
         // Some overtake others.
@@ -138,13 +144,35 @@ async fn ranges_come_whole_and_in_order() {
 
 #[tokio::test]
 async fn registries_without_ranges() {
-    for (manner, requests) in [(Manner::Ignores, 2), (Manner::IsSilent, 2)] {
+    for (manner, requests) in [(Manner::Ignores, 2), (Manner::IsSilent, 2), (Manner::Lies, 2)] {
         let bench = Bench::new(6 * RANGE, manner).await;
         assert!(read(bench.fetch()).await.unwrap() == *bench.blob, "{manner:?}");
         assert_eq!(bench.requests(), requests, "{manner:?}: the first range, and all the rest");
         // Now it is known.
         assert!(read(bench.fetch()).await.unwrap() == *bench.blob, "{manner:?}");
         assert_eq!(bench.requests(), requests + 1, "{manner:?}");
+    }
+}
+
+/// However much a blob could have of the room, and whether or not somebody reads.
+#[tokio::test]
+async fn a_blob_that_is_not_there_is_not_asked_for_range_by_range() {
+    for (has, most) in [(0, 2), (RANGE, 2 * (OWN + SHARED) as u64 / RANGE)] {
+        for reads in [false, true] {
+            let bench = Bench::new(24 * RANGE, Manner::Lacks(has)).await;
+            let mut fetch = bench.fetch();
+            if reads {
+                fetch.widen();
+            }
+            let mut last = None;
+            while let Some(chunk) = fetch.next().await {
+                last = chunk.err();
+            }
+            assert!(matches!(last, Some(OciError::BlobNotFound { .. })), "{last:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let requests = bench.requests() as u64;
+            assert!(requests <= most + 1, "{has} bytes, {reads}: {requests} requests");
+        }
     }
 }
 

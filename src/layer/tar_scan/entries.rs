@@ -22,8 +22,8 @@ impl TarScanner {
         contents: &mut dyn Contents,
     ) -> Result<State, ScanError> {
         let Extensions { pax, long_name, long_link, .. } = std::mem::take(&mut self.extensions);
-        // The name is in its headers twice, if the file is sparse.
-        let is_sparse = !matches!(pax.sparse.form(), Ok(None));
+        // The name is in its headers twice, if the file is sparse. An old header says all itself.
+        let is_sparse = header.kind() != b'S' && !matches!(pax.sparse.form(), Ok(None));
         let raw_name = (pax.sparse.name.clone().filter(|_| is_sparse))
             .or(long_name)
             .or_else(|| pax.path.clone())
@@ -85,7 +85,8 @@ impl TarScanner {
         let meta = meta(header, pax)?;
         self.check_xattrs(&meta, &shown)?;
         if matches!(kind, b'0' | b'7' | b'S') {
-            let form = sparse.form().map_err(|e| wrong(&e))?;
+            let form = if kind == b'S' { Ok(None) } else { sparse.form() };
+            let form = form.map_err(|e| wrong(&e))?;
             if form.is_some() || kind == b'S' {
                 let file = (path, meta, size, padding);
                 return self.sparse(header, file, &sparse, form, offset, contents);

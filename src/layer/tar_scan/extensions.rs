@@ -2,7 +2,7 @@
 
 use super::ScanError;
 use super::malformed;
-use crate::layer::pax::Pax;
+use crate::layer::pax::{Pax, means_something};
 
 /// What kind of extension header it is.
 #[derive(Debug, Clone, Copy)]
@@ -52,10 +52,10 @@ impl Extensions {
             Extension::LongLink => self.long_link = until_nul(data),
             Extension::PaxGlobal => {
                 // Go and umoci leave these out too; a comment is all that is found in practice.
-                let global = Pax::parse(&data).map_err(|e| malformed(at, &e))?;
+                let global = means_something(&data).map_err(|e| malformed(at, &e))?;
                 // Go forgets those that came before it, too.
                 *self = Self::default();
-                return Ok(global != Pax::default());
+                return Ok(global);
             }
         }
         self.present = true;

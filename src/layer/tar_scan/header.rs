@@ -67,6 +67,10 @@ impl<'a> TarHeader<'a> {
         self.block
     }
 
+    pub(super) fn is_gnu(self) -> bool {
+        self.format == Format::Gnu
+    }
+
     pub(super) fn kind(self) -> u8 {
         self.fields().linkflag[0]
     }

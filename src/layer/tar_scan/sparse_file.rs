@@ -46,6 +46,11 @@ impl TarScanner {
                 (pax.size.ok_or_else(no_size)?, Vec::new(), Some(Map::Text(MapText::default())))
             }
             Some(Form::Known(numbers)) => (pax.size.ok_or_else(no_size)?, numbers, None),
+            // Star, too, has this type, and the map elsewhere.
+            None if !header.is_gnu() => {
+                let detail = format!("{path}: a sparse file whose header is not GNU's");
+                return Err(malformed(offset, &detail));
+            }
             None => {
                 let (fields, more) = old_fields(block, true);
                 let numbers = numbers(fields, offset)?;

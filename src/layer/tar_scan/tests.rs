@@ -357,7 +357,7 @@ fn what_is_wrong_is_said() {
         (cut[..1000].to_vec(), "the stream ends inside an entry"),
         (cut[..100].to_vec(), "the stream ends inside an entry"),
         (block(b'0', b"f", b"zz").to_vec(), "the size field is not a number"),
-        (block(b'S', b"sparse", b"7").to_vec(), "a sparse file maps 0 bytes of the 7 that it has"),
+        (block(b'S', b"sparse", b"7").to_vec(), "a sparse file whose header is not GNU's"),
         (block(b'M', b"multi", b"0").to_vec(), "tar entry type 'M' is not supported"),
         (block(b'2', b"s", b"0").to_vec(), "a symbolic link without a target"),
         (block(b'0', b"a/.wh.", b"0").to_vec(), "is a whiteout of nothing"),
@@ -365,6 +365,61 @@ fn what_is_wrong_is_said() {
         let error = format!("{:?}", scan(&tar).unwrap_err());
         assert!(error.contains(expected), "{error}");
     }
+}
+
+/// A header of type `S` with one piece of 512 bytes at the start of a file of 1024.
+fn old_sparse(magic: &[u8]) -> Vec<u8> {
+    let mut block = block(b'S', b"old", b"1000");
+    block[257..257 + magic.len()].copy_from_slice(magic);
+    for (at, number) in [(386, b"00000000000\0"), (398, b"00000001000\0"), (483, b"00000002000\0")]
+    {
+        block[at..at + 12].copy_from_slice(number);
+    }
+    let mut header = Header::from_byte_slice(&block).clone();
+    header.set_cksum();
+    [&header.as_bytes()[..], &[7; 512]].concat()
+}
+
+#[test]
+fn old_sparse_files_are_gnus_and_what_their_header_says() {
+    for magic in [&b"ustar\x0000"[..], b"ustar 00", b"ustar ", b""] {
+        let error = format!("{:?}", scan(&old_sparse(magic)).unwrap_err());
+        assert!(error.contains("/old: a sparse file whose header is not GNU's"), "{error}");
+    }
+    let gnu = old_sparse(b"ustar  \0");
+    let whole = scan(&gnu).unwrap();
+    assert!(matches!(whole[0].kind, EntryKind::Sparse { length: 1024, .. }), "{whole:?}");
+    // Records that would make another file of it mean nothing beside it.
+    for records in [
+        &[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", "x")][..],
+        &[("GNU.sparse.map", "512,512"), ("GNU.sparse.size", "1024"), ("GNU.sparse.name", "x")],
+        &[("GNU.sparse.major", "7")],
+    ] {
+        let pax = build(|b| {
+            b.append_pax_extensions(records.iter().map(|(k, v)| (*k, v.as_bytes()))).unwrap();
+        });
+        let headers = pax.len() - 1024; // without the end
+        let found = scan(&[&pax[..headers], &gnu].concat()).unwrap();
+        assert_eq!(found[0].path, whole[0].path);
+        assert!(matches!(found[0].kind, EntryKind::Sparse { length: 1024, .. }), "{found:?}");
+    }
+}
+
+#[test]
+fn values_in_global_headers_need_not_make_sense() {
+    let global = |records: &[u8]| {
+        let mut header = header(EntryType::XGlobalHeader, records.len() as u64);
+        header.set_cksum();
+        let mut content = records.to_vec();
+        content.resize(records.len().next_multiple_of(BLOCK), 0);
+        [&header.as_bytes()[..], &content, &build(|b| file(b, "f", b""))].concat()
+    };
+    for records in [&b"11 mtime=x\n"[..], b"10 size=x\n", b"24 GNU.sparse.map=0,5,x\n"] {
+        let (entries, notes) = scan_in_pieces(&global(records), 1000).unwrap();
+        assert_eq!(entries.len(), 1);
+        assert!(notes[0].contains("global PAX headers were ignored"), "{notes:?}");
+    }
+    assert!(scan(&global(b"99 mtime=x\n")).is_err());
 }
 
 #[test]

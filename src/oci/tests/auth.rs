@@ -334,3 +334,33 @@ async fn credentials_don_t_leave_the_network_unencrypted() {
         assert!(error.to_string().ends_with("so it gets no credentials"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_redirect_takes_no_identity_token_to_another_host() {
+    for status in [307, 308] {
+        for stays in [true, false] {
+            let (server, image) = (MockServer::start().await, TestImage::new());
+            let other = MockServer::start().await;
+            guard(&server, "Bearer T", bearer(&server)).await;
+            let host = if stays { &server } else { &other };
+            let to = ResponseTemplate::new(status)
+                .insert_header("Location", format!("{}/elsewhere", host.uri()));
+            tokens().respond_with(to).mount(&server).await;
+            Mock::given(path("/elsewhere"))
+                .and(body_string_contains("refresh_token=I"))
+                .respond_with(token("T"))
+                .mount(host)
+                .await;
+            image.serve(&server).await;
+            let credentials = Credentials::IdentityToken(SecretString::from("I"));
+            let found = resolve(&open_as(server.address(), credentials).await).await;
+            assert_eq!(found.is_ok(), stays, "{found:?}");
+            assert!(other.received_requests().await.unwrap().is_empty());
+            if let Err(error) = found {
+                assert!(!error.is_transient(), "{error}");
+                let text = error.to_string();
+                assert!(text.contains(&format!("the token service answered {status}")), "{text}");
+            }
+        }
+    }
+}

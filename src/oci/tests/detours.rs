@@ -193,3 +193,18 @@ async fn compression_hides_no_other_document() {
     get(&what).respond_with(answer).mount(&server).await;
     assert_eq!(layer(&open(server.address()).await, &image).await.unwrap(), image.layer);
 }
+
+#[tokio::test]
+async fn nobody_hears_of_a_signed_address_before() {
+    let (server, image) = (MockServer::start().await, TestImage::new());
+    let [first, second] = [MockServer::start().await, MockServer::start().await];
+    let what = format!("blobs/{}", image.layer_digest());
+    let signed = format!("{}/first?sig=secret", first.uri());
+    get(&what).respond_with(to(&signed)).mount(&server).await;
+    let further = to(&format!("{}/second", second.uri()));
+    Mock::given(path("/first")).respond_with(further).mount(&first).await;
+    Mock::given(path("/second")).respond_with(found(&image.layer)).mount(&second).await;
+    assert_eq!(layer(&open(server.address()).await, &image).await.unwrap(), image.layer);
+    let asked = &second.received_requests().await.unwrap()[0];
+    assert!(!format!("{asked:?}").contains("secret"), "{asked:?}");
+}

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use wiremock::{MockServer, ResponseTemplate};
 
 use super::support::*;
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
-use crate::oci::{Access, Credentials, OciError, Platform, Source};
+use crate::oci::{Access, Credentials, OciError, OciSettings, Platform, Source};
 
 #[tokio::test]
 async fn resolves_and_reads() {
@@ -258,4 +259,47 @@ async fn cancellation_ends_the_wait_for_an_answer() {
         cancel.cancel();
     });
     assert!(matches!(result, Err(OciError::Cancelled)));
+}
+
+/// Answers every request with bytes that come one by one, for as long as somebody listens.
+async fn drip(head: &'static str) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let mut next = head.as_bytes();
+                while stream.write_all(next).await.is_ok() {
+                    next = b" ";
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn documents_do_not_come_drop_by_drop() {
+    let realm = "HTTP/1.1 401 X\r\nWWW-Authenticate: Bearer realm=\"http://{}/token\"\r\n\
+                 Content-Length: 0\r\nConnection: close\r\n\r\n";
+    let tokens = drip("HTTP/1.1 200 X\r\nContent-Type: application/json\r\n\r\n").await;
+    let realm = realm.replace("{}", &tokens.to_string());
+    let challenges = ScriptedServer::start(vec![realm.into_bytes(); 9]).await;
+    let manifests = drip("HTTP/1.1 200 X\r\n\r\n").await.to_string();
+    let refusals = drip("HTTP/1.1 410 X\r\n\r\n").await.to_string();
+    for (address, expected) in [
+        (challenges.address.as_str(), "it was not whole after 0.4 s"),
+        (&manifests, "it was not whole after 0.4 s"),
+        // What it says of its refusal is not waited for either.
+        (&refusals, "410"),
+    ] {
+        let settings = OciSettings { idle_timeout: Duration::from_millis(100), ..settings() };
+        let image = format!("{address}/r:t").parse().unwrap();
+        let source = Source::open(&image, &settings, Some(Credentials::Anonymous)).await.unwrap();
+        let error = tokio::time::timeout(Duration::from_secs(10), resolve(&source)).await;
+        let text = error.expect("an end").unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+    }
 }
