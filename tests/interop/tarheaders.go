@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 )
 
 // tarEntry is what Go's archive/tar says of one entry.
@@ -23,6 +24,7 @@ type tarEntry struct {
 	Atime  *[2]int64
 	Ctime  *[2]int64
 	Device [2]int64
+	Xattrs map[string][]byte
 }
 
 // tarCase is one tar taken apart, or why not.
@@ -76,6 +78,19 @@ func takeApart(data []byte) (found tarCase) {
 		}
 		if at := header.ChangeTime; !at.IsZero() {
 			entry.Ctime = &[2]int64{at.Unix(), int64(at.Nanosecond())}
+		}
+		for name, value := range header.PAXRecords {
+			if name, isXattr := strings.CutPrefix(name, "SCHILY.xattr."); isXattr && value != "" {
+				if entry.Xattrs == nil {
+					entry.Xattrs = make(map[string][]byte)
+				}
+				entry.Xattrs[name] = []byte(value)
+			}
+		}
+		// As whoever unpacks it: a sparse file may turn out not to be what its map says.
+		if _, err := io.Copy(io.Discard, reader); err != nil {
+			found.Error = err.Error()
+			return found
 		}
 		found.Entries = append(found.Entries, entry)
 	}
