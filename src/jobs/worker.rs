@@ -1,4 +1,4 @@
-//! The worker pool: claims jobs, runs a [`Handler`] on each, and takes back what silent workers
+//! The worker pool: claims jobs, runs a `Handler` on each, and takes back what silent workers
 //! left. How jobs are claimed and fenced is the queue's; what work means is the handler's.
 
 use std::sync::Arc;
