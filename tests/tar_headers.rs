@@ -86,7 +86,7 @@ fn member(random: &mut StdRng, kind: u8, format: Format, content: &[u8]) -> Vec<
     let size = if b"123456".contains(&kind) {
         *[0, 7, -1].choose(random).unwrap()
     } else {
-        content.len() as i64
+        length(content)
     };
     put(&mut block, 124, &numeric(random, 12, size));
     let times = [0, 1, 1_700_000_000, 1 << 33, -1, -2_208_988_800];
@@ -103,7 +103,7 @@ fn member(random: &mut StdRng, kind: u8, format: Format, content: &[u8]) -> Vec<
     // What is here depends on the format.
     let long = "p".repeat(155);
     match random.random_range(0..6) {
-        _ if kind == b'S' => old_map(random, &mut block, content.len() as i64),
+        _ if kind == b'S' => old_map(random, &mut block, length(content)),
         0 => {}
         1 => put(&mut block, 345, long.as_bytes()),
         2 => put(&mut block, 345, b"pre/fix"),
@@ -127,6 +127,10 @@ fn member(random: &mut StdRng, kind: u8, format: Format, content: &[u8]) -> Vec<
     put(&mut block, 148, &spelled);
     let more = if kind == b'S' && block[482] != 0 { vec![0; 512] } else { Vec::new() };
     [&block[..], &more, &padded(content)].concat()
+}
+
+fn length(content: &[u8]) -> i64 {
+    i64::try_from(content.len()).unwrap()
 }
 
 fn padded(content: &[u8]) -> Vec<u8> {
@@ -185,6 +189,8 @@ fn records(random: &mut StdRng) -> Vec<u8> {
     const NUMBERS: &[&[u8]] = &[b"0", b"5", b"-2", b"-1", b"+7", b"007", b"", b"4294967301"];
     const TIMES: &[&[u8]] = &[b"1", b"-1.25", b"-0.5", b"+3.", b"7.1234567891", b"", b"-5.0"];
     const NAMES: &[&[u8]] = &[b"p/q", b"", b"dir/", b"../up", "\u{e9}".as_bytes(), b"a\nb=c"];
+    const BROKEN: &[&[u8]] =
+        &[b"4 a\n", b"+7 a=b\n", b"6 a=b", b"9 a=b\n", b"5 =b\n", b"8 a\0=b\n\n", b"7 a\0=b\n"];
     const WRONG: &[&[u8]] = &[b"x", b"1 ", b"1.x", b"99999999999999999999", b"a\0b", b"1_0"];
     let keys: [(&str, &[&[u8]]); 12] = [
         ("size", NUMBERS),
@@ -206,8 +212,6 @@ fn records(random: &mut StdRng) -> Vec<u8> {
         let values = if random.random_ratio(1, 30) { WRONG } else { values };
         records.extend(record(key, values.choose(random).unwrap()));
     }
-    const BROKEN: &[&[u8]] =
-        &[b"4 a\n", b"+7 a=b\n", b"6 a=b", b"9 a=b\n", b"5 =b\n", b"8 a\0=b\n\n", b"7 a\0=b\n"];
     if random.random_ratio(1, 20) {
         records.extend(*BROKEN.choose(random).unwrap());
     }
@@ -217,7 +221,7 @@ fn records(random: &mut StdRng) -> Vec<u8> {
 /// A sparse file as PAX records say it, in one of the ways: the records and what is stored.
 fn pax_sparse(random: &mut StdRng) -> (Vec<u8>, Vec<u8>) {
     let mut content = vec![b'c'; *[0, 1, 512, 700].choose(random).unwrap()];
-    let (pieces, size) = pieces(random, content.len() as i64);
+    let (pieces, size) = pieces(random, length(&content));
     let version = *["", "0.0", "0.1", "1.0", "1.1", "01.0"].choose(random).unwrap();
     let mut records = Vec::new();
     let mut say = |key: &str, value: String| {

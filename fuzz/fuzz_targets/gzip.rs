@@ -7,9 +7,7 @@ use std::io::Write as _;
 
 use flate2::{Compression, Crc, GzBuilder};
 use floors::digest::Digest;
-use floors::gzip::{
-    Engine, GzipError, GzipOptions, GzipReader, Output, Pause, Summary, WINDOW,
-};
+use floors::gzip::{Engine, GzipError, GzipOptions, GzipReader, Output, Pause, Summary, WINDOW};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 

@@ -92,11 +92,9 @@ impl TarScanner {
         let sparse = pax.sparse.clone();
         let meta = meta(header, pax);
         self.check_xattrs(&meta, &shown)?;
-        if matches!(kind, b'0' | b'7' | b'S') {
-            if form.is_some() || kind == b'S' {
-                let file = (path, meta, size, padding);
-                return self.sparse(header, file, &sparse, form, offset, contents);
-            }
+        if matches!(kind, b'0' | b'7' | b'S') && (form.is_some() || kind == b'S') {
+            let file = (path, meta, size, padding);
+            return self.sparse(header, file, &sparse, form, offset, contents);
         }
         let entry = match kind {
             b'5' => EntryKind::Directory(meta),
