@@ -17,6 +17,9 @@ cargo fmt --manifest-path fuzz/Cargo.toml --check
 check "clippy"
 cargo clippy --quiet --locked --all-targets -- -D warnings
 
+check "links in the documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
+
 check "the OpenAPI document is the code's (else: cargo run -- openapi > openapi/openapi.json)"
 cargo run --quiet --locked -- openapi | diff -u openapi/openapi.json -
 

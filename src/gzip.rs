@@ -1,12 +1,12 @@
 //! Random access into gzip (RFC 1952): one pass inflates a stream and records where inflating can
 //! begin again, and later any part of the plain bytes comes from the compressed bytes of one span.
 //!
-//! - [`GzipReader`] takes compressed chunks and lends out the plain bytes; asked to, it also makes
-//!   [`Span`]s on the way.
-//! - [`Span`] is the stretch from one [`Checkpoint`] to the next, with the digest of its compressed
-//!   bytes. [`inflate_span`] reads plain bytes out of it.
-//! - [`Inflate`] is raw deflate (RFC 1951) behind a small trait: [`Engine::Own`] is ours,
-//!   [`Engine::Zlib`] the reference that it is tested against.
+//! - `GzipReader` takes compressed chunks and lends out the plain bytes; asked to, it also makes
+//!   `Span`s on the way.
+//! - `Span` is the stretch from one `Checkpoint` to the next, with the digest of its compressed
+//!   bytes, out of which `GzipReader::resume` reads the plain ones.
+//! - `Inflate` is raw deflate (RFC 1951) behind a small trait: `Engine::Own` is ours,
+//!   `Engine::Zlib` the reference that it is tested against.
 //!
 //! This module knows bytes alone: nothing of tar, layers, archives, files or the network.
 
@@ -21,7 +21,6 @@ mod header;
 mod inflate;
 mod plain;
 mod reader;
-mod span;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -31,5 +30,4 @@ pub use error::{DeflateError, GzipError, Problem};
 pub use inflate::{Advance, Engine, Inflate, Output, Pause, References, WINDOW};
 pub use plain::PlainBytes;
 pub use reader::{GzipOptions, GzipReader, Summary, Trailing};
-pub use span::inflate_span;
 pub use window::{SparseWindow, WindowError};

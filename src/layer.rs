@@ -1,4 +1,4 @@
-//! One layer: a compressed tar becomes a [`LayerIndex`] in one pass. Many layers: [`merge()`] puts
+//! One layer: a compressed tar becomes a `LayerIndex` in one pass. Many layers: `merge()` puts
 //! their indexes together by the rules of the OCI image-spec ("Image Layer Filesystem Changeset").
 //!
 //! Bytes come in through [`std::io::BufRead`]; nothing here knows of registries, jobs or clocks.

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::bench::{Bench, IMAGE};
 use crate::support::layout::{Blob, GZIP, Layout, noise, tar};
 use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
@@ -13,58 +14,25 @@ fn good_layer() -> Blob {
     Blob::gzip(&tar(&[("etc/hello", b"hello\n")]))
 }
 
-/// A registry, a service, and nothing in the way.
-struct Bench {
-    dir: tempfile::TempDir,
-    registry: Registry,
-    service: Service,
-}
-
 impl Bench {
-    async fn new(settings: Settings) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::start(dir.path());
-        Self { registry, service: Service::start(settings).await, dir }
-    }
-
-    /// Where the registry keeps a blob.
-    fn blob(&self, blob: &Blob) -> std::path::PathBuf {
-        let hex = blob.digest.hex();
-        let blobs = self.dir.path().join("registry/docker/registry/v2/blobs/sha256");
-        blobs.join(&hex[..2]).join(hex).join("data")
-    }
-
     /// The error of a pull that must fail; the service must be able to do the next one.
     async fn refused(&self, body: Value) -> Value {
-        let job = self.service.submit(body).await;
-        let job = self.service.finished(&job).await;
+        let job = self.service.run(body).await;
         assert_eq!(job["state"], "failed", "{job:#}");
         assert!(self.service.stored().is_empty(), "{:?}", self.service.stored());
-        let next = self.registry.push(Layout::of(&[good_layer()]).path(), "good");
-        let next = self.service.pull("00000000000000aa", &next).await;
+        let next = self.service.pull("00000000000000aa", &self.push(&[good_layer()])).await;
         assert_eq!(self.service.finished(&next).await["state"], "succeeded");
         std::fs::remove_file(self.service.archive("00000000000000aa")).unwrap();
         job["error"].clone()
     }
 
     async fn refused_layers(&self, layers: &[Blob]) -> Value {
-        let source = self.registry.push(Layout::of(layers).path(), "bad");
-        self.refused(pull(&source)).await
+        self.refused(pull(&self.push(layers))).await
     }
 }
 
-fn on_s3(s3: &S3Server) -> Settings {
-    Settings::default()
-        .argument("store", "s3")
-        .argument("s3-bucket", &s3.bucket)
-        .argument("s3-endpoint", &s3.endpoint)
-        .argument("s3-force-path-style", "true")
-        .env("CLIPWRIGHT_S3_ACCESS_KEY", &s3.access_key)
-        .env("CLIPWRIGHT_S3_SECRET_KEY", &s3.secret_key)
-}
-
 fn pull(source: &str) -> Value {
-    json!({ "kind": "pull", "image_id": "0123456789abcdef", "source": source })
+    json!({ "kind": "pull", "image_id": IMAGE, "source": source })
 }
 
 fn says(error: &Value, code: &str, words: &str) {
@@ -82,7 +50,7 @@ async fn images_that_cannot_be_had() {
     says(&error, "image_not_found", "no/such:tag was not found");
     assert_eq!(error["fault"], "user");
 
-    let source = bench.registry.push(Layout::of(&[good_layer()]).path(), "one");
+    let source = bench.push(&[good_layer()]);
     let mut body = pull(&source);
     body["platform"] = json!("linux/s390x");
     says(&bench.refused(body).await, "no_such_platform", "linux/s390x");
@@ -110,8 +78,7 @@ async fn credentials_that_are_wrong() {
         if !credentials.is_null() {
             body["credentials"] = credentials.clone();
         }
-        let job = service.submit(body).await;
-        let job = service.finished(&job).await;
+        let job = service.run(body).await;
         assert_eq!(job["state"], expected, "{credentials}: {job:#}");
         if expected == "failed" {
             says(&job["error"], "registry_unauthorized", "was refused");
@@ -142,11 +109,11 @@ async fn layers_that_are_not_what_they_should_be() {
     says(&error, "diff_id_mismatch", &name(&lying));
 
     let tampered = Blob::gzip(&tar(&[("tampered", b"t")]));
-    let source =
-        bench.registry.push(Layout::of(std::slice::from_ref(&tampered)).path(), "tampered");
-    let mut bytes = std::fs::read(bench.blob(&tampered)).unwrap();
+    let source = bench.push(std::slice::from_ref(&tampered));
+    let blob = bench.registry.blob(tampered.digest);
+    let mut bytes = std::fs::read(&blob).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(bench.blob(&tampered), bytes).unwrap();
+    std::fs::write(&blob, bytes).unwrap();
     let error = bench.refused(pull(&source)).await;
     says(&error, "digest_mismatch", &name(&tampered));
 
@@ -180,11 +147,9 @@ async fn layers_that_are_not_what_they_should_be() {
 async fn names_that_try_to_leave_stay_inside() {
     let bench = Bench::new(Settings::default()).await;
     let layer = Blob::gzip(&tar(&[("/absolute", b"1"), ("../../up", b"22"), ("a/../b", b"333")]));
-    let source = bench.registry.push(Layout::of(&[layer]).path(), "names");
-    let job = bench.service.pull("0123456789abcdef", &source).await;
-    assert_eq!(bench.service.finished(&job).await["state"], "succeeded");
-    let archive =
-        clipwright::clip::reader::Archive::open(&bench.service.archive("0123456789abcdef"));
+    let source = bench.push(&[layer]);
+    assert_eq!(bench.service.run(pull(&source)).await["state"], "succeeded");
+    let archive = clipwright::clip::reader::Archive::open(&bench.service.archive(IMAGE));
     let paths: Vec<_> = archive.unwrap().tree.iter().map(|node| node.path.to_string()).collect();
     assert_eq!(paths, ["/", "/absolute", "/b", "/up"]);
 }
@@ -194,11 +159,10 @@ async fn a_registry_that_breaks_off_is_asked_for_the_rest() {
     let bench = Bench::new(Settings::default()).await;
     let proxy = Proxy::start(&bench.registry.address).await;
     let layer = Blob::gzip(&tar(&[("noise", &noise(0, 3 << 20))]));
-    bench.registry.push(Layout::of(&[layer]).path(), "noise");
+    bench.push(&[layer]);
     proxy.cut_after(1 << 20);
-    let source = format!("{}/noise:latest", proxy.address);
-    let job = bench.service.pull("0123456789abcdef", &source).await;
-    let job = bench.service.finished(&job).await;
+    let source = format!("{}/images/source:latest", proxy.address);
+    let job = bench.service.run(pull(&source)).await;
     assert_eq!(job["state"], "succeeded", "{job:#}");
     assert_eq!(job["attempt"], 1, "within one attempt");
     proxy.broke_something().await;
@@ -212,32 +176,31 @@ async fn a_registry_that_goes_down_mid_layer_fails_the_job_at_last() {
     .await;
     let proxy = Proxy::start(&bench.registry.address).await;
     let layer = Blob::gzip(&tar(&[("noise", &noise(0, 3 << 20))]));
-    bench.registry.push(Layout::of(&[layer]).path(), "noise");
+    bench.push(&[layer]);
     proxy.stall_after(1 << 20);
-    let (error, ()) =
-        tokio::join!(bench.refused(pull(&format!("{}/noise:latest", proxy.address))), async {
+    let (error, ()) = tokio::join!(
+        bench.refused(pull(&format!("{}/images/source:latest", proxy.address))),
+        async {
             proxy.broke_something().await;
             proxy.go_down();
-        });
+        }
+    );
     assert_eq!((&error["transient"], &error["fault"]), (&json!(true), &json!("upstream")));
 }
 
 #[tokio::test]
 async fn a_store_that_stays_down_fails_the_job_and_keeps_nothing() {
     use std::sync::atomic::Ordering;
-    let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::start(dir.path());
     let s3 = S3Server::start().await;
-    let service =
-        Service::start(on_s3(&s3).argument("max-attempts", "1").argument("retry-minutes", "0"))
-            .await;
-    let source = registry.push(Layout::of(&[good_layer()]).path(), "good");
+    let settings = Settings::default().on_s3(&s3);
+    let bench =
+        Bench::new(settings.argument("max-attempts", "1").argument("retry-minutes", "0")).await;
+    let source = bench.push(&[good_layer()]);
     s3.faults.down.store(true, Ordering::SeqCst);
-    let job = service.pull("0123456789abcdef", &source).await;
-    let job = service.finished(&job).await;
+    let job = bench.service.run(pull(&source)).await;
     assert_eq!((&job["state"], &job["error"]["fault"]), (&json!("failed"), &json!("upstream")));
     assert!(s3.objects().is_empty() && s3.pending_uploads() == 0);
-    assert_eq!(service.get("/v1/images/0123456789abcdef").await.0, 404);
+    assert_eq!(bench.service.get("/v1/images/0123456789abcdef").await.0, 404);
 }
 
 #[tokio::test]
@@ -248,7 +211,7 @@ async fn a_registry_that_is_down_fails_the_job_at_last() {
     .await;
     let proxy = Proxy::start(&bench.registry.address).await;
     proxy.go_down();
-    let error = bench.refused(pull(&format!("{}/noise:latest", proxy.address))).await;
+    let error = bench.refused(pull(&format!("{}/images/source:latest", proxy.address))).await;
     assert_eq!((&error["transient"], &error["fault"]), (&json!(true), &json!("upstream")));
     says(&error, error["code"].as_str().unwrap(), &proxy.address.to_string());
 }
@@ -256,18 +219,16 @@ async fn a_registry_that_is_down_fails_the_job_at_last() {
 #[tokio::test]
 async fn a_store_that_is_down_at_publish_is_tried_again() {
     use std::sync::atomic::Ordering;
-    let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::start(dir.path());
     let s3 = S3Server::start().await;
-    let service = Service::start(on_s3(&s3)).await;
-    let source = registry.push(Layout::of(&[good_layer()]).path(), "good");
+    let bench = Bench::new(Settings::default().on_s3(&s3)).await;
+    let source = bench.push(&[good_layer()]);
     s3.faults.down.store(true, Ordering::SeqCst);
-    let job = service.pull("0123456789abcdef", &source).await;
-    let retrying = service.wait_for_event(&job, "retrying").await;
+    let job = bench.service.pull(IMAGE, &source).await;
+    let retrying = bench.service.wait_for_event(&job, "retrying").await;
     assert_eq!(retrying["data"]["error"]["fault"], "upstream", "{retrying:#}");
     assert!(s3.objects().is_empty() && s3.pending_uploads() == 0);
     s3.faults.down.store(false, Ordering::SeqCst);
-    let job = service.finished(&job).await;
+    let job = bench.service.finished(&job).await;
     assert_eq!(job["state"], "succeeded", "{job:#}");
     assert_eq!(s3.objects(), ["0123456789abcdef.rclip"]);
     assert_eq!(job["result"]["archive"]["key"], "0123456789abcdef.rclip");
@@ -276,25 +237,23 @@ async fn a_store_that_is_down_at_publish_is_tried_again() {
 #[tokio::test]
 async fn other_content_under_one_image_id_needs_force() {
     let bench = Bench::new(Settings::default()).await;
-    let id = "0123456789abcdef";
     let first = bench.registry.push(Layout::of(&[good_layer()]).path(), "first");
     let other = Blob::gzip(&tar(&[("other", b"other")]));
     let second = bench.registry.push(Layout::of(&[other]).path(), "second");
     let run = async |source: &str, force: bool| {
         let mut body = pull(source);
         body["force"] = json!(force);
-        let job = bench.service.submit(body).await;
-        bench.service.finished(&job).await
+        bench.service.run(body).await
     };
     assert_eq!(run(&first, false).await["state"], "succeeded");
-    let before = std::fs::read(bench.service.archive(id)).unwrap();
+    let before = std::fs::read(bench.service.archive(IMAGE)).unwrap();
     assert_eq!(run(&first, false).await["state"], "succeeded", "the same again is no conflict");
     let conflict = run(&second, false).await;
     assert_eq!(conflict["state"], "failed", "{conflict:#}");
-    assert_eq!(std::fs::read(bench.service.archive(id)).unwrap(), before);
+    assert_eq!(std::fs::read(bench.service.archive(IMAGE)).unwrap(), before);
     assert_eq!(run(&second, true).await["state"], "succeeded");
-    assert_ne!(std::fs::read(bench.service.archive(id)).unwrap(), before);
-    let (_, image) = bench.service.get(&format!("/v1/images/{id}")).await;
+    assert_ne!(std::fs::read(bench.service.archive(IMAGE)).unwrap(), before);
+    let (_, image) = bench.service.get(&format!("/v1/images/{IMAGE}")).await;
     assert!(image["reference"].as_str().unwrap().contains("/second@sha256:"), "{image:#}");
 }
 

@@ -30,16 +30,10 @@ impl Bench {
         Self { dir, registry, layers: layers.to_vec() }
     }
 
-    fn blob(&self, blob: &Blob) -> PathBuf {
-        let hex = blob.digest.hex();
-        let blobs = self.dir.path().join("registry/docker/registry/v2/blobs/sha256");
-        blobs.join(&hex[..2]).join(hex).join("data")
-    }
-
     /// Takes the layers, and nothing else, out of the registry.
     fn forget_layers(&self) {
         for layer in &self.layers {
-            std::fs::remove_file(self.blob(layer)).unwrap();
+            std::fs::remove_file(self.registry.blob(layer.digest)).unwrap();
         }
     }
 

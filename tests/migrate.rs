@@ -2,9 +2,9 @@
 
 /// What breaks in between.
 mod faults;
-/// One service with everything that a migration needs.
-mod harness;
 /// Many images, through the command line.
 mod many;
+/// Runs of a migration, and what it leaves.
+mod runs;
 /// Whole images, through upstream's eyes too.
 mod whole;

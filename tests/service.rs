@@ -159,9 +159,7 @@ async fn a_file_is_read_by_fetching_its_spans_alone() {
     }
 
     // A byte of the last file flips in the registry.
-    let hex = layer.digest.hex();
-    let blob = dir.path().join("registry/docker/registry/v2/blobs/sha256").join(&hex[..2]);
-    let blob = blob.join(&hex).join("data");
+    let blob = registry.blob(layer.digest);
     let mut bytes = std::fs::read(&blob).unwrap();
     let at = bytes.len() - (1 << 20);
     bytes[at] ^= 1;

@@ -5,50 +5,22 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use crate::support::bench::{Bench, IMAGE};
 use crate::support::layout::{Blob, GZIP, Layout, TAR, noise, tar};
 use crate::support::registry::Registry;
 use crate::support::s3::S3Server;
 use crate::support::service::{Service, Settings};
 use crate::support::upstream::run;
 
-const IMAGE: &str = "0123456789abcdef";
-
-/// A registry that is the build registry too, and a service.
-struct Bench {
-    dir: tempfile::TempDir,
-    registry: Registry,
-    service: Service,
-}
-
 impl Bench {
-    async fn new(settings: Settings) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::start(dir.path());
-        let settings = settings.env("CLIPWRIGHT_BUILD_REGISTRY", &registry.address);
-        Self { registry, service: Service::start(settings).await, dir }
-    }
-
-    fn push(&self, layers: &[Blob]) -> String {
-        self.registry.push(Layout::of(layers).path(), "images/source")
-    }
-
     /// The job of a forced pull with more fields than that, and the names of its events.
     async fn pull(&self, source: &str, more: &Value) -> (Value, Vec<Value>) {
         let mut body =
             json!({ "kind": "pull", "image_id": IMAGE, "source": source, "force": true });
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let job = self.service.submit(body).await;
-        let job = self.service.finished(&job).await;
+        let job = self.service.run(body).await;
         let events = self.service.events(job["id"].as_str().unwrap()).await;
         (job, events)
-    }
-
-    /// A file out of the archive, through our own reader.
-    fn cat(&self, path: &str) -> Vec<u8> {
-        run(Command::new(env!("CARGO_BIN_EXE_clipwright"))
-            .arg("cat")
-            .arg(self.service.archive(IMAGE))
-            .arg(path))
     }
 
     async fn counted(&self, line: &str) -> bool {
@@ -105,7 +77,7 @@ async fn layers_that_workers_cannot_read_fall_back() {
     let zstd = Blob::zstd(&hello());
     let name = format!("layer {} is compressed with zstd", zstd.digest);
     bench.falls_back(&[Blob::gzip(&hello()), zstd], "layer_unsupported", &name).await;
-    assert_eq!(bench.cat("/rootfs/etc/hello"), b"hello\n");
+    assert_eq!(bench.service.cat(IMAGE, "/rootfs/etc/hello"), b"hello\n");
     bench.falls_back(&[Blob::plain(&hello(), TAR)], "layer_unsupported", "is not compressed").await;
     // What they are, and not what they are called, counts.
     let lying = Blob::plain(&hello(), GZIP);
@@ -143,7 +115,7 @@ async fn sparse_files_fall_back() {
         .arg(bench.dir.path())
         .arg("holes"));
     bench.falls_back(&[Blob::gzip(&tar)], "layer_sparse", "/holes").await;
-    let content = bench.cat("/rootfs/holes");
+    let content = bench.service.cat(IMAGE, "/rootfs/holes");
     assert_eq!((content.len(), &content[500_000..500_006]), (1 << 20, &b"middle"[..]));
 }
 
@@ -178,8 +150,8 @@ async fn layers_as_they_are_with_a_warning() {
     assert!(result["warnings"].as_array().unwrap().iter().any(warns), "{result:#}");
     let warning = |event: &&Value| event["event"] == "warning" && warns(&event["data"]["message"]);
     assert_eq!(events.iter().filter(warning).count(), 1, "{events:#?}");
-    assert_eq!(bench.cat("/etc/hello"), b"hello\n");
-    assert_eq!(bench.cat("/b"), b"b");
+    assert_eq!(bench.service.cat(IMAGE, "/etc/hello"), b"hello\n");
+    assert_eq!(bench.service.cat(IMAGE, "/b"), b"b");
 }
 
 #[tokio::test]
@@ -202,7 +174,7 @@ async fn layers_are_published_again_in_gzip() {
     let version = json!({ "decided": 2, "produced": 2 });
     assert_eq!(result["version"], version);
     for (path, content) in [("/a", &b"a"[..]), ("/etc/hello", b"hello\n"), ("/c", b"c")] {
-        assert_eq!(bench.cat(path), content, "{path}");
+        assert_eq!(bench.service.cat(IMAGE, path), content, "{path}");
     }
 
     // The image under its tag: gzip all through, nothing else changed.
@@ -280,7 +252,7 @@ async fn a_build_registry_with_a_password() {
         let settings = Settings::default().env("CONFIG_JSON", &login(password).to_string());
         let service = Service::start(settings).await;
         let job = json!({ "kind": "pull", "image_id": IMAGE, "source": source, "layers": "gzip" });
-        let job = service.finished(&service.submit(job).await).await;
+        let job = service.run(job).await;
         assert_eq!(job["state"], state, "{job:#}");
         assert!(!job.to_string().contains(password), "{job}");
         if state == "failed" {
@@ -304,7 +276,7 @@ async fn a_build_registry_that_is_away() {
         .argument("retry-minutes", "0");
     let service = Service::start(settings).await;
     let job = json!({ "kind": "pull", "image_id": IMAGE, "source": source, "layers": "gzip" });
-    let job = service.finished(&service.submit(job).await).await;
+    let job = service.run(job).await;
     assert_eq!(job["error"]["code"], "registry_unavailable", "{job:#}");
     assert_eq!(job["error"]["transient"], true);
     assert!(service.stored().is_empty());
@@ -318,7 +290,7 @@ async fn version_1_when_it_is_asked_for() {
     let version = json!({ "requested": 1, "decided": 1, "produced": 1 });
     assert_eq!((&job["result"]["version"], &job["result"]["clip_version"]), (&version, &json!(1)));
     assert!(events.iter().all(|event| event["event"] != "fell_back"), "{events:#?}");
-    assert_eq!(bench.cat("/rootfs/etc/hello"), b"hello\n");
+    assert_eq!(bench.service.cat(IMAGE, "/rootfs/etc/hello"), b"hello\n");
     let line = r#"clipwright_archives_total{requested="1",produced="1",reason=""} 1"#;
     assert!(bench.counted(line).await);
     let mut third = json!({ "kind": "pull", "image_id": IMAGE, "source": source });
@@ -330,19 +302,9 @@ async fn version_1_when_it_is_asked_for() {
 #[tokio::test]
 async fn version_1_as_configured_and_in_s3() {
     let s3 = S3Server::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::start(dir.path());
-    let settings = Settings::default()
-        .argument("clip-version", "1")
-        .argument("store", "s3")
-        .argument("s3-bucket", &s3.bucket)
-        .argument("s3-endpoint", &s3.endpoint)
-        .argument("s3-force-path-style", "true")
-        .env("CLIPWRIGHT_S3_ACCESS_KEY", &s3.access_key)
-        .env("CLIPWRIGHT_S3_SECRET_KEY", &s3.secret_key);
-    let service = Service::start(settings).await;
-    let source = registry.push(Layout::of(&[Blob::gzip(&hello())]).path(), "image");
-    let job = service.finished(&service.pull(IMAGE, &source).await).await;
+    let bench = Bench::new(Settings::default().argument("clip-version", "1").on_s3(&s3)).await;
+    let source = bench.push(&[Blob::gzip(&hello())]);
+    let job = bench.service.finished(&bench.service.pull(IMAGE, &source).await).await;
     assert_eq!(job["result"]["version"], json!({ "decided": 1, "produced": 1 }), "{job:#}");
     assert_eq!(job["result"]["archive"]["key"], format!("{IMAGE}.rclip"));
 }

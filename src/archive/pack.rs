@@ -2,7 +2,7 @@
 //! goes out in one piece from its first byte to its last.
 //!
 //! Layers are read from the top down, each once. A file's content is written as it goes by, unless
-//! the layers above hide it as far as their literal paths tell ([`cover`]). When all layers were
+//! the layers above hide it as far as their literal paths tell (`cover`). When all layers were
 //! read, their indexes are merged, and the merge is the truth: what symlinks and hard links brought
 //! back is fetched by reading those layers once more; what was written in vain stays, unreferred
 //! to, and is counted. Both are rare. So the bytes depend on the image alone, and not on what

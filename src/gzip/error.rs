@@ -57,9 +57,6 @@ pub enum Problem {
     /// The stream ends inside a member.
     #[error("the stream ends inside a member")]
     Truncated,
-    /// The pieces given to a span read don't join.
-    #[error("expected the next piece of the stream here, found one at byte {0}")]
-    Gap(u64),
     /// A checkpoint's window can't be decoded.
     #[error(transparent)]
     Window(#[from] WindowError),

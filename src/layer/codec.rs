@@ -8,7 +8,7 @@
 //! The *request* says which layer was read and how; bytes that answer another one are refused. The
 //! body holds numbers as LEB128 varints, paths as what they have in common with the one before and
 //! the rest, spans as a seek table does (docs/format.md). Decoding takes any bytes: it fails, and
-//! never panics, on what [`encode`] did not make, and what it gives keeps the request's limits.
+//! never panics, on what `encode` did not make, and what it gives keeps the request's limits.
 
 use std::collections::BTreeMap;
 

@@ -85,9 +85,9 @@ pub enum EntryKind {
 pub struct Meta {
     /// Permission bits (07777).
     pub mode: u32,
-    /// Owner.
+    /// Owner. The largest number is none: it stays as it is (root, but for a directory in place).
     pub uid: u32,
-    /// Group.
+    /// Group, likewise.
     pub gid: u32,
     /// Last change of content.
     pub mtime: Time,
@@ -128,10 +128,15 @@ impl Time {
     pub const EPOCH: Self = Self { seconds: 0, nanos: 0 };
 }
 
-/// An owner or group. Negative numbers mean the same as on a system that keeps 32 bits of them: -2
-/// is nobody's in some places (upstream casts them so).
-pub(super) fn owner(value: i64) -> Option<u32> {
-    u32::try_from(value).ok().or_else(|| i32::try_from(value).ok().map(i32::cast_unsigned))
+/// What a field of 32 bits keeps of a number: so Linux cuts owners and device numbers.
+pub(super) fn low_bits(value: i64) -> u32 {
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// A decimal number as Go's `strconv.ParseInt` takes it: with a sign or without.
+pub(super) fn integer(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 const WHITEOUT: &[u8] = b".wh.";

@@ -70,8 +70,26 @@ const ROOT: NameId = 0;
 struct Inode<'a> {
     kind: InodeKind<'a>,
     meta: &'a Meta,
+    owner: Owner,
     /// The layer that made it or, for directories, last changed it.
     layer: Digest,
+}
+
+/// User and group.
+#[derive(Clone, Copy)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+impl Owner {
+    const ROOT: Self = Self { uid: 0, gid: 0 };
+
+    /// After what a tar says: to the kernel the largest number means "as it is".
+    fn changed(self, meta: &Meta) -> Self {
+        let of = |said, before| if said == u32::MAX { before } else { said };
+        Self { uid: of(meta.uid, self.uid), gid: of(meta.gid, self.gid) }
+    }
 }
 
 enum InodeKind<'a> {
@@ -125,7 +143,7 @@ impl From<Excess> for Obstacle {
 
 impl<'a> Merger<'a> {
     fn new(layer: Digest, limits: Limits) -> Self {
-        let root = Inode { kind: InodeKind::Directory, meta: &MADE_UP, layer };
+        let root = Inode { kind: InodeKind::Directory, meta: &MADE_UP, owner: Owner::ROOT, layer };
         let names = vec![Name { inode: 0, path_bytes: 0, depth: 0, children: BTreeMap::new() }];
         Self { names, inodes: vec![root], layer, limits, cost: 0, last: None }
     }
@@ -244,7 +262,8 @@ impl<'a> Merger<'a> {
         if let InodeKind::Symlink { target } = &kind {
             self.cost += target.len() as u64;
         }
-        self.inodes.push(Inode { kind, meta, layer: self.layer });
+        let owner = Owner::ROOT.changed(meta);
+        self.inodes.push(Inode { kind, meta, owner, layer: self.layer });
         self.put(directory, path.name(), self.inodes.len() - 1)?;
         if existing.is_none() {
             self.last = Some((parent, directory));
@@ -274,9 +293,10 @@ impl<'a> Merger<'a> {
     }
 
     fn change(&mut self, directory: NameId, meta: &'a Meta) {
-        let inode = self.names[directory].inode;
-        self.inodes[inode].meta = meta;
-        self.inodes[inode].layer = self.layer;
+        let inode = &mut self.inodes[self.names[directory].inode];
+        inode.meta = meta;
+        inode.owner = inode.owner.changed(meta);
+        inode.layer = self.layer;
     }
 
     /// The inode that a hard link's target names; a symlink there is linked, not followed.
@@ -306,7 +326,7 @@ impl<'a> Merger<'a> {
         let Walk { mut directory, missing } = self.walk(path)?;
         for component in missing {
             let kind = InodeKind::Directory;
-            self.inodes.push(Inode { kind, meta: &MADE_UP, layer: self.layer });
+            self.inodes.push(Inode { kind, meta: &MADE_UP, owner: Owner::ROOT, layer: self.layer });
             directory = self.put(directory, component, self.inodes.len() - 1)?;
         }
         Ok(directory)

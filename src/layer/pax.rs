@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 
 use foldhash::HashMap;
 
-use super::entry::{Time, owner};
-use super::sparse::{PaxSparse, listed};
+use super::entry::{Time, integer, low_bits};
+use super::sparse::PaxSparse;
 
 /// The records of one extended header that mean something to us.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
     pub(super) link_path: Option<Vec<u8>>,
-    pub(super) size: Option<u64>,
-    /// As [`owner`] has it.
+    pub(super) size: Option<i64>,
+    /// As [`Meta`](super::Meta) has them.
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
     pub(super) mtime: Option<Time>,
@@ -26,23 +26,27 @@ pub(super) struct Pax {
     pub(super) sparse: PaxSparse,
 }
 
-/// A key and its value.
-type Record<'a> = (&'a [u8], &'a [u8]);
-
-/// Keys that come once for each stretch of a sparse file (0.0).
-const PAIRS: [&[u8]; 2] = [b"GNU.sparse.offset", b"GNU.sparse.numbytes"];
+/// Keys that come by turns, once for each stretch of a sparse file (0.0).
+const PAIR: [&[u8]; 2] = [b"GNU.sparse.offset", b"GNU.sparse.numbytes"];
 
 impl Pax {
+    /// Reads the values of records that [`check`] has seen.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let records = records(bytes)?;
         // Of several records with one key the last counts, and the others need not make sense.
         let last: HashMap<&[u8], usize> =
             records.iter().enumerate().map(|(at, (key, _))| (*key, at)).collect();
         let mut pax = Self::default();
+        let mut map = Vec::new();
         for (at, (key, value)) in records.into_iter().enumerate() {
-            if last[key] == at || PAIRS.contains(&key) {
+            if PAIR.contains(&key) {
+                map.push(value);
+            } else if last[key] == at {
                 pax.take(key, value)?;
             }
+        }
+        if !map.is_empty() {
+            pax.sparse.map = map.join(&b','); // as 0.1 has it
         }
         Ok(pax)
     }
@@ -52,36 +56,26 @@ impl Pax {
             b"path" => self.path = set(value),
             b"linkpath" => self.link_path = set(value),
             b"size" => self.size = number(key, value)?,
-            b"uid" => self.uid = owner_of(key, value)?,
-            b"gid" => self.gid = owner_of(key, value)?,
+            b"uid" => self.uid = number(key, value)?.map(low_bits),
+            b"gid" => self.gid = number(key, value)?.map(low_bits),
             b"mtime" => self.mtime = time(key, value)?,
             b"atime" => self.atime = time(key, value)?,
             b"ctime" => self.ctime = time(key, value)?,
-            b"GNU.sparse.major" => self.sparse.major = number(key, value)?,
-            b"GNU.sparse.minor" => self.sparse.minor = number(key, value)?,
-            b"GNU.sparse.name" => self.sparse.name = set(value),
-            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse.size = number(key, value)?,
-            b"GNU.sparse.map" => {
-                self.sparse.numbers = listed(value).ok_or_else(|| invalid(key, value))?;
-            }
-            // By turns (0.0); what is out of turn makes no sense as a map.
-            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
-                let turn = key == b"GNU.sparse.numbytes";
-                if (self.sparse.numbers.len() % 2 == 1) != turn {
-                    return Err("PAX records of a sparse file are out of order".into());
-                }
-                let number = number(key, value)?.ok_or_else(|| invalid(key, value))?;
-                self.sparse.numbers.push(number);
-            }
+            b"GNU.sparse.major" => self.sparse.major = value.to_vec(),
+            b"GNU.sparse.minor" => self.sparse.minor = value.to_vec(),
+            b"GNU.sparse.name" => self.sparse.name = value.to_vec(),
+            b"GNU.sparse.size" => self.sparse.size = value.to_vec(),
+            b"GNU.sparse.realsize" => self.sparse.real_size = value.to_vec(),
+            b"GNU.sparse.numblocks" => self.sparse.pieces = value.to_vec(),
+            b"GNU.sparse.map" => self.sparse.map = value.to_vec(),
             _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    if name.is_empty() || name.contains(&0) {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.")
+                    && let Some(value) = set(value)
+                {
+                    if name.is_empty() {
                         return Err("PAX record of an extended attribute without a name".into());
                     }
-                    match set(value) {
-                        Some(value) => self.xattrs.insert(name.to_vec(), value),
-                        None => self.xattrs.remove(name),
-                    };
+                    self.xattrs.insert(name.to_vec(), value);
                 }
                 // Other keys (comment, uname, hdrcharset, ...) say nothing that an index holds.
             }
@@ -90,21 +84,32 @@ impl Pax {
     }
 }
 
-/// Whether a global header says anything that would mean something to us, sensible or not. Only its
-/// records have to be well-formed, as for Go.
-pub(super) fn means_something(global: &[u8]) -> Result<bool, String> {
-    records(global)?;
-    Ok(Pax::parse(global).map_or(true, |pax| pax != Pax::default()))
+/// Whether these are records at all; their values are looked at when an entry needs them.
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    records(bytes).map(drop)
 }
 
-/// All of a header's, in order.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
 fn records(mut rest: &[u8]) -> Result<Vec<Record<'_>>, String> {
     let mut records = Vec::new();
+    let mut pairs = PAIR.iter().cycle();
     while !rest.is_empty() {
         let (record, after) = split_record(rest)?;
         let equals =
             record.iter().position(|b| *b == b'=').ok_or("PAX record without an equals sign")?;
-        records.push((&record[..equals], &record[equals + 1..]));
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        let text = match key {
+            b"path" | b"linkpath" | b"uname" | b"gname" => value,
+            _ => key,
+        };
+        if key.is_empty() || text.contains(&0) {
+            return Err("PAX record with a NUL in its key or name, or without a key".into());
+        }
+        if PAIR.contains(&key) && (pairs.next() != Some(&key) || value.contains(&b',')) {
+            return Err("PAX records of a sparse file are out of order".into());
+        }
+        records.push((key, value));
         rest = after;
     }
     Ok(records)
@@ -113,12 +118,9 @@ fn records(mut rest: &[u8]) -> Result<Vec<Record<'_>>, String> {
 /// Splits `<length> <record>\n` off; the length counts itself and the newline.
 fn split_record(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
     let bad = || "malformed PAX record length".to_owned();
-    let space = bytes.iter().take(20).position(|b| *b == b' ').ok_or_else(bad)?;
-    let digits = std::str::from_utf8(&bytes[..space]).map_err(|_| bad())?;
-    if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(bad());
-    }
-    let length: usize = digits.parse().map_err(|_| bad())?;
+    let space = bytes.iter().position(|b| *b == b' ').ok_or_else(bad)?;
+    let length = integer(&bytes[..space]).and_then(|length| usize::try_from(length).ok());
+    let length = length.filter(|length| *length >= 5).ok_or_else(bad)?; // Go's least
     if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
         return Err(bad());
     }
@@ -135,17 +137,11 @@ fn invalid(key: &[u8], value: &[u8]) -> String {
     format!("PAX {} is {shown:?}, expected a number", String::from_utf8_lossy(key))
 }
 
-fn number<T: std::str::FromStr>(key: &[u8], value: &[u8]) -> Result<Option<T>, String> {
+fn number(key: &[u8], value: &[u8]) -> Result<Option<i64>, String> {
     if value.is_empty() {
         return Ok(None);
     }
-    let text = std::str::from_utf8(value).map_err(|_| invalid(key, value))?;
-    text.parse().map(Some).map_err(|_| invalid(key, value))
-}
-
-fn owner_of(key: &[u8], value: &[u8]) -> Result<Option<u32>, String> {
-    let Some(number) = number::<i64>(key, value)? else { return Ok(None) };
-    owner(number).map(Some).ok_or_else(|| invalid(key, value))
+    integer(value).map(Some).ok_or_else(|| invalid(key, value))
 }
 
 /// Seconds, optionally negative, optionally with a decimal fraction; digits past nanoseconds are
@@ -221,8 +217,21 @@ mod tests {
         ]
         .map(|(key, value)| record(&[b"GNU.sparse.", key].concat(), value));
         assert_eq!(listed, Pax::parse(&single.concat()).unwrap().sparse);
-        assert_eq!(listed.numbers, [0, 5, 9, 1]);
+        assert_eq!(listed.map, b"0,5,9,1");
         assert!(Pax::parse(&single[1]).is_err());
+        // As many numbers as were said, and numbers.
+        let numbers = |map: &[u8], pieces: &[u8]| {
+            let records = [("map", map), ("numblocks", pieces)]
+                .map(|(key, value)| record(format!("GNU.sparse.{key}").as_bytes(), value));
+            Pax::parse(&records.concat()).unwrap().sparse.numbers().ok()
+        };
+        assert_eq!(numbers(b"0,5,9,1", b"2"), Some(vec![0, 5, 9, 1]));
+        assert_eq!(numbers(b"", b"0"), Some(vec![]));
+        for (map, pieces) in
+            [(&b"0,5,x"[..], &b"1"[..]), (b"0,5", b"2"), (b"0,-5", b"1"), (b"0,5", b"")]
+        {
+            assert_eq!(numbers(map, pieces), None);
+        }
     }
 
     #[test]
@@ -237,7 +246,9 @@ mod tests {
             b"99999999999999999999999 a=b\n",
             b"6 a-b\n",
             b"9 size=x\n",
-            b"24 GNU.sparse.map=0,5,x\n",
+            b"5 =b\n",
+            b"7 a\0=b\n",
+            b"12 path=a\0b\n",
             b"12 mtime=1.x\n",
             b"18446744073709551616 a=b\n",
         ] {

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use super::entry::integer;
 use super::{Contents, at_most};
 
 /// Zeros of a hole are handed out in runs of this length.
@@ -10,51 +11,66 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// Bytes of an offset or a length in an old header.
 const FIELD: usize = 12;
 
-/// What PAX records say of a sparse file.
+/// What PAX records say of a sparse file, as they say it; empty is nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PaxSparse {
-    pub(super) major: Option<u64>,
-    pub(super) minor: Option<u64>,
+    pub(super) major: Vec<u8>,
+    pub(super) minor: Vec<u8>,
     /// The file's own name; `path` holds one made up.
-    pub(super) name: Option<Vec<u8>>,
-    /// Bytes of the file when it is whole.
-    pub(super) size: Option<u64>,
-    /// Offsets and lengths by turns (0.0 and 0.1).
-    pub(super) numbers: Vec<u64>,
+    pub(super) name: Vec<u8>,
+    /// Bytes of the file when it is whole, by either name.
+    pub(super) size: Vec<u8>,
+    pub(super) real_size: Vec<u8>,
+    /// How many pieces the map has.
+    pub(super) pieces: Vec<u8>,
+    /// Offsets and lengths by turns, with commas (0.0 and 0.1).
+    pub(super) map: Vec<u8>,
 }
 
 /// Where the map is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Known already.
-    Known(Vec<u64>),
+    /// In the records.
+    InRecords,
     /// In the first blocks of the content (1.0).
     InContent,
 }
 
 impl PaxSparse {
-    /// `None`: the records don't make a sparse file, as Go has it.
-    pub(super) fn form(&self) -> Result<Option<Form>, String> {
-        match (self.major, self.minor) {
-            (Some(1), Some(0)) => Ok(Some(Form::InContent)),
-            (None, None) if self.numbers.is_empty() => Ok(None),
-            (Some(0), Some(0 | 1)) | (None, None) => Ok(Some(Form::Known(self.numbers.clone()))),
-            _ => Err("a sparse file of an unknown version".into()),
+    /// `None`: the records don't make a sparse file, as Go has it. One of another version is an
+    /// ordinary file to it.
+    pub(super) fn form(&self) -> Option<Form> {
+        match (&self.major[..], &self.minor[..]) {
+            (b"1", b"0") => Some(Form::InContent),
+            (b"0", b"0" | b"1") => Some(Form::InRecords),
+            (b"", b"") if !self.map.is_empty() => Some(Form::InRecords),
+            _ => None,
         }
     }
-}
 
-/// The numbers of `offset,length,offset,length,...` (0.1); none of a file that is one hole.
-pub(super) fn listed(map: &[u8]) -> Option<Vec<u64>> {
-    if map.is_empty() {
-        return Some(Vec::new());
+    /// Bytes of the whole file; of one that doesn't say it there are as many as are stored.
+    pub(super) fn whole_size(&self, stored: u64) -> Result<u64, String> {
+        match if self.size.is_empty() { &self.real_size } else { &self.size } {
+            none if none.is_empty() => Ok(stored),
+            size => natural(size).ok_or_else(|| "the size of a sparse file is no number".into()),
+        }
     }
-    map.split(|byte| *byte == b',').map(decimal).collect()
+
+    /// The numbers of `offset,length,offset,length,...`.
+    pub(super) fn numbers(&self) -> Result<Vec<u64>, String> {
+        let numbers: Option<Vec<u64>> = match &self.map[..] {
+            b"" => Some(Vec::new()),
+            map => map.split(|byte| *byte == b',').map(natural).collect(),
+        };
+        let pieces = natural(&self.pieces).and_then(|pieces| pieces.checked_mul(2));
+        numbers
+            .filter(|numbers| pieces == Some(numbers.len() as u64))
+            .ok_or_else(|| "the map of a sparse file is not of as many numbers as it says".into())
+    }
 }
 
-fn decimal(digits: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(digits).ok()?;
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+fn natural(digits: &[u8]) -> Option<u64> {
+    integer(digits).and_then(|number| u64::try_from(number).ok())
 }
 
 /// The fields of an old header, or of the block that continues it, that are in use, and whether
@@ -85,7 +101,7 @@ impl MapText {
         self.text.extend_from_slice(block);
         self.lines += block.split(|byte| *byte == b'\n').skip(1).count() as u64;
         let mut numbers = self.text.split(|byte| *byte == b'\n').map(|line| {
-            decimal(line).ok_or_else(|| "the map of a sparse file is not of numbers".to_owned())
+            natural(line).ok_or_else(|| "the map of a sparse file is not of numbers".to_owned())
         });
         if self.lines == 0 {
             return Ok(None);
@@ -223,10 +239,14 @@ mod tests {
 
     #[test]
     fn maps_in_records() {
-        assert_eq!(listed(b""), Some(vec![]));
-        assert_eq!(listed(b"0,5"), Some(vec![0, 5]));
-        for wrong in [&b","[..], b"1,", b"-1,2", b"1 2"] {
-            assert_eq!(listed(wrong), None, "{wrong:?}");
+        let numbers = |map: &[u8], pieces: &[u8]| {
+            let (map, pieces) = (map.to_vec(), pieces.to_vec());
+            PaxSparse { map, pieces, ..PaxSparse::default() }.numbers().ok()
+        };
+        assert_eq!(numbers(b"", b"0"), Some(vec![]));
+        assert_eq!(numbers(b"0,5", b"1"), Some(vec![0, 5]));
+        for wrong in [&b","[..], b"1,", b"-1,2", b"1 2", b"0,5,7,1"] {
+            assert_eq!(numbers(wrong, b"1"), None, "{wrong:?}");
         }
     }
 
@@ -278,7 +298,8 @@ mod tests {
             numbers in prop::collection::vec(any::<u64>(), 0..6),
         ) {
             let _ = MapText::default().take(&text);
-            let _ = listed(&text);
+            let sparse = PaxSparse { map: text.clone(), pieces: text, ..PaxSparse::default() };
+            let _ = sparse.numbers();
             let _ = Expansion::new(numbers.first().copied().unwrap_or(0), &numbers, 7);
         }
     }

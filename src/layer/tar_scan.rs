@@ -151,11 +151,15 @@ impl TarScanner {
 
     /// The entries, and notes on what was left out, once the stream has ended.
     pub fn finish(mut self) -> Result<(Vec<Entry>, Vec<String>), ScanError> {
-        let whole = match &self.state {
+        let whole = match std::mem::replace(&mut self.state, State::Ended) {
             State::Header { .. } => self.filled == 0,
-            State::Content { remaining, .. } => *remaining == 0, // Go, too, does without the padding
-            State::Extension { data, size, .. } => data.len() >= *size, // and here
-            State::Map(_) => false,
+            // Go, too, does without the padding.
+            State::Content { remaining, .. } => remaining == 0,
+            State::Extension { kind, data, size, .. } if data.len() >= size => {
+                self.extension(kind, data, size)?;
+                true
+            }
+            State::Extension { .. } | State::Map(_) => false,
             State::Ended => true,
         };
         if !whole {
@@ -207,15 +211,8 @@ impl TarScanner {
                 }
             }
             State::Extension { remaining: 0, kind, data, size } => {
-                let (kind, size, mut data) = (*kind, *size, std::mem::take(data));
-                let start = self.position - data.len() as u64;
-                data.truncate(size);
-                if self.extensions.take(kind, data, start)? {
-                    self.globals.push(format_args!("at offset {start}"));
-                }
-                if matches!(kind, Extension::PaxGlobal) {
-                    self.pass()?;
-                }
+                let (kind, size, data) = (*kind, *size, std::mem::take(data));
+                self.extension(kind, data, size)?;
                 self.state = State::Header { after_zero: false };
             }
             State::Content { remaining: 0, padding: 0, .. } => {
@@ -253,7 +250,7 @@ impl TarScanner {
         header: TarHeader<'_>,
         offset: u64,
     ) -> Result<State, ScanError> {
-        let size = header.size()?;
+        let size = header.size();
         let total = self.extensions.bytes.saturating_add(size);
         let place = || format!("at offset {offset}");
         Limit::ExtensionBytes.check(total, self.limits.extension_bytes, place)?;
@@ -261,6 +258,24 @@ impl TarScanner {
         let size = usize::try_from(size).map_err(|_| malformed(offset, "it is beyond memory"))?;
         let remaining = size.next_multiple_of(BLOCK);
         Ok(State::Extension { kind, data: Vec::with_capacity(remaining), size, remaining })
+    }
+
+    /// An extension header of `size` bytes, and perhaps padding, has come.
+    fn extension(
+        &mut self,
+        kind: Extension,
+        mut data: Vec<u8>,
+        size: usize,
+    ) -> Result<(), ScanError> {
+        let start = self.position - data.len() as u64;
+        data.truncate(size);
+        if self.extensions.take(kind, data, start)? {
+            self.globals.push(format_args!("at offset {start}"));
+        }
+        if matches!(kind, Extension::PaxGlobal) {
+            self.pass()?;
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 )
 
 // tarEntry is what Go's archive/tar says of one entry.
@@ -25,6 +26,7 @@ type tarEntry struct {
 	Device [2]int64
 	// Content of files, sparse ones made whole.
 	Content []byte
+	Xattrs  map[string][]byte
 }
 
 // tarCase is one tar taken apart, or why not.
@@ -78,6 +80,14 @@ func takeApart(data []byte) (found tarCase) {
 		}
 		if at := header.ChangeTime; !at.IsZero() {
 			entry.Ctime = &[2]int64{at.Unix(), int64(at.Nanosecond())}
+		}
+		for name, value := range header.PAXRecords {
+			if name, isXattr := strings.CutPrefix(name, "SCHILY.xattr."); isXattr && value != "" {
+				if entry.Xattrs == nil {
+					entry.Xattrs = make(map[string][]byte)
+				}
+				entry.Xattrs[name] = []byte(value)
+			}
 		}
 		if entry.Content, err = io.ReadAll(reader); err != nil {
 			found.Error = err.Error()

@@ -4,22 +4,20 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::harness::{Bench, ID, files_in, migrate, migration, on_s3, pushing_to, v1_archive};
+use super::runs::{files_in, migration, settings, submission};
+use crate::support::bench::{Bench, IMAGE};
 use crate::support::layout::noise;
 use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
 use crate::support::s3::S3Server;
-use crate::support::service::{Service, Settings};
-
-fn submission(to: u8) -> Value {
-    json!({ "kind": "migrate", "image_id": ID, "to": to })
-}
+use crate::support::service::Service;
+use crate::support::v1::bundle_archive;
 
 #[tokio::test]
 async fn a_corrupt_block_stops_it_and_names_its_file() {
-    let bench = Bench::new(Settings::default()).await;
+    let bench = Bench::new(settings()).await;
     let content = noise(1, 300 << 10);
-    let path = bench.put_v1(ID, &[("etc/good", b"good"), ("lib/bad", &content)]);
+    let path = bench.service.put_v1(IMAGE, &[("etc/good", b"good"), ("lib/bad", &content)]);
     let mut bytes = std::fs::read(&path).unwrap();
     let at = bytes.windows(64).position(|window| window == &content[1000..1064]).unwrap();
     bytes[at] ^= 1;
@@ -35,7 +33,7 @@ async fn a_corrupt_block_stops_it_and_names_its_file() {
 
 #[tokio::test]
 async fn what_cannot_be_migrated_is_refused_and_untouched() {
-    let bench = Bench::new(Settings::default()).await;
+    let bench = Bench::new(settings()).await;
     let job = bench.migrate(2, false).await;
     assert_eq!(job["error"]["code"], "archive_not_found", "{job:#}");
     for (name, code) in [
@@ -43,7 +41,7 @@ async fn what_cannot_be_migrated_is_refused_and_untouched() {
         ("config.json", "not_migratable"),
         (".wh.x", "not_migratable"),
     ] {
-        let path = bench.put_v1(ID, &[(name, b"x")]);
+        let path = bench.service.put_v1(IMAGE, &[(name, b"x")]);
         let bytes = std::fs::read(&path).unwrap();
         let job = bench.migrate(2, false).await;
         assert_eq!(job["error"]["code"], code, "{name}: {job:#}");
@@ -56,12 +54,12 @@ async fn what_cannot_be_migrated_is_refused_and_untouched() {
 
 #[tokio::test]
 async fn requests_that_make_no_sense_are_refused() {
-    let bench = Bench::new(Settings::default()).await;
+    let bench = Bench::new(settings()).await;
     for (body, field) in [
-        (json!({ "kind": "migrate", "image_id": ID }), "to"),
-        (json!({ "kind": "migrate", "image_id": ID, "to": 3 }), "to"),
-        (json!({ "kind": "migrate", "image_id": ID, "to": 2, "source": "a" }), "source"),
-        (json!({ "kind": "pull", "image_id": ID, "source": "a", "to": 2 }), "to"),
+        (json!({ "kind": "migrate", "image_id": IMAGE }), "to"),
+        (json!({ "kind": "migrate", "image_id": IMAGE, "to": 3 }), "to"),
+        (json!({ "kind": "migrate", "image_id": IMAGE, "to": 2, "source": "a" }), "source"),
+        (json!({ "kind": "pull", "image_id": IMAGE, "source": "a", "to": 2 }), "to"),
     ] {
         let (status, problem) = bench.service.post("/v1/jobs", &body).await;
         assert_eq!((status, &problem["errors"][0]["field"]), (422, &field.into()), "{problem:#}");
@@ -74,17 +72,17 @@ async fn a_registry_that_breaks_off_costs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
-    let address = proxy.address.to_string();
-    let settings = Settings::default().argument("lease-seconds", "1");
-    let mut service = Service::start(pushing_to(settings, &address)).await;
-    let path = service.archive(ID);
-    let bytes = v1_archive(&[("big", &noise(2, 20 << 20)), ("etc/hello", b"hello\n")]);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, &bytes).unwrap();
+    let settings = settings()
+        .argument("build-registry", &proxy.address.to_string())
+        .argument("lease-seconds", "1");
+    let mut service = Service::start(settings).await;
+    let files: [(&str, &[u8]); 2] = [("big", &noise(2, 20 << 20)), ("etc/hello", b"hello\n")];
+    let path = service.put_v1(IMAGE, &files);
+    let bytes = std::fs::read(&path).unwrap();
 
     // Killed while the registry doesn't answer: another process takes over.
     proxy.stall_after(1);
-    let job = service.submit(submission(2)).await;
+    let job = service.submit(submission(2, false)).await;
     proxy.broke_something().await;
     service.crash_and_restart().await;
     assert!(std::fs::read(&path).unwrap() == bytes);
@@ -101,13 +99,12 @@ async fn a_cancelled_migration_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
-    let service = Service::start(pushing_to(Settings::default(), &proxy.address.to_string())).await;
-    let path = service.archive(ID);
-    let bytes = v1_archive(&[("etc/hello", b"hello\n")]);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, &bytes).unwrap();
+    let settings = settings().argument("build-registry", &proxy.address.to_string());
+    let service = Service::start(settings).await;
+    let path = service.put_v1(IMAGE, &[("etc/hello", b"hello\n")]);
+    let bytes = std::fs::read(&path).unwrap();
     proxy.stall_after(1);
-    let job = service.submit(submission(2)).await;
+    let job = service.submit(submission(2, false)).await;
     proxy.broke_something().await;
     let (status, _) = service.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await;
     assert_eq!(status, 200);
@@ -119,8 +116,8 @@ async fn a_cancelled_migration_changes_nothing() {
 /// What a crash between any two steps leaves behind, and the same job after it.
 #[tokio::test]
 async fn after_a_crash_between_two_steps_the_same_job_finishes() {
-    let bench = Bench::new(Settings::default()).await;
-    let path = bench.put_v1(ID, &[("etc/hello", b"hello\n")]);
+    let bench = Bench::new(settings()).await;
+    let path = bench.service.put_v1(IMAGE, &[("etc/hello", b"hello\n")]);
     let v1 = std::fs::read(&path).unwrap();
     let store = path.parent().unwrap();
     let first = bench.migrate(2, false).await;
@@ -155,8 +152,8 @@ async fn after_a_crash_between_two_steps_the_same_job_finishes() {
 /// What was kept is of another content than what is there now: it is not taken.
 #[tokio::test]
 async fn an_archive_that_was_kept_is_taken_only_if_it_is_the_same() {
-    let bench = Bench::new(Settings::default()).await;
-    let path = bench.put_v1(ID, &[("etc/hello", b"hello\n")]);
+    let bench = Bench::new(settings()).await;
+    let path = bench.service.put_v1(IMAGE, &[("etc/hello", b"hello\n")]);
     let kept = migration(&bench.migrate(2, false).await)["kept"].as_str().unwrap().to_owned();
     let kept = path.parent().unwrap().join(kept);
     let mut bytes = std::fs::read(&kept).unwrap();
@@ -174,22 +171,21 @@ async fn an_archive_that_was_kept_is_taken_only_if_it_is_the_same() {
 #[tokio::test]
 async fn a_bucket_that_fails_leaves_the_archive_that_was_there() {
     let s3 = S3Server::start().await;
+    let settings = settings().on_s3(&s3);
     let bench =
-        Bench::new(on_s3(&s3).argument("max-attempts", "1").argument("retry-minutes", "0")).await;
-    let data = v1_archive(&[("big", &noise(3, 30 << 20))]);
-    let tree = bench.dir.path().join("v1.clip");
-    std::fs::write(&tree, &data).unwrap();
+        Bench::new(settings.argument("max-attempts", "1").argument("retry-minutes", "0")).await;
+    let data = bundle_archive(&[("big", &noise(3, 30 << 20))]);
     // A local v1 archive under the S3 store's name is as good as any.
-    std::fs::write(s3.object_path(&format!("{ID}.rclip")), &data).unwrap();
-    let job = migrate(&bench.service, 2, true).await;
+    std::fs::write(s3.object_path(&format!("{IMAGE}.rclip")), &data).unwrap();
+    let job = bench.migrate(2, true).await;
     assert_eq!(migration(&job)["discarded"].as_array().unwrap().len(), 1, "{job:#}");
-    let v2 = std::fs::read(s3.object_path(&format!("{ID}.rclip"))).unwrap();
+    let v2 = std::fs::read(s3.object_path(&format!("{IMAGE}.rclip"))).unwrap();
 
     s3.faults.fail_parts_from.store(1, Ordering::SeqCst);
-    let job = migrate(&bench.service, 1, false).await;
+    let job = bench.migrate(1, false).await;
     assert_eq!((&job["state"], &job["error"]["fault"]), (&"failed".into(), &"upstream".into()));
-    assert!(std::fs::read(s3.object_path(&format!("{ID}.rclip"))).unwrap() == v2);
+    assert!(std::fs::read(s3.object_path(&format!("{IMAGE}.rclip"))).unwrap() == v2);
     assert_eq!(s3.pending_uploads(), 0);
     s3.faults.fail_parts_from.store(0, Ordering::SeqCst);
-    assert_eq!(migration(&migrate(&bench.service, 1, false).await)["compared"]["files"], 1);
+    assert_eq!(migration(&bench.migrate(1, false).await)["compared"]["files"], 1);
 }

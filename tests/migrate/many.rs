@@ -2,33 +2,28 @@
 
 use serde_json::{Value, json};
 
-use super::harness::{Bench, clipwright, files_in};
-use crate::support::service::Settings;
+use super::runs::{files_in, settings};
+use crate::support::bench::Bench;
 
 const IDS: [&str; 4] =
     ["00000000000000a1", "00000000000000a2", "00000000000000a3", "00000000000000b4"];
 
 async fn bench() -> Bench {
-    let bench = Bench::new(Settings::default()).await;
+    let bench = Bench::new(settings()).await;
     for (n, id) in IDS.iter().enumerate() {
-        bench.put_v1(id, &[("etc/name", id.as_bytes()), ("etc/n", &[n as u8])]);
+        bench.service.put_v1(id, &[("etc/name", id.as_bytes()), ("etc/n", &[n as u8])]);
     }
     bench
 }
 
 /// The exit code, and the JSON of the report.
 async fn command(bench: &Bench, arguments: &[&str]) -> (bool, Value, String) {
-    let server = ["--server", &bench.service.url];
-    let all: Vec<String> = [&["migrate", "--json"], arguments, &server]
-        .concat()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
-    let output = tokio::task::spawn_blocking(move || {
-        clipwright(&all.iter().map(String::as_str).collect::<Vec<_>>())
-    })
-    .await
-    .unwrap();
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_clipwright"))
+        .args(["migrate", "--json", "--server", &bench.service.url])
+        .args(arguments)
+        .output()
+        .await
+        .unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     (output.status.success(), report, error)

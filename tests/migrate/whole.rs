@@ -5,10 +5,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::harness::{Bench, ID, files_in, migration, on_s3};
-use crate::support::layout::{Blob, Layout, tar};
+use super::runs::{files_in, migration, settings};
+use crate::support::bench::{Bench, IMAGE};
+use crate::support::layout::{Blob, tar};
 use crate::support::s3::S3Server;
-use crate::support::service::Settings;
 use crate::support::upstream::{Mount, corpus_image, interop, make_image, run, unpack};
 
 /// Upstream's reader shows the same of two archives, each from a directory on. Link counts aside:
@@ -33,7 +33,7 @@ fn shows_the_same(interop: &Path, before: (&Path, &str), after: (&Path, &str), d
 /// Upstream's v1 archive of an image becomes v2, v1 by taking the kept one, and v1 by packing.
 async fn there_and_back(name: &str, layout: &Path) {
     let Some(interop) = interop() else { return };
-    let bench = Bench::new(Settings::default()).await;
+    let bench = Bench::new(settings()).await;
     let root = unpack(layout, &bench.dir.path().join("bundle"));
     run(Command::new("find")
         .arg(&root)
@@ -41,7 +41,7 @@ async fn there_and_back(name: &str, layout: &Path) {
         .args(["-type", "c", ")", "-delete"]));
     let original = bench.dir.path().join("v1.clip");
     run(Command::new(interop).arg("create").args([root.parent().unwrap(), &original]));
-    let archive = bench.service.archive(ID);
+    let archive = bench.service.archive(IMAGE);
     std::fs::create_dir_all(archive.parent().unwrap()).unwrap();
     std::fs::copy(&original, &archive).unwrap();
 
@@ -109,12 +109,11 @@ async fn node() {
 #[tokio::test]
 async fn in_s3_the_index_is_switched_and_the_data_stay() {
     let s3 = S3Server::start().await;
-    let bench = Bench::new(on_s3(&s3)).await;
+    let bench = Bench::new(settings().on_s3(&s3)).await;
     let layer = Blob::gzip(&tar(&[("etc/hello", b"hello\n"), ("etc/empty", b"")]));
-    let reference = bench.registry.push(Layout::of(&[layer]).path(), "users/own");
-    let job = bench.service.pull(ID, &reference).await;
+    let job = bench.service.pull(IMAGE, &bench.push(&[layer])).await;
     assert_eq!(bench.service.finished(&job).await["state"], "succeeded");
-    let index = s3.object_path(&format!("{ID}.rclip"));
+    let index = s3.object_path(&format!("{IMAGE}.rclip"));
     let v2 = std::fs::read(&index).unwrap();
     let names = || -> Vec<String> {
         let files = files_in(index.parent().unwrap());
@@ -126,20 +125,20 @@ async fn in_s3_the_index_is_switched_and_the_data_stay() {
     assert_eq!(done["restored"], false, "{job:#}");
     assert_eq!(done["compared"]["files"], 2, "{job:#}");
     let kept = done["kept"].as_str().unwrap().to_owned();
-    assert_eq!(names(), [format!("{ID}.clip"), format!("{ID}.rclip"), kept.clone()]);
+    assert_eq!(names(), [format!("{IMAGE}.clip"), format!("{IMAGE}.rclip"), kept.clone()]);
     assert!(std::fs::read(s3.object_path(&kept)).unwrap() == v2);
-    let (status, image) = bench.service.get(&format!("/v1/images/{ID}")).await;
+    let (status, image) = bench.service.get(&format!("/v1/images/{IMAGE}")).await;
     assert_eq!((status, &image["clip_version"]), (200, &1.into()), "{image:#}");
 
     let job = bench.migrate(2, false).await;
     let done = migration(&job);
     assert_eq!(done["restored"], true, "{job:#}");
-    assert!(job["result"]["reference"].as_str().unwrap().contains("users/own"), "{job:#}");
+    assert!(job["result"]["reference"].as_str().unwrap().contains("images/source"), "{job:#}");
     assert!(std::fs::read(&index).unwrap() == v2);
     let kept = done["kept"].as_str().unwrap().to_owned();
-    assert_eq!(names(), [format!("{ID}.clip"), format!("{ID}.rclip"), kept]);
+    assert_eq!(names(), [format!("{IMAGE}.clip"), format!("{IMAGE}.rclip"), kept]);
 
     let job = bench.migrate(2, true).await;
     let discarded = migration(&job)["discarded"].as_array().unwrap().len();
-    assert_eq!((discarded, names()), (2, vec![format!("{ID}.rclip")]), "{job:#}");
+    assert_eq!((discarded, names()), (2, vec![format!("{IMAGE}.rclip")]), "{job:#}");
 }

@@ -1,5 +1,6 @@
 //! What several tests need: real servers, and images made by hand.
 
+pub(crate) mod bench;
 pub(crate) mod blob_server;
 pub(crate) mod layout;
 pub(crate) mod pack;

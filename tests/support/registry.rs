@@ -1,14 +1,17 @@
 //! A real registry (`docker-registry`) on a loopback port of the kernel's choice, for one test.
 
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use clipwright::digest::Digest;
 
 /// Runs until dropped.
 pub(crate) struct Registry {
     process: Child,
     /// `127.0.0.1:port`.
     pub(crate) address: String,
+    storage: PathBuf,
 }
 
 impl Registry {
@@ -52,7 +55,14 @@ impl Registry {
         });
         // Read on, or it blocks when the pipe is full.
         std::thread::spawn(move || io::copy(&mut log, &mut io::sink()));
-        Self { process, address }
+        Self { process, address, storage }
+    }
+
+    /// The file that holds a blob.
+    pub(crate) fn blob(&self, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        let blobs = self.storage.join("docker/registry/v2/blobs/sha256");
+        blobs.join(&hex[..2]).join(hex).join("data")
     }
 
     /// Copies the tag `latest` of an OCI layout, bytes unchanged; returns its reference here.

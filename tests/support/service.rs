@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::postgres::TestDatabase;
+use super::s3::S3Server;
+use super::upstream::run;
 
 /// Settings of one service; everything else is the default.
 #[derive(Default)]
@@ -28,6 +30,16 @@ impl Settings {
     pub(crate) fn env(mut self, name: &'static str, value: &str) -> Self {
         self.environment.push((name, value.to_owned()));
         self
+    }
+
+    /// Archives go to this bucket, not to the directory store.
+    pub(crate) fn on_s3(self, s3: &S3Server) -> Self {
+        self.argument("store", "s3")
+            .argument("s3-bucket", &s3.bucket)
+            .argument("s3-endpoint", &s3.endpoint)
+            .argument("s3-force-path-style", "true")
+            .env("CLIPWRIGHT_S3_ACCESS_KEY", &s3.access_key)
+            .env("CLIPWRIGHT_S3_SECRET_KEY", &s3.secret_key)
     }
 
     /// A private Postgres, as without any settings. All others get a database of their own on the
@@ -132,6 +144,14 @@ impl Service {
         self.data.path().join("images").join(format!("{image_id}.clip"))
     }
 
+    /// A file out of an archive in the directory store, through our own reader.
+    pub(crate) fn cat(&self, image_id: &str, path: &str) -> Vec<u8> {
+        run(Command::new(env!("CARGO_BIN_EXE_clipwright"))
+            .arg("cat")
+            .arg(self.archive(image_id))
+            .arg(path))
+    }
+
     /// What the directory store holds, leftovers included, but for layer indexes.
     pub(crate) fn stored(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.data.path().join("images")) else {
@@ -177,6 +197,11 @@ impl Service {
         let (status, job) = self.post("/v1/jobs", &body).await;
         assert_eq!(status, 202, "{job}");
         job["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs a job to its end.
+    pub(crate) async fn run(&self, body: Value) -> Value {
+        self.finished(&self.submit(body).await).await
     }
 
     /// All events of a job, once it is final: the stream ends by itself then.

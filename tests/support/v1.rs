@@ -7,7 +7,7 @@ use clipwright::clip::header::{self, Header};
 use clipwright::clip::node::{Attr, FileContent, Node, NodeKind, NodePath};
 use clipwright::clip::storage_info::{S3StorageInfo, StorageInfo};
 use clipwright::clip::tree::Tree;
-use clipwright::clip::writer::index_archive;
+use clipwright::clip::writer::{LocalWriter, index_archive};
 use clipwright::digest::Digest;
 
 /// A node with the attributes that it needs.
@@ -73,6 +73,48 @@ pub(crate) fn local_archive(files: &[(&str, &[u8])]) -> Vec<u8> {
         nodes.push(node(path, ino, NodeKind::File(content)));
     }
     Place::Behind(bytes).archive(&Tree::new(nodes).unwrap())
+}
+
+/// The runtime configuration of an image that runs `sh`.
+const CONFIG: &[u8] = br#"{"ociVersion":"1.0.0","process":{"user":{"uid":0,"gid":0},
+    "args":["sh"],"env":["A=b"],"cwd":"/"},"root":{"path":"rootfs"}}"#;
+
+/// A bundle with these files below its `rootfs`, as a local v1 archive.
+pub(crate) fn bundle_archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = LocalWriter::new(Vec::new()).unwrap();
+    let mut nodes = BTreeMap::new();
+    for directory in ["/", "/rootfs"] {
+        nodes.insert(directory.to_owned(), NodeKind::Directory);
+    }
+    nodes.insert("/config.json".into(), NodeKind::File(writer.block(CONFIG).unwrap()));
+    for (name, content) in files {
+        let path = format!("/rootfs/{name}");
+        for (at, _) in path.match_indices('/').skip(1) {
+            nodes.entry(path[..at].to_owned()).or_insert(NodeKind::Directory);
+        }
+        nodes.insert(path, NodeKind::File(writer.block(content).unwrap()));
+    }
+    let nodes = (1..).zip(nodes).map(|(ino, (path, kind))| {
+        let size = if let NodeKind::File(content) = &kind { content.len() } else { 0 };
+        let attr = Attr {
+            ino,
+            size,
+            mode: kind.type_bits() | 0o755,
+            nlink: 1,
+            mtime: 1_600_000_000,
+            mtime_nsec: 5,
+            atime: 1_600_000_001,
+            ctime: 1_600_000_002,
+            ..Attr::default()
+        };
+        let path = NodePath::new(path.as_bytes()).unwrap();
+        Node { path, kind, attr, xattrs: BTreeMap::new() }
+    });
+    let tree = Tree::new(nodes.collect()).unwrap();
+    let finished = writer.finish(&tree).unwrap();
+    let mut bytes = finished.out;
+    bytes[..finished.head.len()].copy_from_slice(&finished.head);
+    bytes
 }
 
 /// Reads it back.

@@ -18,7 +18,7 @@ use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::clip::tree::Tree;
 use crate::clip::writer::{index_archive, seekable_archive};
 use crate::gzip::{
-    Checkpoint, CheckpointKind, Engine, GzipOptions, GzipReader, Span, SparseWindow, inflate_span,
+    Checkpoint, CheckpointKind, Engine, GzipOptions, GzipReader, Span, SparseWindow,
 };
 
 /// A layer that was read, with all its bytes.
@@ -99,18 +99,19 @@ impl Layer {
             [span.compressed.start, span.compressed.end].map(|at| usize::try_from(at).unwrap());
         let bytes = &self.compressed[from..to];
         assert_eq!(Digest::of(bytes), span.digest);
-        let mut byte = [0];
-        match self.encoding {
+        let plain = match self.encoding {
             Encoding::Gzip => {
-                let piece = [(span.compressed.start, bytes)];
-                assert_eq!(inflate_span(start, piece, skip, &mut byte, Engine::Own).unwrap(), 1);
-                byte[0]
+                let mut reader = GzipReader::resume(start, Engine::Own).unwrap();
+                let (mut input, mut plain) = (bytes, Vec::new());
+                while let Some(more) = reader.next(&mut input).unwrap() {
+                    plain.extend_from_slice(more);
+                }
+                plain
             }
-            Encoding::Tar => bytes[usize::try_from(skip).unwrap()],
-            Encoding::Zstd => {
-                zstd::stream::decode_all(bytes).unwrap()[usize::try_from(skip).unwrap()]
-            }
-        }
+            Encoding::Tar => bytes.to_vec(),
+            Encoding::Zstd => zstd::stream::decode_all(bytes).unwrap(),
+        };
+        plain[usize::try_from(skip).unwrap()]
     }
 
     fn given(&self) -> LayerSpans<'_> {

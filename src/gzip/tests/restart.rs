@@ -92,22 +92,15 @@ fn windows_hold_little_of_what_is_not_referred_to() {
 }
 
 #[test]
-fn pieces_must_join() {
+fn a_window_that_is_none_is_an_error() {
     let plain = sample(300_000);
     let compressed = gzip(&plain, 6);
     let options = GzipOptions { span: Some(50_000), ..GzipOptions::default() };
     let (_, summary) = read(&compressed, usize::MAX, options).unwrap();
-    let span = &summary.spans[1];
-    let Range { start, end } = span.compressed.clone();
-    let mut out = vec![0; 100];
-    let bytes = &compressed[start as usize + 1..end as usize];
-    let error = inflate_span(&span.start, [(start + 1, bytes)], 0, &mut out, Engine::Own);
-    assert_eq!(error, Err(Problem::Gap(start + 1).at(start)));
-    let mut broken = span.start.clone();
-    broken.window = SparseWindow::from_encoded(b"no zstd".to_vec());
-    let bytes = &compressed[start as usize..end as usize];
-    assert!(inflate_span(&broken, [(start, bytes)], 0, &mut out, Engine::Own).is_err());
-    assert_eq!(inflate_span(&span.start, [(start, &bytes[..0])], 0, &mut out, Engine::Own), Ok(0));
+    let mut start = summary.spans[1].start.clone();
+    assert!(resumed(&start, b"", Engine::Own).unwrap().is_empty());
+    start.window = SparseWindow::from_encoded(b"no zstd".to_vec());
+    assert!(resumed(&start, b"", Engine::Own).is_err());
 }
 
 /// A member with the optional fields that `flags` names, and the header's CRC if that is one.
@@ -180,10 +173,8 @@ fn places_far_beyond_4_gib_are_read_from() {
             start.plain += far;
             start.compressed_bit += far * 8;
             let bytes = &compressed[span.compressed.start as usize..span.compressed.end as usize];
-            let pieces = [(span.compressed.start + far, bytes)];
-            let mut out = vec![0; span.plain_length as usize];
-            assert_eq!(inflate_span(&start, pieces, 0, &mut out, Engine::Own), Ok(out.len()));
-            assert!(out == plain[span.start.plain as usize..][..out.len()]);
+            let found = resumed(&start, bytes, Engine::Own).unwrap();
+            assert!(found == plain[span.start.plain as usize..][..span.plain_length as usize]);
         }
     }
 }
@@ -219,10 +210,7 @@ fn streams_beyond_4_gib() {
     let last = &summary.spans[4];
     assert!(last.start.plain > 1 << 32 && last.compressed.start > 1 << 32);
     assert_eq!(last.start.compressed_bit, (10 + due[4] / LENGTH * block.len() as u64) * 8);
-    let mut out = vec![0; content.len()];
-    let pieces = [(last.compressed.start, &block[..])];
-    assert_eq!(inflate_span(&last.start, pieces, 0, &mut out, Engine::Own), Ok(out.len()));
-    assert!(out == content);
+    assert!(resumed(&last.start, &block, Engine::Own).unwrap() == content);
 }
 
 proptest! {

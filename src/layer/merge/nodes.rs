@@ -148,7 +148,7 @@ impl Numbers {
 impl Inode<'_> {
     /// The node at `path`, but for the number of its links.
     fn node(&self, path: NodePath, ino: u64) -> Node {
-        let Meta { mode, uid, gid, mtime, atime, ctime, xattrs } = self.meta;
+        let Meta { mode, mtime, atime, ctime, xattrs, .. } = self.meta;
         let (kind, size, rdev) = match &self.kind {
             InodeKind::Directory => (NodeKind::Directory, 0, 0),
             InodeKind::File { offset, length } | InodeKind::Sparse { offset, length } => {
@@ -174,8 +174,8 @@ impl Inode<'_> {
             ctime_nsec: ctime.nanos,
             mode: kind.type_bits() | mode,
             nlink: 0,
-            uid: *uid,
-            gid: *gid,
+            uid: self.owner.uid,
+            gid: self.owner.gid,
             rdev,
         };
         Node { path, kind, attr, xattrs: xattrs.clone() }

@@ -105,6 +105,28 @@ fn a_directory_keeps_its_children_and_takes_new_attributes() {
 }
 
 #[test]
+fn the_largest_owner_leaves_the_one_before() {
+    let owned = |number, lines: &str, owners: &[(u32, u32)]| {
+        let mut layer = layer(number, lines);
+        for (Entry { kind, .. }, owner) in layer.entries.iter_mut().zip(owners) {
+            let (EntryKind::Directory(meta) | EntryKind::File { meta, .. }) = kind else {
+                panic!()
+            };
+            (meta.uid, meta.gid) = *owner;
+        }
+        layer
+    };
+    const NONE: u32 = u32::MAX;
+    let lower = owned(1, "d d; f f; f g", &[(1000, 1001), (NONE, 7), (5, 5)]);
+    let upper = owned(2, "d .; d d; f g", &[(NONE, NONE), (NONE, 1), (NONE, NONE)]);
+    let nodes = merge(&[lower, upper], &Limits::default()).unwrap();
+    for (path, owner) in [("/", (0, 0)), ("/d", (1000, 1)), ("/f", (0, 7)), ("/g", (0, 0))] {
+        let attr = node(&nodes, path).attr;
+        assert_eq!((attr.uid, attr.gid), owner, "{path}");
+    }
+}
+
+#[test]
 fn a_non_directory_replaces_a_directory_and_its_children_for_good() {
     assert_eq!(shown(&["d a; f a/x", "f a"]), "/ /a@2");
     // CONTRACT B.4, 16: upstream lets the children come back.

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::extensions::Extensions;
-use super::header::TarHeader;
+use super::header::{TarHeader, is_header_only};
 use super::pseudo_links::is_pseudo_link;
 use super::{BLOCK, ScanError, State, TarScanner, malformed, refused};
 use crate::clip::node::{NodePath, Special};
@@ -22,12 +22,21 @@ impl TarScanner {
         contents: &mut dyn Contents,
     ) -> Result<State, ScanError> {
         let Extensions { pax, long_name, long_link, .. } = std::mem::take(&mut self.extensions);
-        // The name is in its headers twice, if the file is sparse. An old header says all itself.
-        let is_sparse = header.kind() != b'S' && !matches!(pax.sparse.form(), Ok(None));
-        let raw_name = (pax.sparse.name.clone().filter(|_| is_sparse))
-            .or(long_name)
-            .or_else(|| pax.path.clone())
-            .unwrap_or_else(|| header.name());
+        let pax = Pax::parse(&pax).map_err(|e| malformed(offset, &e))?;
+        let name = long_name.or_else(|| pax.path.clone()).unwrap_or_else(|| header.name());
+        // As tars before POSIX say it.
+        let kind = match header.kind() {
+            b'\0' if name.last() == Some(&b'/') => b'5',
+            b'\0' => b'0',
+            kind => kind,
+        };
+        let form = pax.sparse.form().filter(|_| kind != b'S');
+        // The name is in its headers twice, if the file is sparse.
+        let raw_name = if form.is_some() && !pax.sparse.name.is_empty() {
+            pax.sparse.name.clone()
+        } else {
+            name
+        };
         let shown = String::from_utf8_lossy(&raw_name).chars().take(200).collect::<String>();
         let wrong = |detail: &str| malformed(offset, &format!("{shown:?}: {detail}"));
         let path = clean(&raw_name).map_err(|e| wrong(&e))?;
@@ -35,17 +44,16 @@ impl TarScanner {
         let link = long_link.or_else(|| pax.link_path.clone());
         let link = link.map_or(Cow::Borrowed(header.link_name()), Cow::Owned);
 
-        // As tars before POSIX say it.
-        let kind = match header.kind() {
-            b'\0' if raw_name.last() == Some(&b'/') => b'5',
-            b'\0' => b'0',
-            kind => kind,
+        let size = match (pax.size, is_header_only(kind)) {
+            (_, true) => 0,
+            (None, false) => header.size(),
+            (Some(size), false) => {
+                u64::try_from(size).map_err(|_| wrong(&format!("its size is {size}")))?
+            }
         };
-        let size = match kind {
-            // These have no content, whatever their size field says (as Go reads them).
-            b'1'..=b'6' => 0,
-            _ => pax.size.map_or_else(|| header.size(), Ok)?,
-        };
+        if form.is_some() && is_header_only(kind) {
+            return Err(wrong("a sparse file that is no file"));
+        }
         let padding = size.next_multiple_of(BLOCK as u64).checked_sub(size);
         let (Some(padding), Some(_)) = (padding, self.position.checked_add(size)) else {
             return Err(wrong("its size is beyond any stream"));
@@ -55,8 +63,8 @@ impl TarScanner {
         let path = match classify(path).map_err(|e| wrong(&e))? {
             Name::Bookkeeping(path) => {
                 self.pass()?;
-                if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') && !is_sparse {
-                    let meta = meta(header, pax)?;
+                if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') && form.is_none() {
+                    let meta = meta(header, pax);
                     self.check_xattrs(&meta, &shown)?;
                     self.cost += NODE_COST + meta.variable_bytes() + path.as_bytes().len() as u64;
                     Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
@@ -78,19 +86,15 @@ impl TarScanner {
             }
             let target = clean(&link).map_err(|e| wrong(&e))?;
             self.check_length(target.as_bytes(), &shown)?;
-            let entry = self.pseudo_links.link(&path, target);
-            return self.take(path, entry, follows);
+            let entry = self.pseudo_links.link(&target);
+            return self.take(path, entry.unwrap_or(EntryKind::HardLink { target }), follows);
         }
         let sparse = pax.sparse.clone();
-        let meta = meta(header, pax)?;
+        let meta = meta(header, pax);
         self.check_xattrs(&meta, &shown)?;
-        if matches!(kind, b'0' | b'7' | b'S') {
-            let form = if kind == b'S' { Ok(None) } else { sparse.form() };
-            let form = form.map_err(|e| wrong(&e))?;
-            if form.is_some() || kind == b'S' {
-                let file = (path, meta, size, padding);
-                return self.sparse(header, file, &sparse, form, offset, contents);
-            }
+        if matches!(kind, b'0' | b'7' | b'S') && (form.is_some() || kind == b'S') {
+            let file = (path, meta, size, padding);
+            return self.sparse(header, file, &sparse, form, offset, contents);
         }
         let entry = match kind {
             b'5' => EntryKind::Directory(meta),
@@ -109,8 +113,8 @@ impl TarScanner {
             }
             b'3' | b'4' | b'6' => {
                 let (special, rdev) = match kind {
-                    b'3' => (Special::CharDevice, header.device()?),
-                    b'4' => (Special::BlockDevice, header.device()?),
+                    b'3' => (Special::CharDevice, header.device),
+                    b'4' => (Special::BlockDevice, header.device),
                     _ => (Special::Fifo, 0),
                 };
                 EntryKind::Special { meta, special, rdev }
@@ -180,16 +184,16 @@ impl TarScanner {
 }
 
 /// What PAX records say goes before the header.
-fn meta(header: TarHeader<'_>, pax: Pax) -> Result<Meta, ScanError> {
-    let mtime = pax.mtime.map_or_else(|| header.mtime(), Ok)?;
-    let [atime, ctime] = header.further_times()?;
-    Ok(Meta {
-        mode: header.mode()?,
-        uid: pax.uid.map_or_else(|| header.uid(), Ok)?,
-        gid: pax.gid.map_or_else(|| header.gid(), Ok)?,
+fn meta(header: TarHeader<'_>, pax: Pax) -> Meta {
+    let mtime = pax.mtime.unwrap_or(header.mtime);
+    let [atime, ctime] = header.further_times;
+    Meta {
+        mode: header.mode,
+        uid: pax.uid.unwrap_or(header.uid),
+        gid: pax.gid.unwrap_or(header.gid),
         mtime,
         atime: pax.atime.or(atime).unwrap_or(mtime),
         ctime: pax.ctime.or(ctime).unwrap_or(mtime),
         xattrs: pax.xattrs,
-    })
+    }
 }

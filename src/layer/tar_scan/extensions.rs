@@ -2,7 +2,7 @@
 
 use super::ScanError;
 use super::malformed;
-use crate::layer::pax::{Pax, means_something};
+use crate::layer::pax::{self, Pax};
 
 /// What kind of extension header it is.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,8 @@ impl Extension {
 /// Those that wait for the entry that they describe.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
-    pub(super) pax: Pax,
+    /// The records of a PAX header, whose values an entry may yet find senseless.
+    pub(super) pax: Vec<u8>,
     pub(super) long_name: Option<Vec<u8>>,
     pub(super) long_link: Option<Vec<u8>>,
     /// Content bytes of the headers so far.
@@ -47,15 +48,18 @@ impl Extensions {
         at: u64,
     ) -> Result<bool, ScanError> {
         match kind {
-            Extension::Pax => self.pax = Pax::parse(&data).map_err(|e| malformed(at, &e))?,
+            Extension::Pax => {
+                pax::check(&data).map_err(|e| malformed(at, &e))?;
+                self.pax = data;
+            }
             Extension::LongName => self.long_name = until_nul(data),
             Extension::LongLink => self.long_link = until_nul(data),
             Extension::PaxGlobal => {
                 // Go and umoci leave these out too; a comment is all that is found in practice.
-                let global = means_something(&data).map_err(|e| malformed(at, &e))?;
+                pax::check(&data).map_err(|e| malformed(at, &e))?;
                 // Go forgets those that came before it, too.
                 *self = Self::default();
-                return Ok(global);
+                return Ok(Pax::parse(&data).ok() != Some(Pax::default()));
             }
         }
         self.present = true;

@@ -10,7 +10,7 @@ use std::ops::Range;
 use tar::Header;
 
 use super::{BLOCK, ScanError, malformed};
-use crate::layer::entry::{Time, owner};
+use crate::layer::entry::{Time, low_bits};
 
 const MAGIC: Range<usize> = 257..263;
 const VERSION: Range<usize> = 263..265;
@@ -37,17 +37,29 @@ enum Format {
     Gnu,
 }
 
-/// A header block with the right checksum.
+/// A header block of which every field makes sense, also those that say nothing of its entry: Go
+/// refuses a tar with any other.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TarHeader<'a> {
     block: &'a [u8; BLOCK],
     format: Format,
-    /// Where it is in the uncompressed stream, for errors.
-    offset: u64,
+    /// Below 0 in headers of what has no content alone.
+    size: i64,
+    /// Permission bits (07777).
+    pub(super) mode: u32,
+    /// As [`Meta`](crate::layer::Meta) has them.
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime: Time,
+    /// Last access and last change of attributes, where the format has them.
+    pub(super) further_times: [Option<Time>; 2],
+    /// Major and minor number, packed as Linux does for 32-bit device numbers.
+    pub(super) device: u32,
+    /// What goes before the name; empty if there is none.
+    prefix: &'a [u8],
 }
 
 impl<'a> TarHeader<'a> {
-    /// Verifies the checksum; nothing else is looked at yet.
     pub(super) fn new(block: &'a [u8; BLOCK], offset: u64) -> Result<Self, ScanError> {
         verify_checksum(block, offset)?;
         let format = match (&block[MAGIC], &block[VERSION]) {
@@ -56,115 +68,95 @@ impl<'a> TarHeader<'a> {
             (b"ustar ", b" \0") => Format::Gnu,
             _ => Format::V7,
         };
-        Ok(Self { block, format, offset })
-    }
-
-    fn fields(self) -> &'a tar::OldHeader {
-        Header::from_byte_slice(self.block).as_old()
+        let fields = old_fields(block);
+        let number = |field: &[u8], name| number(field, name, offset);
+        let time = |field: &[u8], name| -> Result<Time, ScanError> {
+            Ok(Time { seconds: number(field, name)?, nanos: 0 })
+        };
+        let mode = low_bits(number(&fields.mode, "mode")?) & 0o7777;
+        let device = match format {
+            Format::V7 => 0,
+            _ => packed(number(&block[MAJOR], "devmajor")?, number(&block[MINOR], "devminor")?),
+        };
+        let (prefix, further_times) = match format {
+            Format::V7 => (&b""[..], [None; 2]),
+            Format::Ustar => (text(&block[PREFIX]), [None; 2]),
+            Format::Star => {
+                let atime = time(&block[STAR_ATIME], "atime")?;
+                let ctime = time(&block[STAR_CTIME], "ctime")?;
+                (text(&block[STAR_PREFIX]), [Some(atime), Some(ctime)])
+            }
+            // Some writers mistook the format: where there are no times there may be a prefix.
+            Format::Gnu => match [GNU_ATIME, GNU_CTIME].map(|at| match block[at.start] {
+                0 => Ok(None),
+                _ => time(&block[at], "time").map(Some),
+            }) {
+                [Ok(atime), Ok(ctime)] => (&b""[..], [atime, ctime]),
+                _ => (text(&block[PREFIX]), [None; 2]),
+            },
+        };
+        let is_no_prefix = format == Format::Gnu && !prefix.is_ascii();
+        let header = Self {
+            block,
+            format,
+            size: number(&fields.size, "size")?,
+            mode,
+            uid: low_bits(number(&fields.uid, "uid")?),
+            gid: low_bits(number(&fields.gid, "gid")?),
+            mtime: time(&fields.mtime, "mtime")?,
+            further_times,
+            device,
+            prefix: if is_no_prefix { b"" } else { prefix },
+        };
+        if header.size < 0 && !is_header_only(header.kind()) {
+            return Err(malformed(offset, &format!("the size is {}", header.size)));
+        }
+        Ok(header)
     }
 
     pub(super) fn block(self) -> &'a [u8; BLOCK] {
         self.block
     }
 
+    /// Whether it is in GNU's own format, which alone has old sparse files.
     pub(super) fn is_gnu(self) -> bool {
         self.format == Format::Gnu
     }
 
     pub(super) fn kind(self) -> u8 {
-        self.fields().linkflag[0]
+        old_fields(self.block).linkflag[0]
     }
 
     /// The name with its prefix.
     pub(super) fn name(self) -> Vec<u8> {
-        let prefix = match self.format {
-            Format::Ustar => text(&self.block[PREFIX]),
-            Format::Star => text(&self.block[STAR_PREFIX]),
-            // As some writers mistook the format; where there are times there is no prefix.
-            Format::Gnu if self.gnu_times().is_none() => {
-                Some(text(&self.block[PREFIX])).filter(|text| text.is_ascii()).unwrap_or_default()
-            }
-            Format::Gnu | Format::V7 => b"",
-        };
-        let name = text(&self.fields().name);
-        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+        let name = text(&old_fields(self.block).name);
+        if self.prefix.is_empty() { name.to_vec() } else { [self.prefix, b"/", name].concat() }
     }
 
     /// The target of a link; empty if there is none.
     pub(super) fn link_name(self) -> &'a [u8] {
-        text(&self.fields().linkname)
+        text(&old_fields(self.block).linkname)
     }
 
-    pub(super) fn size(self) -> Result<u64, ScanError> {
-        count(&self.fields().size, "size", self.offset)
+    /// Bytes of content.
+    pub(super) fn size(self) -> u64 {
+        if is_header_only(self.kind()) { 0 } else { u64::try_from(self.size).unwrap_or(0) }
     }
+}
 
-    /// Permission bits (07777).
-    pub(super) fn mode(self) -> Result<u32, ScanError> {
-        let mode = number(&self.fields().mode, "mode", self.offset)? & 0o7777;
-        Ok(u32::try_from(mode).unwrap_or(0))
-    }
+/// What has no content, whatever its size field says.
+pub(super) fn is_header_only(kind: u8) -> bool {
+    matches!(kind, b'1'..=b'6')
+}
 
-    pub(super) fn uid(self) -> Result<u32, ScanError> {
-        self.owner(&self.fields().uid, "uid")
-    }
+fn old_fields(block: &[u8; BLOCK]) -> &tar::OldHeader {
+    Header::from_byte_slice(block).as_old()
+}
 
-    pub(super) fn gid(self) -> Result<u32, ScanError> {
-        self.owner(&self.fields().gid, "gid")
-    }
-
-    fn owner(self, field: &[u8], name: &str) -> Result<u32, ScanError> {
-        let value = number(field, name, self.offset)?;
-        owner(value).ok_or_else(|| {
-            malformed(self.offset, &format!("the {name} {value} is not one of 32 bits"))
-        })
-    }
-
-    pub(super) fn mtime(self) -> Result<Time, ScanError> {
-        self.time(&self.fields().mtime, "mtime")
-    }
-
-    /// Last access and last change of attributes, where the format has them.
-    pub(super) fn further_times(self) -> Result<[Option<Time>; 2], ScanError> {
-        match self.format {
-            Format::V7 | Format::Ustar => Ok([None; 2]),
-            Format::Star => Ok([
-                Some(self.time(&self.block[STAR_ATIME], "atime")?),
-                Some(self.time(&self.block[STAR_CTIME], "ctime")?),
-            ]),
-            Format::Gnu => Ok(self.gnu_times().unwrap_or_default()),
-        }
-    }
-
-    /// `None` where there is something else in their place.
-    fn gnu_times(self) -> Option<[Option<Time>; 2]> {
-        let time = |field: &[u8]| match field[0] {
-            0 => Some(None),
-            _ => self.time(field, "time").ok().map(Some),
-        };
-        Some([time(&self.block[GNU_ATIME])?, time(&self.block[GNU_CTIME])?])
-    }
-
-    fn time(self, field: &[u8], name: &str) -> Result<Time, ScanError> {
-        Ok(Time { seconds: number(field, name, self.offset)?, nanos: 0 })
-    }
-
-    /// Major and minor number, packed as Linux does for 32-bit device numbers.
-    pub(super) fn device(self) -> Result<u32, ScanError> {
-        if self.format == Format::V7 {
-            return Ok(0);
-        }
-        let major = count(&self.block[MAJOR], "devmajor", self.offset)?;
-        let minor = count(&self.block[MINOR], "devminor", self.offset)?;
-        let packed = u32::try_from(major).ok().zip(u32::try_from(minor).ok());
-        let Some((major, minor)) =
-            packed.filter(|(major, minor)| *major <= 0xfff && *minor <= 0xf_ffff)
-        else {
-            let detail = format!("device number {major}:{minor} is not one of Linux");
-            return Err(malformed(self.offset, &detail));
-        };
-        Ok((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
-    }
+/// A device number of Linux: what is beyond its bits is cut, as by Go and the kernel.
+fn packed(major: i64, minor: i64) -> u32 {
+    let (major, minor) = (low_bits(major), low_bits(minor));
+    (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12)
 }
 
 /// Whether a layer that begins so can be a tar: a header with the right checksum, or the zeros that
@@ -179,25 +171,32 @@ fn text(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// A numeric field as Go reads it: octal digits between blanks and NULs (none at all is 0), or
-/// base 256 with the first bit set.
+/// A numeric field as Go reads it: base 256 with the first bit set, or octal digits.
 pub(super) fn number(field: &[u8], name: &str, offset: u64) -> Result<i64, ScanError> {
-    let wrong = || malformed(offset, &format!("the {name} field is not a number"));
-    if field[0] & 0x80 != 0 {
-        let negative = field[0] & 0x40 != 0;
-        let first = if negative { field[0] } else { field[0] & 0x7f };
-        let start = if negative { -1_i128 } else { 0 };
-        let bytes = std::iter::once(&first).chain(&field[1..]);
-        let value = bytes.fold(start, |value, byte| (value << 8) | i128::from(*byte));
-        return i64::try_from(value).map_err(|_| wrong());
+    if field[0] & 0x80 == 0 {
+        return octal(field, name, offset);
     }
-    let blank = |b: &u8| matches!(b, b' ' | 0);
-    let digits: Vec<u8> =
-        field.iter().copied().skip_while(blank).take_while(|b| !blank(b)).collect();
-    digits.iter().try_fold(0_i64, |value, digit| match digit {
+    let negative = field[0] & 0x40 != 0;
+    let first = if negative { field[0] } else { field[0] & 0x7f };
+    let start = if negative { -1_i128 } else { 0 };
+    let bytes = std::iter::once(&first).chain(&field[1..]);
+    let value = bytes.fold(start, |value, byte| (value << 8) | i128::from(*byte));
+    i64::try_from(value).map_err(|_| not_a_number(name, offset))
+}
+
+/// Octal digits with blanks and NULs around them, up to the first NUL among them; none at all is 0.
+fn octal(field: &[u8], name: &str, offset: u64) -> Result<i64, ScanError> {
+    let blank = |byte: &u8| matches!(byte, b' ' | 0);
+    let start = field.iter().position(|byte| !blank(byte)).unwrap_or(field.len());
+    let end = field.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
+    text(&field[start..end]).iter().try_fold(0_i64, |value, digit| match digit {
         b'0'..=b'7' => Ok((value << 3) | i64::from(digit - b'0')), // 12 digits fit
-        _ => Err(wrong()),
+        _ => Err(not_a_number(name, offset)),
     })
+}
+
+fn not_a_number(name: &str, offset: u64) -> ScanError {
+    malformed(offset, &format!("the {name} field is not a number"))
 }
 
 /// A numeric field that can't be negative.
@@ -207,7 +206,7 @@ pub(super) fn count(field: &[u8], name: &str, offset: u64) -> Result<u64, ScanEr
 }
 
 fn verify_checksum(block: &[u8; BLOCK], offset: u64) -> Result<(), ScanError> {
-    let expected = number(&Header::from_byte_slice(block).as_old().cksum, "checksum", offset)?;
+    let expected = octal(&old_fields(block).cksum, "checksum", offset)?;
     let sum = |value: fn(u8) -> i64| -> i64 {
         let spaces = 8 * value(b' ');
         let rest = block[..148].iter().chain(&block[156..]);

@@ -17,36 +17,33 @@ pub(super) fn is_pseudo_link(path: &NodePath) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct PseudoLinks(HashMap<NodePath, Kept>);
 
-/// A file that has no name in the tree yet, or the first one that it got.
 #[derive(Debug)]
-enum Kept {
-    File { meta: Meta, offset: u64, length: u64 },
-    Linked(NodePath),
+struct Kept {
+    meta: Meta,
+    offset: u64,
+    length: u64,
+    linked: bool,
 }
 
 impl PseudoLinks {
     pub(super) fn keep(&mut self, path: NodePath, meta: Meta, offset: u64, length: u64) {
-        self.0.insert(path, Kept::File { meta, offset, length });
+        self.0.insert(path, Kept { meta, offset, length, linked: false });
     }
 
     /// Those that nothing links to, in the order of their paths.
     pub(super) fn unlinked(&self) -> Vec<&NodePath> {
-        let files = self.0.iter().filter(|(_, kept)| matches!(kept, Kept::File { .. }));
-        let mut paths: Vec<_> = files.map(|(path, _)| path).collect();
+        let mut paths: Vec<_> =
+            self.0.iter().filter(|(_, kept)| !kept.linked).map(|(path, _)| path).collect();
         paths.sort();
         paths
     }
 
-    /// What a hard link at `path` to `target` makes there: the first one to a file kept aside makes
-    /// the file, further ones are links to that.
-    pub(super) fn link(&mut self, path: &NodePath, target: NodePath) -> EntryKind {
-        let Some(kept) = self.0.get_mut(&target) else { return EntryKind::HardLink { target } };
-        match std::mem::replace(kept, Kept::Linked(path.clone())) {
-            Kept::File { meta, offset, length } => EntryKind::File { meta, offset, length },
-            Kept::Linked(first) => {
-                *kept = Kept::Linked(first.clone());
-                EntryKind::HardLink { target: first }
-            }
-        }
+    /// What a hard link to `target` makes if that is kept aside: a file of its own, as docker
+    /// makes it, whatever becomes of the others.
+    pub(super) fn link(&mut self, target: &NodePath) -> Option<EntryKind> {
+        let kept = self.0.get_mut(target)?;
+        kept.linked = true;
+        let (meta, offset, length) = (kept.meta.clone(), kept.offset, kept.length);
+        Some(EntryKind::File { meta, offset, length })
     }
 }

@@ -39,17 +39,16 @@ impl TarScanner {
         offset: u64,
         contents: &mut dyn Contents,
     ) -> Result<State, ScanError> {
-        let no_size = || malformed(offset, &format!("{path}: a sparse file without a size"));
+        let wrong = |detail: &str| malformed(offset, &format!("{path}: {detail}"));
         let block = header.block();
+        let whole_size = || pax.whole_size(remaining).map_err(|e| wrong(&e));
         let (size, numbers, map) = match form {
             Some(Form::InContent) => {
-                (pax.size.ok_or_else(no_size)?, Vec::new(), Some(Map::Text(MapText::default())))
+                (whole_size()?, Vec::new(), Some(Map::Text(MapText::default())))
             }
-            Some(Form::Known(numbers)) => (pax.size.ok_or_else(no_size)?, numbers, None),
-            // Star, too, has this type, and the map elsewhere.
+            Some(Form::InRecords) => (whole_size()?, pax.numbers().map_err(|e| wrong(&e))?, None),
             None if !header.is_gnu() => {
-                let detail = format!("{path}: a sparse file whose header is not GNU's");
-                return Err(malformed(offset, &detail));
+                return Err(wrong("a header of a sparse file that is not GNU's"));
             }
             None => {
                 let (fields, more) = old_fields(block, true);
