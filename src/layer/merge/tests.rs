@@ -116,9 +116,9 @@ fn the_largest_owner_leaves_the_one_before() {
         }
         layer
     };
-    const NONE: u32 = u32::MAX;
-    let lower = owned(1, "d d; f f; f g", &[(1000, 1001), (NONE, 7), (5, 5)]);
-    let upper = owned(2, "d .; d d; f g", &[(NONE, NONE), (NONE, 1), (NONE, NONE)]);
+    let none = u32::MAX;
+    let lower = owned(1, "d d; f f; f g", &[(1000, 1001), (none, 7), (5, 5)]);
+    let upper = owned(2, "d .; d d; f g", &[(none, none), (none, 1), (none, none)]);
     let nodes = merge(&[lower, upper], &Limits::default()).unwrap();
     for (path, owner) in [("/", (0, 0)), ("/d", (1000, 1)), ("/f", (0, 7)), ("/g", (0, 0))] {
         let attr = node(&nodes, path).attr;
