@@ -34,7 +34,7 @@ async fn main() -> anyhow::Result<()> {
     bench.round(0).await?;
     let fresh = bench.round(1).await?;
     println!("{:<52} {:>9.0}", "jobs a second, submitted, claimed and ended: fresh", fresh);
-    let mut ratio = async |what: &str, number: u64, must: f64| -> anyhow::Result<()> {
+    let ratio = async |what: &str, number: u64, must: f64| -> anyhow::Result<()> {
         let rate = bench.round(number).await?;
         let reached = if rate / fresh >= must { "must" } else { "NO" };
         let figure = format!("the same, {what} / fresh");

@@ -240,8 +240,8 @@ mod tests {
     #[test]
     fn maps_in_records() {
         let numbers = |map: &[u8], pieces: &[u8]| {
-            let (map, pieces) = (map.to_vec(), pieces.to_vec());
-            PaxSparse { map, pieces, ..PaxSparse::default() }.numbers().ok()
+            let (pieces, map) = (pieces.to_vec(), map.to_vec());
+            PaxSparse { pieces, map, ..PaxSparse::default() }.numbers().ok()
         };
         assert_eq!(numbers(b"", b"0"), Some(vec![]));
         assert_eq!(numbers(b"0,5", b"1"), Some(vec![0, 5]));

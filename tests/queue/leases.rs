@@ -375,7 +375,7 @@ async fn a_log_is_kept_in_chunks_and_read_by_offset() {
     let id = f.submit(1).await;
     let lease = f.claim("w").await.unwrap();
     let mut end = 0;
-    for chunk in [&b"one\n"[..], &[b'x'; MAX_CHUNK], b"three"] {
+    for chunk in [&b"one\n"[..], &vec![b'x'; MAX_CHUNK], b"three"] {
         let before = end;
         end = f.queue.append_log(&lease, before, chunk).await.unwrap();
         assert_eq!(f.queue.append_log(&lease, before, chunk).await.unwrap(), end, "sent twice");
@@ -389,7 +389,7 @@ async fn a_log_is_kept_in_chunks_and_read_by_offset() {
     assert_eq!(read(3).await, all);
     assert_eq!(read(4).await, all[1..]);
     assert_eq!(read(i64::MAX).await, all[2..], "the last, which a reader has to its end");
-    let long = f.queue.append_log(&lease, end, &[0; MAX_CHUNK + 1]).await;
+    let long = f.queue.append_log(&lease, end, &vec![0; MAX_CHUNK + 1]).await;
     assert!(matches!(long, Err(QueueError::Refused { .. })), "{long:?}");
     f.queue.release(&lease).await.unwrap();
     let late = f.queue.append_log(&lease, end, b"late").await;
