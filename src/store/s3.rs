@@ -360,12 +360,16 @@ impl ArchiveStore for S3Store {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        // Who may read and write objects may not be allowed to ask for the bucket itself.
+        let failed = |failure: Failure| failure.into_error(self, "find the bucket".to_owned());
+        match self.client.head_bucket().bucket(&self.bucket).send().await.map_err(Failure::from) {
+            Ok(_) => return Ok(()),
+            // Who may read and write objects may not be allowed to ask for the bucket itself.
+            Err(failure) if failure.status == Some(403) => {}
+            Err(failure) => return Err(failed(failure)),
+        }
         let request = self.client.get_object().bucket(&self.bucket).key(CHECK_KEY);
         match request.send().await.map_err(Failure::from) {
-            Err(failure) if !failure.is_of_the_bucket() => {
-                Err(failure.into_error(self, "find the bucket".to_owned()))
-            }
+            Err(failure) if !failure.is_of_the_bucket() => Err(failed(failure)),
             _ => Ok(()),
         }
     }

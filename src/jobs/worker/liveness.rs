@@ -11,14 +11,11 @@ use super::sink::EventSink;
 /// When an attempt is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Liveness {
-    /// So long may it go without an event, or without [`FLOOR`] bytes more.
+    /// So long may it go without an event, or without 1 MiB more.
     pub stall: Duration,
     /// So long may it take in all.
     pub limit: Duration,
 }
-
-/// Bytes that count as getting on.
-pub(super) const FLOOR: u64 = 1 << 20;
 
 impl Default for Liveness {
     fn default() -> Self {
@@ -43,6 +40,7 @@ pub(super) async fn watch(liveness: Liveness, sink: EventSink, brake: Brake) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sink::FLOOR;
     use super::*;
     use crate::jobs::job::EventKind;
 
@@ -78,7 +76,7 @@ mod tests {
         assert_eq!((after, stop), (10, Some(Stop::Stalled)), "nothing at all");
         let (after, stop) = minutes(|minute| minute * (FLOOR / 11)).await;
         assert_eq!((after, stop), (10, Some(Stop::Stalled)), "less than the floor");
-        let (after, stop) = minutes(|minute| minute * (FLOOR / 9)).await;
+        let (after, stop) = minutes(|minute| minute * (FLOOR / 8)).await;
         assert_eq!((after, stop), (360, Some(Stop::TimedOut)), "enough, but for ever");
     }
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::liveness::FLOOR;
 use crate::jobs::job::EventKind;
 use crate::jobs::queue::{Lease, Queue, QueueError, insist};
 
 /// So many events other than progress wait at most; what comes beyond is counted.
 const WAITING: usize = 1000;
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Bytes that count as getting on.
+pub(super) const FLOOR: u64 = 1 << 20;
 
 /// Where a handler sends what happens. Clones send to the same job.
 #[derive(Debug, Clone, Default)]

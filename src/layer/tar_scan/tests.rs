@@ -402,7 +402,7 @@ fn old_sparse(magic: &[u8]) -> Vec<u8> {
 fn old_sparse_files_are_gnus_and_what_their_header_says() {
     for magic in [&b"ustar\x0000"[..], b"ustar 00", b"ustar ", b""] {
         let error = format!("{:?}", scan(&old_sparse(magic)).unwrap_err());
-        assert!(error.contains("/old: a sparse file whose header is not GNU's"), "{error}");
+        assert!(error.contains("/old: a header of a sparse file that is not GNU's"), "{error}");
     }
     let gnu = old_sparse(b"ustar  \0");
     let whole = scan(&gnu).unwrap();
