@@ -18,6 +18,9 @@ use crate::workspace::WorkspaceId;
 
 use super::recorded::Recorded;
 
+/// Characters of an error's sentence at most.
+const MAX_MESSAGE: usize = 4096;
+
 /// What is asked for. Credentials travel beside it, never in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -346,7 +349,8 @@ impl JobError {
     pub fn of(error: &impl Classify) -> Self {
         Self {
             code: error.code().to_owned(),
-            message: error.to_string(),
+            // It may quote what a hostile image or registry said.
+            message: error.to_string().chars().take(MAX_MESSAGE).collect(),
             fault: error.fault(),
             transient: error.is_transient(),
             retry_after: error.retry_after().map(|time| time.as_secs()),

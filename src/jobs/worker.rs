@@ -1,4 +1,4 @@
-//! The worker pool: claims jobs and runs a [`Handler`] on each. How jobs are claimed and fenced is the
+//! The worker pool: claims jobs and runs a `Handler` on each. How jobs are claimed and fenced is the
 //! queue's; what work means is the handler's.
 
 use std::collections::BTreeMap;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, RwLock, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::job::{JobError, JobKind, JobResult};
-use super::queue::{Lease, Queue, Wanted};
+use super::queue::{Queue, Wanted};
 
 /// One attempt at one job.
 mod attempt;
@@ -30,7 +30,7 @@ pub use hand::{Attempt, Fence};
 pub use liveness::Liveness;
 pub use sink::EventSink;
 
-use attempt::attempt;
+use attempt::{ClaimedLease, attempt};
 use pulse::Pulse;
 
 /// After the shutdown the pool ends within this, whatever handlers and database do. More than the
@@ -89,7 +89,8 @@ impl WorkerPool {
             alone: Arc::default(),
             attempts: TaskTracker::new(),
             ended: Arc::default(),
-            pulse: Pulse::start(queue.clone(), settings.lease / 3),
+            pulse: Arc::new(Pulse::new(settings.lease / 3)),
+            claiming: Mutex::default(),
             queue,
             handler,
             settings,
@@ -105,6 +106,8 @@ struct Pool {
     settings: WorkerSettings,
     shutdown: CancellationToken,
     pulse: Arc<Pulse>,
+    /// One claim at a time, until what it took is known to `pulse`.
+    claiming: Mutex<()>,
     workers: Arc<Semaphore>,
     slots: BTreeMap<JobKind, Arc<Semaphore>>,
     /// Held for reading by ordinary attempts, and for writing by one at a job whose worker fell silent:
@@ -117,6 +120,9 @@ struct Pool {
 
 impl Pool {
     async fn work(&self) {
+        // Beats go on while attempts come to their end.
+        let (pulse, queue) = (self.pulse.clone(), self.queue.clone());
+        let _beats = AbortOnDropHandle::new(tokio::spawn(async move { pulse.beat(&queue).await }));
         Box::pin(async { tokio::join!(self.take_all(), self.take_suspects()) }).await;
         self.attempts.close();
         if tokio::time::timeout(DRAIN, self.attempts.wait()).await.is_err() {
@@ -139,7 +145,7 @@ impl Pool {
                 return;
             };
             let (kinds, mut slots) = self.room();
-            let Some(lease) = self.claim(&kinds, false).await else {
+            let Some(claim) = self.claim(&kinds, false).await else {
                 drop((worker, company, slots));
                 tokio::select! {
                     () = wakes.notified() => {}
@@ -149,8 +155,8 @@ impl Pool {
                 }
                 continue;
             };
-            let slot = slots.remove(&lease.spec.kind());
-            let (attempt, ended) = (self.attempt(lease), self.ended.clone());
+            let slot = slots.remove(&claim.lease.spec.kind());
+            let (attempt, ended) = (self.attempt(claim), self.ended.clone());
             self.attempts.spawn(async move {
                 attempt.await;
                 drop((worker, company, slot));
@@ -167,10 +173,10 @@ impl Pool {
                 Ok(true) => {
                     let alone = self.shutdown.run_until_cancelled(self.alone.write()).await;
                     let Some(_alone) = alone else { return };
-                    if let Some(lease) = self.claim(&kinds, true).await {
+                    if let Some(claim) = self.claim(&kinds, true).await {
                         // Like the others it goes on for a while when the shutdown comes. A panic
                         // is told by the panic hook, and its lease ends by itself.
-                        let _ = self.attempts.spawn(self.attempt(lease)).await;
+                        let _ = self.attempts.spawn(self.attempt(claim)).await;
                     }
                 }
                 Ok(false) => {}
@@ -192,11 +198,12 @@ impl Pool {
         (slots.keys().copied().collect(), slots)
     }
 
-    async fn claim(&self, kinds: &[JobKind], suspects: bool) -> Option<Lease> {
+    async fn claim(&self, kinds: &[JobKind], suspects: bool) -> Option<ClaimedLease> {
         let WorkerSettings { worker_id, lease, .. } = &self.settings;
         let wanted = Wanted { worker_id, lasts: *lease, kinds, suspects };
+        let _one_at_a_time = self.claiming.lock().await;
         match self.queue.claim(&wanted).await {
-            Ok(lease) => lease,
+            Ok(lease) => lease.map(|lease| ClaimedLease::keep(lease, &self.pulse)),
             Err(error) => {
                 tracing::warn!(%error, "no job can be claimed; trying on");
                 // Its answer may have been lost, and what it took would wait for the lease to end.
@@ -209,14 +216,9 @@ impl Pool {
         }
     }
 
-    fn attempt(&self, lease: Lease) -> impl Future<Output = ()> + Send + 'static {
-        attempt(
-            self.queue.clone(),
-            self.handler.clone(),
-            lease,
-            self.pulse.clone(),
-            self.settings.liveness,
-            self.shutdown.clone(),
-        )
+    fn attempt(&self, claim: ClaimedLease) -> impl Future<Output = ()> + Send + 'static {
+        let (queue, handler, pulse) =
+            (self.queue.clone(), self.handler.clone(), self.pulse.clone());
+        attempt(queue, handler, claim, pulse, self.settings.liveness, self.shutdown.clone())
     }
 }

@@ -85,7 +85,8 @@ impl Retryable for QueueError {
 
 impl Classify for QueueError {
     fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Closed)
+        // A job whose lease was nearly over is tried again by whoever has it then.
+        matches!(self, Self::Unavailable { .. } | Self::Closed | Self::LeaseLost { .. })
     }
 
     fn fault(&self) -> Fault {

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Handler;
 use super::hand::{Attempt, Fence};
 use super::liveness::{self, Liveness};
-use super::pulse::{Brake, Pulse, Stop};
+use super::pulse::{Brake, KeptLease, Pulse, Stop};
 use super::sink::{EventSink, write};
 use crate::error::Fault;
 use crate::jobs::job::{JobError, JobResult};
@@ -22,19 +22,32 @@ use crate::telemetry::metrics::attempt_ended;
 /// How long a handler has to come to its end once it was told to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Works on the job of `lease` until its outcome is recorded or the lease lost.
+/// A lease that is kept alive, and the brake that is pulled when it can't be.
+pub(super) struct ClaimedLease {
+    pub(super) lease: Arc<Lease>,
+    brake: Brake,
+    kept: KeptLease,
+}
+
+impl ClaimedLease {
+    pub(super) fn keep(lease: Lease, pulse: &Arc<Pulse>) -> Self {
+        let (lease, brake) = (Arc::new(lease), Brake::default());
+        let kept = pulse.keep(lease.clone(), brake.clone());
+        Self { lease, brake, kept }
+    }
+}
+
+/// Works on the job of `claim` until its outcome is recorded or the lease lost.
 pub(super) async fn attempt(
     queue: Queue,
     handler: Arc<dyn Handler>,
-    lease: Lease,
+    claim: ClaimedLease,
     pulse: Arc<Pulse>,
     liveness: Liveness,
     shutdown: CancellationToken,
 ) {
-    let lease = Arc::new(lease);
-    let job = lease.job.id;
-    let (sink, brake) = (EventSink::default(), Brake::default());
-    let kept = pulse.keep(lease.clone(), brake.clone());
+    let ClaimedLease { lease, brake, kept } = claim;
+    let (job, sink) = (lease.job.id, EventSink::default());
     let writer = spawn(write(sink.clone(), queue.clone(), lease.clone()));
     let watch = spawn(liveness::watch(liveness, sink.clone(), brake.clone()));
     let stopper = spawn({

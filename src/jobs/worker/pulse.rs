@@ -54,7 +54,6 @@ pub(super) struct Pulse {
     every: Duration,
     held: Mutex<HashMap<i64, HeldLease>>,
     nudge: Notify,
-    task: OnceLock<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,14 +65,10 @@ struct HeldLease {
 }
 
 impl Pulse {
-    /// Extends all leases so often.
-    pub(super) fn start(queue: Queue, every: Duration) -> Arc<Self> {
+    /// Extends all leases so often, as long as [`beat`](Self::beat) runs.
+    pub(super) fn new(every: Duration) -> Self {
         let every = every.max(Duration::from_millis(1));
-        let (held, nudge, task) = (Mutex::default(), Notify::new(), OnceLock::new());
-        let pulse = Arc::new(Self { every, held, nudge, task });
-        let beating = beat(Arc::downgrade(&pulse), queue);
-        pulse.task.get_or_init(|| AbortOnDropHandle::new(tokio::spawn(beating)));
-        pulse
+        Self { every, held: Mutex::default(), nudge: Notify::new() }
     }
 
     /// Keeps a lease alive until the guard is dropped, and pulls the brake when its job is to be
@@ -112,6 +107,22 @@ impl Pulse {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Goes on until it is dropped.
+    pub(super) async fn beat(&self, queue: &Queue) {
+        loop {
+            if !self.beat_once(queue).await {
+                sleep(AGAIN.min(self.every)).await;
+                continue;
+            }
+            let next = Instant::now() + self.every;
+            sleep(GAP.min(self.every)).await;
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.nudge.notified() => {}
+            }
+        }
+    }
+
     /// Whether the database answered.
     async fn beat_once(&self, queue: &Queue) -> bool {
         let held: Vec<HeldLease> = self.lock().values().cloned().collect();
@@ -140,23 +151,6 @@ impl Pulse {
             held.ends.send_replace(asked + held.lease.lasts);
         }
         true
-    }
-}
-
-async fn beat(pulse: std::sync::Weak<Pulse>, queue: Queue) {
-    loop {
-        let Some(strong) = pulse.upgrade() else { return };
-        let answered = strong.beat_once(&queue).await;
-        if !answered {
-            sleep(AGAIN.min(strong.every)).await;
-            continue;
-        }
-        let next = Instant::now() + strong.every;
-        sleep(GAP.min(strong.every)).await;
-        tokio::select! {
-            () = sleep_until(next) => {}
-            () = strong.nudge.notified() => {}
-        }
     }
 }
 
