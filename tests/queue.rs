@@ -2,6 +2,7 @@
 
 mod clients;
 mod harness;
+mod images;
 mod layer_claims;
 mod leases;
 mod outage;

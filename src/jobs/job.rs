@@ -345,6 +345,10 @@ pub struct JobError {
 }
 
 impl JobError {
+    /// Code of what came with another digest than it was asked for by. A cache on the way may have
+    /// served it once: another attempt can help, but one that reads as much as the first.
+    pub const WRONG_CONTENT: &str = "digest_mismatch";
+
     /// What a job tells of an error of the lower floors.
     pub fn of(error: &impl Classify) -> Self {
         Self {
@@ -352,7 +356,7 @@ impl JobError {
             // It may quote what a hostile image or registry said.
             message: error.to_string().chars().take(MAX_MESSAGE).collect(),
             fault: error.fault(),
-            transient: error.is_transient(),
+            transient: error.is_transient() || error.code() == Self::WRONG_CONTENT,
             retry_after: error.retry_after().map(|time| time.as_secs()),
         }
     }

@@ -148,11 +148,12 @@ impl Queue {
     }
 
     /// Records that an attempt failed. A transient error leads to another attempt, later each time:
-    /// while there are any left, and for a time in any case unless it is the user who has to mend it.
+    /// while there are any left, and for a time in any case where it is others who have to mend it.
     pub async fn fail(&self, lease: &Lease, error: &JobError) -> Result<(), QueueError> {
         let (id, fence) = lease.id();
         let counted = lease.job.attempt - lease.job.losses;
-        let has_time = error.fault != Fault::User && lease.age < self.retry_for;
+        let by_time = error.fault != Fault::User && error.code != JobError::WRONG_CONTENT;
+        let has_time = by_time && lease.age < self.retry_for;
         if error.transient && (counted < lease.job.max_attempts || has_time) {
             let again = Again { error, delay: delay(error, counted), lost: false };
             if self.again(id, fence, &again).await? {

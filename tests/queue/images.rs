@@ -1,0 +1,70 @@
+//! Rows of images and the store part, and are brought together again.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clipwright::jobs::job::{ImageId, JobSpec, JobState, MigrateSpec};
+use clipwright::jobs::queue::JobFilter;
+use clipwright::jobs::reconcile::{Images, Reconciler as _};
+use clipwright::store::{ArchiveStore, DirectoryStore};
+use clipwright::workspace::WorkspaceId;
+use uuid::Uuid;
+
+use super::harness::{Fixture, result_for};
+
+/// A fixture, a store, and the image of job number 1, whose archive is one byte long.
+async fn published(directory: &Path) -> (Fixture, Images, ImageId, Uuid) {
+    let f = Fixture::new().await;
+    std::fs::write(directory.join("x.rclip"), "x").unwrap();
+    let store: Arc<dyn ArchiveStore> = Arc::new(DirectoryStore::open(directory).await.unwrap());
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    assert!(f.queue.own_archive(&lease).await.unwrap());
+    let result = result_for(&lease.job);
+    f.queue.succeed(&lease, &result).await.unwrap();
+    let images = Images::new(f.queue.clone(), store);
+    (f, images, result.image_id, id)
+}
+
+/// Only what has been so for a while is looked at.
+const AGED: &str = "UPDATE image SET created_at = now() - interval '11 minutes';
+                    UPDATE archive_owner SET since = now() - interval '61 minutes'";
+
+#[tokio::test]
+async fn an_image_whose_archive_is_gone_is_forgotten_and_its_id_is_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, images, image_id, job) = published(directory.path()).await;
+    f.sql(AGED).await;
+    assert_eq!(images.run().await.unwrap(), 0, "all is well");
+    std::fs::remove_file(directory.path().join("x.rclip")).unwrap();
+    // Somebody is at it already.
+    let busy = f.submit(1).await;
+    assert_eq!(images.run().await.unwrap(), 0);
+    f.queue.cancel(busy).await.unwrap();
+    assert_eq!(images.run().await.unwrap(), 2, "the image and the owner of its id");
+    assert!(f.queue.image(&WorkspaceId::default(), &image_id).await.unwrap().is_none());
+    assert_eq!(f.get(job).await.state, JobState::Succeeded, "what was, was");
+    let kept: bool = sqlx::query_scalar("SELECT bool_or(is_kept) FROM job")
+        .fetch_one(f.database.pool())
+        .await
+        .unwrap();
+    assert!(!kept, "nothing refers to its result any more");
+    assert_eq!(images.run().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_image_whose_archive_is_another_is_described_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, images, image_id, _) = published(directory.path()).await;
+    f.sql(AGED).await;
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v2.clip");
+    std::fs::copy(golden, directory.path().join("x.rclip")).unwrap();
+    assert_eq!(images.run().await.unwrap(), 1);
+    let queued = JobFilter { state: Some(JobState::Queued), limit: 9, ..JobFilter::default() };
+    let jobs = f.queue.list(queued).await.unwrap();
+    let [job] = &jobs[..] else { panic!("{jobs:?}") };
+    let spec = MigrateSpec { image_id, to: 2, discard_kept: false };
+    assert_eq!(job.spec.read().unwrap(), JobSpec::Migrate(spec));
+    // The job is there: nothing more is to be done for now.
+    assert_eq!(images.run().await.unwrap(), 0);
+}
