@@ -6,7 +6,7 @@
 //! archive, and the same job again comes to the same end.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -343,9 +343,12 @@ impl Run<'_> {
     async fn reverse(&self, current: &StoredArchive) -> Result<MigrationResult, MigrationError> {
         let Self { migrator, id, progress, cancel, .. } = self;
         let v2 = self.open_v2(current).await?;
+        let refused = OnceLock::new();
         let make_way = async {
             self.still(current).await?;
-            if self.fence.check().await.is_err() {
+            if let Err(error) = self.fence.check().await {
+                // What comes back from there can't hold it.
+                let _ = refused.set(error);
                 return Err(MigrateError::Superseded { key: self.key.clone() });
             }
             if self.store().bucket().is_some() {
@@ -358,7 +361,11 @@ impl Run<'_> {
             Ok(())
         };
         let options = (&migrator.pack, &migrator.index);
-        let staged = to_v1(&v2, self.store(), id, options, make_way, progress, cancel).await?;
+        let staged = to_v1(&v2, self.store(), id, options, make_way, progress, cancel).await;
+        if let Some(error) = refused.into_inner() {
+            return Err(error.into());
+        }
+        let staged = staged?;
         let kept = self.keep(current).await?;
         self.switch(current, &staged.stored).await?;
         self.store().delete(&staged.stored.key).await?;
