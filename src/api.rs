@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::jobs::queue::Queue;
-use crate::store::ArchiveStore;
+use crate::publish::archives::ArchiveStore;
 
 pub use router::{openapi_json, router};
 pub use server::serve;
@@ -40,7 +40,7 @@ const MAX_STREAMS: usize = 256;
 #[derive(Clone)]
 pub struct AppState {
     queue: Queue,
-    store: Arc<dyn ArchiveStore>,
+    archives: Arc<dyn ArchiveStore>,
     token: Option<auth::AccessToken>,
     streams: Arc<Semaphore>,
     /// The service is about to stop: no new clients should come.
@@ -51,10 +51,14 @@ pub struct AppState {
 impl AppState {
     /// With a `token` every `/v1` route asks for it; without one only local clients are served,
     /// so the caller must not bind to anything but a loopback address.
-    pub fn new(queue: Queue, store: Arc<dyn ArchiveStore>, token: Option<&SecretString>) -> Self {
+    pub fn new(
+        queue: Queue,
+        archives: Arc<dyn ArchiveStore>,
+        token: Option<&SecretString>,
+    ) -> Self {
         Self {
             queue,
-            store,
+            archives,
             token: token.map(auth::AccessToken::new),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             stopping: CancellationToken::new(),

@@ -15,7 +15,7 @@ pub mod spans;
 /// What a v2 archive says of its layers.
 pub(crate) mod stored_layers;
 
-pub use blocks::S3Override;
+pub use blocks::{BlockData, S3Override};
 pub use error::ContentError;
 pub use extract::{ExtractOptions, Extraction, extract};
 pub use read::{ReadSettings, image_source, open_file, resolve_stored};

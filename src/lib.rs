@@ -51,7 +51,7 @@ pub mod progress;
 pub mod publish;
 /// The one retry helper.
 pub mod retry;
-/// `ArchiveStore`: where archives go.
+/// `ObjectStore`: where archives go.
 pub mod store;
 /// Tracing set-up.
 pub mod telemetry;

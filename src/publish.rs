@@ -1,6 +1,8 @@
 //! How an archive becomes public and stays right: into a store or a registry, from one version to
 //! the other, and what is left over.
 
+/// Where archives are published.
+pub mod archives;
 /// Why an archive could not be published.
 mod error;
 /// What lies in a store and serves nobody.
@@ -11,7 +13,7 @@ pub mod migrate;
 pub mod republish;
 /// An archive in a store.
 pub mod stored;
-/// A v1 archive on its way into a store.
+/// A v1 archive on its way to where it is published.
 pub mod v1;
 
 pub use error::PublishError;

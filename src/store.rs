@@ -1,8 +1,9 @@
-//! Where archives go.
+//! Bags of objects: a directory or an S3 bucket.
 //!
 //! A store holds immutable objects under short keys. A key is visible only when its whole content
 //! is there, so that an archive's presence is the commit point of its job (CONTRACT section C).
-//! It knows nothing of jobs, images' contents or the archive format.
+//! It knows nothing of jobs, images' contents or the archive format: which objects make an archive is
+//! said in `publish::archives`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,15 +20,21 @@ use crate::digest::Digest;
 mod directory;
 /// Why a store could not do what was asked.
 mod error;
+/// Somebody stands between a store and who uses it.
+mod intercepted;
 /// Names of objects.
 mod key;
 /// Objects in one bucket.
 mod s3;
+/// What is under a key, so that only that is replaced.
+mod version;
 
 pub use directory::DirectoryStore;
 pub use error::StoreError;
+pub use intercepted::{Failures, InterceptedStore, Interceptor, Operation};
 pub use key::{InvalidKey, Key};
 pub use s3::{S3Settings, S3Store};
+pub use version::{ObjectStat, ObjectVersion};
 
 /// Which store to use.
 #[derive(Debug, Clone)]
@@ -38,13 +45,23 @@ pub enum StoreSettings {
     S3(S3Settings),
 }
 
-/// What [`ArchiveStore::put`] may do when the key is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What [`ObjectStore::put`] may do when the key is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overwrite {
     /// Keep what is there: the same content is success, other content is an error.
     Never,
     /// Replace it, whatever it is.
     Replace,
+    /// Replace it if it is what was seen, and only then: for a key at which something else is by now,
+    /// or nothing, this is [`Overwrite::Never`] at a taken key.
+    Seen(ObjectVersion),
+}
+
+impl Overwrite {
+    /// Replace what was seen under a key; where there was nothing, nothing.
+    pub fn only(seen: Option<ObjectVersion>) -> Self {
+        seen.map_or(Self::Never, Self::Seen)
+    }
 }
 
 /// An object on its way into a store, piece by piece.
@@ -60,7 +77,7 @@ pub struct NewObject {
 pub trait Commit: Send {
     /// Makes the object visible, its first bytes replaced by `head`, once the sink was flushed.
     ///
-    /// Among concurrent calls with [`Overwrite::Never`] exactly one writes.
+    /// Among concurrent calls with [`Overwrite::Never`], or that saw the same, exactly one writes.
     async fn finish(
         self: Box<Self>,
         head: &[u8],
@@ -94,7 +111,7 @@ pub struct Bucket {
     pub force_path_style: bool,
 }
 
-/// Whether a [`ArchiveStore::put`] wrote anything.
+/// Whether a [`ObjectStore::put`] wrote anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
     /// The object was written.
@@ -114,6 +131,13 @@ pub struct ListedObject {
     pub modified: SystemTime,
 }
 
+impl ListedObject {
+    /// Whether it was written or touched longer than `age` ago.
+    pub fn is_older(&self, age: Duration) -> bool {
+        SystemTime::now().duration_since(self.modified).is_ok_and(|found| found > age)
+    }
+}
+
 /// What a writer that died left behind; no key leads to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
@@ -127,10 +151,7 @@ pub struct Leftover {
 
 /// A store of immutable objects.
 #[async_trait]
-pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
-    /// `clip` or `rclip`: the extension of archives in this store, whatever their version.
-    fn extension(&self) -> &'static str;
-
+pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     /// A name for people, without credentials, such as `directory /var/lib/x` or `S3 bucket b`.
     fn describe(&self) -> String;
 
@@ -152,21 +173,31 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
     /// nothing of it stays behind.
     async fn create(&self, key: &Key, cancel: &CancellationToken) -> Result<NewObject, StoreError>;
 
-    /// Where readers without us find the objects, if that is in S3.
-    fn bucket(&self) -> Option<Bucket>;
+    /// What is under the key, or `None` when there is no such key.
+    async fn stat(&self, key: &Key) -> Result<Option<ObjectStat>, StoreError>;
 
     /// The object's size in bytes, or `None` when there is no such key.
-    async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError>;
+    async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        Ok(self.stat(key).await?.map(|stat| stat.size))
+    }
 
     /// Up to `len` bytes from `offset`; fewer only at the object's end, none past it.
     ///
     /// The answer is held in memory, so that `len` should be one that the caller can afford.
     async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, StoreError>;
 
-    /// Makes `to` what `from` is; with [`Overwrite::Never`] a `to` that is there stays what it is.
+    /// Makes `to` what `from` is, unless `overwrite` forbids it: then `to` stays what it is.
     /// At any moment `to` is whole, and where the store can help it the content is not stored
     /// twice.
-    async fn copy(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError>;
+    async fn copy(
+        &self,
+        from: &Key,
+        to: &Key,
+        overwrite: Overwrite,
+    ) -> Result<CommitReport, StoreError>;
+
+    /// An address at which anybody can read the object for `lifetime`, if the store has such.
+    async fn presign(&self, key: &Key, lifetime: Duration) -> Result<Option<String>, StoreError>;
 
     /// Objects whose keys begin with `prefix` and sort behind `after`, in the order of their keys,
     /// at most `limit`. Keys that have a slash behind the prefix are passed over.
@@ -197,22 +228,41 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
 
 /// Opens the store that `settings` name.
 ///
-/// A directory is made when it is missing. A bucket is not contacted: [`ArchiveStore::check`] is.
-pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn ArchiveStore>, StoreError> {
+/// A directory is made when it is missing. A bucket is not contacted: [`ObjectStore::check`] is.
+pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>, StoreError> {
     Ok(match settings {
         StoreSettings::Directory(path) => Arc::new(DirectoryStore::open(path).await?),
         StoreSettings::S3(settings) => Arc::new(S3Store::open(settings).await),
     })
 }
 
-/// Temporary files older than this are nobody's: a younger one may belong to a process that is still
-/// writing.
-const LEFTOVER_AGE: Duration = Duration::from_hours(24);
+/// What is older belongs to nobody who is still writing.
+pub const SAFE_AGE: Duration = Duration::from_hours(24);
+
+/// Objects asked for at a time.
+const PAGE: usize = 1000;
+
+/// All objects whose keys begin with `prefix` and have no slash behind it.
+pub async fn list_all(
+    store: &dyn ObjectStore,
+    prefix: &str,
+) -> Result<Vec<ListedObject>, StoreError> {
+    let mut objects: Vec<ListedObject> = Vec::new();
+    loop {
+        let after = objects.last().map_or("", |last| last.key.as_str());
+        let page = store.list(prefix, after, PAGE).await?;
+        let is_last = page.len() < PAGE;
+        objects.extend(page);
+        if is_last {
+            return Ok(objects);
+        }
+    }
+}
 
 /// Removes what writers that died left in the store more than a day ago: how much it was.
-pub async fn sweep(store: &dyn ArchiveStore) -> Result<u64, StoreError> {
+pub async fn sweep(store: &dyn ObjectStore) -> Result<u64, StoreError> {
     let mut swept = 0;
-    for leftover in store.leftovers(LEFTOVER_AGE).await? {
+    for leftover in store.leftovers(SAFE_AGE).await? {
         store.remove_leftover(&leftover).await?;
         swept += 1;
     }

@@ -3,6 +3,8 @@
 
 /// What is counted.
 pub mod metrics;
+/// What the store is asked for.
+pub mod store;
 
 use std::io;
 use std::str::FromStr;

@@ -11,9 +11,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use clipwright::archive::PackOptions;
+use clipwright::image_id::ImageId;
 use clipwright::progress::Silent;
 use clipwright::publish::Publication;
-use clipwright::store::{self, Overwrite, StoreSettings};
+use clipwright::publish::archives::{ArchiveName, Stores};
+use clipwright::store::{Overwrite, StoreSettings};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -229,14 +231,22 @@ async fn packed_equals_unpacked(interop: &Path, name: &str, layout: &Path, s3_to
     drop(mount);
 
     let server = S3Server::start().await;
-    let store = store::open(&StoreSettings::S3(server.settings())).await.unwrap();
+    let settings = StoreSettings::S3(server.settings());
+    let archives = &*Stores::open(&settings, |objects| objects).await.unwrap().archives;
     let Image { source, image } = &Image::open(layout).await;
-    let id = &"961eaef6668e480f".parse().unwrap();
+    let id: ImageId = "961eaef6668e480f".parse().unwrap();
     let (options, overwrite) = (&PackOptions::default(), Overwrite::Never);
-    Publication { source, image, options, store: &*store, id, overwrite }
-        .publish(Arc::new(Silent), &CancellationToken::new())
-        .await
-        .unwrap();
+    Publication {
+        source,
+        image,
+        options,
+        archives,
+        name: &ArchiveName::Image(id.clone()),
+        overwrite,
+    }
+    .publish(Arc::new(Silent), &CancellationToken::new())
+    .await
+    .unwrap();
     let [data, index] = ["clip", "rclip"].map(|ext| server.object_path(&format!("{id}.{ext}")));
     let same = Command::new("cmp").args([&archive, &data]).status().unwrap().success();
     assert!(same, "{name}: the data in S3 are not those of the local archive");

@@ -15,8 +15,9 @@ use clipwright::error::Classify as _;
 use clipwright::image_id::ImageId;
 use clipwright::layer::Limits;
 use clipwright::progress::Silent;
+use clipwright::publish::archives::{ArchiveName, ArchiveStore, Stores};
 use clipwright::publish::{Publication, PublishError, PublishedV1};
-use clipwright::store::{self, ArchiveStore, Overwrite, Put, StoreError, StoreSettings};
+use clipwright::store::{Overwrite, Put, StoreError, StoreSettings};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -220,27 +221,31 @@ fn id() -> ImageId {
 
 async fn publish(
     image: &Image,
-    store: &dyn ArchiveStore,
+    archives: &dyn ArchiveStore,
     overwrite: Overwrite,
 ) -> Result<PublishedV1, PublishError> {
-    publish_until(image, store, overwrite, &CancellationToken::new()).await
+    publish_until(image, archives, overwrite, &CancellationToken::new()).await
 }
 
 async fn publish_until(
     image: &Image,
-    store: &dyn ArchiveStore,
+    archives: &dyn ArchiveStore,
     overwrite: Overwrite,
     cancel: &CancellationToken,
 ) -> Result<PublishedV1, PublishError> {
     let Image { source, image } = image;
-    let (options, id) = (&PackOptions::default(), &id());
-    Publication { source, image, options, store, id, overwrite }
+    let (options, name) = (&PackOptions::default(), &ArchiveName::Image(id()));
+    Publication { source, image, options, archives, name, overwrite }
         .publish(Arc::new(Silent), cancel)
         .await
 }
 
+async fn archives(settings: StoreSettings) -> Arc<dyn ArchiveStore> {
+    Stores::open(&settings, |objects| objects).await.unwrap().archives
+}
+
 async fn s3(server: &S3Server) -> Arc<dyn ArchiveStore> {
-    store::open(&StoreSettings::S3(server.settings())).await.unwrap()
+    archives(StoreSettings::S3(server.settings())).await
 }
 
 /// An image of a few parts; another one for another seed.
@@ -255,7 +260,7 @@ fn is_conflict(result: &Result<PublishedV1, PublishError>) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_directory_nothing_is_replaced_unasked() {
     let root = tempfile::tempdir().unwrap();
-    let store = store::open(&StoreSettings::Directory(root.path().to_owned())).await.unwrap();
+    let store = archives(StoreSettings::Directory(root.path().to_owned())).await;
     let (layout, other) = (large(1), large(2));
     let (image, other) = (Image::open(layout.path()).await, Image::open(other.path()).await);
     let file = root.path().join("961eaef6668e480f.clip");
@@ -276,7 +281,10 @@ async fn in_a_directory_nothing_is_replaced_unasked() {
     // What is no archive at all is not replaced either.
     fs::write(&file, b"something").unwrap();
     assert!(is_conflict(&publish(&image, &*store, Overwrite::Never).await));
-    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    let names = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let (mut names, lock) = (names.collect::<Vec<_>>(), ".lock");
+    names.retain(|name| name != lock);
+    assert_eq!(names, ["961eaef6668e480f.clip"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -396,7 +404,7 @@ async fn cancelling_a_publication_leaves_nothing() {
     let cancelled = CancellationToken::new();
     cancelled.cancel();
     let root = tempfile::tempdir().unwrap();
-    let store = store::open(&StoreSettings::Directory(root.path().to_owned())).await.unwrap();
+    let store = archives(StoreSettings::Directory(root.path().to_owned())).await;
     assert!(publish_until(&image, &*store, Overwrite::Never, &cancelled).await.is_err());
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
 }
@@ -429,7 +437,7 @@ fn is_empty(directory: &Path) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_said_and_leaves_nothing() {
     let Some(disk) = SmallDisk::mount() else { return };
-    let store = store::open(&StoreSettings::Directory(disk.0.path().to_owned())).await.unwrap();
+    let store = archives(StoreSettings::Directory(disk.0.path().to_owned())).await;
     let layout = large(5);
     let image = Image::open(layout.path()).await;
     let error = publish(&image, &*store, Overwrite::Never).await.unwrap_err();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clipwright::digest::Digest;
 use clipwright::error::{Classify, Fault};
 use clipwright::store::{
-    self, ArchiveStore, CommitReport, Key, NewObject, Overwrite, Put, S3Settings, StoreError,
-    StoreSettings,
+    self, CommitReport, Failures, InterceptedStore, Key, NewObject, ObjectStore, Operation,
+    Overwrite, Put, S3Settings, StoreError, StoreSettings,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -20,13 +20,16 @@ const MIB: usize = 1 << 20;
 
 /// A store, and local files to publish in it.
 struct Bench {
-    store: Arc<dyn ArchiveStore>,
+    store: Arc<dyn ObjectStore>,
     files: TempDir,
 }
 
 impl Bench {
     async fn open(settings: StoreSettings) -> Self {
         let store = store::open(&settings).await.unwrap();
+        // Whoever stands between must not be noticed.
+        let nobody = Arc::new(Failures::new(Operation::Check, 0));
+        let store = Arc::new(InterceptedStore::new(store, nobody));
         Self { store, files: tempfile::tempdir().unwrap() }
     }
 
@@ -92,9 +95,8 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// What every backend must do.
-async fn contract(bench: &Bench, extension: &str) {
+async fn contract(bench: &Bench) {
     let store = &bench.store;
-    assert_eq!(store.extension(), extension);
     store.check().await.unwrap();
 
     // Nothing is there at first, and deleting that is success.
@@ -184,6 +186,7 @@ async fn contract(bench: &Bench, extension: &str) {
 
     listing(bench).await;
     copying(bench).await;
+    replacing_what_was_seen(bench).await;
     store.delete(&key("a.clip")).await.unwrap();
     assert_eq!(store.size(&key("a.clip")).await.unwrap(), None);
     made_on_the_way(bench).await;
@@ -285,11 +288,14 @@ async fn what_a_killed_upload_left_can_be_found_and_removed() {
 async fn copying(bench: &Bench) {
     let store = &bench.store;
     let (from, to) = (key("from.clip"), key("dir/copy.clip"));
+    let (written, taken) = (CommitReport::Written, CommitReport::Taken);
     let error = store.copy(&from, &to, Overwrite::Replace).await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
     bench.put("from.clip", b"one", Overwrite::Replace).await.unwrap();
-    for way in [Overwrite::Never, Overwrite::Never, Overwrite::Replace] {
-        store.copy(&from, &to, way).await.unwrap();
+    for (way, report) in
+        [(Overwrite::Never, written), (Overwrite::Never, taken), (Overwrite::Replace, written)]
+    {
+        assert_eq!(store.copy(&from, &to, way).await.unwrap(), report);
         assert_eq!(bench.content("dir/copy.clip").await.unwrap(), b"one");
     }
     bench.put("from.clip", b"two", Overwrite::Replace).await.unwrap();
@@ -301,6 +307,100 @@ async fn copying(bench: &Bench) {
     store.delete(&from).await.unwrap();
     assert_eq!(bench.content("dir/copy.clip").await.unwrap(), b"two");
     store.delete(&to).await.unwrap();
+}
+
+/// What was seen is replaced, and nothing else: not what came later, nor nothing.
+async fn replacing_what_was_seen(bench: &Bench) {
+    let store = &bench.store;
+    let name = "seen.clip";
+    let seen = async || Overwrite::only(store.stat(&key(name)).await.unwrap().map(|s| s.version));
+    assert_eq!(seen().await, Overwrite::Never);
+    bench.put(name, b"first", Overwrite::Never).await.unwrap();
+    let first = seen().await;
+    assert_eq!(seen().await, first, "it stays what it is");
+    bench.put("from.clip", b"copied", Overwrite::Never).await.unwrap();
+    let large = noise(6 * MIB, 21);
+
+    assert_eq!(bench.put(name, &large, first.clone()).await.unwrap(), Put::Written);
+    let second = seen().await;
+    assert_ne!(second, first);
+    for late in [b"late".to_vec(), noise(6 * MIB, 23)] {
+        let error = bench.put(name, &late, first.clone()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+        let made = bench.make(name, &late, first.clone()).await.unwrap();
+        assert_eq!(made, CommitReport::Taken);
+    }
+    let copied = store.copy(&key("from.clip"), &key(name), first.clone()).await.unwrap();
+    assert_eq!(copied, CommitReport::Taken);
+    assert!(bench.content(name).await.unwrap() == large);
+    // Whose answer was lost finds its own.
+    assert_eq!(bench.put(name, &large, first.clone()).await.unwrap(), Put::Unchanged);
+
+    assert_eq!(bench.make(name, b"third", second).await.unwrap(), CommitReport::Written);
+    let third = seen().await;
+    let copied = store.copy(&key("from.clip"), &key(name), third.clone()).await.unwrap();
+    assert_eq!(copied, CommitReport::Written);
+    assert_eq!(bench.content(name).await.unwrap(), b"copied");
+
+    store.delete(&key(name)).await.unwrap();
+    let error = bench.put(name, b"late", third.clone()).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+    assert_eq!(bench.make(name, b"late", third).await.unwrap(), CommitReport::Taken);
+    assert_eq!(bench.content(name).await, None, "what is gone stays gone");
+
+    // Of those that saw the same exactly one replaces it.
+    bench.put(name, b"first", Overwrite::Never).await.unwrap();
+    let first = seen().await;
+    let contents: Vec<_> = (0..4).map(|seed| noise(1000, 2 * seed + 31)).collect();
+    let puts = contents.iter().map(|content| bench.put(name, content, first.clone()));
+    let results = futures_util::future::join_all(puts).await;
+    let won = results.iter().filter(|result| matches!(result, Ok(Put::Written))).count();
+    assert_eq!(won, 1, "{results:?}");
+    for name in [name, "from.clip"] {
+        store.delete(&key(name)).await.unwrap();
+    }
+}
+
+/// A store that was told to fail does so as often as it was told, and leaves nothing.
+#[tokio::test]
+async fn a_store_fails_as_often_as_it_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let directory = StoreSettings::Directory(root.path().to_owned());
+    let mut bench = Bench::open(directory).await;
+    for operation in [Operation::Put, Operation::Finish] {
+        let failures = Arc::new(Failures::new(operation, 2));
+        let store = InterceptedStore::new(bench.store.clone(), failures.clone());
+        let honest = std::mem::replace(&mut bench.store, Arc::new(store));
+        for left in [1, 0] {
+            let failed = match operation {
+                Operation::Put => bench.put("a.clip", b"x", Overwrite::Never).await.map(drop),
+                _ => bench.make("a.clip", b"x", Overwrite::Never).await.map(drop),
+            };
+            assert!(failed.unwrap_err().is_transient());
+            assert_eq!(failures.left(), left);
+            assert_eq!(bench.content("a.clip").await, None);
+        }
+        bench.make("a.clip", b"x", Overwrite::Never).await.unwrap();
+        bench.store = honest;
+        bench.store.delete(&key("a.clip")).await.unwrap();
+    }
+}
+
+/// Whoever has a signed address reads the object without keys, for a while.
+#[tokio::test]
+async fn s3_signs_addresses() {
+    let server = S3Server::start().await;
+    let bench = s3(&server).await;
+    bench.put("a.clip", b"0123456789", Overwrite::Never).await.unwrap();
+    let signed = bench.store.presign(&key("a.clip"), Duration::from_mins(1)).await.unwrap();
+    let signed = signed.unwrap();
+    assert!(!signed.contains(&server.secret_key));
+    let read = async |address: &str| reqwest::get(address).await.unwrap();
+    let answer = read(&signed).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(&answer.bytes().await.unwrap()[..], b"0123456789");
+    let unsigned = signed.split_once('?').unwrap().0;
+    assert_eq!(read(unsigned).await.status(), 403);
 }
 
 async fn one_wins(bench: &Bench, name: &str, len: usize) {
@@ -321,20 +421,22 @@ async fn directory_keeps_the_contract() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("made/by/open");
     let bench = Bench::open(StoreSettings::Directory(path.clone())).await;
-    contract(&bench, "clip").await;
+    contract(&bench).await;
 
     let mut names: Vec<_> = std::fs::read_dir(&path)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
+    let lock = names.remove(0);
+    assert_eq!(lock, ".lock");
     assert_eq!(names, ["big-race.clip", "big.clip", "dir", "list", "race.clip", "two.clip"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s3_keeps_the_contract() {
     let server = S3Server::start().await;
-    contract(&s3(&server).await, "rclip").await;
+    contract(&s3(&server).await).await;
     assert_eq!(server.pending_uploads(), 0);
     assert_eq!(
         server.objects(),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::jobs::job::ImageId;
-use crate::publish::stored::{ListedArchive, list_archives};
+use crate::publish::stored::ListedArchive;
 
 use super::AppState;
 use super::extract::QueryParams;
@@ -67,7 +67,7 @@ pub(super) async fn list(
         return Err(ApiError::bad_parameter("prefix", detail));
     }
     let ListParams { prefix, after, limit } = params;
-    let listed = list_archives(&state.store, &prefix, after.as_ref(), limit + 1).await;
+    let listed = state.archives.list(&prefix, after.as_ref(), limit + 1).await;
     let mut archives = listed.map_err(|error| ApiError::from_lower(&error))?;
     // One more than asked for tells whether there is another page.
     let more = archives.len() > limit;

@@ -85,7 +85,7 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Readines
     }
     let (database, store, keys) = tokio::join!(
         check("database", state.queue.ping()),
-        check("store", state.store.check()),
+        check("store", state.archives.check()),
         state.queue.unknown_keys(),
     );
     let failing: Vec<_> = [database, store].into_iter().flatten().collect();

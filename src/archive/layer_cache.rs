@@ -16,7 +16,7 @@ use crate::archive::layer_claims::{Flights, LayerClaims};
 use crate::digest::Digest;
 use crate::layer::{LayerIndex, LayerRead, codec};
 use crate::local::blocking;
-use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
+use crate::store::{Key, ObjectStore, Overwrite, StoreError};
 
 mod local;
 
@@ -35,7 +35,7 @@ const MARK_EVERY: Duration = Duration::from_hours(24);
 #[derive(Debug, Default)]
 pub struct LayerCache {
     local: Option<LocalCopy>,
-    store: Option<Arc<dyn ArchiveStore>>,
+    store: Option<Arc<dyn ObjectStore>>,
     claims: Option<Arc<dyn LayerClaims>>,
     flights: Flights,
     /// When this process last said in the store that an index is in use.
@@ -80,7 +80,7 @@ impl LayerCache {
 
     /// Keeps them in `store` too.
     #[must_use]
-    pub fn with_store(mut self, store: Arc<dyn ArchiveStore>) -> Self {
+    pub fn with_store(mut self, store: Arc<dyn ObjectStore>) -> Self {
         self.store = Some(store);
         self
     }
@@ -259,7 +259,7 @@ fn judged(wanted: &LayerRequest, place: &str, bytes: Vec<u8>) -> Option<(LayerIn
 }
 
 async fn publish(
-    store: &dyn ArchiveStore,
+    store: &dyn ObjectStore,
     key: &Key,
     bytes: Vec<u8>,
     cancel: &CancellationToken,

@@ -11,8 +11,8 @@ use super::run_async;
 use crate::config::{Config, DatabaseSettings, SettingsArgs};
 use crate::database::{Database, Migrations};
 use crate::jobs::queue::{Queue, Vault};
+use crate::publish::archives::Stores;
 use crate::publish::garbage::{self, Garbage, GarbageKind};
-use crate::store;
 
 /// Find what lies in the store and serves nobody, and remove it if told to.
 ///
@@ -66,9 +66,9 @@ impl Gc {
     }
 
     async fn collect(&self, config: &Config, cancel: &CancellationToken) -> anyhow::Result<Report> {
-        let store = store::open(&config.store).await?;
+        let stores = Stores::open(&config.store, |objects| objects).await?;
         let unused = Duration::from_hours(24 * u64::from(self.unused_days));
-        let found = garbage::find(&store, unused).await?;
+        let found = garbage::find(&stores, unused).await?;
         // The private database, which a running service keeps to itself, has no other users.
         let database = match &config.database {
             settings @ DatabaseSettings::Url(_) if self.apply => {
@@ -81,7 +81,7 @@ impl Gc {
         for garbage in found {
             let removed = self.apply
                 && !is_worked_on(queue.as_ref(), &garbage).await?
-                && garbage::remove(&store, &garbage, unused).await?;
+                && garbage::remove(&stores, &garbage, unused).await?;
             report.bytes += garbage.size.unwrap_or(0);
             report.found.push(Finding {
                 kind: garbage.kind,

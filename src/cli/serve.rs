@@ -24,8 +24,9 @@ use crate::jobs::pull::Puller;
 use crate::jobs::queue::{Queue, Vault};
 use crate::jobs::reconcile::Reconcilers;
 use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
-use crate::store::ArchiveStore;
-use crate::{store, telemetry};
+use crate::publish::archives::Stores;
+use crate::store::{InterceptedStore, ObjectStore};
+use crate::telemetry::{self, store::StoreMetrics};
 
 /// A directory for what is not finished.
 mod scratch;
@@ -79,7 +80,8 @@ async fn run(
     stopping: &CancellationToken,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let store = store::open(&config.store).await?;
+    let measured = |objects| Arc::new(InterceptedStore::new(objects, Arc::new(StoreMetrics))) as _;
+    let stores = Stores::open(&config.store, measured).await?;
     let keys = config.secret_key.load()?;
     let queue = Queue::new(database.work_pool().clone(), Vault::new(keys))
         .with_max_attempts(config.max_attempts)
@@ -89,11 +91,11 @@ async fn run(
         limits: config.limits,
         span: Some(config.span),
         budget: Arc::new(config.layer_concurrency.map_or_else(Budget::default, Budget::new)),
-        cache: layer_cache(config, &store, &queue),
+        cache: layer_cache(config, &stores.objects, &queue),
         ..IndexOptions::default()
     };
     let migrator = Arc::new(Migrator {
-        store: store.clone(),
+        archives: stores.archives.clone(),
         oci: config.oci.clone(),
         pack: PackOptions { limits: config.limits, budget: index.budget.clone() },
         index: index.clone(),
@@ -101,7 +103,7 @@ async fn run(
         scratch: scratch.path().to_owned(),
     });
     let puller = Arc::new(Puller {
-        store: store.clone(),
+        archives: stores.archives.clone(),
         oci: config.oci.clone(),
         index,
         clip_version: config.clip_version,
@@ -123,15 +125,15 @@ async fn run(
         },
         stopping.clone(),
     );
-    let reconcilers = Reconcilers::new(&queue, &store, config.lease, config.retention);
+    let reconcilers = Reconcilers::new(&queue, &stores, config.lease, config.retention);
     let mut reconcilers = reconcilers.start(stopping.clone());
-    info!(%address, store = store.describe(), workers = config.workers, "ready");
+    info!(%address, store = stores.archives.describe(), workers = config.workers, "ready");
     let mut out = std::io::stdout();
     writeln!(out, "clipwright is ready at http://{address} (docs: http://{address}/docs)")?;
     out.flush()?;
 
     let clients = queue.over(database.pool().clone());
-    let state = AppState::new(clients, store, config.token.as_ref());
+    let state = AppState::new(clients, stores.archives, config.token.as_ref());
     let state = state.with_stopping(stopping.clone());
     let mut serving = Box::pin(api::serve(listener, state, shutdown.clone()));
     let served = tokio::select! {
@@ -150,7 +152,7 @@ async fn run(
 /// Layer indexes in the data directory and the store, as far as they are wanted there.
 fn layer_cache(
     config: &Config,
-    store: &Arc<dyn ArchiveStore>,
+    store: &Arc<dyn ObjectStore>,
     queue: &Queue,
 ) -> Option<Arc<LayerCache>> {
     if config.layer_cache_bytes == 0 && !config.layer_cache_in_store {

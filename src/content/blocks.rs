@@ -24,7 +24,7 @@ use crate::digest::Digest;
 use crate::local::blocking;
 use crate::local::io_error;
 use crate::retry::{RetrySettings, retry};
-use crate::store::{self, ArchiveStore, Key, S3Settings, StoreError, StoreSettings};
+use crate::store::{self, Key, ObjectStore, S3Settings, StoreError, StoreSettings};
 
 /// Bytes asked of an S3 object at a time.
 const PART: u64 = 8 << 20;
@@ -127,11 +127,18 @@ pub(crate) fn first_overlap<'a>(
     None
 }
 
-/// Where the data are.
+/// Where the data of a v1 archive are.
 #[derive(Debug, Clone)]
-pub(crate) enum BlockData {
+pub enum BlockData {
+    /// In this file.
     Local(PathBuf),
-    S3 { store: Arc<dyn ArchiveStore>, key: Key },
+    /// In an object.
+    Object {
+        /// Where the object is.
+        store: Arc<dyn ObjectStore>,
+        /// Its name there.
+        key: Key,
+    },
 }
 
 impl BlockData {
@@ -166,14 +173,14 @@ impl BlockData {
             path: object.key.clone(),
             detail: format!("the archive's storage info: {error}"),
         })?;
-        Ok(Self::S3 { store, key })
+        Ok(Self::Object { store, key })
     }
 
     /// For people.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Local(file) => file.display().to_string(),
-            Self::S3 { store, key } => format!("{key} in {}", store.describe()),
+            Self::Object { store, key } => format!("{key} in {}", store.describe()),
         }
     }
 
@@ -184,7 +191,7 @@ impl BlockData {
                 let metadata = tokio::fs::metadata(file).await;
                 Ok(metadata.map_err(io_error(format!("can't read {}", self.describe())))?.len())
             }
-            Self::S3 { store, key } => {
+            Self::Object { store, key } => {
                 let missing = || StoreError::NotFound { key: key.clone(), store: store.describe() };
                 Ok(store.size(key).await?.ok_or_else(missing)?)
             }
@@ -206,7 +213,7 @@ impl BlockData {
                 return blocking(move || work(BlockReader::new(Supply::File(file), cancel)))
                     .await?;
             }
-            Self::S3 { store, key } => (store, key),
+            Self::Object { store, key } => (store, key),
         };
         let mut parts = stream::iter(parts(wanted))
             .map(|part| self.part(store.as_ref(), key, part, cancel))
@@ -239,7 +246,7 @@ impl BlockData {
 
     async fn part(
         &self,
-        store: &dyn ArchiveStore,
+        store: &dyn ObjectStore,
         key: &Key,
         part: Range<u64>,
         cancel: &CancellationToken,

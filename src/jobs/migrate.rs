@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
@@ -25,20 +24,18 @@ use crate::error::{Classify, Fault};
 use crate::oci::{Credentials, InvalidCredentials, OciSettings};
 use crate::progress::Progress;
 use crate::publish::PublishError;
+use crate::publish::archives::{ArchiveName, ArchiveStore};
 use crate::publish::migrate::{
     Comparison, Destination, MigrateError, NewV2, V1, V2, compare_archives, to_v1, to_v2,
 };
 use crate::publish::stored::StoredArchive;
-use crate::store::{ArchiveStore, Key, Overwrite, StoreError};
-
-/// So many archives of one image and version are looked at among those that were kept.
-const MAX_KEPT: usize = 100;
+use crate::store::{CommitReport, Key, Overwrite, StoreError};
 
 /// Everything that migrations have in common.
 #[derive(Debug)]
 pub struct Migrator {
     /// Where archives are.
-    pub store: Arc<dyn ArchiveStore>,
+    pub archives: Arc<dyn ArchiveStore>,
     /// How registries are reached.
     pub oci: OciSettings,
     /// How images are indexed.
@@ -93,12 +90,6 @@ impl From<PublishError> for MigrationError {
     }
 }
 
-impl From<StoreError> for MigrationError {
-    fn from(error: StoreError) -> Self {
-        Self::Migrate(error.into())
-    }
-}
-
 impl Classify for MigrationError {
     fn is_transient(&self) -> bool {
         match self {
@@ -146,7 +137,7 @@ impl Migrator {
         let run = Run {
             migrator: self,
             id: &spec.image_id,
-            key: Key::archive(&spec.image_id, self.store.extension()),
+            key: self.archives.key(&ArchiveName::Image(spec.image_id.clone())),
             credentials: attempt.secrets().get(REGISTRY_SECRET),
             progress: Arc::new(JobProgress::new(attempt.events.clone())),
             fence: &attempt.fence,
@@ -205,16 +196,16 @@ struct MigrationResult {
 }
 
 impl Run<'_> {
-    fn store(&self) -> &Arc<dyn ArchiveStore> {
-        &self.migrator.store
+    fn archives(&self) -> &dyn ArchiveStore {
+        &*self.migrator.archives
     }
 
     async fn to(&self, version: u8) -> Result<MigrationResult, MigrationError> {
         let missing = || {
-            let store = self.store().describe();
+            let store = self.archives().describe();
             MigrationError::NoArchive { key: self.key.clone(), store }
         };
-        let current = StoredArchive::open(self.store(), &self.key).await?.ok_or_else(missing)?;
+        let current = self.archives().open(&self.key).await?.ok_or_else(missing)?;
         if current.version() == version {
             return self.unchanged(current).await;
         }
@@ -266,7 +257,7 @@ impl Run<'_> {
         kept: &StoredArchive,
     ) -> Result<Option<MigrationResult>, MigrationError> {
         let (old, new) = if current.version() == 1 { (current, kept) } else { (kept, current) };
-        let v1 = V1::of(self.store(), old)?;
+        let v1 = V1::of(self.archives(), old)?;
         let compared = async {
             let v2 = self.open_v2(new).await?;
             let Self { migrator, progress, cancel, .. } = self;
@@ -287,7 +278,7 @@ impl Run<'_> {
         let away = self.keep(current).await?;
         self.switch(current, kept).await?;
         // It has its place again; under both names it would be kept for ever.
-        self.store().delete(&kept.key).await?;
+        self.archives().remove(&kept.key).await?;
         let archive = self.object(kept);
         let from = current.version();
         Ok(Some(MigrationResult {
@@ -302,7 +293,7 @@ impl Run<'_> {
 
     async fn forward(&self, current: &StoredArchive) -> Result<MigrationResult, MigrationError> {
         let Self { migrator, id, progress, cancel, .. } = self;
-        let v1 = V1::of(self.store(), current)?;
+        let v1 = V1::of(self.archives(), current)?;
         let registry = &migrator.build_registry;
         let destination = Destination {
             registry: &registry.host,
@@ -324,10 +315,17 @@ impl Run<'_> {
         let (summary, written) = writing.await.map_err(died)??;
 
         let kept = self.keep(current).await?;
-        let store = self.store();
         self.still(current).await?;
         self.fence.check().await?;
-        store.put(&self.key, &file, written.digest, Overwrite::Replace, cancel).await?;
+        let seen = Overwrite::Seen(current.seen.clone());
+        let published =
+            self.archives().publish(&self.key, &file, written.digest, seen, cancel).await;
+        published.map_err(|error| match error {
+            PublishError::Store(StoreError::Conflict { key, .. }) => {
+                MigrateError::Superseded { key }
+            }
+            error => error.into(),
+        })?;
         let archive =
             ArchiveObject { key: self.key.to_string(), size: written.size, digest: written.digest };
         Ok(MigrationResult {
@@ -344,31 +342,24 @@ impl Run<'_> {
         let Self { migrator, id, progress, cancel, .. } = self;
         let v2 = self.open_v2(current).await?;
         let refused = OnceLock::new();
-        let make_way = async {
+        let before = async {
             self.still(current).await?;
             if let Err(error) = self.fence.check().await {
                 // What comes back from there can't hold it.
                 let _ = refused.set(error);
                 return Err(MigrateError::Superseded { key: self.key.clone() });
             }
-            if self.store().bucket().is_some() {
-                // Their data's place is the new one's; they hold something else, or would be back.
-                let prefix = Key::kept_prefix(id, 1);
-                for stale in self.store().list(&prefix, "", MAX_KEPT).await? {
-                    self.store().delete(&stale.key).await?;
-                }
-            }
             Ok(())
         };
         let options = (&migrator.pack, &migrator.index);
-        let staged = to_v1(&v2, self.store(), id, options, make_way, progress, cancel).await;
+        let staged = to_v1(&v2, self.archives(), id, options, before, progress, cancel).await;
         if let Some(error) = refused.into_inner() {
             return Err(error.into());
         }
         let staged = staged?;
         let kept = self.keep(current).await?;
         self.switch(current, &staged.stored).await?;
-        self.store().delete(&staged.stored.key).await?;
+        self.archives().remove(&staged.stored.key).await?;
         let archive = self.object(&staged.stored);
         Ok(MigrationResult {
             summary: staged.summary,
@@ -383,22 +374,19 @@ impl Run<'_> {
     /// Keeps the archive under a name that its content gives it: whoever keeps it a second time, or
     /// keeps another one, changes nothing of it.
     async fn keep(&self, current: &StoredArchive) -> Result<Key, MigrationError> {
-        let store = self.store();
-        let key = Key::kept(self.id, current.version(), current.digest, store.extension());
-        if store.size(&key).await? == Some(current.size) {
-            return Ok(key);
-        }
-        match &current.whole {
-            // What was read, not what is there by now.
-            Some(bytes) => self.put(&key, bytes).await?,
-            None => store.copy(&current.key, &key, Overwrite::Never).await?,
+        let name = ArchiveName::Kept(self.id.clone(), current.version(), current.digest);
+        let key = self.archives().key(&name);
+        let there = self.archives().stat(&key).await?;
+        if there.as_ref().is_none_or(|there| there.size != current.size) {
+            let overwrite = Overwrite::only(there.map(|there| there.version));
+            self.archives().copy(current, &key, overwrite, self.cancel).await?;
         }
         Ok(key)
     }
 
     /// Fails if the image id names another archive than `current` by now.
     async fn still(&self, current: &StoredArchive) -> Result<(), MigrateError> {
-        let found = StoredArchive::open(self.store(), &self.key).await?;
+        let found = self.archives().open(&self.key).await?;
         if found.is_some_and(|found| found.digest == current.digest) {
             return Ok(());
         }
@@ -413,30 +401,21 @@ impl Run<'_> {
     ) -> Result<(), MigrationError> {
         self.still(current).await?;
         self.fence.check().await?;
-        match &to.whole {
-            Some(bytes) => self.put(&self.key, bytes).await,
-            None => Ok(self.store().copy(&to.key, &self.key, Overwrite::Replace).await?),
+        let seen = Overwrite::Seen(current.seen.clone());
+        match self.archives().copy(to, &self.key, seen, self.cancel).await? {
+            CommitReport::Written => Ok(()),
+            CommitReport::Taken => Err(MigrateError::Superseded { key: self.key.clone() }.into()),
         }
-    }
-
-    async fn put(&self, key: &Key, bytes: &Bytes) -> Result<(), MigrationError> {
-        let scratch = tempfile::tempdir_in(&self.migrator.scratch).map_err(self.no_scratch())?;
-        let file = scratch.path().join("archive");
-        tokio::fs::write(&file, bytes).await.map_err(self.no_scratch())?;
-        let digest = crate::digest::Digest::of(bytes);
-        self.store().put(key, &file, digest, Overwrite::Replace, self.cancel).await?;
-        Ok(())
     }
 
     /// Archives of this image and version that earlier migrations kept.
     async fn kept(&self, version: u8) -> Result<Vec<StoredArchive>, MigrationError> {
-        let prefix = Key::kept_prefix(self.id, version);
         let mut kept = Vec::new();
-        for listed in self.store().list(&prefix, "", MAX_KEPT).await? {
-            match StoredArchive::open(self.store(), &listed.key).await {
+        for key in self.archives().kept(self.id, version).await? {
+            match self.archives().open(&key).await {
                 Ok(opened) => kept.extend(opened),
                 Err(error @ PublishError::Clip(_)) => {
-                    self.warn(format!("{} is passed over: {error}", listed.key));
+                    self.warn(format!("{key} is passed over: {error}"));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -449,19 +428,13 @@ impl Run<'_> {
         self.fence.check().await?;
         let mut gone = Vec::new();
         for version in [1, 2] {
-            let prefix = Key::kept_prefix(self.id, version);
-            for listed in self.store().list(&prefix, "", MAX_KEPT).await? {
-                self.store().delete(&listed.key).await?;
-                gone.push(listed.key);
+            for key in self.archives().kept(self.id, version).await? {
+                self.archives().remove(&key).await?;
+                gone.push(key);
             }
         }
-        let current = StoredArchive::open(self.store(), &self.key).await?;
-        if self.store().bucket().is_some() && current.is_some_and(|found| found.version() == 2) {
-            let data = Key::archive(self.id, "clip");
-            if self.store().size(&data).await?.is_some() {
-                self.store().delete(&data).await?;
-                gone.push(data);
-            }
+        if self.archives().open(&self.key).await?.is_some_and(|found| found.version() == 2) {
+            gone.extend(self.archives().remove_data(self.id).await?);
         }
         Ok(gone)
     }

@@ -17,7 +17,7 @@ use crate::oci::{
     Credentials, ImageSource, InvalidCredentials, OciError, OciSettings, ResolvedImage, Source,
 };
 use crate::publish::PublishError;
-use crate::store::{ArchiveStore, StoreError};
+use crate::publish::archives::ArchiveStore;
 
 /// Which version an archive gets.
 pub mod decide;
@@ -36,7 +36,7 @@ pub const REGISTRY_SECRET: &str = "registry";
 #[derive(Debug)]
 pub struct Puller {
     /// Where archives go.
-    pub store: Arc<dyn ArchiveStore>,
+    pub archives: Arc<dyn ArchiveStore>,
     /// How registries are reached.
     pub oci: OciSettings,
     /// How images are indexed; limits and budget are those of packing too.
@@ -75,9 +75,6 @@ pub enum PullError {
     /// The archive could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// The job was taken from its worker, or the database is away.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -102,7 +99,6 @@ impl PullError {
             Self::Oci(error) => Some(error),
             Self::Archive(error) => Some(error),
             Self::Publish(error) => Some(error),
-            Self::Store(error) => Some(error),
             Self::Queue(error) => Some(error),
             _ => None,
         }

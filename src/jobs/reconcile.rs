@@ -3,7 +3,6 @@
 //! if it comes to that: each piece is idempotent, takes no input, and does a bounded amount at a time.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,8 +11,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{Queue, QueueError};
+use crate::publish::PublishError;
+use crate::publish::archives::Stores;
 use crate::retry::RetrySettings;
-use crate::store::{ArchiveStore, StoreError};
+use crate::store::StoreError;
 
 /// Jobs and idempotency keys whose time is over.
 mod expiry;
@@ -63,6 +64,9 @@ pub enum ReconcileError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Archives.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
 }
 
 /// All there are, for one process.
@@ -77,24 +81,16 @@ impl fmt::Debug for Reconcilers {
 impl Reconcilers {
     /// Those of a service: `lease` is how long a worker that fell silent keeps its job, `keep` for how
     /// long jobs that ended are kept.
-    pub fn new(
-        queue: &Queue,
-        store: &Arc<dyn ArchiveStore>,
-        lease: Duration,
-        keep: Duration,
-    ) -> Self {
+    pub fn new(queue: &Queue, stores: &Stores, lease: Duration, keep: Duration) -> Self {
         let queue = || queue.clone();
         let mut all: Vec<Box<dyn Reconciler>> = vec![
             Box::new(Leases { queue: queue(), every: lease / 3 }),
             Box::new(Expiry { queue: queue() }),
             Box::new(Retention { queue: queue(), keep }),
             Box::new(LayerClaims { queue: queue() }),
-            Box::new(Images::new(queue(), store.clone())),
+            Box::new(Images::new(queue(), stores.archives.clone())),
         ];
-        // In a bucket its own rules, or `gc`, see to that: not every service may list uploads.
-        if store.bucket().is_none() {
-            all.push(Box::new(Leftovers { store: store.clone() }));
-        }
+        all.extend(stores.swept.clone().map(|store| Box::new(Leftovers { store }) as _));
         Self(all)
     }
 

@@ -36,9 +36,10 @@ use crate::oci::{
 };
 use crate::progress::Progress;
 use crate::publish::PublishError;
+use crate::publish::archives::ArchiveStore;
 use crate::publish::stored::StoredArchive;
 use crate::retry::Retryable;
-use crate::store::{ArchiveStore, InvalidKey, Key, StoreError};
+use crate::store::{Key, StoreError};
 
 pub use compare::Comparison;
 pub use forward::{Destination, NewV2, to_v2};
@@ -55,19 +56,9 @@ pub struct V1 {
 }
 
 impl V1 {
-    /// The v1 archive `stored` of `store`. Data outside of it are looked for in the same store, as
-    /// workers look for them in their own bucket, whatever bucket the archive names.
-    pub fn of(store: &Arc<dyn ArchiveStore>, stored: &StoredArchive) -> Result<Self, MigrateError> {
-        let key = match &stored.archive.storage {
-            StorageInfo::Local => stored.key.clone(),
-            StorageInfo::S3(object) => object.key.parse::<Key>()?,
-            StorageInfo::Oci(_) => {
-                let detail = "expected a v1 archive, found version 2".to_owned();
-                return Err(PublishError::Unexpected { key: stored.key.clone(), detail }.into());
-            }
-        };
-        let data = BlockData::S3 { store: store.clone(), key };
-        Ok(Self { tree: stored.archive.tree.clone(), data })
+    /// The v1 archive `stored` of `archives`.
+    pub fn of(archives: &dyn ArchiveStore, stored: &StoredArchive) -> Result<Self, MigrateError> {
+        Ok(Self { tree: stored.archive.tree.clone(), data: archives.data(stored)? })
     }
 }
 
@@ -194,12 +185,6 @@ macro_rules! lower_errors {
 }
 
 lower_errors!(ArchiveError, ContentError, ClipError, IoError, OciError, StoreError);
-
-impl From<InvalidKey> for MigrateError {
-    fn from(error: InvalidKey) -> Self {
-        ClipError::Storage(error.to_string()).into()
-    }
-}
 
 impl From<InvalidReference> for MigrateError {
     fn from(error: InvalidReference) -> Self {

@@ -1,11 +1,11 @@
 //! An archive that lies in a store: its index is read, its data are left where they are.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use crate::clip::header::{self, Header};
@@ -16,7 +16,7 @@ use crate::clip::{ClipError, MAX_V1_INDEX_BYTES};
 use crate::digest::Digest;
 use crate::image_id::ImageId;
 use crate::publish::PublishError;
-use crate::store::{ArchiveStore, Key};
+use crate::store::{Key, ObjectStat, ObjectStore, ObjectVersion, Overwrite, Put, StoreError};
 
 /// Keys asked for at a time.
 const PAGE: usize = 1000;
@@ -30,6 +30,8 @@ pub struct StoredArchive {
     pub key: Key,
     /// Bytes of the object.
     pub size: u64,
+    /// Which object was read, so that only that is replaced.
+    pub seen: ObjectVersion,
     /// SHA-256 of all but the data blocks. The index holds the SHA-256 of each file.
     pub digest: Digest,
     /// The archive.
@@ -40,18 +42,17 @@ pub struct StoredArchive {
 
 impl StoredArchive {
     /// Opens the archive called `key`; `None` if there is none.
-    pub async fn open(
-        store: &Arc<dyn ArchiveStore>,
-        key: &Key,
-    ) -> Result<Option<Self>, PublishError> {
-        let Some(size) = store.size(key).await? else { return Ok(None) };
+    pub async fn open(store: &dyn ObjectStore, key: &Key) -> Result<Option<Self>, PublishError> {
+        let Some(ObjectStat { size, version: seen }) = store.stat(key).await? else {
+            return Ok(None);
+        };
         let object = Object { store, key, size };
         let head = object.read(0..size.min(header::LENGTH as u64)).await?;
         let header = Header::decode(&head, size)?;
         let start = header.index.start;
         let rest = object.read(start..size).await?;
-        let seen = Bytes::from([&head[..], &rest[..]].concat());
-        let digest = Digest::of(&seen);
+        let read = Bytes::from([&head[..], &rest[..]].concat());
+        let digest = Digest::of(&read);
         let part = |range: &Range<u64>| {
             let within = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
             Some(rest.slice(within(range.start)?..within(range.end)?))
@@ -66,8 +67,8 @@ impl StoredArchive {
         };
         let index = part(&header.index).unwrap_or_default();
         let archive = Archive::decode(header, &index, storage.as_deref())?;
-        let whole = (seen.len() as u64 == size).then_some(seen);
-        Ok(Some(Self { key: key.clone(), size, digest, archive, whole }))
+        let whole = (read.len() as u64 == size).then_some(read);
+        Ok(Some(Self { key: key.clone(), size, seen, digest, archive, whole }))
     }
 
     /// 2 if the files' content is in an image's layers, else 1.
@@ -83,8 +84,8 @@ impl StoredArchive {
 }
 
 /// The version of the archive called `key`, without its index.
-pub async fn stored_version(
-    store: &Arc<dyn ArchiveStore>,
+pub(super) async fn stored_version(
+    store: &dyn ObjectStore,
     key: &Key,
     size: u64,
 ) -> Result<u8, PublishError> {
@@ -97,6 +98,51 @@ pub async fn stored_version(
     }
 }
 
+/// Whether what is under the key, or that there is nothing, leaves room for another archive.
+pub(super) async fn may_replace(
+    store: &dyn ObjectStore,
+    key: &Key,
+    overwrite: &Overwrite,
+) -> Result<bool, PublishError> {
+    Ok(match overwrite {
+        Overwrite::Replace => true,
+        Overwrite::Never => store.stat(key).await?.is_none(),
+        Overwrite::Seen(seen) => store.stat(key).await?.is_some_and(|stat| stat.version == *seen),
+    })
+}
+
+/// What names the content that is under `key`: the digest of all but its data blocks.
+pub(super) async fn published(
+    store: &dyn ObjectStore,
+    key: &Key,
+) -> Result<Option<Digest>, PublishError> {
+    let Some(size) = store.size(key).await? else { return Ok(None) };
+    let head = store.read(key, 0, header::LENGTH as u64).await?;
+    let index = match Header::decode(&head, size) {
+        Ok(header) => header.index.start..size,
+        Err(_) => head.len() as u64..size,
+    };
+    // What is not of our making may be of any size: then its end is enough to tell.
+    let start = index.start.max(size.saturating_sub(MAX_V1_INDEX_BYTES));
+    let rest = store.read(key, start, size - start).await?;
+    Ok(Some(Digest::from_hasher(Sha256::new().chain_update(head).chain_update(rest))))
+}
+
+/// What it means that a key is taken: whether it is by what was to be published.
+pub(super) async fn judge(
+    store: &dyn ObjectStore,
+    key: &Key,
+    expected: Digest,
+) -> Result<Put, PublishError> {
+    let (found, key, store) = (published(store, key).await?, key.clone(), store.describe());
+    Err(match found {
+        Some(found) if found == expected => return Ok(Put::Unchanged),
+        Some(found) => StoreError::Conflict { key, store, expected, found },
+        None => StoreError::NotFound { key, store },
+    }
+    .into())
+}
+
 fn version(storage: &StorageInfo) -> u8 {
     match storage {
         StorageInfo::Oci(_) => 2,
@@ -105,7 +151,7 @@ fn version(storage: &StorageInfo) -> u8 {
 }
 
 struct Object<'a> {
-    store: &'a Arc<dyn ArchiveStore>,
+    store: &'a dyn ObjectStore,
     key: &'a Key,
     size: u64,
 }
@@ -144,13 +190,13 @@ pub struct ListedArchive {
 
 /// Archives of images whose ids begin with `prefix` and sort behind `after`, in their order, at
 /// most `limit`.
-pub async fn list_archives(
-    store: &Arc<dyn ArchiveStore>,
+pub(super) async fn list_archives(
+    store: &dyn ObjectStore,
+    extension: &'static str,
     prefix: &str,
     after: Option<&ImageId>,
     limit: usize,
 ) -> Result<Vec<ListedArchive>, PublishError> {
-    let extension = store.extension();
     let mut after = after.map_or_else(String::new, |id| Key::archive(id, extension).to_string());
     let mut found = Vec::new();
     while found.len() < limit {

@@ -1,11 +1,13 @@
 //! The store that is a directory: one file per object (beta9's `local`, CONTRACT section C).
 //!
 //! A file is written under a temporary name, synced, and then renamed to its key. Temporary names
-//! start with `.tmp-`, which no key does; those that a crash left behind are leftovers.
+//! start with `.tmp-`, which no key does; those that a crash left behind are leftovers. Names are given
+//! under a lock that all processes of the machine share, so that one of them can look at what is there
+//! before it takes its place.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -17,12 +19,14 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArchiveStore, Bucket, Commit, CommitReport, Key, Leftover, ListedObject, NewObject, Overwrite,
-    Put, StoreError, supervise,
+    Commit, CommitReport, Key, Leftover, ListedObject, NewObject, ObjectStat, ObjectStore,
+    ObjectVersion, Overwrite, Put, StoreError, supervise,
 };
 use crate::digest::Digest;
 
 const TEMPORARY_PREFIX: &str = ".tmp-";
+/// Whoever gives a file its name holds the lock of this one, which no key can name.
+const LOCK: &str = ".lock";
 const CHUNK: usize = 256 * 1024;
 
 /// A file on its way.
@@ -76,6 +80,27 @@ impl DirectoryStore {
         }
     }
 
+    /// Makes sure that nobody else gives a file its name until what is returned is dropped.
+    fn lock(&self) -> io::Result<File> {
+        let lock =
+            File::options().write(true).create(true).truncate(false).open(self.root.join(LOCK))?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
+    /// Whether what is at `target` may be replaced; asked under the lock.
+    fn may_replace(&self, target: &Path, overwrite: &Overwrite) -> io::Result<bool> {
+        Ok(match overwrite {
+            Overwrite::Replace => true,
+            Overwrite::Never => !target.try_exists()?,
+            Overwrite::Seen(seen) => match fs::metadata(target) {
+                Ok(found) => version(&found)? == *seen,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+                Err(e) => return Err(e),
+            },
+        })
+    }
+
     fn path(&self, key: &Key) -> PathBuf {
         self.root.join(key.as_str())
     }
@@ -123,7 +148,7 @@ impl DirectoryStore {
             let (key, file) = (key.clone(), file.to_owned());
             return Err(StoreError::Mismatch { key, file, expected: digest, found });
         }
-        match self.publish(key, temporary, overwrite, cancel)? {
+        match self.publish(key, temporary, &overwrite, cancel)? {
             CommitReport::Written => Ok(Put::Written),
             CommitReport::Taken => self.compare(key, digest, cancel),
         }
@@ -134,7 +159,7 @@ impl DirectoryStore {
         &self,
         key: &Key,
         temporary: NamedTempFile,
-        overwrite: Overwrite,
+        overwrite: &Overwrite,
         cancel: &CancellationToken,
     ) -> Result<CommitReport, StoreError> {
         let target = self.path(key);
@@ -145,25 +170,24 @@ impl DirectoryStore {
         if cancel.is_cancelled() {
             return Err(StoreError::Cancelled { key: key.clone() });
         }
-        match overwrite {
-            Overwrite::Replace => {
-                temporary.persist(&target).map_err(|e| failed(e.error))?;
-            }
-            Overwrite::Never => match temporary.persist_noclobber(&target) {
-                Ok(_) => {}
-                Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => {
-                    return Ok(CommitReport::Taken);
-                }
-                Err(e) => return Err(failed(e.error)),
-            },
+        let lock = self.lock().map_err(failed)?;
+        if !self.may_replace(&target, overwrite).map_err(failed)? {
+            return Ok(CommitReport::Taken);
         }
+        temporary.persist(&target).map_err(|e| failed(e.error))?;
+        drop(lock);
         // The rename is lasting only once the directory that holds the name is synced.
         File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)?;
         Ok(CommitReport::Written)
     }
 
     /// A second name for the same file, put in place like any other.
-    fn copy_blocking(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
+    fn copy_blocking(
+        &self,
+        from: &Key,
+        to: &Key,
+        overwrite: &Overwrite,
+    ) -> Result<CommitReport, StoreError> {
         let (source, target) = (self.path(from), self.path(to));
         let failed = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -173,9 +197,6 @@ impl DirectoryStore {
         };
         let parent = target.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(failed)?;
-        if overwrite == Overwrite::Never && target.try_exists().map_err(failed)? {
-            return Ok(());
-        }
         // A name that nobody else has: a temporary directory is one, and goes by itself.
         let own = tempfile::Builder::new()
             .prefix(TEMPORARY_PREFIX)
@@ -190,17 +211,15 @@ impl DirectoryStore {
             fs::copy(&source, &name).map_err(failed)?;
             File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
         }
-        match overwrite {
-            // Between two names of one file this does nothing: then all is done already.
-            Overwrite::Replace => fs::rename(&name, &target).map_err(failed)?,
-            Overwrite::Never => match fs::hard_link(&name, &target) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(failed(e)),
-                Err(_) => fs::rename(&name, &target).map_err(failed)?,
-                Ok(()) => {}
-            },
+        let lock = self.lock().map_err(failed)?;
+        if !self.may_replace(&target, overwrite).map_err(failed)? {
+            return Ok(CommitReport::Taken);
         }
-        File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)
+        // Between two names of one file this does nothing: then all is done already.
+        fs::rename(&name, &target).map_err(failed)?;
+        drop(lock);
+        File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        Ok(CommitReport::Written)
     }
 
     fn list_blocking(
@@ -254,7 +273,12 @@ impl DirectoryStore {
         cancel: &CancellationToken,
     ) -> Result<Put, StoreError> {
         let path = self.path(key);
-        let failed = |e| StoreError::io(format!("read {key}"), &path, e);
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => {
+                StoreError::NotFound { key: key.clone(), store: self.describe() }
+            }
+            _ => StoreError::io(format!("read {key}"), &path, e),
+        };
         let mut file = File::open(&path).map_err(failed)?;
         let found = copy(key, &mut file, &mut io::sink(), cancel)?.map_err(failed)?;
         if found == expected {
@@ -281,11 +305,7 @@ impl DirectoryStore {
 }
 
 #[async_trait]
-impl ArchiveStore for DirectoryStore {
-    fn extension(&self) -> &'static str {
-        "clip"
-    }
-
+impl ObjectStore for DirectoryStore {
     fn describe(&self) -> String {
         format!("directory {}", self.root.display())
     }
@@ -312,16 +332,17 @@ impl ArchiveStore for DirectoryStore {
         self.blocking("write", move |store| Draft::begin(store, key, cancel)).await
     }
 
-    fn bucket(&self) -> Option<Bucket> {
-        None
-    }
-
-    async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+    async fn stat(&self, key: &Key) -> Result<Option<ObjectStat>, StoreError> {
         let path = self.path(key);
+        let failed = |e| StoreError::io(format!("look up {key}"), &path, e);
         match tokio::fs::metadata(&path).await {
-            Ok(metadata) => Ok(metadata.is_file().then_some(metadata.len())),
+            Ok(found) if found.is_file() => {
+                let version = version(&found).map_err(failed)?;
+                Ok(Some(ObjectStat { size: found.len(), version }))
+            }
+            Ok(_) => Ok(None),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(StoreError::io(format!("look up {key}"), &path, e)),
+            Err(e) => Err(failed(e)),
         }
     }
 
@@ -330,9 +351,18 @@ impl ArchiveStore for DirectoryStore {
         self.blocking("read", move |store| store.read_blocking(&key, offset, len)).await
     }
 
-    async fn copy(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
+    async fn copy(
+        &self,
+        from: &Key,
+        to: &Key,
+        overwrite: Overwrite,
+    ) -> Result<CommitReport, StoreError> {
         let (from, to) = (from.clone(), to.clone());
-        self.blocking("copy", move |store| store.copy_blocking(&from, &to, overwrite)).await
+        self.blocking("copy", move |store| store.copy_blocking(&from, &to, &overwrite)).await
+    }
+
+    async fn presign(&self, _: &Key, _: Duration) -> Result<Option<String>, StoreError> {
+        Ok(None)
     }
 
     async fn list(
@@ -399,6 +429,12 @@ impl ArchiveStore for DirectoryStore {
     }
 }
 
+/// A file is put under its name whole and not written again, so that these tell it from another.
+fn version(found: &fs::Metadata) -> io::Result<ObjectVersion> {
+    let modified = found.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(ObjectVersion(format!("{}-{}-{}", found.ino(), found.len(), modified.as_nanos())))
+}
+
 /// Copies to the end and returns the digest of what was copied. The outer error is cancellation.
 fn copy(
     key: &Key,
@@ -428,7 +464,7 @@ fn copy(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{LEFTOVER_AGE, sweep};
+    use crate::store::{SAFE_AGE, sweep};
 
     #[tokio::test]
     async fn removes_old_leftovers_of_a_crash_and_nothing_else() {
@@ -438,7 +474,7 @@ mod tests {
         for path in [&old, &young, &archive] {
             fs::write(path, b"x").unwrap();
         }
-        let two_days_ago = SystemTime::now() - LEFTOVER_AGE * 2;
+        let two_days_ago = SystemTime::now() - SAFE_AGE * 2;
         for path in [&old, &archive] {
             File::options().write(true).open(path).unwrap().set_modified(two_days_ago).unwrap();
         }

@@ -15,6 +15,7 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::presigning::PresigningConfig;
 use aws_sdk_s3::types::MetadataDirective;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::{Bytes, BytesMut};
@@ -22,8 +23,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ArchiveStore, Bucket, Key, Leftover, ListedObject, NewObject, Overwrite, Put, StoreError,
-    supervise,
+    Bucket, CommitReport, Key, Leftover, ListedObject, NewObject, ObjectStat, ObjectStore,
+    ObjectVersion, Overwrite, Put, StoreError, supervise,
 };
 use crate::digest::Digest;
 
@@ -137,6 +138,28 @@ impl S3Store {
         }
     }
 
+    /// Where readers without us find the objects.
+    pub fn place(&self) -> Bucket {
+        Bucket {
+            name: self.bucket.clone(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            force_path_style: self.force_path_style,
+        }
+    }
+
+    /// Whether the object that is there now, if any, may be replaced. Servers that know no
+    /// conditions are asked so; the others decide when they write.
+    async fn may_replace(&self, key: &Key, overwrite: &Overwrite) -> Result<bool, StoreError> {
+        Ok(match overwrite {
+            Overwrite::Replace => true,
+            Overwrite::Never => self.stat(key).await?.is_none(),
+            Overwrite::Seen(seen) => {
+                self.stat(key).await?.is_some_and(|found| found.version == *seen)
+            }
+        })
+    }
+
     fn not_found(&self, key: &Key) -> StoreError {
         StoreError::NotFound { key: key.clone(), store: self.describe() }
     }
@@ -178,11 +201,7 @@ impl S3Store {
 }
 
 #[async_trait]
-impl ArchiveStore for S3Store {
-    fn extension(&self) -> &'static str {
-        "rclip"
-    }
-
+impl ObjectStore for S3Store {
     fn describe(&self) -> String {
         format!("S3 bucket {}", self.bucket)
     }
@@ -208,20 +227,13 @@ impl ArchiveStore for S3Store {
         Ok(stream::begin(self, key, cancel))
     }
 
-    fn bucket(&self) -> Option<Bucket> {
-        Some(Bucket {
-            name: self.bucket.clone(),
-            region: self.region.clone(),
-            endpoint: self.endpoint.clone(),
-            force_path_style: self.force_path_style,
-        })
-    }
-
-    async fn size(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+    async fn stat(&self, key: &Key) -> Result<Option<ObjectStat>, StoreError> {
         let request = self.client.head_object().bucket(&self.bucket).key(key.as_str());
         match request.send().await.map_err(Failure::from) {
-            Ok(head) => {
-                Ok(Some(head.content_length().and_then(|n| u64::try_from(n).ok()).unwrap_or(0)))
+            Ok(found) => {
+                let size = found.content_length().and_then(|size| u64::try_from(size).ok());
+                let version = ObjectVersion(found.e_tag().unwrap_or_default().to_owned());
+                Ok(Some(ObjectStat { size: size.unwrap_or(0), version }))
             }
             Err(failure) if failure.is_missing_object() => Ok(None),
             Err(failure) => Err(failure.into_error(self, format!("look up {key}"))),
@@ -250,16 +262,37 @@ impl ArchiveStore for S3Store {
         }
     }
 
-    async fn copy(&self, from: &Key, to: &Key, overwrite: Overwrite) -> Result<(), StoreError> {
-        if overwrite == Overwrite::Never && self.size(to).await?.is_some() {
-            return Ok(());
+    /// S3 itself copies without conditions: what is there is looked at right before.
+    async fn copy(
+        &self,
+        from: &Key,
+        to: &Key,
+        overwrite: Overwrite,
+    ) -> Result<CommitReport, StoreError> {
+        if !self.may_replace(to, &overwrite).await? {
+            return Ok(CommitReport::Taken);
         }
         let source = format!("{}/{from}", self.bucket);
         let request = self.client.copy_object().copy_source(source).bucket(&self.bucket);
         match request.key(to.as_str()).send().await.map_err(Failure::from) {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(CommitReport::Written),
             Err(failure) if failure.is_missing_object() => Err(self.not_found(from)),
             Err(failure) => Err(failure.into_error(self, format!("copy {from} to {to}"))),
+        }
+    }
+
+    async fn presign(&self, key: &Key, lifetime: Duration) -> Result<Option<String>, StoreError> {
+        let failed = |reason: String| StoreError::Rejected {
+            store: self.describe(),
+            action: format!("sign an address of {key}"),
+            reason,
+        };
+        let lifetime =
+            PresigningConfig::expires_in(lifetime).map_err(|error| failed(error.to_string()))?;
+        let request = self.client.get_object().bucket(&self.bucket).key(key.as_str());
+        match request.presigned(lifetime).await {
+            Ok(signed) => Ok(Some(signed.uri().to_owned())),
+            Err(error) => Err(failed(failure::chain(&error))),
         }
     }
 

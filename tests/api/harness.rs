@@ -1,24 +1,19 @@
 //! A router over a database of its own, and what the tests say to it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
 use clipwright::api::{AppState, router};
-use clipwright::digest::Digest;
 use clipwright::jobs::queue::{Queue, Vault};
-use clipwright::store::{
-    ArchiveStore, Bucket, Key, Leftover, ListedObject, NewObject, Overwrite, Put, StoreError,
-};
+use clipwright::publish::archives::Stores;
+use clipwright::store::{InterceptedStore, Interceptor, Operation, StoreError, StoreSettings};
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
+use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use crate::support::postgres::TestDatabase;
@@ -28,6 +23,8 @@ pub(crate) struct App {
     pub(crate) state: AppState,
     pub(crate) store: Arc<Probe>,
     pub(crate) database: TestDatabase,
+    /// Where archives are.
+    _directory: TempDir,
 }
 
 impl App {
@@ -40,10 +37,15 @@ impl App {
         let database = TestDatabase::create().await;
         let vault = Vault::new(["ab".repeat(32).parse().unwrap()]);
         let queue = Queue::new(database.pool().clone(), vault);
+        let directory = tempfile::tempdir().unwrap();
+        let settings = StoreSettings::Directory(directory.path().to_owned());
         let store = Arc::new(Probe::default());
+        let probe = store.clone();
+        let before = move |objects| Arc::new(InterceptedStore::new(objects, probe)) as _;
+        let archives = Stores::open(&settings, before).await.unwrap().archives;
         let token = token.map(SecretString::from);
-        let state = AppState::new(queue, store.clone(), token.as_ref());
-        Self { state, store, database }
+        let state = AppState::new(queue, archives, token.as_ref());
+        Self { state, store, database, _directory: directory }
     }
 
     pub(crate) fn router(&self) -> Router {
@@ -165,79 +167,20 @@ impl Answer {
     }
 }
 
-/// A store of which only `check` and `list` are ever asked here, and which can stop answering or panic.
+/// Stands before the store, which then stops answering or panics.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     pub(crate) hangs: AtomicBool,
     pub(crate) panics: AtomicBool,
 }
 
-#[async_trait]
-impl ArchiveStore for Probe {
-    fn extension(&self) -> &'static str {
-        "clip"
-    }
-
-    fn describe(&self) -> String {
-        "probe".to_owned()
-    }
-
-    async fn put(
-        &self,
-        _: &Key,
-        _: &Path,
-        _: Digest,
-        _: Overwrite,
-        _: &CancellationToken,
-    ) -> Result<Put, StoreError> {
-        unreachable!("the API writes no archive")
-    }
-
-    async fn size(&self, _: &Key) -> Result<Option<u64>, StoreError> {
-        unreachable!("the API reads no archive")
-    }
-
-    async fn read(&self, _: &Key, _: u64, _: u64) -> Result<Bytes, StoreError> {
-        unreachable!("the API reads no archive")
-    }
-
-    async fn create(&self, _: &Key, _: &CancellationToken) -> Result<NewObject, StoreError> {
-        unreachable!("the API writes no archive")
-    }
-
-    fn bucket(&self) -> Option<Bucket> {
-        unreachable!("the API reads no archive")
-    }
-
-    async fn copy(&self, _: &Key, _: &Key, _: Overwrite) -> Result<(), StoreError> {
-        unreachable!("the API writes no archive")
-    }
-
-    async fn list(&self, _: &str, _: &str, _: usize) -> Result<Vec<ListedObject>, StoreError> {
-        assert!(!self.panics.load(Ordering::SeqCst), "secret plan");
-        Ok(Vec::new())
-    }
-
-    async fn touch(&self, _: &Key, _: Duration) -> Result<bool, StoreError> {
-        unreachable!("the API marks no archive")
-    }
-
-    async fn leftovers(&self, _: Duration) -> Result<Vec<Leftover>, StoreError> {
-        unreachable!("the API looks for nothing that was left behind")
-    }
-
-    async fn remove_leftover(&self, _: &Leftover) -> Result<(), StoreError> {
-        unreachable!("the API removes nothing that was left behind")
-    }
-
-    async fn delete(&self, _: &Key) -> Result<(), StoreError> {
-        unreachable!("the API deletes no archive")
-    }
-
-    async fn check(&self) -> Result<(), StoreError> {
-        if self.hangs.load(Ordering::SeqCst) {
+impl Interceptor for Probe {
+    async fn before(&self, operation: Operation) -> Result<(), StoreError> {
+        if operation == Operation::Check && self.hangs.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
+        let panics = operation == Operation::List && self.panics.load(Ordering::SeqCst);
+        assert!(!panics, "secret plan");
         Ok(())
     }
 }

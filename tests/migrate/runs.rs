@@ -55,7 +55,7 @@ pub(crate) fn files_in(directory: &Path) -> Vec<(String, u64)> {
             let (name, size) = line.rsplit_once(' ').unwrap();
             (name.to_owned(), size.parse().unwrap())
         })
-        .filter(|(name, _)| !name.starts_with("layer-index/"))
+        .filter(|(name, _)| !name.starts_with("layer-index/") && name != ".lock")
         .collect();
     files.sort();
     files

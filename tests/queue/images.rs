@@ -1,12 +1,12 @@
 //! Rows of images and the store part, and are brought together again.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use clipwright::jobs::job::{ImageId, JobSpec, JobState, MigrateSpec};
 use clipwright::jobs::queue::JobFilter;
 use clipwright::jobs::reconcile::{Images, Reconciler as _};
-use clipwright::store::{ArchiveStore, DirectoryStore};
+use clipwright::publish::archives::Stores;
+use clipwright::store::StoreSettings;
 use clipwright::workspace::WorkspaceId;
 use uuid::Uuid;
 
@@ -16,13 +16,14 @@ use super::harness::{Fixture, result_for};
 async fn published(directory: &Path) -> (Fixture, Images, ImageId, Uuid) {
     let f = Fixture::new().await;
     std::fs::write(directory.join("x.rclip"), "x").unwrap();
-    let store: Arc<dyn ArchiveStore> = Arc::new(DirectoryStore::open(directory).await.unwrap());
+    let settings = StoreSettings::Directory(directory.to_owned());
+    let archives = Stores::open(&settings, |objects| objects).await.unwrap().archives;
     let id = f.submit(1).await;
     let lease = f.claim("w").await.unwrap();
     assert!(f.queue.own_archive(&lease).await.unwrap());
     let result = result_for(&lease.job);
     f.queue.succeed(&lease, &result).await.unwrap();
-    let images = Images::new(f.queue.clone(), store);
+    let images = Images::new(f.queue.clone(), archives);
     (f, images, result.image_id, id)
 }
 

@@ -32,7 +32,7 @@ impl Bench {
         Self { dir, wanted, index: Arc::new(index), cancel: CancellationToken::new() }
     }
 
-    async fn store(&self) -> Arc<dyn ArchiveStore> {
+    async fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::new(DirectoryStore::open(&self.dir.path().join("store")).await.unwrap())
     }
 

@@ -19,6 +19,7 @@ use crate::jobs::worker::{EventSink, Fence};
 use crate::local::drop_aside;
 use crate::oci::{ImageSource, Publisher, ResolvedImage, Source};
 use crate::progress::Progress;
+use crate::publish::archives::ArchiveName;
 use crate::publish::{Publication, Republication, RepublishedImage};
 use crate::store::{Key, Overwrite};
 use crate::telemetry::metrics::archive_published;
@@ -129,10 +130,11 @@ impl PullRun<'_> {
             );
             self.warn(&mut indexed.warnings, warning);
         }
-        let store = &self.puller.store;
-        let key = Key::archive(self.id, store.extension());
-        let ownership = self.ownership().await?;
-        let put = store.put(&key, &file, written.digest, ownership.overwrite, self.cancel).await;
+        let archives = &self.puller.archives;
+        let key = archives.key(&ArchiveName::Image(self.id.clone()));
+        let ownership = self.ownership(&key).await?;
+        let overwrite = ownership.overwrite.clone();
+        let put = archives.publish(&key, &file, written.digest, overwrite, self.cancel).await;
         ownership.judge(put.map_err(PullError::from))?;
         let summary = Summary::of(image, &indexed);
         drop_aside(indexed);
@@ -149,15 +151,16 @@ impl PullRun<'_> {
             tracing::info!(image_id = %self.id, code = finding.code(), %finding, "fell back to v1");
             self.events.send(EventKind::FellBack(self.report(1, Some(finding))));
         }
-        let ownership = self.ownership().await?;
+        let name = ArchiveName::Image(self.id.clone());
+        let ownership = self.ownership(&self.puller.archives.key(&name)).await?;
         let IndexOptions { limits, budget, .. } = self.puller.index.clone();
         let publication = Publication {
             source,
             image,
             options: &PackOptions { limits, budget },
-            store: &*self.puller.store,
-            id: self.id,
-            overwrite: ownership.overwrite,
+            archives: &*self.puller.archives,
+            name: &name,
+            overwrite: ownership.overwrite.clone(),
         };
         let published = publication.publish(self.progress.clone(), self.cancel).await;
         let published = ownership.judge(published.map_err(PullError::from))?;
@@ -216,9 +219,13 @@ impl PullRun<'_> {
     }
 
     /// Asked before anything is published: whether the job is still ours, and whose the image id is.
-    async fn ownership(&self) -> Result<Ownership, PullError> {
+    ///
+    /// What is there is looked at before the fence is asked, so that what somebody puts there who took
+    /// the job over in between is not replaced.
+    async fn ownership(&self, key: &Key) -> Result<Ownership, PullError> {
+        let seen = if self.force { self.puller.archives.stat(key).await? } else { None };
         let own = self.fence.owns_archive().await?;
-        let overwrite = if own && self.force { Overwrite::Replace } else { Overwrite::Never };
+        let overwrite = Overwrite::only(seen.filter(|_| own).map(|seen| seen.version));
         Ok(Ownership { own, overwrite })
     }
 

@@ -13,8 +13,8 @@ use super::{BATCH, ReconcileError, Reconciler};
 use crate::jobs::job::{ImageId, JobResult, JobSpec, MigrateSpec};
 use crate::jobs::queue::{Connection, NewJob, Queue, patiently};
 use crate::jobs::recorded::Recorded;
-use crate::publish::stored::StoredArchive;
-use crate::store::{ArchiveStore, Key};
+use crate::publish::archives::ArchiveStore;
+use crate::store::Key;
 use crate::workspace::WorkspaceId;
 
 const LOOK: &str = "look through images";
@@ -25,7 +25,7 @@ const FREE: &str = "free image ids";
 #[derive(Debug)]
 pub struct Images {
     queue: Queue,
-    store: Arc<dyn ArchiveStore>,
+    archives: Arc<dyn ArchiveStore>,
     /// The last image that was looked at.
     after: Mutex<(String, String)>,
 }
@@ -39,9 +39,9 @@ struct ImageRow {
 }
 
 impl Images {
-    /// Compares the rows of `queue` with `store`.
-    pub fn new(queue: Queue, store: Arc<dyn ArchiveStore>) -> Self {
-        Self { queue, store, after: Mutex::default() }
+    /// Compares the rows of `queue` with `archives`.
+    pub fn new(queue: Queue, archives: Arc<dyn ArchiveStore>) -> Self {
+        Self { queue, archives, after: Mutex::default() }
     }
 
     /// The next images, of which no job is under way; from the first again after the last.
@@ -78,7 +78,7 @@ impl Images {
         // What a later version wrote is for a later version to compare.
         let Some(result) = result.known() else { return Ok(false) };
         let Ok(key) = result.archive.key.parse::<Key>() else { return Ok(false) };
-        match self.store.size(&key).await? {
+        match self.archives.stat(&key).await?.map(|stat| stat.size) {
             Some(size) if size == result.archive.size => Ok(false),
             Some(_) => self.describe_anew(row, &result.image_id, &key).await,
             None => self.forget(row).await,
@@ -91,7 +91,7 @@ impl Images {
         image_id: &ImageId,
         key: &Key,
     ) -> Result<bool, ReconcileError> {
-        let archive = match StoredArchive::open(&self.store, key).await {
+        let archive = match self.archives.open(key).await {
             Ok(Some(archive)) => archive,
             Ok(None) => return Ok(false),
             Err(error) => {

@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{ReconcileError, Reconciler};
-use crate::store::{self, ArchiveStore};
+use crate::store::{self, ObjectStore};
 
 /// What writers that died left in the store.
 #[derive(Debug)]
 pub struct Leftovers {
     /// The store.
-    pub store: Arc<dyn ArchiveStore>,
+    pub store: Arc<dyn ObjectStore>,
 }
 
 #[async_trait]

@@ -1,23 +1,21 @@
 //! A v2 archive becomes a v1 archive again, packed from its image's layers. It is made where nobody
 //! sees it, read back and compared; who called decides about the rest.
 
-use std::io::Write as _;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::compare::Comparison;
 use super::{MigrateError, V1, V2, compare_archives};
-use crate::archive::{IndexOptions, PackOptions, Summary, pack_image};
+use crate::archive::{IndexOptions, PackOptions, Summary};
 use crate::image_id::ImageId;
-use crate::local::{blocking, io_error};
 use crate::progress::Progress;
-use crate::publish::PublishError;
+use crate::publish::archives::{ArchiveName, ArchiveStore};
 use crate::publish::stored::StoredArchive;
-use crate::publish::v1::index_of;
-use crate::store::{ArchiveStore, Commit, Key, NewObject, Overwrite};
+use crate::publish::{Publication, PublishError};
+use crate::store::Overwrite;
 
-/// A v1 archive that holds what the v2 archive shows, under [`Key::staged`].
+/// A v1 archive that holds what the v2 archive shows, under [`ArchiveName::Staged`].
 #[derive(Debug)]
 pub struct StagedV1 {
     /// What it was made from and holds.
@@ -28,42 +26,40 @@ pub struct StagedV1 {
     pub compared: Comparison,
 }
 
-/// Packs the v1 archive of `id` and compares it with what it was made from. In S3 its data take
-/// their final place; `make_way` is waited for right before, when they are whole, and its failure
+/// Packs the v1 archive of `id` and compares it with what it was made from. Data beside it take
+/// their final place; `before` is waited for right before, when they are whole, and its failure
 /// leaves what is there.
 pub async fn to_v1(
     v2: &V2,
-    store: &Arc<dyn ArchiveStore>,
+    archives: &dyn ArchiveStore,
     id: &ImageId,
     (pack, index): (&PackOptions, &IndexOptions),
-    make_way: impl Future<Output = Result<(), MigrateError>>,
+    before: impl Future<Output = Result<(), MigrateError>>,
     progress: &Arc<dyn Progress>,
     cancel: &CancellationToken,
 ) -> Result<StagedV1, MigrateError> {
-    let key = Key::staged(id, store.extension());
-    let bucket = store.bucket();
-    let data = if bucket.is_some() { Key::archive(id, "clip") } else { key.clone() };
-    let NewObject { sink, commit } = store.create(&data, cancel).await?;
-    let packed = pack_image(&v2.source, &v2.image, pack, sink, progress.clone(), cancel).await;
-    let packed = match packed {
-        Ok(packed) => make_way.await.map(|()| (packed.head.clone(), packed)),
-        Err(error) => Err(error.into()),
+    let name = ArchiveName::Staged(id.clone());
+    let publication = Publication {
+        source: &v2.source,
+        image: &v2.image,
+        options: pack,
+        archives,
+        name: &name,
+        overwrite: Overwrite::Replace,
     };
-    let packed = settle(commit, packed).await?;
-    if let Some(bucket) = &bucket {
-        let bytes = index_of(&packed, bucket, &data)?;
-        let NewObject { mut sink, commit } = store.create(&key, cancel).await?;
-        let sent = blocking(move || sink.write_all(&bytes).and_then(|()| sink.flush())).await?;
-        let sent = sent.map_err(io_error(format!("can't write {key}")));
-        settle(commit, sent.map(|()| (Vec::new(), ())).map_err(Into::into)).await?;
+    let (draft, packed) = publication.pack(progress.clone(), cancel).await?;
+    if let Err(error) = before.await {
+        return Err(draft.abort().await.map_or(error, Into::into));
     }
+    draft.finish(&packed).await?;
+    let key = archives.key(&name);
     let compared = async {
-        let stored = StoredArchive::open(store, &key).await?;
+        let stored = archives.open(&key).await?;
         let stored = stored.ok_or_else(|| {
             let detail = "it is gone already".to_owned();
             PublishError::Unexpected { key: key.clone(), detail }
         })?;
-        let v1 = V1::of(store, &stored)?;
+        let v1 = V1::of(archives, &stored)?;
         let compared = compare_archives(&v1, v2, index, progress, cancel).await?;
         Ok::<_, MigrateError>((stored, compared))
     };
@@ -74,7 +70,7 @@ pub async fn to_v1(
         }
         Err(error) => {
             // What can't be removed now is found by the next one.
-            if let Err(left) = remove(store, id, [&key, &data], cancel).await {
+            if let Err(left) = remove(archives, id, cancel).await {
                 tracing::warn!(image = %id, error = %left, "what was staged could not be removed");
             }
             Err(error)
@@ -84,30 +80,14 @@ pub async fn to_v1(
 
 /// Removes what was made, unless somebody who took over may have put it to use.
 async fn remove(
-    store: &Arc<dyn ArchiveStore>,
+    archives: &dyn ArchiveStore,
     id: &ImageId,
-    made: [&Key; 2],
     cancel: &CancellationToken,
 ) -> Result<(), PublishError> {
-    let current = StoredArchive::open(store, &Key::archive(id, store.extension())).await?;
+    let current = archives.open(&archives.key(&ArchiveName::Image(id.clone()))).await?;
     if !cancel.is_cancelled() && current.is_some_and(|current| current.version() == 2) {
-        for key in made {
-            store.delete(key).await?;
-        }
+        archives.remove(&archives.key(&ArchiveName::Staged(id.clone()))).await?;
+        archives.remove_data(id).await?;
     }
     Ok(())
-}
-
-/// Ends an object that was written, or not; what is under its key already is replaced.
-async fn settle<T>(
-    commit: Box<dyn Commit>,
-    written: Result<(Vec<u8>, T), MigrateError>,
-) -> Result<T, MigrateError> {
-    match written {
-        Ok((head, made)) => {
-            commit.finish(&head, Overwrite::Replace).await?;
-            Ok(made)
-        }
-        Err(error) => Err(commit.abort().await.map_or(error, Into::into)),
-    }
 }

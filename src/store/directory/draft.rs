@@ -75,7 +75,7 @@ impl Commit for Draft {
                     .as_file()
                     .write_all_at(&head, 0)
                     .map_err(|e| StoreError::io(format!("write {key}"), &store.root, e))?;
-                store.publish(&key, temporary, overwrite, &cancel)
+                store.publish(&key, temporary, &overwrite, &cancel)
             })
             .await
     }

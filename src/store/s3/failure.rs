@@ -9,7 +9,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::S3Store;
-use crate::store::{ArchiveStore, StoreError};
+use crate::store::{ObjectStore, StoreError};
 
 const REASON_LIMIT: usize = 300;
 

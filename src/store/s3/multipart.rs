@@ -89,7 +89,8 @@ impl<'a> Multipart<'a> {
     }
 
     /// Makes the object visible.
-    pub(super) async fn complete(&mut self, overwrite: Overwrite) -> Result<(), Failure> {
+    pub(super) async fn complete(&mut self, overwrite: &Overwrite) -> Result<(), Failure> {
+        let (if_none_match, if_match) = conditions(overwrite);
         let mut parts = std::mem::take(&mut self.sent);
         parts.sort_by_key(CompletedPart::part_number);
         let completed = self
@@ -99,7 +100,8 @@ impl<'a> Multipart<'a> {
             .bucket(&self.store.bucket)
             .key(self.key.as_str())
             .upload_id(&self.id)
-            .set_if_none_match(condition(overwrite))
+            .set_if_none_match(if_none_match)
+            .set_if_match(if_match)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
             .send()
             .await;
@@ -132,7 +134,11 @@ impl<'a> Multipart<'a> {
     }
 }
 
-/// The header that makes the server decide between concurrent writers.
-pub(super) fn condition(overwrite: Overwrite) -> Option<String> {
-    (overwrite == Overwrite::Never).then(|| "*".to_owned())
+/// The headers `If-None-Match` and `If-Match`, which make the server decide between concurrent writers.
+pub(super) fn conditions(overwrite: &Overwrite) -> (Option<String>, Option<String>) {
+    match overwrite {
+        Overwrite::Never => (Some("*".to_owned()), None),
+        Overwrite::Replace => (None, None),
+        Overwrite::Seen(version) => (None, Some(version.to_string())),
+    }
 }

@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use super::failure::{Failure, chain};
-use super::{ArchiveStore, S3Store};
+use super::{ObjectStore, S3Store};
 use crate::digest::Digest;
 use crate::store::{Key, StoreError};
 

@@ -15,8 +15,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::S3Store;
 use super::failure::Failure;
-use super::multipart::{MAX_PARTS, Multipart, condition};
-use crate::store::{ArchiveStore, Commit, CommitReport, Key, NewObject, Overwrite, StoreError};
+use super::multipart::{MAX_PARTS, Multipart, conditions};
+use crate::store::{Commit, CommitReport, Key, NewObject, ObjectStore, Overwrite, StoreError};
 
 /// Parts on their way at a time. Beside them are in memory the first part, the one that is being
 /// filled, and one between.
@@ -202,14 +202,19 @@ async fn complete(
     overwrite: Overwrite,
     multipart: Option<&mut Multipart<'_>>,
 ) -> Result<CommitReport, StoreError> {
+    if !store.may_replace(key, &overwrite).await? {
+        return Ok(CommitReport::Taken);
+    }
+    let (if_none_match, if_match) = conditions(&overwrite);
     let done = match multipart {
-        Some(multipart) => multipart.complete(overwrite).await,
+        Some(multipart) => multipart.complete(&overwrite).await,
         None => store
             .client
             .put_object()
             .bucket(&store.bucket)
             .key(key.as_str())
-            .set_if_none_match(condition(overwrite))
+            .set_if_none_match(if_none_match)
+            .set_if_match(if_match)
             .body(ByteStream::from(only))
             .send()
             .await

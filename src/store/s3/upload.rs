@@ -1,6 +1,6 @@
 //! The way of a put: one request for a small file, a multipart upload for a larger one.
 //!
-//! Creation is conditional (`If-None-Match: *`) on the request that makes the object visible, so
+//! The request that makes the object visible has a condition (`If-None-Match: *`, or `If-Match`), so
 //! that the server decides between concurrent writers.
 
 use std::path::Path;
@@ -13,16 +13,16 @@ use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use super::multipart::{MAX_PARTS, Multipart, condition};
+use super::multipart::{MAX_PARTS, Multipart, conditions};
 use super::published::{DIGEST_METADATA, published};
-use super::{ArchiveStore, S3Store};
+use super::{ObjectStore, S3Store};
 use crate::digest::Digest;
 use crate::store::{Key, Overwrite, Put, StoreError};
 
 /// Parts on their way at a time.
 const CONCURRENCY: usize = 4;
 
-/// Publishes `file` as `key` (see [`ArchiveStore::put`]).
+/// Publishes `file` as `key` (see [`ObjectStore::put`]).
 pub(super) async fn put(
     store: &S3Store,
     key: &Key,
@@ -32,7 +32,7 @@ pub(super) async fn put(
     cancel: &CancellationToken,
 ) -> Result<Put, StoreError> {
     let put = PutRequest { store, key, file, digest, overwrite };
-    if overwrite == Overwrite::Never
+    if put.overwrite == Overwrite::Never
         && let Some(found) = or_cancelled(cancel, key, Box::pin(published(store, key))).await?
     {
         return put.judge(found);
@@ -67,7 +67,11 @@ impl PutRequest<'_> {
         if cancel.is_cancelled() {
             return Err(StoreError::Cancelled { key: self.key.clone() });
         }
+        if !self.store.may_replace(self.key, &self.overwrite).await? {
+            return self.taken().await;
+        }
         // Not cancelled from here on: whether it took effect could not be told.
+        let (if_none_match, if_match) = conditions(&self.overwrite);
         let sent = self
             .store
             .client
@@ -75,7 +79,8 @@ impl PutRequest<'_> {
             .bucket(&self.store.bucket)
             .key(self.key.as_str())
             .metadata(DIGEST_METADATA, self.digest.hex())
-            .set_if_none_match(condition(self.overwrite))
+            .set_if_none_match(if_none_match)
+            .set_if_match(if_match)
             .body(ByteStream::from(content))
             .send()
             .await;
@@ -130,7 +135,10 @@ impl PutRequest<'_> {
     }
 
     async fn complete(&self, upload: &mut Multipart<'_>) -> Result<Put, StoreError> {
-        match upload.complete(self.overwrite).await {
+        if !self.store.may_replace(self.key, &self.overwrite).await? {
+            return self.taken().await;
+        }
+        match upload.complete(&self.overwrite).await {
             Ok(()) => Ok(Put::Written),
             // The answer to a first try was lost and a retry found the upload gone.
             Err(failure) if failure.code.as_deref() == Some("NoSuchUpload") => {
@@ -145,12 +153,15 @@ impl PutRequest<'_> {
 
     /// What a failed write means: when the key is taken, the content there decides.
     async fn refused(&self, failure: Failure) -> Result<Put, StoreError> {
-        if failure.is_taken()
-            && let Some(found) = published(self.store, self.key).await?
-        {
-            return self.judge(found);
+        if failure.is_taken() { self.taken().await } else { Err(self.failed(failure)) }
+    }
+
+    /// The key is not what it may be replaced as.
+    async fn taken(&self) -> Result<Put, StoreError> {
+        match published(self.store, self.key).await? {
+            Some(found) => self.judge(found),
+            None => Err(self.store.not_found(self.key)),
         }
-        Err(self.failed(failure))
     }
 
     fn judge(&self, found: Digest) -> Result<Put, StoreError> {
