@@ -43,6 +43,8 @@ pub mod jobs;
 pub mod layer;
 /// Files and threads of this machine, and how they fail.
 pub mod local;
+/// What all the work of a process may take of its memory together.
+pub mod memory;
 /// References, credentials, platforms, registries and layout directories.
 pub mod oci;
 /// How progress leaves the lower floors.

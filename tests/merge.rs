@@ -1,6 +1,7 @@
 //! Random stacks of layers: the merged tree, and what a v1 archive of them holds, is the one that
 //! `umoci unpack` makes of the same layers, or both refuse.
 
+use clipwright::memory::MemoryAccount;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
@@ -139,10 +140,10 @@ fn ours(layers: &[Blob], tars: &[Vec<u8>]) -> Result<BTreeMap<String, Seen>, Lay
         .iter()
         .map(|layer| {
             let read = LayerRead { digest: layer.digest, limits: Limits::default(), span: None };
-            read_layer(read, &*layer.bytes, &mut NoContents)
+            read_layer(read, &MemoryAccount::default(), &*layer.bytes, &mut NoContents)
         })
         .collect::<Result<_, _>>()?;
-    let nodes = merge(&indexes, &Limits::default())?;
+    let nodes = merge(&indexes, &Limits::default(), &MemoryAccount::default())?;
     Ok(seen(&nodes, "", |content| {
         let FileContent::Remote(remote) = content else { panic!("{content:?}") };
         let layer = layers.iter().position(|layer| layer.digest == remote.layer).unwrap();

@@ -69,6 +69,36 @@ async fn a_pull_becomes_an_archive_that_files_are_read_from() {
     assert_eq!(inspected["storage"]["repository"], "some/image");
 }
 
+/// A layer and a tree pay for a MiB each, at the least: three for each of these images.
+#[tokio::test]
+async fn jobs_share_one_budget_of_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let layers = [layer("lower", b"lower"), layer("upper", b"upper")];
+    let source = registry.push(Layout::of(&layers).path(), "image");
+    let settings = || Settings::default().argument("layer-cache-mib", "0");
+    let service = Service::start(settings().argument("limit-memory-mib", "3")).await;
+    let mut jobs = Vec::new();
+    for id in 0..6 {
+        jobs.push(service.pull(&format!("{id:016x}"), &source).await);
+    }
+    for job in jobs {
+        let job = service.finished(&job).await;
+        assert_eq!(job["state"], "succeeded", "whoever finds none left runs alone: {job:#}");
+    }
+
+    let service = Service::start(settings().argument("limit-memory-mib", "2")).await;
+    let job = service.pull("961eaef6668e480f", &source).await;
+    let job = service.finished_at_last(&job).await;
+    assert_eq!(job["error"]["code"], "limit_memory", "{job:#}");
+    assert_eq!(
+        (&job["error"]["transient"], &job["error"]["fault"]),
+        (&json!(false), &json!("user"))
+    );
+    assert_eq!(job["attempts"], 1);
+    assert!(service.stored().is_empty());
+}
+
 #[tokio::test]
 async fn after_a_kill_the_job_completes_once() {
     let dir = tempfile::tempdir().unwrap();

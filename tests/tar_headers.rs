@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use clipwright::clip::node::NodePath;
 use clipwright::layer::tar_scan::TarScanner;
 use clipwright::layer::{Contents, Entry, EntryKind, Limits, Meta};
+use clipwright::memory::MemoryAccount;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -317,7 +318,8 @@ impl Contents for Taken {
 
 /// The entries, and the content of those that are files.
 fn ours(tar: &[u8]) -> Result<(Vec<Entry>, Vec<Vec<u8>>), String> {
-    let (mut scanner, mut taken) = (TarScanner::new(Limits::default()), Taken::default());
+    let (mut scanner, mut taken) =
+        (TarScanner::new(Limits::default(), &MemoryAccount::default()), Taken::default());
     scanner.push(tar, &mut taken).map_err(|error| format!("{error:?}"))?;
     let (entries, _) = scanner.finish().map_err(|error| format!("{error:?}"))?;
     Ok((entries, taken.0))

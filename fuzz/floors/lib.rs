@@ -9,6 +9,7 @@ pub mod error;
 mod examples;
 pub mod gzip;
 pub mod layer;
+pub mod memory;
 pub mod write_behind;
 
 /// The challenges in a `WWW-Authenticate` header: their schemes, and the names and values of their

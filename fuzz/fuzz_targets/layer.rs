@@ -2,6 +2,7 @@
 //! is what the diff id names; a damaged layer is refused, or is another layer.
 #![no_main]
 
+use floors::memory::MemoryAccount;
 use std::io::{Cursor, Write as _};
 
 use flate2::Compression;
@@ -85,7 +86,7 @@ fuzz_target!(|layer: Layer| {
     let span = u64::from(layer.span).max(64);
     let limits = Limits { plain_bytes: 1 << 20, ..Limits::default() };
     let read = LayerRead { digest: Digest::of(&bytes), limits, span: Some(span) };
-    let Ok(index) = read_layer(read, &bytes[..], &mut NoContents) else {
+    let Ok(index) = read_layer(read, &MemoryAccount::default(), &bytes[..], &mut NoContents) else {
         assert!(layer.damage.is_some() || layer.cut.is_some(), "a good layer was refused");
         return;
     };

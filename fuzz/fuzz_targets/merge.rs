@@ -1,6 +1,7 @@
 //! Any layers' entries: what they make is a tree that readers can walk, or an error.
 #![no_main]
 
+use floors::memory::MemoryAccount;
 use std::collections::HashMap;
 
 use floors::clip::node::{FileContent, NodeKind, NodePath, Special};
@@ -92,7 +93,7 @@ fuzz_target!(|stack: Vec<Vec<Change>>| {
         })
         .collect();
     let limits = Limits { nodes: 1000, path_bytes: 100, path_depth: 20, ..Limits::default() };
-    let Ok(nodes) = merge(&layers, &limits) else { return };
+    let Ok(nodes) = merge(&layers, &limits, &MemoryAccount::default()) else { return };
     assert!(nodes.len() <= 1000);
     assert!(nodes.iter().all(|node| node.path.as_bytes().len() <= 100));
     // Unique paths, a root, every parent a directory.

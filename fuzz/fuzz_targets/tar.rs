@@ -2,6 +2,7 @@
 //! guesses them: the scanner's complaint tells where.
 #![no_main]
 
+use floors::memory::MemoryAccount;
 use std::io;
 
 use floors::clip::node::NodePath;
@@ -53,7 +54,7 @@ impl Contents for Kept {
 type Scanned = Result<(Vec<Entry>, Vec<String>), ScanError>;
 
 fn scan(tar: &[u8], piece: usize) -> (Scanned, Kept) {
-    let mut scanner = TarScanner::new(LIMITS);
+    let mut scanner = TarScanner::new(LIMITS, &MemoryAccount::default());
     let mut kept = Kept::default();
     let pushed = tar.chunks(piece).try_for_each(|bytes| scanner.push(bytes, &mut kept));
     (pushed.and_then(|()| scanner.finish()), kept)

@@ -124,10 +124,10 @@ pub async fn index_image(
         verify_diff_id(index, *diff_id)?;
     }
 
-    let (stack, limits) = (layers.clone(), options.limits);
+    let (stack, limits, account) = (layers.clone(), options.limits, options.account.clone());
     let mut warnings = image.warnings.clone();
     let (tree, warnings) = blocking(move || {
-        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits)?)?;
+        let tree = Tree::new(merge(stack.iter().map(AsRef::as_ref), &limits, &account)?)?;
         warnings.extend(warnings::of(&tree, &stack));
         Ok::<_, ArchiveError>((tree, warnings))
     })

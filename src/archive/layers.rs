@@ -86,8 +86,9 @@ impl ImageLayer<'_> {
     ) -> Result<KnownLayer, ArchiveError> {
         let wanted = self.wanted(options);
         let get = async || {
-            let index = cache.get(&wanted, cancel).await?;
-            Ok::<_, ArchiveError>(index.map(|i| KnownLayer { index: Arc::new(i), cached: true }))
+            let Some(index) = cache.get(&wanted, cancel).await? else { return Ok(None) };
+            index.charge(&options.account)?;
+            Ok::<_, ArchiveError>(Some(KnownLayer { index: Arc::new(index), cached: true }))
         };
         if let Some(known) = get().await? {
             return Ok(known);
@@ -152,8 +153,9 @@ impl ImageLayer<'_> {
     ) -> Result<(Arc<LayerIndex>, C), ArchiveError> {
         let LayerRequest { read, size, diff_id } = self.wanted(options);
         let (source, budget) = (self.source, &options.budget);
+        let account = options.account.clone();
         let work = move |bytes| {
-            let index = read_layer(read, bytes, &mut contents)?;
+            let index = read_layer(read, &account, bytes, &mut contents)?;
             Ok((index, contents))
         };
         let (index, contents) =

@@ -7,6 +7,7 @@ use crate::archive::policy::LayerPolicy;
 use crate::fetch::Budget;
 use crate::gzip::DEFAULT_SPAN;
 use crate::layer::Limits;
+use crate::memory::MemoryAccount;
 use crate::oci::ReferenceForm;
 
 /// How an image is indexed.
@@ -24,6 +25,8 @@ pub struct IndexOptions {
     pub budget: Arc<Budget>,
     /// Layer indexes that were made before; `None` reads every layer.
     pub cache: Option<Arc<LayerCache>>,
+    /// Pays for the memory that layers and tree take.
+    pub account: MemoryAccount,
 }
 
 impl Default for IndexOptions {
@@ -35,6 +38,7 @@ impl Default for IndexOptions {
             span: Some(DEFAULT_SPAN),
             budget: Arc::default(),
             cache: None,
+            account: MemoryAccount::default(),
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::fetch::download::with_layer;
 use crate::layer::{LayerIndex, LayerRead, Limits, merge_whole, read_layer};
 use crate::local::blocking;
 use crate::local::io_error;
+use crate::memory::MemoryAccount;
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
@@ -49,6 +50,8 @@ pub struct PackOptions {
     pub limits: Limits,
     /// How many layers are read at a time, by all who share it.
     pub budget: Arc<Budget>,
+    /// Pays for the memory that layers and tree take.
+    pub account: MemoryAccount,
 }
 
 /// A v1 archive that is whole but for its header, which belongs in place of its first bytes.
@@ -112,10 +115,10 @@ pub async fn pack_image(
     let layers: Vec<Arc<LayerIndex>> =
         image.layers.iter().filter_map(|layer| read.get(&layer.digest).cloned()).collect();
 
-    let (stack, limits) = (layers.clone(), options.limits);
+    let (stack, limits, account) = (layers.clone(), options.limits, options.account.clone());
     let mut warnings = image.warnings.clone();
     let (tree, mut warnings) = blocking(move || {
-        let tree = Tree::new(merge_whole(stack.iter().map(AsRef::as_ref), &limits)?)?;
+        let tree = Tree::new(merge_whole(stack.iter().map(AsRef::as_ref), &limits, &account)?)?;
         warnings.extend(warnings::of_packed(&tree, &stack));
         Ok::<_, ArchiveError>((tree, warnings))
     })
@@ -165,8 +168,9 @@ impl PackRun<'_> {
     ) -> Result<(Blocks, LayerIndex), ArchiveError> {
         let read = LayerRead { digest: layer.digest, limits: self.options.limits, span: None };
         let (progress, budget) = (self.progress.clone(), &self.options.budget);
+        let account = self.options.account.clone();
         let work = move |bytes| {
-            let index = read_layer(read, bytes, &mut blocks.of(read.digest, pick))?;
+            let index = read_layer(read, &account, bytes, &mut blocks.of(read.digest, pick))?;
             Ok((blocks, index))
         };
         let (digest, size) = (layer.digest, layer.size);

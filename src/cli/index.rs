@@ -15,6 +15,7 @@ use super::run_async;
 use crate::archive::{IndexOptions, LayerPolicy, Summary, index_image};
 use crate::config::LimitsArgs;
 use crate::fetch::Budget;
+use crate::memory::MemoryBudget;
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
 /// Index an image into a v2 archive, without a service.
@@ -91,6 +92,7 @@ impl Index {
         let (summary, written) = run_async(async |cancel| {
             let source = Source::open(&source, &settings, credentials).await?;
             let image = source.resolve(&platform, &cancel).await?;
+            options.account = MemoryBudget::new(options.limits.memory_bytes).alone().await;
             let indexed = index_image(&source, &image, &options, on_stderr(), &cancel).await?;
             let written = indexed.write(&self.output)?;
             let summary = Summary::of(&image, &indexed);

@@ -14,6 +14,7 @@ use crate::archive::index::ArchiveFile;
 use crate::archive::{PackOptions, Summary, pack_image};
 use crate::clip::atomic::Draft;
 use crate::config::LimitsArgs;
+use crate::memory::MemoryBudget;
 use crate::oci::{ImageSource, Platform, Source};
 
 /// Pack an image into a v1 archive, which carries the files' content, without a service.
@@ -49,7 +50,8 @@ impl Pack {
             let cant_write = || format!("can't write {}", self.output.display());
             let draft = Draft::begin(&self.output).with_context(cant_write)?;
             let sink = Box::new(draft.sink().with_context(cant_write)?);
-            let options = PackOptions { limits, ..PackOptions::default() };
+            let account = MemoryBudget::new(limits.memory_bytes).alone().await;
+            let options = PackOptions { limits, account, ..PackOptions::default() };
             let packed = pack_image(&source, &image, &options, sink, on_stderr(), &cancel).await?;
             draft.finish(&packed.head).with_context(cant_write)?;
             let written = ArchiveFile { size: packed.size, digest: packed.digest };

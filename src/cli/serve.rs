@@ -24,6 +24,7 @@ use crate::jobs::pull::Puller;
 use crate::jobs::queue::{Queue, Vault};
 use crate::jobs::reconcile::Reconcilers;
 use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
+use crate::memory::MemoryBudget;
 use crate::publish::archives::Stores;
 use crate::store::{InterceptedStore, ObjectStore};
 use crate::telemetry::{self, store::StoreMetrics};
@@ -97,7 +98,11 @@ async fn run(
     let migrator = Arc::new(Migrator {
         archives: stores.archives.clone(),
         oci: config.oci.clone(),
-        pack: PackOptions { limits: config.limits, budget: index.budget.clone() },
+        pack: PackOptions {
+            limits: config.limits,
+            budget: index.budget.clone(),
+            ..PackOptions::default()
+        },
         index: index.clone(),
         build_registry: config.build_registry.clone(),
         scratch: scratch.path().to_owned(),
@@ -114,7 +119,11 @@ async fn run(
     tokio::spawn(telemetry::metrics::keep_up());
     let mut workers = WorkerPool::start(
         queue.clone(),
-        Arc::new(Handlers { puller, migrator }),
+        Arc::new(Handlers {
+            puller,
+            migrator,
+            memory: MemoryBudget::new(config.limits.memory_bytes),
+        }),
         WorkerSettings {
             workers: config.workers,
             slots: BTreeMap::default(),

@@ -25,6 +25,7 @@ use crate::fetch::download::with_layer;
 use crate::fetch::{Budget, largest_first};
 use crate::layer::{LayerError, LayerRead, Limits, read_layer};
 use crate::local::blocking;
+use crate::memory::MemoryAccount;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 
@@ -250,7 +251,7 @@ impl Run<'_> {
             LayerFiles { files: self.files(), layer: digest, wanted, failure: failure.clone() };
         let work = move |bytes| {
             let read = LayerRead { digest, limits, span: None };
-            let found = read_layer(read, bytes, &mut files)?;
+            let found = read_layer(read, &MemoryAccount::default(), bytes, &mut files)?;
             Ok((found.diff_id, files))
         };
         let (progress, budget) = (self.progress.clone(), &self.options.budget);

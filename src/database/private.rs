@@ -34,7 +34,7 @@ mod socket;
 /// What earlier runs left behind.
 mod stale;
 
-use account::Account;
+use account::MemoryAccount;
 use binaries::{Binaries, Search};
 use lock::Lock;
 use running::Running;
@@ -60,7 +60,7 @@ pub(super) struct PrivateServer {
 #[derive(Debug)]
 struct Site {
     binaries: Binaries,
-    account: Account,
+    account: MemoryAccount,
     data: PathBuf,
     log: PathBuf,
     socket: Socket,
@@ -131,7 +131,7 @@ impl Site {
             &data_dir.canonicalize().map_err(DatabaseError::io("resolving it", data_dir))?;
         let lock = Lock::take(data_dir)?;
         let data = data_dir.join("postgres");
-        let account = Account::choose(&data)?;
+        let account = MemoryAccount::choose(&data)?;
         account.check_reach(data_dir)?;
         let binaries = Search::of_this_machine().find(&data)?;
         if !data.try_exists().map_err(DatabaseError::io("looking at it", &data))? {
@@ -168,7 +168,7 @@ impl Site {
 /// Makes `data`: elsewhere first, so that it is either missing or complete.
 async fn initialise(
     binaries: &Binaries,
-    account: &Account,
+    account: &MemoryAccount,
     data_dir: &Path,
     data: &Path,
 ) -> Result<(), DatabaseError> {

@@ -8,6 +8,9 @@ use super::job::{JobError, JobKind, JobResult, JobSpec};
 use super::migrate::Migrator;
 use super::pull::Puller;
 use super::worker::{Attempt, Handler};
+use crate::archive::ArchiveError;
+use crate::layer::Limit;
+use crate::memory::{MemoryAccount, MemoryBudget};
 
 /// Every kind of job this process can do.
 #[derive(Debug, Clone)]
@@ -16,6 +19,32 @@ pub struct Handlers {
     pub puller: Arc<Puller>,
     /// Migrations.
     pub migrator: Arc<Migrator>,
+    /// What the layers and trees of all of them may take.
+    pub memory: MemoryBudget,
+}
+
+/// The code of the error of work for which no memory was left.
+fn is_short_of_memory(error: &JobError) -> bool {
+    error.code == Limit::MemoryBytes.code()
+}
+
+impl Handlers {
+    async fn run_with(
+        &self,
+        attempt: &Attempt,
+        account: &MemoryAccount,
+    ) -> Result<JobResult, JobError> {
+        match attempt.spec() {
+            JobSpec::Pull(spec) => {
+                let pulled = self.puller.pull(spec, attempt, account).await;
+                pulled.map_err(|error| JobError::of(&error))
+            }
+            JobSpec::Migrate(spec) => {
+                let migrated = self.migrator.migrate(spec, attempt, account).await;
+                migrated.map_err(|error| JobError::of(&error))
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -25,13 +54,17 @@ impl Handler for Handlers {
     }
 
     async fn run(&self, attempt: &Attempt) -> Result<JobResult, JobError> {
-        match attempt.spec() {
-            JobSpec::Pull(spec) => {
-                self.puller.pull(spec, attempt).await.map_err(|error| JobError::of(&error))
+        let cancelled = || JobError::of(&ArchiveError::Cancelled);
+        let account = attempt.cancel.run_until_cancelled(self.memory.together()).await;
+        let account = account.ok_or_else(cancelled)?;
+        match self.run_with(attempt, &account).await {
+            Err(error) if is_short_of_memory(&error) => {
+                tracing::info!(job = %attempt.job().id, %error.message, "running again alone");
             }
-            JobSpec::Migrate(spec) => {
-                self.migrator.migrate(spec, attempt).await.map_err(|error| JobError::of(&error))
-            }
+            done => return done,
         }
+        drop(account);
+        let account = attempt.cancel.run_until_cancelled(self.memory.alone()).await;
+        self.run_with(attempt, &account.ok_or_else(cancelled)?).await
     }
 }

@@ -21,6 +21,7 @@ use crate::archive::{IndexOptions, PackOptions, Summary};
 use crate::clip::storage_info::StorageInfo;
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
+use crate::memory::MemoryAccount;
 use crate::oci::{Credentials, InvalidCredentials, OciSettings};
 use crate::progress::Progress;
 use crate::publish::PublishError;
@@ -127,15 +128,18 @@ impl Classify for MigrationError {
 }
 
 impl Migrator {
-    /// Does one migration.
+    /// Does one migration. `account` pays for the memory that layers and trees take.
     pub async fn migrate(
         &self,
         spec: &MigrateSpec,
         attempt: &Attempt,
+        account: &MemoryAccount,
     ) -> Result<JobResult, MigrationError> {
         let started = Instant::now();
         let run = Run {
             migrator: self,
+            index: IndexOptions { account: account.clone(), ..self.index.clone() },
+            pack: PackOptions { account: account.clone(), ..self.pack.clone() },
             id: &spec.image_id,
             key: self.archives.key(&ArchiveName::Image(spec.image_id.clone())),
             credentials: attempt.secrets().get(REGISTRY_SECRET),
@@ -176,6 +180,8 @@ impl Migrator {
 /// One migration under way.
 struct Run<'a> {
     migrator: &'a Migrator,
+    index: IndexOptions,
+    pack: PackOptions,
     id: &'a ImageId,
     key: Key,
     credentials: Option<&'a SecretString>,
@@ -260,8 +266,8 @@ impl Run<'_> {
         let v1 = V1::of(self.archives(), old)?;
         let compared = async {
             let v2 = self.open_v2(new).await?;
-            let Self { migrator, progress, cancel, .. } = self;
-            let compared = compare_archives(&v1, &v2, &migrator.index, progress, cancel).await?;
+            let Self { progress, cancel, .. } = self;
+            let compared = compare_archives(&v1, &v2, &self.index, progress, cancel).await?;
             Ok::<_, MigrateError>((v2, compared))
         };
         let (v2, compared) = match compared.await {
@@ -302,7 +308,7 @@ impl Run<'_> {
             credentials: registry.credentials.clone(),
         };
         let operator = migrator.oci.of_operator();
-        let made = to_v2(&v1, &destination, &operator, &migrator.index, progress, cancel);
+        let made = to_v2(&v1, &destination, &operator, &self.index, progress, cancel);
         let NewV2 { image, indexed, compared } = made.await?;
         let scratch = tempfile::tempdir_in(&migrator.scratch).map_err(self.no_scratch())?;
         let file = scratch.path().join("archive");
@@ -339,7 +345,7 @@ impl Run<'_> {
     }
 
     async fn reverse(&self, current: &StoredArchive) -> Result<MigrationResult, MigrationError> {
-        let Self { migrator, id, progress, cancel, .. } = self;
+        let Self { id, progress, cancel, .. } = self;
         let v2 = self.open_v2(current).await?;
         let refused = OnceLock::new();
         let before = async {
@@ -351,7 +357,7 @@ impl Run<'_> {
             }
             Ok(())
         };
-        let options = (&migrator.pack, &migrator.index);
+        let options = (&self.pack, &self.index);
         let staged = to_v1(&v2, self.archives(), id, options, before, progress, cancel).await;
         if let Some(error) = refused.into_inner() {
             return Err(error.into());
@@ -457,8 +463,8 @@ impl Run<'_> {
 
     /// What is known of the image, said of another archive of the same.
     async fn summary(&self, v2: &V2, archive: &StoredArchive) -> Result<Summary, MigrateError> {
-        let Self { migrator, progress, cancel, .. } = self;
-        let indexed = v2.index(&migrator.index, progress.clone(), cancel).await?;
+        let Self { progress, cancel, .. } = self;
+        let indexed = v2.index(&self.index, progress.clone(), cancel).await?;
         let mut summary = Summary::of(v2.image(), &indexed);
         summary.clip_version = archive.version();
         summary.nodes = archive.archive.tree.len() as u64;

@@ -13,6 +13,7 @@ use super::worker::Attempt;
 use crate::archive::{ArchiveError, Fallback, IndexOptions};
 use crate::config::BuildRegistry;
 use crate::error::{Classify, Fault};
+use crate::memory::MemoryAccount;
 use crate::oci::{
     Credentials, ImageSource, InvalidCredentials, OciError, OciSettings, ResolvedImage, Source,
 };
@@ -141,13 +142,19 @@ impl Puller {
         })
     }
 
-    /// Does one pull.
-    pub async fn pull(&self, spec: &PullSpec, attempt: &Attempt) -> Result<JobResult, PullError> {
+    /// Does one pull. `account` pays for the memory that layers and tree take.
+    pub async fn pull(
+        &self,
+        spec: &PullSpec,
+        attempt: &Attempt,
+        account: &MemoryAccount,
+    ) -> Result<JobResult, PullError> {
         let started = Instant::now();
         let policy = self.policy(spec)?;
         let (source, image) = self.resolve(spec, attempt).await?;
         let run = PullRun {
             puller: self,
+            index: IndexOptions { account: account.clone(), ..self.index.clone() },
             id: &spec.image_id,
             policy,
             requested: spec.clip_version,

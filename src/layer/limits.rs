@@ -3,6 +3,10 @@
 
 use std::fmt;
 
+use crate::memory::{MemoryAccount, MemoryShortage};
+
+use super::{LayerError, LayerIndex};
+
 /// What an entry or a node takes in memory beside its path, link target and extended attributes.
 pub(super) const NODE_COST: u64 = 128;
 
@@ -129,6 +133,59 @@ limits! {
     tree_bytes, TreeBytes, "treeMib", 1024 * MIB, 1_000_000_000, "limit_tree_bytes",
     "bytes of paths, links and attributes",
     "MiB of memory for the paths, link targets and attributes of a layer or of the tree";
+
+    /// Bytes that the layers and trees of all jobs of a process together may take in memory. A job that
+    /// finds none left runs again alone.
+    memory_bytes, MemoryBytes, "memoryMib", 4096 * MIB, 1_000_000_000, "limit_memory",
+    "bytes of layers and trees in memory",
+    "MiB of memory for the layers and trees of all jobs of a process together";
+}
+
+/// What the entries of a layer or the nodes of a tree take in memory.
+#[derive(Debug)]
+pub(super) struct TreeCost {
+    bytes: u64,
+    allowed: u64,
+    /// Pays for it, in steps.
+    account: MemoryAccount,
+    paid: u64,
+}
+
+impl LayerIndex {
+    /// Has `account` pay for an index that was made by somebody else.
+    pub fn charge(&self, account: &MemoryAccount) -> Result<(), LayerError> {
+        let bytes = self.entries.iter().map(|entry| NODE_COST + entry.variable_bytes()).sum();
+        let mut cost = TreeCost { bytes: 0, allowed: u64::MAX, account: account.clone(), paid: 0 };
+        let layer = self.digest;
+        cost.add(bytes, String::new).map_err(|excess| LayerError::Limit { layer, excess })
+    }
+}
+
+impl TreeCost {
+    /// The account is asked for so many bytes at a time.
+    const STEP: u64 = MIB;
+
+    pub(super) fn new(limits: &Limits, account: &MemoryAccount) -> Self {
+        Self { bytes: 0, allowed: limits.tree_bytes, account: account.clone(), paid: 0 }
+    }
+
+    /// Counts more. Fails if that is more than may be, or than the process has.
+    pub(super) fn add(&mut self, bytes: u64, place: impl Fn() -> String) -> Result<(), Excess> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        Limit::TreeBytes.check(self.bytes, self.allowed, &place)?;
+        if self.bytes > self.paid {
+            let step = (self.bytes - self.paid).max(Self::STEP);
+            let short = |short: MemoryShortage| Excess {
+                limit: Limit::MemoryBytes,
+                found: short.wanted,
+                allowed: short.limit,
+                place: place(),
+            };
+            self.account.take(step).map_err(short)?;
+            self.paid += step;
+        }
+        Ok(())
+    }
 }
 
 impl Limit {

@@ -18,6 +18,8 @@ use super::limits::NODE_COST;
 use super::{Excess, LayerError, LayerIndex, Limit, Limits};
 use crate::clip::node::{Node, NodePath, Special};
 use crate::digest::Digest;
+use crate::layer::limits::TreeCost;
+use crate::memory::MemoryAccount;
 
 mod nodes;
 
@@ -31,8 +33,9 @@ const MAX_DETOUR: usize = 8192;
 pub fn merge<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
     limits: &Limits,
+    account: &MemoryAccount,
 ) -> Result<Vec<Node>, LayerError> {
-    let merged = merged(layers, limits)?.nodes();
+    let merged = merged(layers, limits, account)?.nodes();
     // What is hidden does no harm.
     match merged.sparse {
         Some((layer, path)) => Err(LayerError::Sparse { layer, path: path.to_string() }),
@@ -45,21 +48,23 @@ pub fn merge<'a>(
 pub fn merge_whole<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
     limits: &Limits,
+    account: &MemoryAccount,
 ) -> Result<Vec<Node>, LayerError> {
-    Ok(merged(layers, limits)?.nodes().nodes)
+    Ok(merged(layers, limits, account)?.nodes().nodes)
 }
 
 fn merged<'a>(
     layers: impl IntoIterator<Item = &'a LayerIndex>,
     limits: &Limits,
+    account: &MemoryAccount,
 ) -> Result<Merger<'a>, LayerError> {
     let mut merger: Option<Merger<'a>> = None;
     for layer in layers {
-        let merger = merger.get_or_insert_with(|| Merger::new(layer.digest, *limits));
+        let merger = merger.get_or_insert_with(|| Merger::new(layer.digest, *limits, account));
         merger.layer = layer.digest;
         merger.apply(&layer.entries)?;
     }
-    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""), *limits)))
+    Ok(merger.unwrap_or_else(|| Merger::new(Digest::of(b""), *limits, account)))
 }
 
 type InodeId = usize;
@@ -116,8 +121,8 @@ struct Merger<'a> {
     inodes: Vec<Inode<'a>>,
     layer: Digest,
     limits: Limits,
-    /// Bytes that the names take so far. Symlinks can make long paths of short ones.
-    cost: u64,
+    /// Symlinks can make long paths of short ones.
+    cost: TreeCost,
     /// Where the last entry went: the next one mostly goes there too. Forgotten when a name goes,
     /// which alone can make a path lead elsewhere.
     last: Option<(&'a [u8], NameId)>,
@@ -142,10 +147,17 @@ impl From<Excess> for Obstacle {
 }
 
 impl<'a> Merger<'a> {
-    fn new(layer: Digest, limits: Limits) -> Self {
+    fn new(layer: Digest, limits: Limits, account: &MemoryAccount) -> Self {
         let root = Inode { kind: InodeKind::Directory, meta: &MADE_UP, owner: Owner::ROOT, layer };
         let names = vec![Name { inode: 0, path_bytes: 0, depth: 0, children: BTreeMap::new() }];
-        Self { names, inodes: vec![root], layer, limits, cost: 0, last: None }
+        Self {
+            names,
+            inodes: vec![root],
+            layer,
+            limits,
+            cost: TreeCost::new(&limits, account),
+            last: None,
+        }
     }
 
     fn apply(&mut self, entries: &'a [Entry]) -> Result<(), LayerError> {
@@ -258,10 +270,11 @@ impl<'a> Merger<'a> {
             }
             EntryKind::Whiteout | EntryKind::Opaque => return Ok(()),
         };
-        self.cost += meta.variable_bytes();
-        if let InodeKind::Symlink { target } = &kind {
-            self.cost += target.len() as u64;
-        }
+        let target = match &kind {
+            InodeKind::Symlink { target } => target.len() as u64,
+            _ => 0,
+        };
+        self.cost.add(meta.variable_bytes() + target, String::new)?;
         let owner = Owner::ROOT.changed(meta);
         self.inodes.push(Inode { kind, meta, owner, layer: self.layer });
         self.put(directory, path.name(), self.inodes.len() - 1)?;
@@ -280,12 +293,11 @@ impl<'a> Merger<'a> {
     ) -> Result<NameId, Obstacle> {
         let parent = &self.names[directory];
         let (path_bytes, depth) = (parent.path_bytes + 1 + name.len() as u64, parent.depth + 1);
-        self.cost += path_bytes + NODE_COST;
         let place = || format!("{:?}", String::from_utf8_lossy(name));
         Limit::PathBytes.check(path_bytes, self.limits.path_bytes, place)?;
         Limit::PathDepth.check(depth, self.limits.path_depth, place)?;
         Limit::Nodes.check(self.names.len() as u64 + 1, self.limits.nodes, place)?;
-        Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, place)?;
+        self.cost.add(path_bytes + NODE_COST, place)?;
         self.names.push(Name { inode, path_bytes, depth, children: BTreeMap::new() });
         let id = self.names.len() - 1;
         self.names[directory].children.insert(name, id);

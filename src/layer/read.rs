@@ -13,6 +13,7 @@ use super::tar_scan::{ScanError, TarScanner};
 use super::{Contents, Encoding, LayerError, LayerIndex, Limit, Limits, at_most};
 use crate::digest::Digest;
 use crate::gzip::{PlainBytes, Span};
+use crate::memory::MemoryAccount;
 
 /// Buffers of plain bytes between the threads, each of a few hundred KiB.
 const BUFFERS: usize = 4;
@@ -30,9 +31,10 @@ pub struct LayerRead {
 
 /// Reads a layer of any [`Encoding`] from `compressed`, which must yield exactly the bytes that its
 /// digest names and fail if it can't. The content of files goes to `contents` on the way, on
-/// another thread.
+/// another thread; `account` pays for the index.
 pub fn read_layer(
     layer: LayerRead,
+    account: &MemoryAccount,
     compressed: impl BufRead,
     contents: &mut (dyn Contents + Send),
 ) -> Result<LayerIndex, LayerError> {
@@ -48,7 +50,7 @@ pub fn read_layer(
     thread::scope(|scope| {
         let scan = thread::Builder::new()
             .name("layer-scan".into())
-            .spawn_scoped(scope, move || scan(&plain, &empty, limits, contents))
+            .spawn_scoped(scope, move || scan(&plain, &empty, limits, account, contents))
             .map_err(|e| died(&e.to_string()))?;
         let decoded = decode(stream, &full, &spent);
         drop(full);
@@ -169,10 +171,11 @@ fn scan(
     plain: &Receiver<PlainBytes>,
     empty: &SyncSender<PlainBytes>,
     limits: Limits,
+    account: &MemoryAccount,
     contents: &mut (dyn Contents + Send),
 ) -> Result<(Digest, u64, TarScanner), ScanError> {
     let mut hasher = Sha256::new();
-    let mut scanner = TarScanner::new(limits);
+    let mut scanner = TarScanner::new(limits, account);
     let mut size = 0;
     while let Ok(buffer) = plain.recv() {
         size += buffer.len() as u64;

@@ -16,9 +16,11 @@ mod pseudo_links;
 mod sparse_file;
 
 use super::entry::Entry;
+use super::limits::TreeCost;
 use super::sparse::Expansion;
 use super::{Contents, Excess, Limit, Limits, at_most};
 use crate::examples::Examples;
+use crate::memory::MemoryAccount;
 use extensions::{Extension, Extensions};
 use header::TarHeader;
 pub(super) use header::is_block;
@@ -61,8 +63,7 @@ pub struct TarScanner {
     /// Extension headers that wait for the entry they describe.
     extensions: Extensions,
     entries: Vec<Entry>,
-    /// Bytes of memory that the entries take.
-    cost: u64,
+    cost: TreeCost,
     /// Bytes of all sparse files made whole.
     expanded: u64,
     pseudo_links: PseudoLinks,
@@ -87,8 +88,8 @@ enum State {
 }
 
 impl TarScanner {
-    /// A scanner at the start of a stream.
-    pub fn new(limits: Limits) -> Self {
+    /// A scanner at the start of a stream. `account` pays for the memory that its entries take.
+    pub fn new(limits: Limits, account: &MemoryAccount) -> Self {
         Self {
             limits,
             state: State::Header { after_zero: false },
@@ -97,7 +98,7 @@ impl TarScanner {
             position: 0,
             extensions: Extensions::default(),
             entries: Vec::new(),
-            cost: 0,
+            cost: TreeCost::new(&limits, account),
             expanded: 0,
             pseudo_links: PseudoLinks::default(),
             passed: 0,

@@ -6,6 +6,7 @@ use flate2::{Compression, write::GzEncoder};
 
 use super::*;
 use crate::layer::{Limits, NoContents, read_layer};
+use crate::memory::MemoryAccount;
 use crate::store::DirectoryStore;
 
 struct Bench {
@@ -26,7 +27,8 @@ impl Bench {
         let layer = encoder.finish().unwrap();
         let digest = Digest::of(&layer);
         let read = LayerRead { digest, limits: Limits::default(), span: Some(1) };
-        let index = read_layer(read, &layer[..], &mut NoContents).unwrap();
+        let index =
+            read_layer(read, &MemoryAccount::default(), &layer[..], &mut NoContents).unwrap();
         let wanted = LayerRequest { read, size: layer.len() as u64, diff_id: index.diff_id };
         let dir = tempfile::tempdir().unwrap();
         Self { dir, wanted, index: Arc::new(index), cancel: CancellationToken::new() }

@@ -27,6 +27,7 @@ use crate::layer::{
     EntryKind, LayerError, LayerIndex, LayerRead, Limits, NoContents, merge, read_layer,
 };
 use crate::local::io_error;
+use crate::memory::MemoryAccount;
 use crate::oci::Source;
 use crate::progress::{Progress, Step};
 
@@ -124,14 +125,14 @@ impl Run<'_> {
         let work = move |bytes| {
             let how = LayerRead { digest, limits, span: None };
             let Some(spans) = spans else {
-                let index = read_layer(how, bytes, &mut NoContents)?;
+                let index = read_layer(how, &MemoryAccount::default(), bytes, &mut NoContents)?;
                 return Ok(Read { index, restarts: Check::new("restarts", "spans") });
             };
             std::thread::scope(|scope| {
                 let (tee, heard) = Tee::new(bytes);
                 let restarts =
                     scope.spawn(move || restarts::check(digest, &spans, &mut archive, &heard));
-                let index = read_layer(how, tee, &mut NoContents)?;
+                let index = read_layer(how, &MemoryAccount::default(), tee, &mut NoContents)?;
                 let restarts = restarts.join().map_err(|_| LayerError::Thread {
                     layer: digest,
                     detail: "the thread that checks its spans panicked".into(),
@@ -198,7 +199,8 @@ fn tree(
     limits: &Limits,
 ) -> Check {
     let mut check = Check::new("merged tree", "nodes");
-    let merged = match merge(image.layers.iter().filter_map(|layer| layers.get(layer)), limits) {
+    let stack = image.layers.iter().filter_map(|layer| layers.get(layer));
+    let merged = match merge(stack, limits, &MemoryAccount::default()) {
         Ok(merged) => merged,
         Err(error) => {
             check.error(error.to_string());

@@ -13,9 +13,9 @@ use super::DatabaseError;
 
 /// The unprivileged user of a root process; `None` when we are not root.
 #[derive(Debug, Clone)]
-pub(super) struct Account(Option<User>);
+pub(super) struct MemoryAccount(Option<User>);
 
-impl Account {
+impl MemoryAccount {
     /// Who owns `data` already; else `postgres` where there is one, else `nobody`.
     pub(super) fn choose(data: &Path) -> Result<Self, DatabaseError> {
         let us = Uid::effective();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::DatabaseError;
-use super::account::Account;
+use super::account::MemoryAccount;
 
 /// Part of the socket's file name; nothing listens on TCP.
 pub(super) const PORT: u16 = 5432;
@@ -25,7 +25,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn prepare(data_dir: &Path, account: &Account) -> Result<Self, DatabaseError> {
+    pub(super) fn prepare(data_dir: &Path, account: &MemoryAccount) -> Result<Self, DatabaseError> {
         let path = data_dir.join("postgres-socket");
         if path.as_os_str().len() <= LIMIT {
             fs::create_dir_all(&path).map_err(DatabaseError::io("making it", &path))?;

@@ -27,6 +27,7 @@ use crate::telemetry::metrics::archive_published;
 /// One pull.
 pub(super) struct PullRun<'a> {
     pub(super) puller: &'a Puller,
+    pub(super) index: IndexOptions,
     pub(super) id: &'a ImageId,
     pub(super) policy: Policy,
     /// The version that the job itself asked for.
@@ -95,7 +96,7 @@ impl PullRun<'_> {
     ) -> Result<Result<PublishedArchive, Decision>, PullError> {
         let ResolvedSource { source, image } = found;
         let layers = policy.layers;
-        let options = IndexOptions { layers, ..self.puller.index.clone() };
+        let options = IndexOptions { layers, ..self.index.clone() };
         let indexed =
             match index_image(source, image, &options, self.progress.clone(), self.cancel).await {
                 Ok(indexed) => indexed,
@@ -153,11 +154,11 @@ impl PullRun<'_> {
         }
         let name = ArchiveName::Image(self.id.clone());
         let ownership = self.ownership(&self.puller.archives.key(&name)).await?;
-        let IndexOptions { limits, budget, .. } = self.puller.index.clone();
+        let IndexOptions { limits, budget, account, .. } = self.index.clone();
         let publication = Publication {
             source,
             image,
-            options: &PackOptions { limits, budget },
+            options: &PackOptions { limits, budget, account },
             archives: &*self.puller.archives,
             name: &name,
             overwrite: ownership.overwrite.clone(),

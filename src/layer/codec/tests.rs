@@ -1,3 +1,4 @@
+use crate::memory::MemoryAccount;
 use std::io::Write as _;
 
 use flate2::{Compression, write::GzEncoder};
@@ -26,7 +27,7 @@ fn real() -> (LayerRead, LayerIndex) {
     encoder.write_all(&builder.into_inner().unwrap()).unwrap();
     let layer = encoder.finish().unwrap();
     let read = request_of(Digest::of(&layer));
-    let index = read_layer(read, &layer[..], &mut NoContents).unwrap();
+    let index = read_layer(read, &MemoryAccount::default(), &layer[..], &mut NoContents).unwrap();
     assert!(index.spans.iter().any(|span| !span.start.window.encoded().is_empty()));
     (read, index)
 }

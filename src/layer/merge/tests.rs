@@ -1,3 +1,4 @@
+use crate::memory::{MemoryAccount, MemoryBudget};
 use proptest::prelude::*;
 
 use super::super::Encoding;
@@ -56,7 +57,7 @@ fn layer(number: u8, lines: &str) -> LayerIndex {
 
 fn try_merged(layers: &[&str]) -> Result<Vec<Node>, LayerError> {
     let layers: Vec<_> = (1..).zip(layers).map(|(n, lines)| layer(n, lines)).collect();
-    merge(&layers, &Limits::default())
+    merge(&layers, &Limits::default(), &MemoryAccount::default())
 }
 
 /// `path`, or `path@L` for files of layer L, `path -> target`, `path/` for directories.
@@ -86,7 +87,7 @@ fn node(nodes: &[Node], path: &str) -> Node {
 
 #[test]
 fn no_layers_make_a_root() {
-    let nodes = merge(&[], &Limits::default()).unwrap();
+    let nodes = merge(&[], &Limits::default(), &MemoryAccount::default()).unwrap();
     assert_eq!(nodes.len(), 1);
     assert_eq!(nodes[0].attr.ino, 1);
     assert_eq!(nodes[0].attr.mode, 0o040_755);
@@ -119,7 +120,7 @@ fn the_largest_owner_leaves_the_one_before() {
     let none = u32::MAX;
     let lower = owned(1, "d d; f f; f g", &[(1000, 1001), (none, 7), (5, 5)]);
     let upper = owned(2, "d .; d d; f g", &[(none, none), (none, 1), (none, none)]);
-    let nodes = merge(&[lower, upper], &Limits::default()).unwrap();
+    let nodes = merge(&[lower, upper], &Limits::default(), &MemoryAccount::default()).unwrap();
     for (path, owner) in [("/", (0, 0)), ("/d", (1000, 1)), ("/f", (0, 7)), ("/g", (0, 0))] {
         let attr = node(&nodes, path).attr;
         assert_eq!((attr.uid, attr.gid), owner, "{path}");
@@ -246,8 +247,31 @@ fn symlinks_cannot_blow_a_path_up() {
         lines = format!("{lines};f l{last}/{deep}f; l l{n} l{last}/{deep}");
     }
     let limits = Limits { path_depth: u64::MAX, ..Limits::default() };
-    let error = merge(&[layer(1, &lines)], &limits).unwrap_err().to_string();
+    let error =
+        merge(&[layer(1, &lines)], &limits, &MemoryAccount::default()).unwrap_err().to_string();
     assert!(error.contains("clipwright.limits.pathBytes allows 4096"), "{error}");
+}
+
+/// An account pays for layers and tree together, and says when nothing is left.
+#[tokio::test]
+async fn what_all_have_together_is_the_last_limit() {
+    let budget = MemoryBudget::new(2 << 20);
+    let account = budget.together().await;
+    let small = layer(1, "f a");
+    small.charge(&account).unwrap();
+    assert_eq!(budget.taken(), 1 << 20, "it pays in steps");
+    merge([&small], &Limits::default(), &account).unwrap();
+    assert_eq!(budget.taken(), 2 << 20);
+    for error in [
+        merge([&small], &Limits::default(), &account).unwrap_err(),
+        small.charge(&account).unwrap_err(),
+    ] {
+        let LayerError::Limit { excess, .. } = &error else { panic!("{error}") };
+        assert_eq!((excess.limit, excess.allowed), (Limit::MemoryBytes, 2 << 20), "{error}");
+        assert!(error.to_string().contains("clipwright.limits.memoryMib"), "{error}");
+    }
+    drop(account);
+    assert_eq!(budget.taken(), 0);
 }
 
 #[test]
@@ -263,7 +287,7 @@ fn each_limit_of_the_tree_has_its_error() {
             Limit::TreeBytes => Limits { tree_bytes: 2 * NODE_COST, ..limits },
             _ => limits,
         };
-        let error = merge(&[layer(1, lines)], &limits).unwrap_err();
+        let error = merge(&[layer(1, lines)], &limits, &MemoryAccount::default()).unwrap_err();
         let LayerError::Limit { excess, .. } = &error else { panic!("{error}") };
         assert_eq!(excess.limit, limit, "{error}");
         assert!(error.to_string().contains(&format!("{place:?}: ")), "{error}");
@@ -274,8 +298,11 @@ fn each_limit_of_the_tree_has_its_error() {
 #[test]
 fn one_layer_twice_is_no_trouble() {
     let layer = layer(1, "d a; f a/x; f b; h c b; w .wh.zzz");
-    let once = merge([&layer], &Limits::default()).unwrap();
-    assert_eq!(merge([&layer, &layer], &Limits::default()).unwrap(), once);
+    let once = merge([&layer], &Limits::default(), &MemoryAccount::default()).unwrap();
+    assert_eq!(
+        merge([&layer, &layer], &Limits::default(), &MemoryAccount::default()).unwrap(),
+        once
+    );
 }
 
 /// Names that sort before and after a slash, alone and behind one another.
@@ -288,7 +315,7 @@ proptest! {
     #[test]
     fn nodes_are_in_the_order_of_their_paths(paths in proptest::collection::vec(path(), 1..30)) {
         let lines: Vec<String> = paths.iter().map(|path| format!("d ./{path}")).collect();
-        let nodes = merge(&[layer(1, &lines.join(";"))], &Limits::default()).unwrap();
+        let nodes = merge(&[layer(1, &lines.join(";"))], &Limits::default(), &MemoryAccount::default()).unwrap();
         prop_assert!(nodes.is_sorted_by(|a, b| a.path < b.path), "{nodes:?}");
         // And none is lost: every directory has as many children as its links say.
         for node in &nodes {

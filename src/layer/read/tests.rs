@@ -1,3 +1,4 @@
+use crate::memory::MemoryAccount;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Read;
@@ -28,7 +29,7 @@ fn read_limited(
     limits: Limits,
 ) -> Result<LayerIndex, LayerError> {
     let read = LayerRead { digest: Digest::of(layer), limits, span: None };
-    read_layer(read, source, &mut NoContents)
+    read_layer(read, &MemoryAccount::default(), source, &mut NoContents)
 }
 
 fn read(layer: &[u8]) -> Result<LayerIndex, LayerError> {
@@ -145,7 +146,8 @@ fn every_encoding_gives_the_same_index() {
             let digest = Digest::of(&layer);
             let read = LayerRead { digest, limits: Limits::default(), span: Some(200_000) };
             let source = std::io::BufReader::with_capacity(chunk, &layer[..]);
-            let index = read_layer(read, source, &mut NoContents).unwrap();
+            let index =
+                read_layer(read, &MemoryAccount::default(), source, &mut NoContents).unwrap();
             assert_eq!((index.encoding, index.diff_id), (encoding, by_gzip.diff_id), "{what}");
             assert_eq!(index.entries, by_gzip.entries, "{what}");
             assert_eq!(index.plain_size, by_gzip.plain_size, "{what}");

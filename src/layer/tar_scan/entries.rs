@@ -66,8 +66,8 @@ impl TarScanner {
                 if is_pseudo_link(&path) && matches!(kind, b'0' | b'7') && form.is_none() {
                     let meta = meta(header, pax);
                     self.check_xattrs(&meta, &shown)?;
-                    self.cost += NODE_COST + meta.variable_bytes() + path.as_bytes().len() as u64;
-                    Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
+                    let bytes = meta.variable_bytes() + path.as_bytes().len() as u64;
+                    self.cost.add(NODE_COST + bytes, String::new)?;
                     let follows = self.content(&path, size, padding, contents)?;
                     self.pseudo_links.keep(path, meta, self.position, size);
                     return Ok(follows);
@@ -154,10 +154,9 @@ impl TarScanner {
         then: State,
     ) -> Result<State, ScanError> {
         let entry = Entry { path, kind };
-        self.cost += NODE_COST + entry.variable_bytes();
         let count = self.passed + self.entries.len() as u64 + 1;
         Limit::Entries.check(count, self.limits.entries, String::new)?;
-        Limit::TreeBytes.check(self.cost, self.limits.tree_bytes, String::new)?;
+        self.cost.add(NODE_COST + entry.variable_bytes(), String::new)?;
         self.entries.push(entry);
         Ok(then)
     }

@@ -1,3 +1,4 @@
+use crate::memory::MemoryAccount;
 use std::io::Cursor;
 
 use proptest::prelude::*;
@@ -32,7 +33,7 @@ fn file(builder: &mut Builder<Vec<u8>>, name: &str, content: &[u8]) {
 }
 
 fn scan_in_pieces(tar: &[u8], piece: usize) -> Result<(Vec<Entry>, Vec<String>), ScanError> {
-    let mut scanner = TarScanner::new(Limits::default());
+    let mut scanner = TarScanner::new(Limits::default(), &MemoryAccount::default());
     for bytes in tar.chunks(piece) {
         scanner.push(bytes, &mut NoContents)?;
     }
@@ -322,7 +323,7 @@ fn a_target_is_text() {
         b.append_link(&mut header(EntryType::Symlink, 0), "s", &deep).unwrap();
     });
     let limits = Limits { path_depth: 5, ..Limits::default() };
-    TarScanner::new(limits).push(&tar, &mut NoContents).unwrap();
+    TarScanner::new(limits, &MemoryAccount::default()).push(&tar, &mut NoContents).unwrap();
 }
 
 #[test]
@@ -355,7 +356,8 @@ fn bookkeeping_counts_and_is_told_in_one_note() {
     assert_eq!(notes.len(), 1);
     assert!(notes[0].len() < 200 && notes[0].contains("and 995 more"), "{notes:?}");
     let limits = Limits { entries: 999, ..Limits::default() };
-    let error = TarScanner::new(limits).push(&tar, &mut NoContents).unwrap_err();
+    let error =
+        TarScanner::new(limits, &MemoryAccount::default()).push(&tar, &mut NoContents).unwrap_err();
     assert!(matches!(&error, ScanError::Limit(e) if e.limit == Limit::Entries), "{error:?}");
 }
 
@@ -467,11 +469,13 @@ fn limits_hold() {
         (attributes(25), limits, Limit::XattrBytes),
         (tar_of("a"), Limits { tree_bytes: 100, ..limits }, Limit::TreeBytes),
     ] {
-        let mut scanner = TarScanner::new(limits);
+        let mut scanner = TarScanner::new(limits, &MemoryAccount::default());
         let error = scanner.push(&tar, &mut NoContents).unwrap_err();
         assert!(matches!(&error, ScanError::Limit(e) if e.limit == expected), "{error:?}");
     }
-    TarScanner::new(limits).push(&attributes(20), &mut NoContents).unwrap();
+    TarScanner::new(limits, &MemoryAccount::default())
+        .push(&attributes(20), &mut NoContents)
+        .unwrap();
     // A header may claim any size; nothing is allocated for it.
     let claim = block(b'x', b"x", b"77777777777");
     assert!(matches!(scan(&claim), Err(ScanError::Limit(_))));
@@ -534,7 +538,8 @@ fn wanted_content_comes_whole_and_in_order() {
         file(builder, "b", &[3; 512]);
     });
     for piece in [1, 511, 512, 513, tar.len()] {
-        let (mut scanner, mut taken) = (TarScanner::new(Limits::default()), Taken::default());
+        let (mut scanner, mut taken) =
+            (TarScanner::new(Limits::default(), &MemoryAccount::default()), Taken::default());
         for bytes in tar.chunks(piece) {
             scanner.push(bytes, &mut taken).unwrap();
         }

@@ -6,6 +6,7 @@ use super::*;
 use crate::clip::node::Attr;
 use crate::clip::tree::Tree;
 use crate::layer::{LayerRead, Limits, NoContents, merge, read_layer};
+use crate::memory::MemoryAccount;
 
 /// A node with nothing special about it.
 fn node(path: &str, kind: NodeKind, ino: u64) -> Node {
@@ -81,9 +82,16 @@ fn nothing_is_lost_on_the_way_through_a_layer() {
     assert_eq!((layer.size, layer.digest), (compressed.len() as u64, Digest::of(&compressed)));
 
     let read = LayerRead { digest: layer.digest, limits: Limits::default(), span: None };
-    let index = read_layer(read, BufReader::new(&compressed[..]), &mut NoContents).unwrap();
+    let index = read_layer(
+        read,
+        &MemoryAccount::default(),
+        BufReader::new(&compressed[..]),
+        &mut NoContents,
+    )
+    .unwrap();
     assert_eq!((index.diff_id, index.plain_size), (layer.diff_id, layer.plain_size));
-    let merged = Tree::new(merge([&index], &Limits::default()).unwrap()).unwrap();
+    let merged =
+        Tree::new(merge([&index], &Limits::default(), &MemoryAccount::default()).unwrap()).unwrap();
     let before = Tree::new(nodes).unwrap();
     let mut plain = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&compressed[..]), &mut plain)
