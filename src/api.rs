@@ -18,8 +18,11 @@ mod new_job;
 mod observe;
 mod origin;
 mod problem;
+mod rollouts;
 mod router;
 mod server;
+mod tokens;
+mod workspaces;
 
 use std::sync::Arc;
 
@@ -29,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::jobs::queue::Queue;
 use crate::publish::archives::ArchiveStore;
+use crate::rollouts::Rollouts;
+use crate::workspaces::Workspaces;
 
 pub use router::{openapi_json, router};
 pub use server::serve;
@@ -41,6 +46,8 @@ const MAX_STREAMS: usize = 256;
 pub struct AppState {
     queue: Queue,
     archives: Arc<dyn ArchiveStore>,
+    workspaces: Workspaces,
+    rollouts: Rollouts,
     token: Option<auth::AccessToken>,
     streams: Arc<Semaphore>,
     /// The service is about to stop: no new clients should come.
@@ -49,16 +56,21 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// With a `token` every `/v1` route asks for it; without one only local clients are served,
-    /// so the caller must not bind to anything but a loopback address.
+    /// With a `token` every `/v1` route asks for it, or for one of those in the database; without one
+    /// clients of this machine are served as well, so that the caller must not bind to anything but a
+    /// loopback address.
     pub fn new(
         queue: Queue,
         archives: Arc<dyn ArchiveStore>,
+        workspaces: Workspaces,
+        rollouts: Rollouts,
         token: Option<&SecretString>,
     ) -> Self {
         Self {
             queue,
             archives,
+            workspaces,
+            rollouts,
             token: token.map(auth::AccessToken::new),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             stopping: CancellationToken::new(),

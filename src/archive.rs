@@ -28,6 +28,8 @@ mod runtime_spec;
 pub mod summary;
 /// Whether an archive is what it should be.
 pub mod verify;
+/// Which of the two an archive is.
+mod version;
 /// What the user should know of a tree.
 mod warnings;
 
@@ -44,6 +46,7 @@ pub use pack::{PackOptions, PackedImage, pack_image};
 pub use policy::{Fallback, InvalidFallback, InvalidLayerPolicy, LayerPolicy};
 pub use summary::{LayerSummary, Summary};
 pub use verify::{Verification, VerifyOptions, verify};
+pub use version::ClipVersion;
 pub use warnings::MISREAD_NAMES;
 
 /// The step that tells how much of an image there is to read.

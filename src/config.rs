@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::archive::Fallback;
+use crate::archive::{ClipVersion, Fallback};
 use crate::layer::Limits;
 use crate::oci::{OciSettings, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
@@ -79,8 +79,8 @@ pub struct Config {
     pub layer_cache_in_store: bool,
     /// Where archives go.
     pub store: StoreSettings,
-    /// Archive version of jobs that don't ask for one: 1 or 2.
-    pub clip_version: u8,
+    /// Archive version of jobs for which nobody else says one; absent, they get v1.
+    pub clip_version: Option<ClipVersion>,
     /// What becomes of images that can't be served as v2, of jobs that don't say.
     pub fallback: Fallback,
     /// Where built and re-published images go.
@@ -159,7 +159,9 @@ impl Config {
             })?,
             layer_cache_in_store: layers.require(&setting::LAYER_CACHE_IN_STORE, from_str)?,
             store: store(layers, &data_dir)?,
-            clip_version: layers.require(&setting::CLIP_VERSION, |text| between(text, 1..=2))?,
+            clip_version: layers.require(&setting::CLIP_VERSION, |text| {
+                between(text, 0..=2).map(|number: u8| ClipVersion::try_from(number).ok())
+            })?,
             fallback: layers.require(&setting::FALLBACK, from_str)?,
             build_registry,
             oci,

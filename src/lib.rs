@@ -53,11 +53,15 @@ pub mod progress;
 pub mod publish;
 /// The one retry helper.
 pub mod retry;
+/// Rules that send a share of pulls to v2.
+pub mod rollouts;
 /// `ObjectStore`: where archives go.
 pub mod store;
 /// Tracing set-up.
 pub mod telemetry;
 /// `WorkspaceId`: a tenant's name.
 pub mod workspace;
+/// Tenants, their tokens, and the record of changes.
+pub mod workspaces;
 /// Files that are on the disk when they are done.
 pub mod write_behind;

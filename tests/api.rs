@@ -6,3 +6,4 @@ mod harness;
 mod jobs;
 mod problems;
 mod server;
+mod tenants;

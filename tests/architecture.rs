@@ -5,9 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// From the top down.
-const FLOORS: [&str; 12] = [
-    "cli", "api", "jobs", "publish", "archive", "content", "fetch", "store", "layer", "oci",
-    "clip", "gzip",
+const FLOORS: [&str; 14] = [
+    "cli",
+    "api",
+    "rollouts",
+    "workspaces",
+    "jobs",
+    "publish",
+    "archive",
+    "content",
+    "fetch",
+    "store",
+    "layer",
+    "oci",
+    "clip",
+    "gzip",
 ];
 /// What may be used from jobs upward, and by each other.
 const FROM_JOBS_UPWARD: [&str; 3] = ["config", "database", "telemetry"];

@@ -95,7 +95,7 @@ async fn jobs_share_one_budget_of_memory() {
         (&job["error"]["transient"], &job["error"]["fault"]),
         (&json!(false), &json!("user"))
     );
-    assert_eq!(job["attempts"], 1);
+    assert_eq!(job["attempt"], 1);
     assert!(service.stored().is_empty());
 }
 

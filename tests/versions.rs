@@ -287,7 +287,7 @@ async fn version_1_when_it_is_asked_for() {
     let bench = Bench::new(Settings::default()).await;
     let source = bench.push(&[Blob::gzip(&hello())]);
     let (job, events) = bench.pull(&source, &json!({ "clip_version": 1 })).await;
-    let version = json!({ "requested": 1, "decided": 1, "produced": 1 });
+    let version = json!({ "requested": 1, "decided": 1, "decided_by": "request", "produced": 1 });
     assert_eq!((&job["result"]["version"], &job["result"]["clip_version"]), (&version, &json!(1)));
     assert!(events.iter().all(|event| event["event"] != "fell_back"), "{events:#?}");
     assert_eq!(bench.service.cat(IMAGE, "/rootfs/etc/hello"), b"hello\n");
@@ -305,6 +305,79 @@ async fn version_1_as_configured_and_in_s3() {
     let bench = Bench::new(Settings::default().argument("clip-version", "1").on_s3(&s3)).await;
     let source = bench.push(&[Blob::gzip(&hello())]);
     let job = bench.service.finished(&bench.service.pull(IMAGE, &source).await).await;
-    assert_eq!(job["result"]["version"], json!({ "decided": 1, "produced": 1 }), "{job:#}");
+    assert_eq!(
+        job["result"]["version"],
+        json!({ "decided": 1, "decided_by": "settings", "produced": 1 }),
+        "{job:#}"
+    );
     assert_eq!(job["result"]["archive"]["key"], format!("{IMAGE}.rclip"));
+}
+
+/// Request before workspace before rollout before settings; and who rolls back is obeyed at once.
+#[tokio::test]
+async fn who_decides_is_said() {
+    let bench = Bench::new(Settings::default().argument("clip-version", "0")).await;
+    let service = &bench.service;
+    let source = bench.push(&[Blob::gzip(&hello())]);
+    let decided = async |more: Value| {
+        let (job, _) = bench.pull(&source, &more).await;
+        assert_eq!(job["state"], "succeeded", "{job:#}");
+        let version = &job["result"]["version"];
+        assert_eq!(version["decided"], version["produced"], "{version}");
+        (version["decided"].clone(), version["decided_by"].clone(), version["rollout"].clone())
+    };
+    let nobody = Value::Null;
+    assert_eq!(decided(json!({})).await, (json!(1), json!("default"), nobody.clone()));
+
+    let body = json!({ "name": "pilot", "percent": 100, "workspaces": ["default"] });
+    let (status, made) = service.post("/v1/rollouts", &body).await;
+    assert_eq!((status, &made["state"], &made["salt"]), (201, &json!("active"), &json!("pilot")));
+    assert_eq!(decided(json!({})).await, (json!(2), json!("rollout"), json!("pilot")));
+    let (request, asked) = (json!({ "clip_version": 1 }), json!("request"));
+    assert_eq!(decided(request).await, (json!(1), asked, nobody.clone()));
+
+    let set = async |path: &str, body: Value| {
+        let (status, now) = service.patch(path, &body).await;
+        assert_eq!(status, 200, "{now:#}");
+    };
+    let back = json!({ "state": "rolled_back", "reason": "slow starts" });
+    set("/v1/rollouts/pilot", back).await;
+    assert_eq!(decided(json!({})).await, (json!(1), json!("rollout"), json!("pilot")));
+    set("/v1/workspaces/default", json!({ "clip_version": 2 })).await;
+    assert_eq!(decided(json!({})).await, (json!(2), json!("workspace"), nobody.clone()));
+    set("/v1/workspaces/default", json!({ "clip_version": null })).await;
+    set("/v1/rollouts/pilot", json!({ "state": "paused" })).await;
+    assert_eq!(decided(json!({})).await, (json!(1), json!("default"), nobody));
+
+    let (_, audit) = service.get("/v1/audit").await;
+    let actions: Vec<_> =
+        audit["events"].as_array().unwrap().iter().map(|e| &e["action"]).collect();
+    assert_eq!(
+        actions.iter().filter(|action| ***action == "rollout.change").count(),
+        2,
+        "{audit:#}"
+    );
+    assert!(audit["events"].as_array().unwrap().iter().all(|event| event["actor"] == "local"));
+}
+
+/// A workspace may say where its jobs pull from, and what becomes of images that v2 can't serve.
+#[tokio::test]
+async fn a_workspaces_settings_bind_its_jobs() {
+    let bench = Bench::new(Settings::default()).await;
+    let service = &bench.service;
+    let source = bench.push(&[Blob::gzip(&hello())]);
+    let allowed = json!({ "allowed_registries": ["docker.io", "registry.example"] });
+    assert_eq!(service.patch("/v1/workspaces/default", &allowed).await.0, 200);
+    let (job, _) = bench.pull(&source, &json!({})).await;
+    assert_eq!(job["error"]["code"], "registry_not_allowed", "{job:#}");
+    assert_eq!((&job["error"]["fault"], &job["attempt"]), (&json!("user"), &json!(1)));
+    let host = source.split('/').next().unwrap();
+    let allowed = json!({ "allowed_registries": [host], "fallback": "none" });
+    assert_eq!(service.patch("/v1/workspaces/default", &allowed).await.0, 200);
+    assert_eq!(bench.pull(&source, &json!({})).await.0["state"], "succeeded");
+    let zstd = bench.push(&[Blob::zstd(&hello())]);
+    let (job, _) = bench.pull(&zstd, &json!({})).await;
+    assert_eq!(job["error"]["code"], "layer_unsupported", "{job:#}");
+    let (job, _) = bench.pull(&zstd, &json!({ "fallback": "v1" })).await;
+    assert_eq!(job["result"]["clip_version"], 1, "{job:#}");
 }

@@ -2,14 +2,17 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::jobs::job::ImageId;
 use crate::publish::stored::ListedArchive;
+use crate::workspaces::Role;
 
 use super::AppState;
-use super::extract::QueryParams;
+use super::auth::{May, scope};
+use super::extract::{QueryParams, page_limit};
 use super::problem::{ApiError, CommonProblems};
 
 /// Which archives to list.
@@ -23,13 +26,9 @@ pub(super) struct ListParams {
     /// Only archives of images whose ids sort behind this one: the `next` of the page before.
     after: Option<ImageId>,
     /// At most this many.
-    #[serde(default = "default_limit")]
+    #[serde(default = "super::extract::default_limit")]
     #[param(default = 50, minimum = 1, maximum = 200)]
-    limit: usize,
-}
-
-fn default_limit() -> usize {
-    50
+    limit: i64,
 }
 
 /// One page of archives, in the order of their image ids.
@@ -55,18 +54,20 @@ pub(super) struct ArchivePage {
 )]
 pub(super) async fn list(
     State(state): State<AppState>,
+    may: May<scope::ImagesRead>,
     QueryParams(params): QueryParams<ListParams>,
 ) -> Result<Json<ArchivePage>, ApiError> {
-    if !(1..=200).contains(&params.limit) {
-        let detail = format!("limit is {}: expected 1 to 200", params.limit);
-        return Err(ApiError::bad_parameter("limit", detail));
+    if may.access.role == Role::Workspace {
+        let detail = "what is in the store belongs to all workspaces: a token of one can't list it";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "role_missing", detail));
     }
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     if params.prefix.len() > 16 || !params.prefix.bytes().all(hex) {
         let detail = "prefix must be up to 16 lowercase hex digits";
         return Err(ApiError::bad_parameter("prefix", detail));
     }
-    let ListParams { prefix, after, limit } = params;
+    let limit = page_limit(params.limit)?;
+    let ListParams { prefix, after, .. } = params;
     let listed = state.archives.list(&prefix, after.as_ref(), limit + 1).await;
     let mut archives = listed.map_err(|error| ApiError::from_lower(&error))?;
     // One more than asked for tells whether there is another page.

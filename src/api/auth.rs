@@ -1,9 +1,15 @@
-//! Who may call: the bearer token (RFC 6750), when one is set.
+//! Who may call: bearer tokens (RFC 6750) become an [`Access`], which handlers take as [`May`].
+//!
+//! The token of the service's settings may everything; other tokens are looked up at each request, so
+//! that one that was revoked is worth nothing from the next request on. A service without a token in
+//! its settings serves clients of its own machine alone, who may everything as well.
 
 use std::fmt;
+use std::marker::PhantomData;
 
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -12,9 +18,16 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::AppState;
+use super::extract::header;
+use super::observe::RequestId;
 use super::problem::ApiError;
+use crate::workspace::WorkspaceId;
+use crate::workspaces::{Access, Actor, Change, Role, Scope, TokenSecret};
 
-/// The token that is expected, as its SHA-256: comparing hashes takes the same time whatever is
+/// The header that names the workspace which a request is about.
+pub(super) const WORKSPACE: &str = "clipwright-workspace";
+
+/// The token of the settings, as its SHA-256: comparing hashes takes the same time whatever is
 /// presented, its length included.
 #[derive(Clone)]
 pub(super) struct AccessToken([u8; 32]);
@@ -36,21 +49,70 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-/// Middleware of the `/v1` routes: 401 unless the token is presented or none is set.
+/// Middleware of the `/v1` routes: 401 for who is not known.
 pub(super) async fn require(
     State(state): State<AppState>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    let Some(token) = &state.token else { return next.run(request).await };
-    let detail = match bearer(request.headers()) {
-        Some(presented) if token.matches(presented) => return next.run(request).await,
-        Some(_) => "the bearer token is not the one that this service expects",
-        None => "this path needs an Authorization header with a bearer token",
+    match access(&state, request.headers()).await {
+        Ok(access) => {
+            request.extensions_mut().insert(access);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn access(state: &AppState, headers: &HeaderMap) -> Result<Access, ApiError> {
+    let access = match (bearer(headers), &state.token) {
+        (Some(presented), Some(token)) if token.matches(presented) => Access::full(Actor::Operator),
+        (Some(presented), _) => {
+            let secret = TokenSecret::presented(presented);
+            let found = match &secret {
+                Some(secret) => state.workspaces.authenticate(secret).await,
+                None => Ok(None),
+            };
+            let found = found.map_err(|error| ApiError::from_lower(&error))?;
+            found.ok_or_else(|| unauthorized("the bearer token is not one that is good here"))?
+        }
+        (None, None) => Access::full(Actor::Local),
+        (None, Some(_)) => {
+            let detail = "this path needs an Authorization header with a bearer token";
+            return Err(unauthorized(detail));
+        }
     };
+    in_workspace(state, headers, access).await
+}
+
+/// Whose things the request is about: those of the token's workspace, or of the one that it names.
+async fn in_workspace(
+    state: &AppState,
+    headers: &HeaderMap,
+    access: Access,
+) -> Result<Access, ApiError> {
+    let is_name = |text: &str| text.parse::<WorkspaceId>().is_ok();
+    let expected = "1 to 64 lowercase letters, digits, '-' and '_', a letter or digit first";
+    let Some(text) = header(headers, WORKSPACE, is_name, expected)? else { return Ok(access) };
+    let Ok(workspace) = text.parse::<WorkspaceId>() else { return Ok(access) };
+    let lower = |error| ApiError::from_lower(&error);
+    let exists = match access.role {
+        Role::Workspace => access.workspace == workspace,
+        _ if workspace == access.workspace => true,
+        Role::Gateway => state.workspaces.ensure(&workspace).await.map(|()| true).map_err(lower)?,
+        Role::Admin => state.workspaces.get(&workspace).await.map_err(lower)?.is_some(),
+    };
+    if exists { Ok(Access { workspace, ..access }) } else { Err(no_workspace(&workspace)) }
+}
+
+/// 404: there is no workspace of this name, or none that may be known of.
+pub(super) fn no_workspace(workspace: &WorkspaceId) -> ApiError {
+    ApiError::not_found("workspace_not_found", format!("there is no workspace {workspace}"))
+}
+
+fn unauthorized(detail: &'static str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
         .with_header("www-authenticate", "Bearer")
-        .into_response()
 }
 
 /// The token in `Authorization: Bearer TOKEN`; an empty one is none.
@@ -58,6 +120,73 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// A scope as a type.
+pub(super) trait Needs {
+    /// Which.
+    const SCOPE: Scope;
+}
+
+macro_rules! scopes {
+    ($($name:ident),*) => {
+        $(
+            #[doc = concat!("[`Scope::", stringify!($name), "`].")]
+            pub(in crate::api) struct $name;
+
+            impl Needs for $name {
+                const SCOPE: Scope = Scope::$name;
+            }
+        )*
+    };
+}
+
+/// The scopes that handlers ask for.
+pub(super) mod scope {
+    use super::{Needs, Scope};
+
+    scopes!(
+        JobsRead,
+        JobsWrite,
+        ImagesRead,
+        WorkspacesRead,
+        WorkspacesWrite,
+        TokensWrite,
+        AuditRead,
+        RolloutsRead,
+        RolloutsWrite
+    );
+}
+
+/// Who asks, and may do what `S` says: 403 for who may not. A handler has no other way to learn whose
+/// things it is about.
+pub(super) struct May<S> {
+    pub(super) access: Access,
+    request_id: Option<String>,
+    scope: PhantomData<fn() -> S>,
+}
+
+impl<S: Needs> May<S> {
+    /// To be written down with what is changed.
+    pub(super) fn change(&self) -> Change {
+        Change::by(&self.access, self.request_id.clone())
+    }
+}
+
+impl<S: Needs> FromRequestParts<AppState> for May<S> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+        let Some(access) = parts.extensions.get::<Access>().cloned() else {
+            return Err(ApiError::internal(&"a route without access control asks who is asking"));
+        };
+        if !access.scopes.contains(&S::SCOPE) {
+            let detail = format!("this token may not do that: it lacks the scope {}", S::SCOPE);
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "scope_missing", detail));
+        }
+        let request_id = parts.extensions.get::<RequestId>().map(|id| id.as_str().to_owned());
+        Ok(Self { access, request_id, scope: PhantomData })
+    }
 }
 
 #[cfg(test)]

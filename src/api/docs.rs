@@ -37,6 +37,9 @@ for people, `request_id` for whoever runs the service."#,
     tags(
         (name = "jobs", description = "Requests on their way through the queue"),
         (name = "images", description = "Images whose archives are in the store"),
+        (name = "workspaces", description = "Tenants and what they set"),
+        (name = "rollouts", description = "Rules that send a share of pulls to v2"),
+        (name = "tokens", description = "Who may act, and who did"),
         (name = "health", description = "Probes; never need a token"),
     )
 )]

@@ -25,8 +25,9 @@ use crate::jobs::job::JobEvent;
 use crate::jobs::queue::{Queue, QueueError, Wakeups};
 
 use super::AppState;
+use super::auth::{May, scope};
 use super::extract::{PathParam, QueryParams, header};
-use super::jobs::not_found;
+use super::jobs::visible;
 use super::problem::{ApiError, CommonProblems, Problem};
 
 const NDJSON: &str = "application/x-ndjson";
@@ -84,6 +85,7 @@ fn default_follow() -> bool {
 )]
 pub(super) async fn follow(
     State(state): State<AppState>,
+    may: May<scope::JobsRead>,
     PathParam(id): PathParam<Uuid>,
     QueryParams(params): QueryParams<EventParams>,
     headers: HeaderMap,
@@ -93,7 +95,7 @@ pub(super) async fn follow(
     // Interest is registered before anything is read, so that nothing falls between.
     let wakes = state.queue.wakes(id);
     let lower = |e: QueueError| ApiError::from_lower(&e);
-    let job = state.queue.get(id).await.map_err(lower)?.ok_or_else(|| not_found(id))?;
+    let job = visible(&state, &may.access, id).await?;
     let mut tail = Tail {
         queue: state.queue,
         job: id,

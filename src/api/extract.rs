@@ -86,11 +86,33 @@ fn malformed(error: &serde_json::Error) -> ApiError {
 
 /// 422: the body was understood, and these fields of it are wrong.
 pub(super) fn invalid_job(errors: Vec<FieldError>) -> ApiError {
+    refused("invalid_job", "the job", errors)
+}
+
+/// The same, of something else than a job.
+pub(super) fn invalid(what: &str, errors: Vec<FieldError>) -> ApiError {
+    refused("invalid_body", what, errors)
+}
+
+fn refused(code: &'static str, what: &str, errors: Vec<FieldError>) -> ApiError {
     let detail = match errors.as_slice() {
-        [one] => format!("the job can't be accepted: {}: {}", one.field, one.detail),
-        many => format!("the job can't be accepted: {} fields are wrong", many.len()),
+        [one] => format!("{what} can't be accepted: {}: {}", one.field, one.detail),
+        many => format!("{what} can't be accepted: {} fields are wrong", many.len()),
     };
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_job", detail).with_errors(errors)
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail).with_errors(errors)
+}
+
+/// How many entries a page has when nobody says.
+pub(super) fn default_limit() -> i64 {
+    50
+}
+
+/// The length of a page, if it is one that may be asked for.
+pub(super) fn page_limit(limit: i64) -> Result<usize, ApiError> {
+    let most = usize::try_from(limit).ok().filter(|limit| (1..=200).contains(limit));
+    most.ok_or_else(|| {
+        ApiError::bad_parameter("limit", format!("limit is {limit}: expected 1 to 200"))
+    })
 }
 
 /// One parameter in the path.

@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::State;
 
 use crate::jobs::job::{Image, ImageId};
-use crate::workspace::WorkspaceId;
 
 use super::AppState;
+use super::auth::{May, scope};
 use super::extract::PathParam;
 use super::problem::{ApiError, CommonProblems, Problem};
 
@@ -29,9 +29,10 @@ use super::problem::{ApiError, CommonProblems, Problem};
 )]
 pub(super) async fn get(
     State(state): State<AppState>,
+    may: May<scope::ImagesRead>,
     PathParam(image_id): PathParam<ImageId>,
 ) -> Result<Json<Image>, ApiError> {
-    let image = state.queue.image(&WorkspaceId::default(), &image_id).await;
+    let image = state.queue.image(&may.access.workspace, &image_id).await;
     let image = image.map_err(|e| ApiError::from_lower(&e))?;
     image.map(Json).ok_or_else(|| {
         let detail = format!("there is no archive of an image {image_id}");

@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use crate::jobs::job::{ImageId, Job, JobState};
 use crate::jobs::queue::{JobFilter, NewJob};
-use crate::workspace::WorkspaceId;
+use crate::workspaces::Access;
 
 use super::AppState;
-use super::extract::{JsonBody, PathParam, QueryParams, header};
+use super::auth::{May, scope};
+use super::extract::{JsonBody, PathParam, QueryParams, default_limit, header, page_limit};
 use super::new_job::NewJobBody;
 use super::observe::RequestId;
 use super::problem::{ApiError, CommonProblems, Problem};
@@ -46,6 +47,7 @@ use super::problem::{ApiError, CommonProblems, Problem};
 )]
 pub(super) async fn submit(
     State(state): State<AppState>,
+    may: May<scope::JobsWrite>,
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<Value>,
@@ -57,6 +59,7 @@ pub(super) async fn submit(
         "1 to 200 visible ASCII characters",
     )?;
     let new = NewJob {
+        workspace: may.access.workspace,
         idempotency_key: idempotency_key.map(str::to_owned),
         request_id: Some(request_id.as_str().to_owned()),
         trace_context: trace_context(&headers),
@@ -95,10 +98,6 @@ pub(super) struct ListParams {
     limit: i64,
 }
 
-fn default_limit() -> i64 {
-    50
-}
-
 /// One page of jobs, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct JobPage {
@@ -122,19 +121,17 @@ pub(super) struct JobPage {
 )]
 pub(super) async fn list(
     State(state): State<AppState>,
+    may: May<scope::JobsRead>,
     QueryParams(params): QueryParams<ListParams>,
 ) -> Result<Json<JobPage>, ApiError> {
-    if !(1..=200).contains(&params.limit) {
-        let detail = format!("limit is {}: expected 1 to 200", params.limit);
-        return Err(ApiError::bad_parameter("limit", detail));
-    }
+    let page = page_limit(params.limit)?;
     if let Some(JobState::Other(name)) = &params.state {
         let known = JobState::KNOWN.map(String::from).join(", ");
         let detail = format!("state is {name:?}: expected one of {known}");
         return Err(ApiError::bad_parameter("state", detail));
     }
     let filter = JobFilter {
-        workspace: WorkspaceId::default(),
+        workspace: may.access.workspace,
         state: params.state,
         image_id: params.image_id,
         before: params.before,
@@ -142,7 +139,6 @@ pub(super) async fn list(
     };
     let mut jobs = state.queue.list(filter).await.map_err(|e| ApiError::from_lower(&e))?;
     // One more than asked for tells whether there is another page.
-    let page = usize::try_from(params.limit).unwrap_or(usize::MAX);
     let more = jobs.len() > page;
     jobs.truncate(page);
     let next = jobs.last().filter(|_| more).map(|job| job.id);
@@ -165,10 +161,16 @@ pub(super) async fn list(
 )]
 pub(super) async fn get(
     State(state): State<AppState>,
+    may: May<scope::JobsRead>,
     PathParam(id): PathParam<Uuid>,
 ) -> Result<Json<Job>, ApiError> {
+    visible(&state, &may.access, id).await.map(Json)
+}
+
+/// The job, if it is one of those that `access` may see; else 404, as if there were none.
+pub(super) async fn visible(state: &AppState, access: &Access, id: Uuid) -> Result<Job, ApiError> {
     let job = state.queue.get(id).await.map_err(|e| ApiError::from_lower(&e))?;
-    job.map(Json).ok_or_else(|| not_found(id))
+    job.filter(|job| access.sees(&job.workspace)).ok_or_else(|| not_found(id))
 }
 
 /// Cancels a job
@@ -190,13 +192,15 @@ pub(super) async fn get(
 )]
 pub(super) async fn cancel(
     State(state): State<AppState>,
+    may: May<scope::JobsWrite>,
     PathParam(id): PathParam<Uuid>,
 ) -> Result<Json<Job>, ApiError> {
+    visible(&state, &may.access, id).await?;
     let job = state.queue.cancel(id).await.map_err(|e| ApiError::from_lower(&e))?;
     job.map(Json).ok_or_else(|| not_found(id))
 }
 
 /// 404: there is no job of this id.
-pub(super) fn not_found(id: Uuid) -> ApiError {
+fn not_found(id: Uuid) -> ApiError {
     ApiError::not_found("job_not_found", format!("there is no job {id}"))
 }

@@ -26,8 +26,10 @@ use crate::jobs::reconcile::Reconcilers;
 use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
 use crate::memory::MemoryBudget;
 use crate::publish::archives::Stores;
+use crate::rollouts::{Rollouts, Versions};
 use crate::store::{InterceptedStore, ObjectStore};
 use crate::telemetry::{self, store::StoreMetrics};
+use crate::workspaces::Workspaces;
 
 /// A directory for what is not finished.
 mod scratch;
@@ -111,7 +113,11 @@ async fn run(
         archives: stores.archives.clone(),
         oci: config.oci.clone(),
         index,
-        clip_version: config.clip_version,
+        versions: Arc::new(Versions {
+            workspaces: Workspaces::new(database.work_pool().clone()),
+            rollouts: Rollouts::new(database.work_pool().clone()),
+            configured: config.clip_version,
+        }),
         fallback: config.fallback,
         build_registry: config.build_registry.clone(),
         scratch: scratch.path().to_owned(),
@@ -142,7 +148,10 @@ async fn run(
     out.flush()?;
 
     let clients = queue.over(database.pool().clone());
-    let state = AppState::new(clients, stores.archives, config.token.as_ref());
+    let workspaces = Workspaces::new(database.pool().clone());
+    let rollouts = Rollouts::new(database.pool().clone());
+    let state =
+        AppState::new(clients, stores.archives, workspaces, rollouts, config.token.as_ref());
     let state = state.with_stopping(stopping.clone());
     let mut serving = Box::pin(api::serve(listener, state, shutdown.clone()));
     let served = tokio::select! {

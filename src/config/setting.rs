@@ -184,8 +184,8 @@ settings! {
     }
     CLIP_VERSION {
         flag: "clip-version", env: &["CLIPWRIGHT_CLIP_VERSION", "B9_CLIP_VERSION"],
-        file: "imageService.clipVersion", default: Some("2"), expected: "1 or 2",
-        help: "Archive version of jobs that don't ask for one",
+        file: "imageService.clipVersion", default: Some("0"), expected: "0, 1 or 2",
+        help: "Archive version of jobs for which neither they, their workspace nor a rollout says one: 2 falls back where an image can't be served as v2; 0 says nothing, which means 1",
     }
     FALLBACK {
         flag: "fallback", env: &["CLIPWRIGHT_FALLBACK"], file: "clipwright.fallback",

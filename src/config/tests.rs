@@ -60,7 +60,7 @@ fn the_defaults_work() {
         StoreSettings::Directory(path) if *path == in_data_dir("images")));
     assert!(matches!(&config.secret_key,
         SecretKeySource::File(path) if *path == in_data_dir("secret.key")));
-    assert_eq!((config.workers, config.max_attempts, config.clip_version), (2, 3, 2));
+    assert_eq!((config.workers, config.max_attempts, config.clip_version), (2, 3, None));
     assert_eq!((config.lease.as_secs(), config.poll_interval.as_millis()), (30, 1000));
     assert_eq!((config.layer_concurrency, config.layer_cache_bytes), (None, 1 << 30));
     assert!(config.layer_cache_in_store);
@@ -89,11 +89,11 @@ fn each_layer_is_stronger_than_the_next() {
 
     // The first name in the environment is the stronger; empty is as good as unset.
     let run = Run::default().env("B9_CLIP_VERSION", "1");
-    assert_eq!(run.load().unwrap().clip_version, 1);
+    assert_eq!(run.load().unwrap().clip_version, Some(ClipVersion::V1));
     let run = run.env("CLIPWRIGHT_CLIP_VERSION", "");
-    assert_eq!(run.load().unwrap().clip_version, 1);
+    assert_eq!(run.load().unwrap().clip_version, Some(ClipVersion::V1));
     let run = run.env("CLIPWRIGHT_CLIP_VERSION", "2");
-    assert_eq!(run.load().unwrap().clip_version, 2);
+    assert_eq!(run.load().unwrap().clip_version, Some(ClipVersion::V2));
 
     // The settings file is itself a setting.
     let run = Run::default().file("clipwright: {workers: 3}").env("CLIPWRIGHT_CONFIG", "/nowhere");
@@ -132,7 +132,10 @@ clipwright:
     assert_eq!(s3.endpoint.as_deref(), Some("http://minio:9000"));
     assert_eq!((s3.force_path_style, s3.part_size), (true, 16 << 20));
     assert_eq!(s3.keys.as_ref().unwrap().1.expose_secret(), "visible-secret");
-    assert_eq!((config.clip_version, config.poll_interval.as_millis()), (1, 250));
+    assert_eq!(
+        (config.clip_version, config.poll_interval.as_millis()),
+        (Some(ClipVersion::V1), 250)
+    );
     assert_eq!(config.oci.insecure_hosts, ["cache:80", "localhost:5001"]);
     assert_eq!(config.oci.secure_hosts, ["registry.example.com"]);
     assert_eq!(config.oci.own_hosts, ["registry.example.com"]);
@@ -145,19 +148,20 @@ clipwright:
 
     // JSON is as good, and so are tabs in it.
     let json = "{\n\t\"imageService\": {\n\t\t\"clipVersion\": 1\n\t}\n}";
-    assert_eq!(Run::default().file(json).load().unwrap().clip_version, 1);
-    assert_eq!(Run::default().file("").load().unwrap().clip_version, 2);
+    assert_eq!(Run::default().file(json).load().unwrap().clip_version, Some(ClipVersion::V1));
+    assert_eq!(Run::default().file("").load().unwrap().clip_version, None);
 }
 
 #[test]
 fn a_bad_value_is_refused_by_key_and_source() {
     let run = Run::default().file("imageService: {clipVersion: 7}");
     let path = run.file.as_ref().unwrap().path().display().to_string();
-    let expected = format!("imageService.clipVersion = 7 in settings file {path}: expected 1 or 2");
+    let expected =
+        format!("imageService.clipVersion = 7 in settings file {path}: expected 0, 1 or 2");
     assert_eq!(run.error(), expected);
     assert_eq!(
         Run::default().env("B9_CLIP_VERSION", "two").error(),
-        "B9_CLIP_VERSION = two in the environment: expected 1 or 2"
+        "B9_CLIP_VERSION = two in the environment: expected 0, 1 or 2"
     );
     assert_eq!(
         Run::default().args(&["--workers", "0"]).error(),

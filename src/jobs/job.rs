@@ -298,6 +298,35 @@ pub struct Migration {
     pub discarded: Vec<String>,
 }
 
+/// What decided which version an archive was to get: the first of these that had something to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DecidedBy {
+    /// The job.
+    Request,
+    /// Its workspace.
+    Workspace,
+    /// A rollout.
+    Rollout,
+    /// The settings of the service.
+    Settings,
+    /// Nobody: then it is v1.
+    Default,
+}
+
+impl DecidedBy {
+    /// As it stands in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Workspace => "workspace",
+            Self::Rollout => "rollout",
+            Self::Settings => "settings",
+            Self::Default => "default",
+        }
+    }
+}
+
 /// How an archive came to its version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VersionReport {
@@ -306,6 +335,12 @@ pub struct VersionReport {
     pub requested: Option<u8>,
     /// The version decided on before the image was looked at.
     pub decided: u8,
+    /// What decided that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_by: Option<DecidedBy>,
+    /// The rollout that did, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<String>,
     /// The version made.
     pub produced: u8,
     /// Why another one was made than decided on: a stable code in `snake_case`.

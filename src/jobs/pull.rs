@@ -20,6 +20,8 @@ use crate::oci::{
 use crate::publish::PublishError;
 use crate::publish::archives::ArchiveStore;
 
+/// Who says which version a pull is to make.
+pub mod choose;
 /// Which version an archive gets.
 pub mod decide;
 /// What speaks against v2.
@@ -27,7 +29,8 @@ mod findings;
 /// The way of one pull.
 mod run;
 
-use decide::{ClipVersion, Finding, Policy};
+use choose::{ChosenVersion, VersionChooser};
+use decide::{Finding, Policy};
 use run::{PublishedArchive, PullRun, ResolvedSource};
 
 /// What a job calls its credentials for the registry of its image.
@@ -42,8 +45,8 @@ pub struct Puller {
     pub oci: OciSettings,
     /// How images are indexed; limits and budget are those of packing too.
     pub index: IndexOptions,
-    /// Archive version of jobs that don't ask for one.
-    pub clip_version: u8,
+    /// Says which version a pull is to make.
+    pub versions: Arc<dyn VersionChooser>,
     /// What becomes of images that can't be served as v2, of jobs that don't say.
     pub fallback: Fallback,
     /// Where images go that are re-published.
@@ -58,9 +61,12 @@ pub enum PullError {
     /// The credentials can't be used.
     #[error(transparent)]
     Credentials(#[from] InvalidCredentials),
-    /// There is no such version.
-    #[error("clip_version {0} is none: expected 1 or 2")]
-    ClipVersion(u8),
+    /// The workspace doesn't let its jobs pull from there.
+    #[error("the workspace does not let its jobs pull from {registry}")]
+    RegistryNotAllowed {
+        /// The registry's host.
+        registry: String,
+    },
     /// The image can't be served as v2, and the job wants nothing else.
     #[error("the image can't be served as v2: {finding}; {}", finding.ways_out())]
     NotV2 {
@@ -123,7 +129,7 @@ impl Classify for PullError {
     fn code(&self) -> &'static str {
         match self {
             Self::Credentials(_) => "invalid_credentials",
-            Self::ClipVersion(_) => "clip_version_unsupported",
+            Self::RegistryNotAllowed { .. } => "registry_not_allowed",
             Self::NotV2 { finding } => finding.code(),
             Self::Taken => "image_id_taken",
             Self::Scratch { .. } => "io",
@@ -132,14 +138,28 @@ impl Classify for PullError {
     }
 }
 
+/// Whether a workspace means this registry by that name.
+fn is_registry(named: &str, registry: &str) -> bool {
+    let hub = |host: &str| matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+    named.eq_ignore_ascii_case(registry) || hub(named) && hub(registry)
+}
+
 impl Puller {
-    fn policy(&self, spec: &PullSpec) -> Result<Policy, PullError> {
-        let wanted = spec.clip_version.unwrap_or(self.clip_version);
-        Ok(Policy {
-            wanted: ClipVersion::try_from(wanted).map_err(PullError::ClipVersion)?,
-            layers: spec.layers,
-            fallback: spec.fallback.unwrap_or(self.fallback),
-        })
+    /// What the pull is allowed to become, and who says so.
+    async fn policy(
+        &self,
+        spec: &PullSpec,
+        attempt: &Attempt,
+    ) -> Result<(Policy, ChosenVersion), PullError> {
+        let chosen = self.versions.choose(attempt.job(), spec).await?;
+        let registry = spec.source.registry();
+        if let Some(allowed) = &chosen.allowed_registries
+            && !allowed.iter().any(|host| is_registry(host, registry))
+        {
+            return Err(PullError::RegistryNotAllowed { registry: registry.to_owned() });
+        }
+        let fallback = spec.fallback.or(chosen.fallback).unwrap_or(self.fallback);
+        Ok((Policy { wanted: chosen.version, layers: spec.layers, fallback }, chosen))
     }
 
     /// Does one pull. `account` pays for the memory that layers and tree take.
@@ -150,7 +170,7 @@ impl Puller {
         account: &MemoryAccount,
     ) -> Result<JobResult, PullError> {
         let started = Instant::now();
-        let policy = self.policy(spec)?;
+        let (policy, chosen) = self.policy(spec, attempt).await?;
         let (source, image) = self.resolve(spec, attempt).await?;
         let run = PullRun {
             puller: self,
@@ -158,6 +178,7 @@ impl Puller {
             id: &spec.image_id,
             policy,
             requested: spec.clip_version,
+            chosen,
             force: spec.force,
             fence: &attempt.fence,
             events: &attempt.events,

@@ -52,9 +52,10 @@ pub use log::{LogChunk, MAX_CHUNK};
 pub use vault::Vault;
 pub use wake::Wakeups;
 
-pub(super) use connection::Connection;
+pub(crate) use connection::Connection;
 pub(super) use outcome::LostJob;
-pub(super) use retry::{insist, patiently};
+pub(super) use retry::insist;
+pub(crate) use retry::patiently;
 
 use retry::once;
 

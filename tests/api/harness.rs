@@ -10,7 +10,9 @@ use axum::response::Response;
 use clipwright::api::{AppState, router};
 use clipwright::jobs::queue::{Queue, Vault};
 use clipwright::publish::archives::Stores;
+use clipwright::rollouts::Rollouts;
 use clipwright::store::{InterceptedStore, Interceptor, Operation, StoreError, StoreSettings};
+use clipwright::workspaces::Workspaces;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,8 +45,10 @@ impl App {
         let probe = store.clone();
         let before = move |objects| Arc::new(InterceptedStore::new(objects, probe)) as _;
         let archives = Stores::open(&settings, before).await.unwrap().archives;
+        let workspaces = Workspaces::new(database.pool().clone());
+        let rollouts = Rollouts::new(database.pool().clone());
         let token = token.map(SecretString::from);
-        let state = AppState::new(queue, archives, token.as_ref());
+        let state = AppState::new(queue, archives, workspaces, rollouts, token.as_ref());
         Self { state, store, database, _directory: directory }
     }
 

@@ -63,7 +63,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// Starts one that makes v2, unless the settings say otherwise.
     pub(crate) async fn start(mut settings: Settings) -> Self {
+        if !settings.arguments.iter().any(|argument| argument == "--clip-version") {
+            settings = settings.argument("clip-version", "2");
+        }
         let own = settings.environment.iter().any(|(name, _)| *name == "DATABASE_URL");
         let database = if settings.private_database || own {
             None
@@ -159,7 +163,7 @@ impl Service {
         };
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "layer-index")
+            .filter(|name| !["layer-index", ".lock"].contains(&name.as_str()))
             .collect()
     }
 
@@ -178,11 +182,15 @@ impl Service {
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let request = self
-            .http
-            .post(format!("{}{path}", self.url))
-            .header("content-type", "application/json")
-            .body(body.to_string());
+        self.send(self.http.post(format!("{}{path}", self.url)), body).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.send(self.http.patch(format!("{}{path}", self.url)), body).await
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder, body: &Value) -> (u16, Value) {
+        let request = request.header("content-type", "application/json").body(body.to_string());
         let answer = request.send().await.unwrap();
         let status = answer.status().as_u16();
         (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())

@@ -3,31 +3,10 @@
 
 use std::fmt;
 
-use crate::archive::{Fallback, LayerPolicy};
+use crate::archive::{ClipVersion, Fallback, LayerPolicy};
 use crate::clip::MAX_INDEX_BYTES;
 use crate::clip::node::NodePath;
 use crate::digest::Digest;
-
-/// An archive's version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClipVersion {
-    /// With the files' content.
-    V1 = 1,
-    /// An index that points into layers.
-    V2 = 2,
-}
-
-impl TryFrom<u8> for ClipVersion {
-    type Error = u8;
-
-    fn try_from(number: u8) -> Result<Self, u8> {
-        match number {
-            1 => Ok(Self::V1),
-            2 => Ok(Self::V2),
-            other => Err(other),
-        }
-    }
-}
 
 /// What a job is allowed to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::choose::ChosenVersion;
 use super::decide::{Decision, Finding, Policy};
 use super::findings;
 use super::{PullError, Puller};
@@ -32,6 +33,8 @@ pub(super) struct PullRun<'a> {
     pub(super) policy: Policy,
     /// The version that the job itself asked for.
     pub(super) requested: Option<u8>,
+    /// What was decided before the image was looked at.
+    pub(super) chosen: ChosenVersion,
     /// What is there may be replaced.
     pub(super) force: bool,
     pub(super) fence: &'a Fence,
@@ -253,6 +256,8 @@ impl PullRun<'_> {
         VersionReport {
             requested: self.requested,
             decided: self.policy.wanted as u8,
+            decided_by: Some(self.chosen.decided_by),
+            rollout: self.chosen.rollout.clone(),
             produced,
             code: because.map(|finding| finding.code().to_owned()),
             reason: because.map(ToString::to_string),

@@ -9,16 +9,13 @@ use sqlx::{PgConnection, PgPool, Postgres};
 use super::QueueError;
 
 /// A connection for one call.
-pub(in crate::jobs) struct Connection {
+pub(crate) struct Connection {
     connection: PoolConnection<Postgres>,
     answered: bool,
 }
 
 impl Connection {
-    pub(in crate::jobs) async fn acquire(
-        pool: &PgPool,
-        action: &'static str,
-    ) -> Result<Self, QueueError> {
+    pub(crate) async fn acquire(pool: &PgPool, action: &'static str) -> Result<Self, QueueError> {
         match pool.acquire().await {
             Ok(connection) => Ok(Self { connection, answered: false }),
             Err(error) => Err(QueueError::from_sqlx(action, &error)),
@@ -26,7 +23,7 @@ impl Connection {
     }
 
     /// The call came to its end, whatever the answer: the connection goes back to the pool.
-    pub(in crate::jobs) fn answered<T>(
+    pub(crate) fn answered<T>(
         mut self,
         action: &'static str,
         answer: Result<T, sqlx::Error>,

@@ -15,7 +15,7 @@ const TRY_AGAIN: RetrySettings =
     RetrySettings::endless(Duration::from_millis(50), Duration::from_secs(1));
 
 /// Makes the call until it succeeds, fails for good, or [`PATIENCE`] ends.
-pub(in crate::jobs) async fn patiently<T, Call, Attempt>(
+pub(crate) async fn patiently<T, Call, Attempt>(
     action: &'static str,
     call: Call,
 ) -> Result<T, QueueError>

@@ -1,0 +1,246 @@
+//! `/v1/rollouts`: rules that send a share of pulls to v2.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::auth::{May, scope};
+use super::extract::{JsonBody, PathParam, invalid};
+use super::problem::{ApiError, CommonProblems, FieldError, Problem};
+use crate::rollouts::{NewRollout, Rollout, RolloutChanges, RolloutState, SourcePattern, Sticky};
+use crate::workspace::WorkspaceId;
+
+/// Entries of a list at most.
+const MAX_LIST: usize = 1000;
+/// Bytes of a salt or a reason at most.
+const MAX_TEXT: usize = 200;
+
+/// A rollout to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"name": "v2-pilot", "percent": 10, "workspaces": ["team-a"]}))]
+pub(super) struct NewRolloutBody {
+    /// Names it: lowercase letters, digits, `-` and `_`.
+    #[schema(pattern = "^[a-z0-9][a-z0-9_-]{0,63}$")]
+    name: String,
+    /// The share that gets v2; the rest of what it matches gets v1.
+    #[schema(minimum = 0, maximum = 100)]
+    percent: f64,
+    /// Another salt chooses others; the name when absent.
+    #[schema(max_length = 200)]
+    salt: Option<String>,
+    /// What always gets the same version.
+    #[serde(default)]
+    #[schema(default = "image")]
+    sticky: Sticky,
+    /// Only these workspaces; all when absent.
+    #[schema(max_items = 1000)]
+    workspaces: Option<Vec<WorkspaceId>>,
+    /// Only pulls from these registries or repositories; all when absent.
+    #[schema(max_items = 1000)]
+    sources: Option<Vec<SourcePattern>>,
+}
+
+/// What becomes of a rollout; what is absent stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"percent": 50}))]
+pub(super) struct RolloutChangesBody {
+    /// The share that gets v2.
+    #[schema(minimum = 0, maximum = 100)]
+    percent: Option<f64>,
+    /// Whether it decides.
+    state: Option<RolloutState>,
+    /// Why its state is changed.
+    #[schema(max_length = 200)]
+    reason: Option<String>,
+}
+
+/// All rollouts, the oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RolloutList {
+    rollouts: Vec<Rollout>,
+}
+
+/// Collects what is wrong with the fields that both bodies have.
+fn check(wrong: &mut Vec<FieldError>, percent: Option<f64>, texts: [(&str, Option<&String>); 2]) {
+    if let Some(percent) = percent.filter(|percent| !(0.0..=100.0).contains(percent)) {
+        wrong.push(FieldError::new("percent", format!("is {percent}: expected 0 to 100")));
+    }
+    for (field, text) in texts {
+        if text.is_some_and(|text| text.len() > MAX_TEXT || text.chars().any(char::is_control)) {
+            let detail = format!("expected at most {MAX_TEXT} bytes without control characters");
+            wrong.push(FieldError::new(field, detail));
+        }
+    }
+}
+
+fn no_rollout(name: &str) -> ApiError {
+    let name: String = name.chars().take(64).collect();
+    ApiError::not_found("rollout_not_found", format!("there is no rollout {name:?}"))
+}
+
+/// Makes a rollout
+///
+/// It decides from the next claim on, where neither the job nor its workspace asks for a version. Of
+/// several rollouts that match a pull the oldest decides.
+#[utoipa::path(
+    post,
+    path = "/v1/rollouts",
+    operation_id = "create_rollout",
+    tag = "rollouts",
+    request_body = NewRolloutBody,
+    responses(
+        CommonProblems,
+        (status = 201, description = "The rollout", body = Rollout),
+        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field is wrong, or there is one of this name", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn create(
+    State(state): State<AppState>,
+    may: May<scope::RolloutsWrite>,
+    JsonBody(new): JsonBody<NewRolloutBody>,
+) -> Result<(StatusCode, Json<Rollout>), ApiError> {
+    let NewRolloutBody { name, percent, salt, sticky, workspaces, sources } = new;
+    let mut wrong = Vec::new();
+    // The grammar of names is that of workspaces.
+    if let Err(error) = name.parse::<WorkspaceId>() {
+        let detail = error.to_string().replace("is not a workspace", "names no rollout");
+        wrong.push(FieldError::new("name", detail));
+    }
+    check(&mut wrong, Some(percent), [("salt", salt.as_ref()), ("reason", None)]);
+    for (field, count) in [
+        ("workspaces", workspaces.as_ref().map(Vec::len)),
+        ("sources", sources.as_ref().map(Vec::len)),
+    ] {
+        if let Some(count) = count.filter(|count| !(1..=MAX_LIST).contains(count)) {
+            let detail = format!("has {count} entries: expected 1 to {MAX_LIST}");
+            wrong.push(FieldError::new(field, detail));
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(invalid("the rollout", wrong));
+    }
+    let salt = salt.unwrap_or_else(|| name.clone());
+    let new = NewRollout { name, percent, salt, sticky, workspaces, sources };
+    let made = state.rollouts.create(&new, &may.change()).await;
+    Ok((StatusCode::CREATED, Json(made.map_err(|error| ApiError::from_lower(&error))?)))
+}
+
+/// Lists rollouts
+///
+/// The oldest first, which is the order in which they are asked.
+#[utoipa::path(
+    get,
+    path = "/v1/rollouts",
+    operation_id = "list_rollouts",
+    tag = "rollouts",
+    responses(CommonProblems, (status = 200, description = "All rollouts", body = RolloutList)),
+    security((), ("token" = []))
+)]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    _: May<scope::RolloutsRead>,
+) -> Result<Json<RolloutList>, ApiError> {
+    let rollouts = state.rollouts.list().await.map_err(|error| ApiError::from_lower(&error))?;
+    Ok(Json(RolloutList { rollouts }))
+}
+
+/// Shows a rollout
+#[utoipa::path(
+    get,
+    path = "/v1/rollouts/{name}",
+    operation_id = "get_rollout",
+    tag = "rollouts",
+    params(("name" = String, Path, description = "Its name")),
+    responses(
+        CommonProblems,
+        (status = 200, description = "The rollout", body = Rollout),
+        (status = 404, description = "No such rollout", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn get(
+    State(state): State<AppState>,
+    _: May<scope::RolloutsRead>,
+    PathParam(name): PathParam<String>,
+) -> Result<Json<Rollout>, ApiError> {
+    let found = state.rollouts.get(&name).await.map_err(|error| ApiError::from_lower(&error))?;
+    found.map(Json).ok_or_else(|| no_rollout(&name))
+}
+
+/// Changes a rollout
+///
+/// From the next claim on: `percent` ramps it, `"state": "paused"` has it decide nothing, and
+/// `"state": "rolled_back"` sends everything that it matches to v1.
+#[utoipa::path(
+    patch,
+    path = "/v1/rollouts/{name}",
+    operation_id = "change_rollout",
+    tag = "rollouts",
+    params(("name" = String, Path, description = "Its name")),
+    request_body = RolloutChangesBody,
+    responses(
+        CommonProblems,
+        (status = 200, description = "The rollout as it is now", body = Rollout),
+        (status = 404, description = "No such rollout", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn change(
+    State(state): State<AppState>,
+    may: May<scope::RolloutsWrite>,
+    PathParam(name): PathParam<String>,
+    JsonBody(changes): JsonBody<RolloutChangesBody>,
+) -> Result<Json<Rollout>, ApiError> {
+    let RolloutChangesBody { percent, state: becomes, reason } = changes;
+    let mut wrong = Vec::new();
+    check(&mut wrong, percent, [("reason", reason.as_ref()), ("salt", None)]);
+    if !wrong.is_empty() {
+        return Err(invalid("the rollout", wrong));
+    }
+    let changes = RolloutChanges { percent, state: becomes, reason };
+    let changed = state.rollouts.change(&name, &changes, &may.change()).await;
+    let changed = changed.map_err(|error| ApiError::from_lower(&error))?;
+    changed.map(Json).ok_or_else(|| no_rollout(&name))
+}
+
+/// Removes a rollout
+///
+/// What it decided is decided by others from the next claim on.
+#[utoipa::path(
+    delete,
+    path = "/v1/rollouts/{name}",
+    operation_id = "delete_rollout",
+    tag = "rollouts",
+    params(("name" = String, Path, description = "Its name")),
+    responses(
+        CommonProblems,
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "No such rollout", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn delete(
+    State(state): State<AppState>,
+    may: May<scope::RolloutsWrite>,
+    PathParam(name): PathParam<String>,
+) -> Result<StatusCode, ApiError> {
+    let removed = state.rollouts.delete(&name, &may.change()).await;
+    if removed.map_err(|error| ApiError::from_lower(&error))? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(no_rollout(&name))
+    }
+}

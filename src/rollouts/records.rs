@@ -1,0 +1,245 @@
+//! Rules in the database, and who changed them.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::rule::{RolloutState, Rule, SourcePattern, Sticky};
+use super::{RolloutError, Rollouts};
+use crate::jobs::queue::{Connection, QueueError, patiently};
+use crate::workspace::WorkspaceId;
+use crate::workspaces::Change;
+
+/// A rollout to be made.
+#[derive(Debug, Clone)]
+pub struct NewRollout {
+    /// Names it.
+    pub name: String,
+    /// The share that gets v2, 0 to 100.
+    pub percent: f64,
+    /// Another salt chooses others.
+    pub salt: String,
+    /// What always gets the same version.
+    pub sticky: Sticky,
+    /// Only these workspaces; all when absent.
+    pub workspaces: Option<Vec<WorkspaceId>>,
+    /// Only pulls from these; all when absent.
+    pub sources: Option<Vec<SourcePattern>>,
+}
+
+/// What becomes of a rollout; what is absent stays.
+#[derive(Debug, Clone, Default)]
+pub struct RolloutChanges {
+    /// The share that gets v2.
+    pub percent: Option<f64>,
+    /// Whether it decides.
+    pub state: Option<RolloutState>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// A rollout as it is.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Rollout {
+    /// Names it.
+    pub name: String,
+    /// Whether it decides.
+    #[schema(value_type = RolloutState)]
+    pub state: String,
+    /// Why it is in this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The share that gets v2, 0 to 100.
+    pub percent: f64,
+    /// Another salt chooses others.
+    pub salt: String,
+    /// What always gets the same version.
+    #[schema(value_type = Sticky)]
+    pub sticky: String,
+    /// Only these workspaces; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspaces: Option<Vec<String>>,
+    /// Only pulls from these; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Vec<String>>,
+    /// When it was made: of several that match the oldest decides.
+    pub created_at: DateTime<Utc>,
+    /// When it was changed last.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Rollout {
+    /// What it says; `None` if a later version wrote what this one doesn't understand.
+    pub(super) fn rule(&self) -> Option<Rule> {
+        fn all<T: std::str::FromStr>(texts: Option<&Vec<String>>) -> Option<Option<Vec<T>>> {
+            texts
+                .map(|texts| texts.iter().map(|text| text.parse().ok()).collect())
+                .map_or(Some(None), |read: Option<Vec<T>>| read.map(Some))
+        }
+        Some(Rule {
+            name: self.name.clone(),
+            state: RolloutState::of(&self.state)?,
+            percent: self.percent,
+            salt: self.salt.clone(),
+            sticky: Sticky::of(&self.sticky)?,
+            workspaces: all(self.workspaces.as_ref())?,
+            sources: all(self.sources.as_ref())?,
+        })
+    }
+}
+
+fn texts<T: ToString>(values: Option<&Vec<T>>) -> Option<Vec<String>> {
+    values.map(|values| values.iter().map(ToString::to_string).collect())
+}
+
+impl Rollouts {
+    /// Makes a rollout, active from the next claim on.
+    pub async fn create(&self, new: &NewRollout, change: &Change) -> Result<Rollout, RolloutError> {
+        const ACTION: &str = "make a rollout";
+        let (workspaces, sources) = (texts(new.workspaces.as_ref()), texts(new.sources.as_ref()));
+        let detail = json!({
+            "percent": new.percent, "sticky": new.sticky, "workspaces": workspaces, "sources": sources,
+        });
+        let made = patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            // Who sends it twice finds what the first try wrote down.
+            let made = sqlx::query_as!(
+                Rollout,
+                r#"WITH made AS (
+                       INSERT INTO rollout (name, percent, salt, sticky, workspaces, sources)
+                       VALUES ($1, $2, $3, $4, $5, $6)
+                       ON CONFLICT (name) DO UPDATE SET salt = rollout.salt
+                       WHERE EXISTS (SELECT FROM audit_event WHERE id = $7)
+                       RETURNING *),
+                   noted AS (
+                       INSERT INTO audit_event (id, actor, action, subject, detail, request_id)
+                       SELECT $7, $8, 'rollout.create', name, $9, $10 FROM made
+                       ON CONFLICT DO NOTHING)
+                   SELECT name, state, reason, percent, salt, sticky, workspaces, sources, created_at,
+                          updated_at
+                   FROM made"#,
+                new.name,
+                new.percent,
+                new.salt,
+                new.sticky.as_str(),
+                workspaces.as_deref(),
+                sources.as_deref(),
+                change.id(),
+                change.actor(),
+                detail,
+                change.request_id(),
+            )
+            .fetch_optional(&mut *db)
+            .await;
+            db.answered(ACTION, made)
+        });
+        made.await?.ok_or_else(|| RolloutError::Exists(new.name.clone()))
+    }
+
+    /// Changes a rollout, from the next claim on; `None`: there is none of this name.
+    pub async fn change(
+        &self,
+        name: &str,
+        changes: &RolloutChanges,
+        change: &Change,
+    ) -> Result<Option<Rollout>, QueueError> {
+        const ACTION: &str = "change a rollout";
+        let state = changes.state.map(RolloutState::as_str);
+        let detail =
+            json!({ "percent": changes.percent, "state": state, "reason": changes.reason });
+        patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let changed = sqlx::query_as!(
+                Rollout,
+                r#"WITH changed AS (
+                       UPDATE rollout
+                       SET percent = coalesce($2, percent), state = coalesce($3, state),
+                           reason = CASE WHEN $3::text IS NULL THEN reason ELSE $4 END,
+                           updated_at = now()
+                       WHERE name = $1 RETURNING *),
+                   noted AS (
+                       INSERT INTO audit_event (id, actor, action, subject, detail, request_id)
+                       SELECT $5, $6, 'rollout.change', name, $7, $8 FROM changed
+                       ON CONFLICT DO NOTHING)
+                   SELECT name, state, reason, percent, salt, sticky, workspaces, sources, created_at,
+                          updated_at
+                   FROM changed"#,
+                name,
+                changes.percent,
+                state,
+                changes.reason,
+                change.id(),
+                change.actor(),
+                detail,
+                change.request_id(),
+            )
+            .fetch_optional(&mut *db)
+            .await;
+            db.answered(ACTION, changed)
+        })
+        .await
+    }
+
+    /// Removes a rollout, and what it decided is decided by others from the next claim on. `false`:
+    /// there is none of this name.
+    pub async fn delete(&self, name: &str, change: &Change) -> Result<bool, QueueError> {
+        const ACTION: &str = "remove a rollout";
+        let removed = patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let removed = sqlx::query_scalar!(
+                r#"WITH removed AS (DELETE FROM rollout WHERE name = $1 RETURNING name),
+                   noted AS (
+                       INSERT INTO audit_event (id, actor, action, subject, request_id)
+                       SELECT $2, $3, 'rollout.delete', name, $4 FROM removed)
+                   SELECT EXISTS (SELECT FROM removed)
+                       OR EXISTS (SELECT FROM audit_event WHERE id = $2) AS "removed!""#,
+                name,
+                change.id(),
+                change.actor(),
+                change.request_id(),
+            )
+            .fetch_one(&mut *db)
+            .await;
+            db.answered(ACTION, removed)
+        });
+        removed.await
+    }
+
+    /// All rollouts, the oldest first: there are few.
+    pub async fn list(&self) -> Result<Vec<Rollout>, QueueError> {
+        const ACTION: &str = "list rollouts";
+        patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let rollouts = sqlx::query_as!(
+                Rollout,
+                "SELECT name, state, reason, percent, salt, sticky, workspaces, sources, created_at,
+                        updated_at
+                 FROM rollout ORDER BY created_at, name LIMIT 1000"
+            )
+            .fetch_all(&mut *db)
+            .await;
+            db.answered(ACTION, rollouts)
+        })
+        .await
+    }
+
+    /// The rollout of this name.
+    pub async fn get(&self, name: &str) -> Result<Option<Rollout>, QueueError> {
+        const ACTION: &str = "look up a rollout";
+        patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let rollout = sqlx::query_as!(
+                Rollout,
+                "SELECT name, state, reason, percent, salt, sticky, workspaces, sources, created_at,
+                        updated_at
+                 FROM rollout WHERE name = $1",
+                name
+            )
+            .fetch_optional(&mut *db)
+            .await;
+            db.answered(ACTION, rollout)
+        })
+        .await
+    }
+}

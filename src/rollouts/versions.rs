@@ -1,0 +1,89 @@
+//! Which version a pull is to make: what it asks for itself, else what its workspace sets, else what the
+//! oldest rollout says that has something to say, else the service's settings.
+
+use async_trait::async_trait;
+
+use super::Rollouts;
+use super::rule::Pulled;
+use crate::archive::ClipVersion;
+use crate::jobs::job::{DecidedBy, Job, PullSpec};
+use crate::jobs::pull::choose::{ChosenVersion, VersionChooser};
+use crate::jobs::queue::{Connection, QueueError, patiently};
+use crate::workspaces::Workspaces;
+
+/// Chooses, and writes down what it chose.
+#[derive(Debug, Clone)]
+pub struct Versions {
+    /// What workspaces set.
+    pub workspaces: Workspaces,
+    /// Rules.
+    pub rollouts: Rollouts,
+    /// What the settings say, if they say anything.
+    pub configured: Option<ClipVersion>,
+}
+
+#[async_trait]
+impl VersionChooser for Versions {
+    async fn choose(&self, job: &Job, spec: &PullSpec) -> Result<ChosenVersion, QueueError> {
+        let own = self.workspaces.get(&job.workspace).await?.map(|own| own.settings);
+        let own = own.unwrap_or_default();
+        let chosen = |version, decided_by, rollout| ChosenVersion {
+            version,
+            decided_by,
+            rollout,
+            fallback: own.fallback,
+            allowed_registries: own.allowed_registries.clone(),
+        };
+        let of = |number: Option<u8>| number.and_then(|number| ClipVersion::try_from(number).ok());
+        let chosen = if let Some(version) = of(spec.clip_version) {
+            chosen(version, DecidedBy::Request, None)
+        } else if let Some(version) = of(own.clip_version) {
+            chosen(version, DecidedBy::Workspace, None)
+        } else if let Some((version, name)) = self.by_rollout(job, spec).await? {
+            chosen(version, DecidedBy::Rollout, Some(name))
+        } else {
+            match self.configured {
+                Some(version) => chosen(version, DecidedBy::Settings, None),
+                None => chosen(ClipVersion::V1, DecidedBy::Default, None),
+            }
+        };
+        self.note(job, &chosen).await?;
+        Ok(chosen)
+    }
+}
+
+impl Versions {
+    async fn by_rollout(
+        &self,
+        job: &Job,
+        spec: &PullSpec,
+    ) -> Result<Option<(ClipVersion, String)>, QueueError> {
+        let pulled =
+            Pulled { workspace: &job.workspace, image: &spec.image_id, source: &spec.source };
+        let rollouts = self.rollouts.list().await?;
+        let mut rules = rollouts.iter().filter_map(super::Rollout::rule);
+        Ok(rules.find_map(|rule| Some((rule.decide(pulled)?, rule.name.clone()))))
+    }
+
+    async fn note(&self, job: &Job, chosen: &ChosenVersion) -> Result<(), QueueError> {
+        const ACTION: &str = "note which version was chosen";
+        patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.rollouts.pool, ACTION).await?;
+            let noted = sqlx::query!(
+                "INSERT INTO version_assignment (job_id, clip_version, decided_by, rollout)
+                 VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (job_id) DO UPDATE
+                 SET clip_version = excluded.clip_version, decided_by = excluded.decided_by,
+                     rollout = excluded.rollout, at = now()",
+                job.id,
+                chosen.version as i16,
+                chosen.decided_by.as_str(),
+                chosen.rollout,
+            )
+            .execute(&mut *db)
+            .await;
+            db.answered(ACTION, noted).map(drop)
+        })
+        .await
+    }
+}

@@ -1,0 +1,34 @@
+//! Tenants: workspaces and what they set, tokens and what these may do, and the record of who changed
+//! what. It must not know HTTP, nor what jobs do.
+
+use sqlx::PgPool;
+
+/// Who asks, and what he may.
+pub mod access;
+/// The record of changes.
+pub mod audit;
+/// Why a tenant's thing could not be read or changed.
+mod error;
+/// Bearer tokens.
+pub mod token;
+/// Workspaces and their settings.
+pub mod workspace;
+
+pub use access::{Access, Actor, Role, Scope};
+pub use audit::{AuditEvent, Change};
+pub use error::WorkspaceError;
+pub use token::{NewToken, Token, TokenSecret};
+pub use workspace::{Workspace, WorkspaceSettings};
+
+/// Everything about tenants that is in the database. Clones share the pool.
+#[derive(Debug, Clone)]
+pub struct Workspaces {
+    pool: PgPool,
+}
+
+impl Workspaces {
+    /// Those in the database of `pool`, which must be migrated.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+}
