@@ -106,7 +106,11 @@ impl Service {
         }
         let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.process.wait();
+        let status = self.process.wait();
+        if !std::thread::panicking() {
+            let status = status.unwrap();
+            assert!(status.success(), "the service ended with {status}");
+        }
     }
 
     /// Ends the process as a crash would.
