@@ -191,6 +191,7 @@ CREATE INDEX idempotency_key_expiry ON idempotency_key (expires_at);
 CREATE TABLE archive_owner (
     image_id     text PRIMARY KEY,
     workspace_id text NOT NULL REFERENCES workspace,
+    -- When its workspace last was about to publish.
     since        timestamptz NOT NULL DEFAULT now()
 );
 
