@@ -62,10 +62,10 @@ CREATE TABLE live_job (
     priority         smallint NOT NULL,
     -- Not before; jobs of one priority are taken in this order.
     due_at           timestamptz NOT NULL DEFAULT now(),
-    -- Ends unrun if no worker has it by then.
+    -- Ends unrun if no worker took it by then; once one has, it is NULL.
     expires_at       timestamptz,
-    -- The key that its secrets are sealed with.
-    key_id           text,
+    -- The key that its secrets are sealed with; empty if it brought none.
+    key_id           text NOT NULL DEFAULT '',
     -- Its worker fell silent: it runs alone, lest it take others along again.
     suspect          boolean NOT NULL DEFAULT false,
     -- Of all jobs of an image one may run, since they would race for its archive.
@@ -84,7 +84,10 @@ CREATE TABLE live_job (
 CREATE SEQUENCE job_fence;
 
 CREATE UNIQUE INDEX live_job_head ON live_job (image_id) WHERE head;
-CREATE INDEX live_job_due ON live_job (kind, suspect, priority, due_at) WHERE head AND worker_id IS NULL;
+-- By key too: whoever hasn't that of many jobs must not walk through all of them at each claim.
+CREATE INDEX live_job_due ON live_job (kind, suspect, priority, key_id, due_at)
+    WHERE head AND worker_id IS NULL;
+CREATE INDEX live_job_key ON live_job (key_id) WHERE key_id <> '' AND worker_id IS NULL;
 CREATE INDEX live_job_of_image ON live_job (image_id, priority, due_at, job_id);
 -- None on `lease_expires_at`, which each heartbeat changes: those that run are few.
 CREATE INDEX live_job_running ON live_job (worker_id) WHERE worker_id IS NOT NULL;

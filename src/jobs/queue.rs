@@ -156,8 +156,8 @@ impl Queue {
         self
     }
 
-    /// For how long after it was accepted a job is tried again, however often, while what it depends on
-    /// is away; an hour unless told.
+    /// For how long after its first attempt started a job is tried again, however often, while what it
+    /// depends on is away; an hour unless told.
     #[must_use]
     pub fn with_retry_for(self, retry_for: Duration) -> Self {
         Self { retry_for, ..self }

@@ -189,7 +189,12 @@ async fn a_registry_that_is_away_costs_time_and_not_attempts() {
         assert!(waits, "as long as it was asked to");
         f.let_time_pass().await;
     }
-    f.sql("UPDATE job SET created_at = now() - interval '61 minutes'").await;
+    // However long it waited before anybody tried.
+    f.sql("UPDATE job SET created_at = now() - interval '3 hours'").await;
+    let lease = f.claim("w").await.unwrap();
+    f.queue.fail(&lease, &away).await.unwrap();
+    f.let_time_pass().await;
+    f.sql("UPDATE job_event SET at = at - interval '61 minutes'").await;
     let lease = f.claim("w").await.unwrap();
     f.queue.fail(&lease, &away).await.unwrap();
     assert_eq!((f.get(id).await.state, f.error(id).await), (JobState::Failed, Some(away)));

@@ -38,8 +38,8 @@ pub struct Lease {
     pub fence: i64,
     /// How long it lasts from each heartbeat.
     pub lasts: Duration,
-    /// How old the job was when it was claimed.
-    pub age: Duration,
+    /// How long before the claim its first attempt started.
+    pub tried_for: Duration,
 }
 
 impl Lease {

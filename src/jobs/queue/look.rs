@@ -13,6 +13,9 @@ use crate::jobs::recorded::Recorded;
 use crate::workspace::WorkspaceId;
 
 const PING_LIMIT: Duration = Duration::from_secs(2);
+/// Probes ask often: so many keys are looked at, and so many jobs of each counted.
+const MAX_KEYS: i32 = 20;
+const MAX_COUNTED: i64 = 1000;
 
 impl Queue {
     /// The job.
@@ -162,17 +165,33 @@ impl Queue {
     }
 
     /// The keys that secrets of waiting jobs are sealed with and that are not here, with how many jobs
-    /// wait for each: none of them is claimed by this process.
+    /// wait for each (1000 are counted at most): none of them is claimed by this process.
     pub async fn unknown_keys(&self) -> Result<Vec<(String, i64)>, QueueError> {
         const ACTION: &str = "look for unknown keys";
         let keys = self.vault.key_ids();
         once(ACTION, PING_LIMIT, async {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let unknown = sqlx::query!(
-                r#"SELECT key_id AS "key_id!", count(*) AS "jobs!" FROM live_job
-                   WHERE key_id IS NOT NULL AND key_id <> ALL($1) AND worker_id IS NULL
-                   GROUP BY key_id ORDER BY key_id LIMIT 10"#,
-                &keys
+                // From one key to the next, however many jobs wait for each.
+                r#"WITH RECURSIVE sealed AS (
+                       SELECT min(key_id) AS key_id, 1 AS n FROM live_job
+                       WHERE key_id <> '' AND worker_id IS NULL
+                       UNION ALL
+                       SELECT (SELECT min(key_id) FROM live_job
+                               WHERE key_id <> '' AND worker_id IS NULL
+                                 AND key_id > sealed.key_id), n + 1
+                       FROM sealed WHERE sealed.key_id IS NOT NULL AND n < $2)
+                   SELECT sealed.key_id AS "key_id!", waiting.jobs AS "jobs!"
+                   FROM sealed CROSS JOIN LATERAL (
+                       SELECT count(*) AS jobs FROM (
+                           SELECT FROM live_job
+                           WHERE key_id = sealed.key_id AND key_id <> '' AND worker_id IS NULL
+                           LIMIT $3) AS counted) AS waiting
+                   WHERE sealed.key_id <> ALL($1) AND waiting.jobs > 0
+                   ORDER BY sealed.key_id"#,
+                &keys,
+                MAX_KEYS,
+                MAX_COUNTED,
             )
             .fetch_all(&mut *db)
             .await;

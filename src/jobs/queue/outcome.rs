@@ -153,7 +153,7 @@ impl Queue {
         let (id, fence) = lease.id();
         let counted = lease.job.attempt - lease.job.losses;
         let by_time = error.fault != Fault::User && error.code != JobError::WRONG_CONTENT;
-        let has_time = by_time && lease.age < self.retry_for;
+        let has_time = by_time && lease.tried_for < self.retry_for;
         if error.transient && (counted < lease.job.max_attempts || has_time) {
             let again = Again { error, delay: delay(error, counted), lost: false };
             if self.again(id, fence, &again).await? {
