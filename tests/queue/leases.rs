@@ -72,7 +72,7 @@ async fn a_lost_lease_writes_nothing() {
 async fn refuse_all(f: &Fixture, lease: &Lease) {
     let before = f.events(lease.job.id).await;
     let refusals = [
-        f.queue.append(lease, 9, &warning("late")).await,
+        f.queue.append(lease, 9, &warning("late")).await.map(|()| JobState::Running),
         f.queue.succeed(lease, &result_for(&lease.job)).await,
         f.queue.fail(lease, &error("late", true)).await,
         f.queue.cancelled(lease).await,
@@ -158,7 +158,8 @@ async fn transient_failures_are_tried_again_until_attempts_are_used_up() {
     for attempt in 1..=3 {
         let lease = f.claim("w").await.unwrap();
         assert_eq!(lease.job.attempt, attempt);
-        f.queue.fail(&lease, &full("disk_full")).await.unwrap();
+        let state = f.queue.fail(&lease, &full("disk_full")).await.unwrap();
+        assert_eq!(state, if attempt < 3 { JobState::Queued } else { JobState::Failed });
         assert!(f.claim("w").await.is_none(), "not before its time");
         f.let_time_pass().await;
     }

@@ -114,7 +114,7 @@ async fn walk(f: &Fixture, first: u64, bounded: bool) {
                 1 => queue.fail(&lease, &error("x", false)).await.unwrap(),
                 2 => queue.release(&lease).await.unwrap(),
                 _ => queue.fail(&lease, &error("x", true)).await.unwrap(),
-            }
+            };
         })
         .await;
         within_bounds(f, "cancel", may(STEP), async {
