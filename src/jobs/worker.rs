@@ -2,11 +2,12 @@
 //! queue's; what work means is the handler's.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, RwLock, RwLockWriteGuard, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -123,12 +124,20 @@ impl Pool {
         // Beats go on while attempts come to their end.
         let (pulse, queue) = (self.pulse.clone(), self.queue.clone());
         let _beats = AbortOnDropHandle::new(tokio::spawn(async move { pulse.beat(&queue).await }));
-        Box::pin(async { tokio::join!(self.take_all(), self.take_suspects()) }).await;
-        self.attempts.close();
-        if tokio::time::timeout(DRAIN, self.attempts.wait()).await.is_err() {
-            tracing::warn!(
+        let work = Box::pin(async {
+            tokio::join!(self.take_all(), self.take_suspects());
+            self.attempts.close();
+            self.attempts.wait().await;
+        });
+        let too_long = async {
+            self.shutdown.cancelled().await;
+            sleep(DRAIN).await;
+        };
+        tokio::select! {
+            () = work => {}
+            () = too_long => tracing::warn!(
                 "the shutdown left jobs behind: their leases could not be released in time"
-            );
+            ),
         }
     }
 
@@ -169,24 +178,39 @@ impl Pool {
     async fn take_suspects(&self) {
         let kinds = self.handler.kinds();
         loop {
-            match self.queue.suspect_waits(&kinds).await {
-                Ok(true) => {
-                    let alone = self.shutdown.run_until_cancelled(self.alone.write()).await;
-                    let Some(_alone) = alone else { return };
-                    if let Some(claim) = self.claim(&kinds, true).await {
-                        // Like the others it goes on for a while when the shutdown comes. A panic
-                        // is told by the panic hook, and its lease ends by itself.
-                        let _ = self.attempts.spawn(self.attempt(claim)).await;
-                    }
-                }
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "no look for suspect jobs; trying on"),
+            if let Some(_alone) = self.company_gone(&kinds).await
+                && let Some(claim) = self.claim(&kinds, true).await
+            {
+                // Like the others it goes on for a while when the shutdown comes. A panic
+                // is told by the panic hook, and its lease ends by itself.
+                let _ = self.attempts.spawn(self.attempt(claim)).await;
             }
             let wait = sleep(self.settings.poll);
             if self.shutdown.run_until_cancelled(wait).await.is_none() {
                 return;
             }
         }
+    }
+
+    /// Waits for the end of all other attempts, as long as there is a suspect: nobody new is let in
+    /// meanwhile, which is for nothing once another process has taken it.
+    async fn company_gone(&self, kinds: &[JobKind]) -> Option<RwLockWriteGuard<'_, ()>> {
+        let mut alone = pin!(self.alone.write());
+        while self.suspect_waits(kinds).await {
+            tokio::select! {
+                alone = &mut alone => return Some(alone),
+                () = sleep(self.settings.poll) => {}
+                () = self.shutdown.cancelled() => return None,
+            }
+        }
+        None
+    }
+
+    async fn suspect_waits(&self, kinds: &[JobKind]) -> bool {
+        self.queue.suspect_waits(kinds).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "no look for suspect jobs; trying on");
+            false
+        })
     }
 
     /// The kinds that there is room for, with a slot of each.
