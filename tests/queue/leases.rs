@@ -201,6 +201,29 @@ async fn a_registry_that_is_away_costs_time_and_not_attempts() {
     assert_eq!((f.get(id).await.state, f.error(id).await), (JobState::Failed, Some(away)));
 }
 
+/// An operator ends what is in his way, or a lock is not to be had in time: done is done all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_survives_that_its_statement_is_ended() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    let mut holding = f.database.pool().begin().await.unwrap();
+    sqlx::query("SELECT FROM live_job FOR UPDATE").execute(&mut *holding).await.unwrap();
+    let queue = f.queue.clone();
+    let succeeding =
+        tokio::spawn(async move { queue.succeed(&lease, &result_for(&lease.job)).await });
+    f.until_somebody_waits().await;
+    f.sql(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+         WHERE wait_event_type = 'Lock' AND datname = current_database()",
+    )
+    .await;
+    f.until_somebody_waits().await;
+    holding.rollback().await.unwrap();
+    succeeding.await.unwrap().unwrap();
+    assert_eq!(f.story(id).await, ["queued", "started", "succeeded"]);
+}
+
 #[tokio::test]
 async fn other_failures_are_final_and_a_wanted_end_is_no_failure() {
     let f = Fixture::new().await;
