@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, RwLock, RwLockWriteGuard, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -37,6 +37,10 @@ use pulse::Pulse;
 /// After the shutdown the pool ends within this, whatever handlers and database do. More than the
 /// handlers' grace and one patient call to the database.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// The answer of a claim may have been lost, or the claim may be made when nobody waits for it any more:
+/// a statement lasts no longer (`database::connect`), and some seconds are for the way there.
+const LINGERS: Duration = Duration::from_secs(40);
 
 /// The work itself.
 #[async_trait]
@@ -107,8 +111,9 @@ struct Pool {
     settings: WorkerSettings,
     shutdown: CancellationToken,
     pulse: Arc<Pulse>,
-    /// One claim at a time, until what it took is known to `pulse`.
-    claiming: Mutex<()>,
+    /// One claim at a time, until what it took is known to `pulse`. Until when one that was given up may
+    /// yet take something.
+    claiming: Mutex<Option<Instant>>,
     workers: Arc<Semaphore>,
     slots: BTreeMap<JobKind, Arc<Semaphore>>,
     /// Held for reading by ordinary attempts, and for writing by one at a job whose worker fell silent:
@@ -225,16 +230,19 @@ impl Pool {
     async fn claim(&self, kinds: &[JobKind], suspects: bool) -> Option<ClaimedLease> {
         let WorkerSettings { worker_id, lease, .. } = &self.settings;
         let wanted = Wanted { worker_id, lasts: *lease, kinds, suspects };
-        let _one_at_a_time = self.claiming.lock().await;
+        let mut in_doubt = self.claiming.lock().await;
+        if in_doubt.is_some_and(|until| Instant::now() < until) {
+            // What it took would wait for the lease to end, and count as lost with its worker.
+            let ours = self.pulse.claims();
+            if let Err(error) = self.queue.release_all_but(worker_id, &ours).await {
+                tracing::debug!(%error, "what a lost claim took waits for its lease to end");
+            }
+        }
         match self.queue.claim(&wanted).await {
             Ok(lease) => lease.map(|lease| ClaimedLease::keep(lease, &self.pulse)),
             Err(error) => {
                 tracing::warn!(%error, "no job can be claimed; trying on");
-                // Its answer may have been lost, and what it took would wait for the lease to end.
-                let ours = self.pulse.claims();
-                if let Err(error) = self.queue.release_all_but(worker_id, &ours).await {
-                    tracing::debug!(%error, "what a lost claim took waits for its lease to end");
-                }
+                *in_doubt = Some(Instant::now() + LINGERS);
                 None
             }
         }

@@ -259,6 +259,35 @@ async fn what_a_dead_worker_left_runs_when_nothing_else_does() {
     pool.stop().await;
 }
 
+/// The database was so slow that the claim was made when nobody waited for it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_claim_takes_that_was_given_up_is_found() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    f.sql(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW; END $$;
+         CREATE TRIGGER dawdle BEFORE UPDATE OF worker_id ON live_job
+         FOR EACH ROW WHEN (NEW.worker_id IS NOT NULL) EXECUTE FUNCTION dawdle()",
+    )
+    .await;
+    let mut holding = f.database.pool().begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7)").execute(&mut *holding).await.unwrap();
+    let pool = Pool::start(&f.queue, &Fake::new(Deed::Succeed), 1);
+    // It was looked for, when it could not be found yet.
+    let looked = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                                 WHERE query LIKE 'WITH held AS%fence <> ALL%'
+                                   AND datname = current_database())";
+    within(async {
+        while !sqlx::query_scalar::<_, bool>(looked).fetch_one(f.database.pool()).await.unwrap() {}
+    })
+    .await;
+    holding.rollback().await.unwrap();
+    let job = f.until(id, |job| job.state == JobState::Succeeded).await;
+    assert_eq!((job.attempt, job.losses), (1, 0));
+    pool.stop().await;
+}
+
 /// Who waits for others to end, so that it can run alone what a dead worker left, lets nobody in; until
 /// somebody else has taken it.
 #[tokio::test(flavor = "multi_thread")]

@@ -41,7 +41,7 @@ impl Queue {
     pub async fn claim(&self, wanted: &Wanted<'_>) -> Result<Option<Lease>, QueueError> {
         loop {
             // Once: a claim whose answer was lost holds its job, and a second one would take another
-            // as well. Workers give the first back (`release_all_but`) and look again.
+            // as well. Workers give the first back (`release_all_but`).
             let Some(claim) = once(ACTION, LIMIT, self.try_claim(wanted)).await? else {
                 return Ok(None);
             };
