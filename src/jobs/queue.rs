@@ -135,6 +135,15 @@ pub struct JobFilter {
     pub limit: i64,
 }
 
+/// A list of jobs, newest first.
+#[derive(Debug, Clone)]
+pub struct JobList {
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
 impl Queue {
     /// A queue in the database of `pool`, which must be migrated.
     pub fn new(pool: PgPool, vault: Vault) -> Self {

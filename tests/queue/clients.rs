@@ -65,7 +65,7 @@ async fn jobs_are_listed_newest_first_page_by_page() {
     }
     f.queue.cancel(ids[0]).await.unwrap();
     let list = async |filter| -> Vec<Uuid> {
-        f.queue.list(filter).await.unwrap().into_iter().map(|job| job.id).collect()
+        f.queue.list(filter).await.unwrap().jobs.into_iter().map(|job| job.id).collect()
     };
     let all = || JobFilter { limit: 10, ..JobFilter::default() };
     assert_eq!(list(all()).await, ids);
@@ -163,7 +163,9 @@ async fn credentials_without_a_key_are_refused() {
     let new = NewJob { secrets: secrets_of("u:p"), ..new_job(1) };
     let refused = keyless.submit(new).await.unwrap_err();
     assert!(matches!(refused, QueueError::NoSecretKey), "{refused}");
-    assert!(f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().is_empty());
+    assert!(
+        f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().jobs.is_empty()
+    );
 }
 
 /// What can't be claimed is not waited for: nobody else would be let in meanwhile.
@@ -242,7 +244,7 @@ async fn rows_of_a_later_version_are_shown_and_not_run() {
     f.sql(newer).await;
     assert_eq!(f.claim("w").await.unwrap().job.id, known);
     assert!(f.claim("w").await.is_none());
-    let all = f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap();
+    let all = f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().jobs;
     assert_eq!(all.len(), 4);
     assert_eq!(f.get(kind).await.spec.json()["heat"], 9);
     assert_eq!(f.get(version).await.state, JobState::Queued);
@@ -329,6 +331,32 @@ async fn a_job_that_nobody_takes_in_time_expires() {
     assert_eq!(f.story(unrun).await, ["queued", "expired"]);
     assert_eq!(f.get(running).await.state, JobState::Running);
     assert_eq!(secrets(&f).await, 0);
+}
+
+/// However large results are, a list is not.
+#[tokio::test]
+async fn a_list_of_large_jobs_is_short_and_says_that_there_are_more() {
+    let f = Fixture::new().await;
+    let mut ids = Vec::new();
+    for n in 0..20 {
+        ids.push(f.submit(n).await);
+        let lease = f.claim("w").await.unwrap();
+        let mut result = result_for(&lease.job);
+        result.summary.warnings = vec!["w".repeat(1000); 1000];
+        f.queue.succeed(&lease, &result).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    loop {
+        let filter = JobFilter { before: seen.last().copied(), limit: 100, ..JobFilter::default() };
+        let list = f.queue.list(filter).await.unwrap();
+        assert!((1..=8).contains(&list.jobs.len()), "{}", list.jobs.len());
+        seen.extend(list.jobs.iter().map(|job| job.id));
+        if !list.more {
+            break;
+        }
+    }
+    ids.reverse();
+    assert_eq!(seen, ids);
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ async fn an_image_whose_archive_is_another_is_described_anew() {
     std::fs::copy(golden, directory.path().join("x.rclip")).unwrap();
     assert_eq!(images.run().await.unwrap(), 1);
     let queued = JobFilter { state: Some(JobState::Queued), limit: 9, ..JobFilter::default() };
-    let jobs = f.queue.list(queued).await.unwrap();
+    let jobs = f.queue.list(queued).await.unwrap().jobs;
     let [job] = &jobs[..] else { panic!("{jobs:?}") };
     let spec = MigrateSpec { image_id, to: 2, discard_kept: false };
     assert_eq!(job.spec.read().unwrap(), JobSpec::Migrate(spec));
