@@ -81,7 +81,7 @@ async fn a_start_that_hears_nothing_more_can_be_stopped() {
         far.proxy.held_back(1).await;
         stop.cancel();
     };
-    let (started, ()) = within(async { tokio::join!(starting, stopping) }).await;
+    let (started, ()) = within(Box::pin(async { tokio::join!(starting, stopping) })).await;
     let error = started.unwrap_err();
     assert!(matches!(error, DatabaseError::Cancelled), "{error}");
 }
