@@ -62,10 +62,10 @@ CREATE TABLE live_job (
     priority         smallint NOT NULL,
     -- Not before; jobs of one priority are taken in this order.
     due_at           timestamptz NOT NULL DEFAULT now(),
-    -- Ends unrun if no worker has it by then.
+    -- Ends unrun if no worker took it by then; once one has, it is NULL.
     expires_at       timestamptz,
-    -- The key that its secrets are sealed with.
-    key_id           text,
+    -- The key that its secrets are sealed with; empty if it brought none.
+    key_id           text NOT NULL DEFAULT '',
     -- Its worker fell silent: it runs alone, lest it take others along again.
     suspect          boolean NOT NULL DEFAULT false,
     -- Of all jobs of an image one may run, since they would race for its archive.
@@ -84,26 +84,44 @@ CREATE TABLE live_job (
 CREATE SEQUENCE job_fence;
 
 CREATE UNIQUE INDEX live_job_head ON live_job (image_id) WHERE head;
-CREATE INDEX live_job_due ON live_job (kind, suspect, priority, due_at) WHERE head AND worker_id IS NULL;
-CREATE INDEX live_job_of_image ON live_job (image_id, due_at, job_id);
+-- By key too: whoever hasn't that of many jobs must not walk through all of them at each claim.
+CREATE INDEX live_job_due ON live_job (kind, suspect, priority, key_id, due_at)
+    WHERE head AND worker_id IS NULL;
+CREATE INDEX live_job_key ON live_job (key_id) WHERE key_id <> '' AND worker_id IS NULL;
+CREATE INDEX live_job_of_image ON live_job (image_id, priority, due_at, job_id);
 -- None on `lease_expires_at`, which each heartbeat changes: those that run are few.
 CREATE INDEX live_job_running ON live_job (worker_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX live_job_expiry ON live_job (expires_at) WHERE worker_id IS NULL AND expires_at IS NOT NULL;
 
--- Chooses which job of an image may run next: the one that is due first. Whoever adds a job, ends one
--- or gives it back comes through here, one after the other, so that none is forgotten.
+-- Chooses which job of an image may run next: of those that are due the one of the highest priority, else
+-- the one that is due first. Whoever adds a job, ends the head or gives it back comes through here, one
+-- after the other, so that none is forgotten.
 CREATE FUNCTION choose_head(image text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     chosen uuid;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended(image, 0));
-    -- Each statement sees what was committed before it began: the lock comes first.
-    SELECT job_id INTO chosen FROM live_job WHERE image_id = image ORDER BY due_at, job_id LIMIT 1;
-    UPDATE live_job SET head = false
-        WHERE image_id = image AND head AND worker_id IS NULL AND job_id <> chosen;
-    UPDATE live_job SET head = true
-        WHERE job_id = chosen AND NOT head
-        AND NOT EXISTS (SELECT FROM live_job WHERE image_id = image AND head);
+    LOOP
+        -- Each statement sees what was committed before it began: the lock comes first.
+        SELECT job_id INTO chosen
+            FROM (VALUES (1::smallint), (0::smallint), (-1::smallint)) AS level (rank)
+            CROSS JOIN LATERAL (
+                SELECT job_id, due_at FROM live_job WHERE image_id = image AND priority = rank
+                ORDER BY due_at, job_id LIMIT 1) AS first
+            ORDER BY CASE WHEN due_at <= clock_timestamp() THEN -rank ELSE 2 END, due_at, job_id LIMIT 1;
+        EXIT WHEN chosen IS NULL;
+        -- One that is locked is about to run, or to end and come through here: who waited for it would
+        -- be waited for.
+        UPDATE live_job SET head = false WHERE job_id = (
+            SELECT job_id FROM live_job
+            WHERE image_id = image AND head AND worker_id IS NULL AND job_id <> chosen
+            FOR UPDATE SKIP LOCKED);
+        UPDATE live_job SET head = true
+            WHERE job_id = chosen AND NOT head
+            AND NOT EXISTS (SELECT FROM live_job WHERE image_id = image AND head);
+        -- The chosen one may have been cancelled meanwhile, by somebody who didn't have to choose.
+        EXIT WHEN EXISTS (SELECT FROM live_job WHERE image_id = image AND head);
+    END LOOP;
 END $$;
 
 CREATE FUNCTION live_job_head_of_new() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -176,6 +194,7 @@ CREATE INDEX idempotency_key_expiry ON idempotency_key (expires_at);
 CREATE TABLE archive_owner (
     image_id     text PRIMARY KEY,
     workspace_id text NOT NULL REFERENCES workspace,
+    -- When its workspace last was about to publish.
     since        timestamptz NOT NULL DEFAULT now()
 );
 

@@ -1,6 +1,14 @@
 //! How progress leaves the lower floors: a callback that knows nothing of jobs or terminals.
 
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use crate::digest::Digest;
+
+/// How often whoever waits for others says so.
+const SAY_SO: Duration = Duration::from_mins(1);
 
 /// One step forward in making an archive.
 #[derive(Debug, Clone)]
@@ -13,6 +21,12 @@ pub enum Step {
         layers: usize,
         /// Sum of the compressed layer sizes, in bytes.
         compressed_bytes: u64,
+    },
+    /// A layer waits for others: for its turn, or for somebody else who reads it. Said now and then, for
+    /// as long as that lasts.
+    Waiting {
+        /// Digest of the compressed layer.
+        layer: Digest,
     },
     /// So many more compressed bytes of a layer were read.
     LayerBytes {
@@ -50,4 +64,43 @@ pub struct Silent;
 
 impl Progress for Silent {
     fn step(&self, _step: Step) {}
+}
+
+/// Waits for others on behalf of `layer`, and says so.
+pub(crate) async fn wait<T>(
+    progress: &dyn Progress,
+    layer: Digest,
+    others: impl Future<Output = T>,
+) -> T {
+    let mut others = pin!(others);
+    loop {
+        match timeout(SAY_SO, &mut others).await {
+            Ok(done) => return done,
+            Err(_) => progress.step(Step::Waiting { layer }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    struct Said(AtomicU32);
+
+    impl Progress for Said {
+        fn step(&self, step: Step) {
+            assert!(matches!(step, Step::Waiting { .. }), "{step:?}");
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_says_so_each_minute() {
+        let said = Said(AtomicU32::new(0));
+        let others = tokio::time::sleep(Duration::from_secs(5 * 60 + 30));
+        wait(&said, Digest::of(b"l"), others).await;
+        assert_eq!(said.0.into_inner(), 5);
+    }
 }

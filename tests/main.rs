@@ -24,6 +24,7 @@ mod push;
 mod queue;
 mod secrets;
 mod service;
+mod shutdown;
 mod soak;
 mod spans;
 mod store;

@@ -2,6 +2,7 @@
 
 mod clients;
 mod harness;
+mod heads;
 mod images;
 mod layer_claims;
 mod leases;

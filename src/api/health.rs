@@ -39,7 +39,7 @@ pub(super) struct Readiness {
 pub(super) struct UnknownKey {
     /// Names the key, and tells nothing about it.
     key_id: String,
-    /// How many jobs wait for a process that has it.
+    /// How many jobs wait for a process that has it; 1000 are counted at most.
     jobs: i64,
 }
 

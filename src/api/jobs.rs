@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::jobs::job::{ImageId, Job, JobState};
-use crate::jobs::queue::{JobFilter, NewJob};
+use crate::jobs::queue::{JobFilter, JobList, NewJob};
 use crate::workspaces::Access;
 
 use super::AppState;
@@ -92,7 +92,7 @@ pub(super) struct ListParams {
     image_id: Option<ImageId>,
     /// Only jobs older than this one: the `next` of the page before.
     before: Option<Uuid>,
-    /// At most this many.
+    /// At most this many, and fewer if they are large.
     #[serde(default = "default_limit")]
     #[param(default = 50, minimum = 1, maximum = 200)]
     limit: i64,
@@ -124,7 +124,7 @@ pub(super) async fn list(
     may: May<scope::JobsRead>,
     QueryParams(params): QueryParams<ListParams>,
 ) -> Result<Json<JobPage>, ApiError> {
-    let page = page_limit(params.limit)?;
+    page_limit(params.limit)?;
     if let Some(JobState::Other(name)) = &params.state {
         let known = JobState::KNOWN.map(String::from).join(", ");
         let detail = format!("state is {name:?}: expected one of {known}");
@@ -135,12 +135,10 @@ pub(super) async fn list(
         state: params.state,
         image_id: params.image_id,
         before: params.before,
-        limit: params.limit + 1,
+        limit: params.limit,
     };
-    let mut jobs = state.queue.list(filter).await.map_err(|e| ApiError::from_lower(&e))?;
-    // One more than asked for tells whether there is another page.
-    let more = jobs.len() > page;
-    jobs.truncate(page);
+    let listed = state.queue.list(filter).await.map_err(|e| ApiError::from_lower(&e))?;
+    let JobList { jobs, more } = listed;
     let next = jobs.last().filter(|_| more).map(|job| job.id);
     Ok(Json(JobPage { jobs, next }))
 }

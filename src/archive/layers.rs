@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::fetch::download::with_layer;
 use crate::layer::{Contents, LayerError, LayerIndex, LayerRead, NoContents, read_layer};
 use crate::oci::{LayerDescriptor, OciError, Ranges, Source};
-use crate::progress::{Progress, Step};
+use crate::progress::{Progress, Step, wait};
 
 /// A layer of an image, and where it is.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +94,9 @@ impl ImageLayer<'_> {
             return Ok(known);
         }
         let key = wanted.key();
-        let boarded = cancel.run_until_cancelled(cache.flights().board(&key)).await;
+        let layer = self.descriptor.digest;
+        let boarding = cancel.run_until_cancelled(cache.flights().board(&key));
+        let boarded = wait(&**progress, layer, boarding).await;
         let _flight = boarded.ok_or(ArchiveError::Cancelled)?;
         let _claim = loop {
             let freed = cache.claims().map(|claims| claims.freed(&key));
@@ -115,6 +117,7 @@ impl ImageLayer<'_> {
                     tracing::debug!(%key, "another process is reading this layer");
                     let woken = cancel.run_until_cancelled(freed).await;
                     woken.ok_or(ArchiveError::Cancelled)?;
+                    progress.step(Step::Waiting { layer });
                 }
                 (None, None) => {}
             }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
@@ -31,10 +30,16 @@ use crate::store::{InterceptedStore, ObjectStore};
 use crate::telemetry::{self, store::StoreMetrics};
 use crate::workspaces::Workspaces;
 
+/// How its parts end.
+mod parts;
 /// A directory for what is not finished.
 mod scratch;
 
+use parts::end_together;
 use scratch::Scratch;
+
+/// What still runs on blocking threads at the end, such as a read from a file system that hangs, is left.
+const LEAVE_BEHIND: Duration = Duration::from_secs(1);
 
 /// Run the service: API, queue and workers.
 ///
@@ -51,7 +56,9 @@ impl Serve {
         let config = Config::load(&self.settings)?;
         telemetry::init(&config.log);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(serve(config))
+        let outcome = runtime.block_on(serve(config));
+        runtime.shutdown_timeout(LEAVE_BEHIND);
+        outcome
     }
 }
 
@@ -67,9 +74,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Err(DatabaseError::Cancelled) => return Ok(()),
         started => started?,
     };
-    let scratch = Scratch::make(&config.data_dir)?;
-    let outcome = run(&config, listener, address, &scratch, &database, &stopping, &shutdown).await;
-    shutdown.cancel();
+    let outcome = async {
+        let scratch = Scratch::make(&config.data_dir)?;
+        run(&config, listener, address, &scratch, &database, &stopping, &shutdown).await
+    };
+    let outcome = outcome.await;
+    // Whatever came of it, a private server is not left running.
     database.stop().await;
     outcome
 }
@@ -123,7 +133,13 @@ async fn run(
         scratch: scratch.path().to_owned(),
     });
     tokio::spawn(telemetry::metrics::keep_up());
-    let mut workers = WorkerPool::start(
+    info!(%address, store = stores.archives.describe(), workers = config.workers, "ready");
+    let mut out = std::io::stdout();
+    writeln!(out, "clipwright is ready at http://{address} (docs: http://{address}/docs)")?;
+    out.flush()?;
+
+    // From here on nothing returns before they have ended.
+    let workers = WorkerPool::start(
         queue.clone(),
         Arc::new(Handlers {
             puller,
@@ -141,30 +157,15 @@ async fn run(
         stopping.clone(),
     );
     let reconcilers = Reconcilers::new(&queue, &stores, config.lease, config.retention);
-    let mut reconcilers = reconcilers.start(stopping.clone());
-    info!(%address, store = stores.archives.describe(), workers = config.workers, "ready");
-    let mut out = std::io::stdout();
-    writeln!(out, "clipwright is ready at http://{address} (docs: http://{address}/docs)")?;
-    out.flush()?;
-
+    let reconcilers = reconcilers.start(stopping.clone());
     let clients = queue.over(database.pool().clone());
     let workspaces = Workspaces::new(database.pool().clone());
     let rollouts = Rollouts::new(database.pool().clone());
     let state =
         AppState::new(clients, stores.archives, workspaces, rollouts, config.token.as_ref());
     let state = state.with_stopping(stopping.clone());
-    let mut serving = Box::pin(api::serve(listener, state, shutdown.clone()));
-    let served = tokio::select! {
-        served = &mut serving => served,
-        // Without them nothing would be done, however well it is answered.
-        () = ended(&mut workers, stopping) => anyhow::bail!("the workers stopped by themselves"),
-        () = ended(&mut reconcilers, stopping) => anyhow::bail!("the reconcilers stopped by themselves"),
-    };
-    stopping.cancel();
-    shutdown.cancel();
-    workers.await.context("the workers stopped")?;
-    reconcilers.await.context("the reconcilers stopped")?;
-    served.context("the API stopped")
+    let serving = Box::pin(api::serve(listener, state, shutdown.clone()));
+    end_together(serving, workers, reconcilers, stopping, shutdown).await
 }
 
 /// Layer indexes in the data directory and the store, as far as they are wanted there.
@@ -187,14 +188,6 @@ fn layer_cache(
         cache = cache.with_store(store.clone()).with_claims(claims);
     }
     Some(Arc::new(cache))
-}
-
-/// Resolves when a task ends that should go on until `stopping`.
-async fn ended(task: &mut JoinHandle<()>, stopping: &CancellationToken) {
-    let _ = task.await;
-    if stopping.is_cancelled() {
-        std::future::pending::<()>().await;
-    }
 }
 
 /// SIGINT and SIGTERM end the service in good order: no more jobs are taken and `/readyz` says no at

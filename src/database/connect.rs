@@ -40,16 +40,17 @@ const SESSION: &str = "SELECT set_config(name, value, false) FROM (VALUES
     ('jit', 'off')) AS setting (name, value)";
 
 /// Whether the database was lost rather than the statement refused, so that another connection
-/// may do better: broken connections, and a server that starts, stops or is full.
+/// may do better: broken connections, and a server that starts, stops, is full or too slow.
 pub fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
         // PostgreSQL appendix A: class 08 is connection exceptions, 40 transaction rollbacks,
         // 53 insufficient resources; 57P01 to 57P03 are shutdowns, a crash and a start;
-        // 25006 is what a primary that became a standby answers to writes.
+        // 55P03 is a lock that was not to be had in time, 57014 a statement that took too long or that
+        // somebody ended; 25006 is what a primary that became a standby answers to writes.
         sqlx::Error::Database(e) => e.code().is_some_and(|code| {
             ["08", "40", "53"].iter().any(|class| code.starts_with(class))
-                || matches!(&*code, "25006" | "57P01" | "57P02" | "57P03")
+                || matches!(&*code, "25006" | "55P03" | "57014" | "57P01" | "57P02" | "57P03")
         }),
         _ => false,
     }
@@ -112,17 +113,21 @@ async fn migrate(
     migrator.set_ignore_missing(true).set_locking(false);
     let failed = |source| DatabaseError::Migration { place: place(options), source };
     let asked = |source| DatabaseError::Unreachable { place: place(options), source };
-    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)")
-        .bind(MIGRATION_LOCK)
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(asked)?
-    {
-        let waited = cancel.run_until_cancelled(tokio::time::sleep(TRY_AGAIN.max_delay)).await;
-        waited.ok_or(DatabaseError::Cancelled)?;
-    }
-    // The lock goes with the connection.
-    migrator.run(connection).await.map_err(failed)
+    let migrated = async {
+        while !try_lock(connection).await.map_err(asked)? {
+            tokio::time::sleep(TRY_AGAIN.max_delay).await;
+        }
+        // However long that takes. The lock goes with the connection.
+        migrator.run(connection).await.map_err(failed)
+    };
+    cancel.run_until_cancelled(migrated).await.unwrap_or(Err(DatabaseError::Cancelled))
+}
+
+/// Whether the lock was to be had. A server that is silent by now is not waited for.
+async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(MIGRATION_LOCK);
+    let locked = tokio::time::timeout(ACQUIRE_TIMEOUT, lock.fetch_one(connection)).await;
+    locked.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
 /// What a user may read of `options`.

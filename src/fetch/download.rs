@@ -16,7 +16,7 @@ use crate::fetch::FetchError;
 use crate::fetch::stream::{BlobFetch, Chunk};
 use crate::layer::LayerError;
 use crate::oci::Source;
-use crate::progress::{Progress, Step};
+use crate::progress::{Progress, Step, wait};
 
 /// A download from which nothing came for so long gives its turn to others.
 const STALL: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ pub(crate) async fn with_layer<T: Send + 'static>(
 ) -> Result<T, FetchError> {
     let source = source.gated(budget.link(source));
     let mut fetch = BlobFetch::start(&source, budget.room(), layer, size, cancel);
-    let mut turn = Some(budget.turn(cancel).await?);
+    let mut turn = Some(wait(&*progress, layer, budget.turn(cancel)).await?);
     fetch.widen();
     let (chunks, received) = mpsc::unbounded_channel();
     let working = tokio::task::spawn_blocking(|| work(LayerBytes { received, current: None }));
@@ -51,7 +51,7 @@ pub(crate) async fn with_layer<T: Send + 'static>(
         };
         let Some(chunk) = chunk else { break };
         if turn.is_none() {
-            match budget.turn(cancel).await {
+            match wait(&*progress, layer, budget.turn(cancel)).await {
                 Ok(again) => turn = Some(again),
                 Err(error) => {
                     failure = Some(error); // and the work comes to its end first

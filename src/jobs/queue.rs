@@ -136,6 +136,15 @@ pub struct JobFilter {
     pub limit: i64,
 }
 
+/// A list of jobs, newest first.
+#[derive(Debug, Clone)]
+pub struct JobList {
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
 impl Queue {
     /// A queue in the database of `pool`, which must be migrated.
     pub fn new(pool: PgPool, vault: Vault) -> Self {
@@ -157,8 +166,8 @@ impl Queue {
         self
     }
 
-    /// For how long after it was accepted a job is tried again, however often, while what it depends on
-    /// is away; an hour unless told.
+    /// For how long after its first attempt started a job is tried again, however often, while what it
+    /// depends on is away; an hour unless told.
     #[must_use]
     pub fn with_retry_for(self, retry_for: Duration) -> Self {
         Self { retry_for, ..self }

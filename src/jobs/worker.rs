@@ -2,13 +2,14 @@
 //! queue's; what work means is the handler's.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, RwLock, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, RwLock, RwLockWriteGuard, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -36,6 +37,10 @@ use pulse::Pulse;
 /// After the shutdown the pool ends within this, whatever handlers and database do. More than the
 /// handlers' grace and one patient call to the database.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// The answer of a claim may have been lost, or the claim may be made when nobody waits for it any more:
+/// a statement lasts no longer (`database::connect`), and some seconds are for the way there.
+const LINGERS: Duration = Duration::from_secs(40);
 
 /// The work itself.
 #[async_trait]
@@ -106,8 +111,9 @@ struct Pool {
     settings: WorkerSettings,
     shutdown: CancellationToken,
     pulse: Arc<Pulse>,
-    /// One claim at a time, until what it took is known to `pulse`.
-    claiming: Mutex<()>,
+    /// One claim at a time, until what it took is known to `pulse`. Until when one that was given up may
+    /// yet take something.
+    claiming: Mutex<Option<Instant>>,
     workers: Arc<Semaphore>,
     slots: BTreeMap<JobKind, Arc<Semaphore>>,
     /// Held for reading by ordinary attempts, and for writing by one at a job whose worker fell silent:
@@ -123,12 +129,20 @@ impl Pool {
         // Beats go on while attempts come to their end.
         let (pulse, queue) = (self.pulse.clone(), self.queue.clone());
         let _beats = AbortOnDropHandle::new(tokio::spawn(async move { pulse.beat(&queue).await }));
-        Box::pin(async { tokio::join!(self.take_all(), self.take_suspects()) }).await;
-        self.attempts.close();
-        if tokio::time::timeout(DRAIN, self.attempts.wait()).await.is_err() {
-            tracing::warn!(
+        let work = Box::pin(async {
+            tokio::join!(self.take_all(), self.take_suspects());
+            self.attempts.close();
+            self.attempts.wait().await;
+        });
+        let too_long = async {
+            self.shutdown.cancelled().await;
+            sleep(DRAIN).await;
+        };
+        tokio::select! {
+            () = work => {}
+            () = too_long => tracing::warn!(
                 "the shutdown left jobs behind: their leases could not be released in time"
-            );
+            ),
         }
     }
 
@@ -169,24 +183,39 @@ impl Pool {
     async fn take_suspects(&self) {
         let kinds = self.handler.kinds();
         loop {
-            match self.queue.suspect_waits(&kinds).await {
-                Ok(true) => {
-                    let alone = self.shutdown.run_until_cancelled(self.alone.write()).await;
-                    let Some(_alone) = alone else { return };
-                    if let Some(claim) = self.claim(&kinds, true).await {
-                        // Like the others it goes on for a while when the shutdown comes. A panic
-                        // is told by the panic hook, and its lease ends by itself.
-                        let _ = self.attempts.spawn(self.attempt(claim)).await;
-                    }
-                }
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "no look for suspect jobs; trying on"),
+            if let Some(_alone) = self.company_gone(&kinds).await
+                && let Some(claim) = self.claim(&kinds, true).await
+            {
+                // Like the others it goes on for a while when the shutdown comes. A panic
+                // is told by the panic hook, and its lease ends by itself.
+                let _ = self.attempts.spawn(self.attempt(claim)).await;
             }
             let wait = sleep(self.settings.poll);
             if self.shutdown.run_until_cancelled(wait).await.is_none() {
                 return;
             }
         }
+    }
+
+    /// Waits for the end of all other attempts, as long as there is a suspect: nobody new is let in
+    /// meanwhile, which is for nothing once another process has taken it.
+    async fn company_gone(&self, kinds: &[JobKind]) -> Option<RwLockWriteGuard<'_, ()>> {
+        let mut alone = pin!(self.alone.write());
+        while self.suspect_waits(kinds).await {
+            tokio::select! {
+                alone = &mut alone => return Some(alone),
+                () = sleep(self.settings.poll) => {}
+                () = self.shutdown.cancelled() => return None,
+            }
+        }
+        None
+    }
+
+    async fn suspect_waits(&self, kinds: &[JobKind]) -> bool {
+        self.queue.suspect_waits(kinds).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "no look for suspect jobs; trying on");
+            false
+        })
     }
 
     /// The kinds that there is room for, with a slot of each.
@@ -201,16 +230,19 @@ impl Pool {
     async fn claim(&self, kinds: &[JobKind], suspects: bool) -> Option<ClaimedLease> {
         let WorkerSettings { worker_id, lease, .. } = &self.settings;
         let wanted = Wanted { worker_id, lasts: *lease, kinds, suspects };
-        let _one_at_a_time = self.claiming.lock().await;
+        let mut in_doubt = self.claiming.lock().await;
+        if in_doubt.is_some_and(|until| Instant::now() < until) {
+            // What it took would wait for the lease to end, and count as lost with its worker.
+            let ours = self.pulse.claims();
+            if let Err(error) = self.queue.release_all_but(worker_id, &ours).await {
+                tracing::debug!(%error, "what a lost claim took waits for its lease to end");
+            }
+        }
         match self.queue.claim(&wanted).await {
             Ok(lease) => lease.map(|lease| ClaimedLease::keep(lease, &self.pulse)),
             Err(error) => {
                 tracing::warn!(%error, "no job can be claimed; trying on");
-                // Its answer may have been lost, and what it took would wait for the lease to end.
-                let ours = self.pulse.claims();
-                if let Err(error) = self.queue.release_all_but(worker_id, &ours).await {
-                    tracing::debug!(%error, "what a lost claim took waits for its lease to end");
-                }
+                *in_doubt = Some(Instant::now() + LINGERS);
                 None
             }
         }

@@ -1,7 +1,7 @@
 //! What clients of the service do: submit, look, cancel, follow.
 
 use clipwright::error::{Classify as _, Fault};
-use clipwright::jobs::job::{JobState, Priority};
+use clipwright::jobs::job::{JobKind, JobState, Priority};
 use clipwright::jobs::pull::REGISTRY_SECRET;
 use clipwright::jobs::queue::{JobFilter, NewJob, Queue, QueueError, Secrets, Vault};
 use clipwright::jobs::reconcile::{Expiry, Reconciler as _, Retention};
@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::harness::{Fixture, claim, new_job, result_for, within};
+use super::harness::{Fixture, claim, error, new_job, result_for, within};
 
 #[tokio::test]
 async fn a_job_is_submitted_claimed_and_completed() {
@@ -65,7 +65,7 @@ async fn jobs_are_listed_newest_first_page_by_page() {
     }
     f.queue.cancel(ids[0]).await.unwrap();
     let list = async |filter| -> Vec<Uuid> {
-        f.queue.list(filter).await.unwrap().into_iter().map(|job| job.id).collect()
+        f.queue.list(filter).await.unwrap().jobs.into_iter().map(|job| job.id).collect()
     };
     let all = || JobFilter { limit: 10, ..JobFilter::default() };
     assert_eq!(list(all()).await, ids);
@@ -163,7 +163,26 @@ async fn credentials_without_a_key_are_refused() {
     let new = NewJob { secrets: secrets_of("u:p"), ..new_job(1) };
     let refused = keyless.submit(new).await.unwrap_err();
     assert!(matches!(refused, QueueError::NoSecretKey), "{refused}");
-    assert!(f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().is_empty());
+    assert!(
+        f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().jobs.is_empty()
+    );
+}
+
+/// What can't be claimed is not waited for: nobody else would be let in meanwhile.
+#[tokio::test]
+async fn a_silent_workers_job_of_another_key_disturbs_nobody() {
+    let f = Fixture::new().await;
+    let keyed = NewJob { secrets: secrets_of("u:p"), ..new_job(1) };
+    f.queue.submit(keyed).await.unwrap();
+    f.claim("dead").await.unwrap();
+    f.let_time_pass().await;
+    assert_eq!(f.reap().await, 1);
+    assert!(f.queue.suspect_waits(&JobKind::ALL).await.unwrap());
+    for vault in [Vault::new([]), Vault::new(["cd".repeat(32).parse().unwrap()])] {
+        let queue = Queue::new(f.database.pool().clone(), vault);
+        assert!(!queue.suspect_waits(&JobKind::ALL).await.unwrap());
+        assert!(claim(&queue, "w", true).await.unwrap().is_none());
+    }
 }
 
 /// Who lacks the key leaves the job, and its secrets, to those who have it.
@@ -225,7 +244,7 @@ async fn rows_of_a_later_version_are_shown_and_not_run() {
     f.sql(newer).await;
     assert_eq!(f.claim("w").await.unwrap().job.id, known);
     assert!(f.claim("w").await.is_none());
-    let all = f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap();
+    let all = f.queue.list(JobFilter { limit: 9, ..JobFilter::default() }).await.unwrap().jobs;
     assert_eq!(all.len(), 4);
     assert_eq!(f.get(kind).await.spec.json()["heat"], 9);
     assert_eq!(f.get(version).await.state, JobState::Queued);
@@ -312,6 +331,50 @@ async fn a_job_that_nobody_takes_in_time_expires() {
     assert_eq!(f.story(unrun).await, ["queued", "expired"]);
     assert_eq!(f.get(running).await.state, JobState::Running);
     assert_eq!(secrets(&f).await, 0);
+}
+
+/// However large results are, a list is not.
+#[tokio::test]
+async fn a_list_of_large_jobs_is_short_and_says_that_there_are_more() {
+    let f = Fixture::new().await;
+    let mut ids = Vec::new();
+    for n in 0..20 {
+        ids.push(f.submit(n).await);
+        let lease = f.claim("w").await.unwrap();
+        let mut result = result_for(&lease.job);
+        result.summary.warnings = vec!["w".repeat(1000); 1000];
+        f.queue.succeed(&lease, &result).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    loop {
+        let filter = JobFilter { before: seen.last().copied(), limit: 100, ..JobFilter::default() };
+        let list = f.queue.list(filter).await.unwrap();
+        assert!((1..=8).contains(&list.jobs.len()), "{}", list.jobs.len());
+        seen.extend(list.jobs.iter().map(|job| job.id));
+        if !list.more {
+            break;
+        }
+    }
+    ids.reverse();
+    assert_eq!(seen, ids);
+}
+
+#[tokio::test]
+async fn a_job_that_was_taken_in_time_does_not_expire_between_its_attempts() {
+    let f = Fixture::new().await;
+    let soon = Some(std::time::Duration::from_millis(1));
+    let mut ids = Vec::new();
+    for n in 1..=2 {
+        let new = NewJob { expires_in: soon, ..new_job(n) };
+        ids.push(f.queue.submit(new).await.unwrap().job.id);
+    }
+    let (one, other) = (f.claim("w").await.unwrap(), f.claim("w").await.unwrap());
+    f.queue.fail(&one, &error("registry_away", true)).await.unwrap();
+    f.queue.release(&other).await.unwrap();
+    assert_eq!(Expiry { queue: f.queue.clone() }.run().await.unwrap(), 0);
+    for id in ids {
+        assert_eq!(f.get(id).await.state, JobState::Queued);
+    }
 }
 
 #[tokio::test]

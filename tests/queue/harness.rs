@@ -90,6 +90,21 @@ impl Fixture {
         .await;
     }
 
+    /// Waits until some session waits for a lock that another one holds.
+    pub(crate) async fn until_somebody_waits(&self) {
+        let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                                      AND datname = current_database())";
+        within(async {
+            loop {
+                let waits = sqlx::query_scalar(waiting).fetch_one(self.database.pool());
+                if waits.await.unwrap() {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+
     /// Waits until the job is as `wanted`.
     pub(crate) async fn until(&self, id: Uuid, wanted: impl Fn(&Job) -> bool) -> Job {
         let mut wakes = self.queue.wakes(id);

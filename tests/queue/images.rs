@@ -10,7 +10,7 @@ use clipwright::store::StoreSettings;
 use clipwright::workspace::WorkspaceId;
 use uuid::Uuid;
 
-use super::harness::{Fixture, result_for};
+use super::harness::{Fixture, result_for, within};
 
 /// A fixture, a store, and the image of job number 1, whose archive is one byte long.
 async fn published(directory: &Path) -> (Fixture, Images, ImageId, Uuid) {
@@ -53,6 +53,33 @@ async fn an_image_whose_archive_is_gone_is_forgotten_and_its_id_is_free() {
     assert_eq!(images.run().await.unwrap(), 0);
 }
 
+/// Somebody is about to publish while the id, which looked free until now, is being freed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_asked_for_at_the_same_moment_stays_its_owners() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, images, ..) = published(directory.path()).await;
+    f.sql(AGED).await;
+    f.sql("DELETE FROM image").await;
+    let mut holding = f.database.pool().begin().await.unwrap();
+    sqlx::query("SELECT FROM archive_owner FOR UPDATE").execute(&mut *holding).await.unwrap();
+    let freeing = tokio::spawn(async move { images.run().await.unwrap() });
+    f.until_somebody_waits().await;
+    f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    let queue = f.queue.clone();
+    let asking = tokio::spawn(async move { queue.own_archive(&lease).await.unwrap() });
+    // It may have its answer already, or wait too.
+    tokio::task::yield_now().await;
+    holding.rollback().await.unwrap();
+    within(freeing).await.unwrap();
+    assert!(within(asking).await.unwrap());
+    let owners: i64 = sqlx::query_scalar("SELECT count(*) FROM archive_owner")
+        .fetch_one(f.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(owners, 1);
+}
+
 #[tokio::test]
 async fn an_image_whose_archive_is_another_is_described_anew() {
     let directory = tempfile::tempdir().unwrap();
@@ -62,7 +89,7 @@ async fn an_image_whose_archive_is_another_is_described_anew() {
     std::fs::copy(golden, directory.path().join("x.rclip")).unwrap();
     assert_eq!(images.run().await.unwrap(), 1);
     let queued = JobFilter { state: Some(JobState::Queued), limit: 9, ..JobFilter::default() };
-    let jobs = f.queue.list(queued).await.unwrap();
+    let jobs = f.queue.list(queued).await.unwrap().jobs;
     let [job] = &jobs[..] else { panic!("{jobs:?}") };
     let spec = MigrateSpec { image_id, to: 2, discard_kept: false };
     assert_eq!(job.spec.read().unwrap(), JobSpec::Migrate(spec));

@@ -1,12 +1,20 @@
 //! Who reads which layer, among processes that share a database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use clipwright::archive::LayerClaims as _;
+use clipwright::archive::{IndexOptions, LayerCache, LayerClaims as _, index_image};
 use clipwright::jobs::queue::{Queue, Vault};
-use clipwright::store::Key;
+use clipwright::oci::{Credentials, ImageSource, OciSettings, Platform, Source};
+use clipwright::progress::{Progress, Silent, Step};
+use clipwright::store::{DirectoryStore, Key, ObjectStore};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::harness::{Fixture, LEASE, within};
+use crate::support::layout::{Blob, Layout, noise, tar};
+use crate::support::proxy::Proxy;
+use crate::support::registry::Registry;
 
 fn key(name: &str) -> Key {
     name.parse().unwrap()
@@ -78,4 +86,50 @@ async fn without_a_database_everybody_reads() {
     let _held = claims.try_claim(&key("a")).await.unwrap();
     f.database.pool().close().await;
     assert!(claims.try_claim(&key("a")).await.is_some());
+}
+
+struct Waits(Notify);
+
+impl Progress for Waits {
+    fn step(&self, step: Step) {
+        if matches!(step, Step::Waiting { .. }) {
+            self.0.notify_one();
+        }
+    }
+}
+
+/// Waiting for a layer that another process reads is told of, lest it be taken for standing still.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_another_process_says_so() {
+    let f = Fixture::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let proxy = Proxy::start(&registry.address).await;
+    let layer = Blob::gzip(&tar(&[("f", &noise(1, 3 << 20))]));
+    registry.push(Layout::of(&[layer]).path(), "image");
+    let store: Arc<dyn ObjectStore> =
+        Arc::new(DirectoryStore::open(&dir.path().join("store")).await.unwrap());
+    let index = |registry: String, progress: Arc<dyn Progress>| {
+        let queue = Queue::new(f.database.pool().clone(), Vault::new([]));
+        let cache = LayerCache::default()
+            .with_store(store.clone())
+            .with_claims(Arc::new(queue.layer_claims(LEASE)));
+        tokio::spawn(async move {
+            let options = IndexOptions { cache: Some(Arc::new(cache)), ..IndexOptions::default() };
+            let (cancel, anonymous) = (CancellationToken::new(), Some(Credentials::Anonymous));
+            let image: ImageSource = format!("{registry}/image:latest").parse().unwrap();
+            let source = Source::open(&image, &OciSettings::default(), anonymous).await.unwrap();
+            let image = source.resolve(&Platform::host(), &cancel).await.unwrap();
+            index_image(&source, &image, &options, progress, &cancel).await.unwrap().cached.len()
+        })
+    };
+    proxy.stall_after(1 << 20); // in the middle of the layer
+    let first = index(proxy.address.to_string(), Arc::new(Silent));
+    within(proxy.broke_something()).await;
+    let waits = Arc::new(Waits(Notify::new()));
+    let second = index(registry.address.clone(), waits.clone());
+    within(waits.0.notified()).await;
+    proxy.cut_open_connections();
+    assert_eq!(within(first).await.unwrap(), 0);
+    assert_eq!(within(second).await.unwrap(), 1, "what the first one learnt");
 }

@@ -72,7 +72,7 @@ async fn a_lost_lease_writes_nothing() {
 async fn refuse_all(f: &Fixture, lease: &Lease) {
     let before = f.events(lease.job.id).await;
     let refusals = [
-        f.queue.append(lease, 9, &warning("late")).await,
+        f.queue.append(lease, 9, &warning("late")).await.map(|()| JobState::Running),
         f.queue.succeed(lease, &result_for(&lease.job)).await,
         f.queue.fail(lease, &error("late", true)).await,
         f.queue.cancelled(lease).await,
@@ -158,7 +158,8 @@ async fn transient_failures_are_tried_again_until_attempts_are_used_up() {
     for attempt in 1..=3 {
         let lease = f.claim("w").await.unwrap();
         assert_eq!(lease.job.attempt, attempt);
-        f.queue.fail(&lease, &full("disk_full")).await.unwrap();
+        let state = f.queue.fail(&lease, &full("disk_full")).await.unwrap();
+        assert_eq!(state, if attempt < 3 { JobState::Queued } else { JobState::Failed });
         assert!(f.claim("w").await.is_none(), "not before its time");
         f.let_time_pass().await;
     }
@@ -189,10 +190,38 @@ async fn a_registry_that_is_away_costs_time_and_not_attempts() {
         assert!(waits, "as long as it was asked to");
         f.let_time_pass().await;
     }
-    f.sql("UPDATE job SET created_at = now() - interval '61 minutes'").await;
+    // However long it waited before anybody tried.
+    f.sql("UPDATE job SET created_at = now() - interval '3 hours'").await;
+    let lease = f.claim("w").await.unwrap();
+    f.queue.fail(&lease, &away).await.unwrap();
+    f.let_time_pass().await;
+    f.sql("UPDATE job_event SET at = at - interval '61 minutes'").await;
     let lease = f.claim("w").await.unwrap();
     f.queue.fail(&lease, &away).await.unwrap();
     assert_eq!((f.get(id).await.state, f.error(id).await), (JobState::Failed, Some(away)));
+}
+
+/// An operator ends what is in his way, or a lock is not to be had in time: done is done all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_success_survives_that_its_statement_is_ended() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    let mut holding = f.database.pool().begin().await.unwrap();
+    sqlx::query("SELECT FROM live_job FOR UPDATE").execute(&mut *holding).await.unwrap();
+    let queue = f.queue.clone();
+    let succeeding =
+        tokio::spawn(async move { queue.succeed(&lease, &result_for(&lease.job)).await });
+    f.until_somebody_waits().await;
+    f.sql(
+        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+         WHERE wait_event_type = 'Lock' AND datname = current_database()",
+    )
+    .await;
+    f.until_somebody_waits().await;
+    holding.rollback().await.unwrap();
+    succeeding.await.unwrap().unwrap();
+    assert_eq!(f.story(id).await, ["queued", "started", "succeeded"]);
 }
 
 #[tokio::test]

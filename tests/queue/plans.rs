@@ -5,11 +5,14 @@
 
 #![allow(clippy::large_futures, reason = "one step is awaited at a time")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clipwright::jobs::job::{JobKind, JobState};
 use clipwright::jobs::queue::{JobFilter, Queue, Vault};
-use clipwright::jobs::reconcile::{Expiry, Leases, Reconciler as _, Retention};
+use clipwright::jobs::reconcile::{Expiry, Images, Leases, Reconciler as _, Retention};
+use clipwright::publish::archives::Stores;
+use clipwright::store::StoreSettings;
 use sqlx::PgPool;
 
 use crate::support::postgres::TestDatabase;
@@ -35,10 +38,16 @@ async fn add(pool: &PgPool, from: i64, count: i64, live: bool) {
                     CASE WHEN {live} THEN NULL ELSE '{{}}'::jsonb END
              FROM generate_series({from}, {from} + {count} - 1) AS n
              RETURNING id, image_id)
-         INSERT INTO live_job (job_id, kind, spec_version, image_id, priority, head, due_at)
-         SELECT id, 'pull', 1, image_id, 0, true, now() + interval '1 hour' FROM added
-         WHERE {live};
-         ALTER TABLE live_job ENABLE TRIGGER USER;"
+         INSERT INTO live_job (job_id, kind, spec_version, image_id, priority, head, due_at, key_id)
+         SELECT id, 'pull', 1, image_id, 0, true,
+                -- Half of them are due, but their key is nowhere.
+                CASE WHEN hashtext(image_id) % 2 = 0 THEN now() ELSE now() + interval '1 hour' END,
+                CASE WHEN hashtext(image_id) % 2 = 0 THEN 'nowhere' ELSE '' END
+         FROM added WHERE {live};
+         ALTER TABLE live_job ENABLE TRIGGER USER;
+         INSERT INTO archive_owner (image_id, workspace_id, since)
+         SELECT lpad(to_hex(n), 16, '0'), 'default', now()
+         FROM generate_series({from}, {from} + {count} - 1) AS n WHERE NOT {live}"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(pool).await.unwrap();
 }
@@ -75,6 +84,10 @@ async fn within_bounds(f: &Fixture, name: &str, may: i64, step: impl Future<Outp
 
 /// Every statement of a job's way, some of them often enough for a plan to be kept.
 async fn walk(f: &Fixture, first: u64, bounded: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = StoreSettings::Directory(directory.path().to_owned());
+    let archives = Stores::open(&settings, |objects| objects).await.unwrap().archives;
+    let images = Images::new(f.queue.clone(), archives);
     let may = |rows: i64| if bounded { rows } else { i64::MAX };
     for n in first..first + 8 {
         let queue = &f.queue;
@@ -103,7 +116,7 @@ async fn walk(f: &Fixture, first: u64, bounded: bool) {
                 1 => queue.fail(&lease, &error("x", false)).await.unwrap(),
                 2 => queue.release(&lease).await.unwrap(),
                 _ => queue.fail(&lease, &error("x", true)).await.unwrap(),
-            }
+            };
         })
         .await;
         within_bounds(f, "cancel", may(STEP), async {
@@ -121,6 +134,15 @@ async fn walk(f: &Fixture, first: u64, bounded: bool) {
                 queue.list(JobFilter { state, limit: 20, ..JobFilter::default() }).await.unwrap();
             }
             queue.events(lease.job.id, 0, 20).await.unwrap();
+        })
+        .await;
+        within_bounds(f, "keys", may(1000 + STEP), async {
+            let unknown = queue.unknown_keys().await.unwrap();
+            assert!(unknown.iter().all(|(key, jobs)| key == "nowhere" && *jobs <= 1000));
+        })
+        .await;
+        within_bounds(f, "images", may(20_000), async {
+            assert_eq!(images.run().await.unwrap(), 0);
         })
         .await;
         within_bounds(f, "reconcilers", may(STEP), async {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use clipwright::database::{Database, DatabaseSettings, Migrations};
+use clipwright::database::{Database, DatabaseError, DatabaseSettings, Migrations};
 use clipwright::jobs::job::JobState;
 use clipwright::jobs::queue::{Queue, Vault};
 use secrecy::SecretString;
@@ -18,6 +18,7 @@ use crate::support::proxy::Proxy;
 struct Far {
     near: Fixture,
     proxy: Proxy,
+    settings: DatabaseSettings,
     database: Database,
     queue: Queue,
 }
@@ -39,7 +40,7 @@ impl Far {
         let never = CancellationToken::new();
         let database = Database::start(&settings, Migrations::Leave, &never).await.unwrap();
         let queue = Queue::new(database.work_pool().clone(), Vault::new([]));
-        Self { near, proxy, database, queue }
+        Self { near, proxy, settings, database, queue }
     }
 }
 
@@ -58,6 +59,31 @@ async fn calls_give_up_in_time_and_new_connections_serve_when_it_is_over() {
     far.proxy.speak();
     assert_eq!(far.queue.get(id).await.unwrap().unwrap().state, JobState::Queued);
     assert!(claim(&far.queue, "w", false).await.unwrap().is_some());
+}
+
+/// Another replica migrates; while this one waits for its turn the network goes, and then somebody wants
+/// the service to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_hears_nothing_more_can_be_stopped() {
+    let far = Far::new().await;
+    let mut other = far.near.database.pool().acquire().await.unwrap();
+    // The lock of `database::connect`.
+    sqlx::query("SELECT pg_advisory_lock(109317276596082)").execute(&mut *other).await.unwrap();
+    let stop = CancellationToken::new();
+    let starting = Database::start(&far.settings, Migrations::Apply, &stop);
+    let stopping = async {
+        // It asks now and then.
+        let before = far.proxy.passed();
+        while far.proxy.passed() < before + 1000 {
+            tokio::task::yield_now().await;
+        }
+        far.proxy.fall_silent();
+        far.proxy.held_back(1).await;
+        stop.cancel();
+    };
+    let (started, ()) = within(Box::pin(async { tokio::join!(starting, stopping) })).await;
+    let error = started.unwrap_err();
+    assert!(matches!(error, DatabaseError::Cancelled), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

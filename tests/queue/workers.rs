@@ -259,6 +259,74 @@ async fn what_a_dead_worker_left_runs_when_nothing_else_does() {
     pool.stop().await;
 }
 
+/// The database was so slow that the claim was made when nobody waited for it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_claim_takes_that_was_given_up_is_found() {
+    let f = Fixture::new().await;
+    let id = f.submit(1).await;
+    f.sql(
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW; END $$;
+         CREATE TRIGGER dawdle BEFORE UPDATE OF worker_id ON live_job
+         FOR EACH ROW WHEN (NEW.worker_id IS NOT NULL) EXECUTE FUNCTION dawdle()",
+    )
+    .await;
+    let mut holding = f.database.pool().begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7)").execute(&mut *holding).await.unwrap();
+    let pool = Pool::start(&f.queue, &Fake::new(Deed::Succeed), 1);
+    // It was looked for, when it could not be found yet.
+    let looked = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                                 WHERE query LIKE 'WITH held AS%fence <> ALL%'
+                                   AND datname = current_database())";
+    within(async {
+        while !sqlx::query_scalar::<_, bool>(looked).fetch_one(f.database.pool()).await.unwrap() {}
+    })
+    .await;
+    holding.rollback().await.unwrap();
+    let job = f.until(id, |job| job.state == JobState::Succeeded).await;
+    assert_eq!((job.attempt, job.losses), (1, 0));
+    pool.stop().await;
+}
+
+/// Who waits for others to end, so that it can run alone what a dead worker left, lets nobody in; until
+/// somebody else has taken it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_left_holds_up_nobody_once_it_is_taken() {
+    let f = Fixture::new().await;
+    let left = f.submit(0).await;
+    f.claim("dead").await.unwrap();
+    f.let_time_pass().await;
+    assert_eq!(f.reap().await, 1);
+    f.sql("UPDATE live_job SET due_at = now() + interval '1 hour'").await;
+    let busy = Fake::new(Deed::Wait);
+    let pool = Pool::start(&f.queue, &busy, 1000);
+    let long = f.submit(1).await;
+    within(busy.started.notified()).await;
+    f.sql("UPDATE live_job SET due_at = now() WHERE suspect").await;
+    // Before long it takes nothing more.
+    let mut last = long;
+    for n in 2.. {
+        last = f.submit(n).await;
+        let started = busy.started.notified();
+        if tokio::time::timeout(Duration::from_secs(1), started).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(f.get(last).await.state, JobState::Queued);
+    f.sql(
+        "UPDATE live_job SET due_at = now() + interval '1 hour'
+         WHERE worker_id IS NULL AND NOT suspect",
+    )
+    .await;
+    let other = Pool::start(&f.queue, &Fake::new(Deed::Succeed), 1);
+    f.until(left, |job| job.state == JobState::Succeeded).await;
+    other.stop().await;
+    f.sql("UPDATE live_job SET due_at = now() WHERE worker_id IS NULL").await;
+    f.until(last, |job| job.state == JobState::Running).await;
+    assert_eq!(f.get(long).await.state, JobState::Running);
+    pool.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kind_takes_no_more_than_its_slots() {
     let f = Fixture::new().await;

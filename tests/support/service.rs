@@ -13,6 +13,9 @@ use super::postgres::TestDatabase;
 use super::s3::S3Server;
 use super::upstream::run;
 
+/// A service that was told to stop has ended by then.
+const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+
 /// Settings of one service; everything else is the default.
 #[derive(Default)]
 pub(crate) struct Settings {
@@ -110,7 +113,18 @@ impl Service {
         }
         let pid = nix::unistd::Pid::from_raw(self.process.id().cast_signed());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.process.wait();
+        let told = std::time::Instant::now();
+        while matches!(self.process.try_wait(), Ok(None)) {
+            if told.elapsed() > PATIENCE {
+                self.crash();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let status = self.process.wait();
+        if !std::thread::panicking() {
+            let status = status.unwrap();
+            assert!(status.success(), "the service ended with {status}");
+        }
     }
 
     /// Ends the process as a crash would.

@@ -1,7 +1,7 @@
 //! Claims: a worker takes a job for a while. No lock outlasts a statement; every later write is fenced
 //! by the number of the claim.
 //!
-//! The statement walks one index to its first entry, for each kind and priority. What may run next of
+//! The statement walks one index to its first entry, for each kind, priority and key. What may run next of
 //! an image is chosen when jobs come and go (`choose_head` in the migrations), so that nothing is joined
 //! and no plan can go wrong with the statistics.
 
@@ -41,7 +41,7 @@ impl Queue {
     pub async fn claim(&self, wanted: &Wanted<'_>) -> Result<Option<Lease>, QueueError> {
         loop {
             // Once: a claim whose answer was lost holds its job, and a second one would take another
-            // as well. Workers give the first back (`release_all_but`) and look again.
+            // as well. Workers give the first back (`release_all_but`).
             let Some(claim) = once(ACTION, LIMIT, self.try_claim(wanted)).await? else {
                 return Ok(None);
             };
@@ -66,17 +66,18 @@ impl Queue {
                    FROM (VALUES (1::smallint), (0::smallint), (-1::smallint)) AS level (priority)
                    CROSS JOIN LATERAL (
                        SELECT due.job_id FROM unnest($1::text[]) AS wanted (kind)
+                       CROSS JOIN unnest($4::text[]) AS here (key)
                        CROSS JOIN LATERAL (
                            SELECT job_id, due_at FROM live_job
                            WHERE head AND worker_id IS NULL AND kind = wanted.kind
-                             AND suspect = $2 AND priority = level.priority AND due_at <= now()
-                             AND spec_version <= $3 AND (key_id IS NULL OR key_id = ANY($4))
+                             AND suspect = $2 AND priority = level.priority
+                             AND key_id = here.key AND due_at <= now() AND spec_version <= $3
                            ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
                        ORDER BY due.due_at LIMIT 1) AS first
                    LIMIT 1),
                taken AS (
                    UPDATE live_job
-                   SET worker_id = $5, fence = nextval('job_fence'),
+                   SET worker_id = $5, fence = nextval('job_fence'), expires_at = NULL,
                        lease_expires_at = now() + make_interval(secs => $6)
                    FROM next WHERE live_job.job_id = next.job_id
                    RETURNING live_job.job_id, fence),
@@ -97,7 +98,9 @@ impl Queue {
                       attempt AS "attempt!", max_attempts AS "max_attempts!", losses AS "losses!",
                       resolved_digest, request_id, created_at AS "created_at!", started_at,
                       finished_at, result, error, fence AS "fence!",
-                      extract(epoch FROM now() - created_at)::float8 AS "age!",
+                      -- The second event of a job says that its first attempt started.
+                      (SELECT extract(epoch FROM now() - at) FROM job_event
+                       WHERE job_id = started.id AND seq = 2)::float8 AS tried_for,
                       ARRAY(SELECT name FROM job_secret WHERE job_id = started.id ORDER BY name)
                           AS "names!",
                       ARRAY(SELECT key_id FROM job_secret WHERE job_id = started.id ORDER BY name)
@@ -110,7 +113,7 @@ impl Queue {
             &kinds,
             wanted.suspects,
             JobSpec::VERSION,
-            &self.vault.key_ids(),
+            &self.keys(),
             wanted.worker_id,
             wanted.lasts.as_secs_f64(),
         )
@@ -123,7 +126,8 @@ impl Queue {
         Ok(Some(ClaimedJob {
             secrets: row.names.into_iter().zip(sealed).collect(),
             fence: row.fence,
-            age: Duration::try_from_secs_f64(row.age).unwrap_or_default(),
+            tried_for: Duration::try_from_secs_f64(row.tried_for.unwrap_or(0.0))
+                .unwrap_or_default(),
             row: JobRow {
                 id: row.id,
                 workspace_id: row.workspace_id,
@@ -146,9 +150,14 @@ impl Queue {
         }))
     }
 
+    /// What jobs may be sealed with that are claimed here.
+    fn keys(&self) -> Vec<String> {
+        [String::new()].into_iter().chain(self.vault.key_ids()).collect()
+    }
+
     /// Makes a lease of what was claimed.
     fn open(&self, claim: ClaimedJob, wanted: &Wanted<'_>) -> Result<Lease, QueueError> {
-        let ClaimedJob { row, fence, age, secrets } = claim;
+        let ClaimedJob { row, fence, tried_for, secrets } = claim;
         let job = row.into_job()?;
         let spec = job.spec.read().map_err(|error| QueueError::Corrupt {
             what: "the spec",
@@ -161,7 +170,7 @@ impl Queue {
         };
         let secrets = secrets.into_iter().map(open).collect::<Result<Secrets, _>>()?;
         let (worker_id, lasts) = (wanted.worker_id.to_owned(), wanted.lasts);
-        Ok(Lease { job, spec, secrets, worker_id, fence, lasts, age })
+        Ok(Lease { job, spec, secrets, worker_id, fence, lasts, tried_for })
     }
 }
 
@@ -169,8 +178,9 @@ const SUSPECTS: &str = "look for jobs whose worker fell silent";
 const RELEASE: &str = "release what a lost claim took";
 
 impl Queue {
-    /// Whether a job of these kinds is due whose worker fell silent.
+    /// Whether a job that could be claimed is due whose worker fell silent.
     pub async fn suspect_waits(&self, kinds: &[JobKind]) -> Result<bool, QueueError> {
+        let keys = self.keys();
         let kinds: Vec<_> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
         once(SUSPECTS, LIMIT, async {
             let mut db = Connection::acquire(&self.pool, SUSPECTS).await?;
@@ -179,12 +189,16 @@ impl Queue {
                        SELECT FROM unnest($1::text[]) AS wanted (kind)
                        CROSS JOIN (VALUES (1::smallint), (0::smallint), (-1::smallint))
                            AS level (priority)
+                       CROSS JOIN unnest($2::text[]) AS here (key)
                        CROSS JOIN LATERAL (
                            SELECT FROM live_job
                            WHERE head AND worker_id IS NULL AND kind = wanted.kind AND suspect
-                             AND priority = level.priority AND due_at <= now()
+                             AND priority = level.priority AND key_id = here.key
+                             AND due_at <= now() AND spec_version <= $3
                            LIMIT 1) AS due) AS "waits!""#,
                 &kinds,
+                &keys,
+                JobSpec::VERSION,
             )
             .fetch_one(&mut *db)
             .await;
@@ -226,6 +240,6 @@ impl Queue {
 struct ClaimedJob {
     row: JobRow,
     fence: i64,
-    age: Duration,
+    tried_for: Duration,
     secrets: Vec<(String, Sealed)>,
 }

@@ -38,8 +38,8 @@ pub struct Lease {
     pub fence: i64,
     /// How long it lasts from each heartbeat.
     pub lasts: Duration,
-    /// How old the job was when it was claimed.
-    pub age: Duration,
+    /// How long before the claim its first attempt started.
+    pub tried_for: Duration,
 }
 
 impl Lease {
@@ -156,13 +156,11 @@ impl Queue {
                    taken AS (
                        INSERT INTO archive_owner (image_id, workspace_id)
                        SELECT image_id, workspace_id FROM held
-                       ON CONFLICT (image_id) DO NOTHING
+                       -- Said anew, lest it be freed at the same moment.
+                       ON CONFLICT (image_id) DO UPDATE SET since = now()
+                       WHERE archive_owner.workspace_id = excluded.workspace_id
                        RETURNING image_id)
-                   SELECT EXISTS (SELECT FROM taken)
-                       OR EXISTS (SELECT FROM archive_owner
-                                  WHERE archive_owner.image_id = held.image_id
-                                    AND archive_owner.workspace_id = held.workspace_id) AS "own!"
-                   FROM held"#,
+                   SELECT EXISTS (SELECT FROM taken) AS "own!" FROM held"#,
                 id,
                 fence,
             )

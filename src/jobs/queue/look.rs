@@ -3,16 +3,22 @@
 
 use std::time::Duration;
 
+use futures_util::stream::{Stream, TryStreamExt as _};
 use uuid::Uuid;
 
 use super::connection::Connection;
 use super::row::{JobRow, job_rows};
-use super::{JobFilter, Queue, QueueError, once, patiently};
+use super::{JobFilter, JobList, Queue, QueueError, once, patiently};
 use crate::jobs::job::{Image, ImageId, Job, JobEvent, JobState};
 use crate::jobs::recorded::Recorded;
 use crate::workspace::WorkspaceId;
 
+/// Bytes of JSON in a list. A job's result may have a MiB, and what is read of it takes several times that.
+const MAX_LIST: usize = 8 << 20;
 const PING_LIMIT: Duration = Duration::from_secs(2);
+/// Probes ask often: so many keys are looked at, and so many jobs of each counted.
+const MAX_KEYS: i32 = 20;
+const MAX_COUNTED: i64 = 1000;
 
 impl Queue {
     /// The job.
@@ -26,58 +32,63 @@ impl Queue {
         row.await?.map(JobRow::into_job).transpose()
     }
 
-    /// Jobs, newest first.
-    pub async fn list(&self, filter: JobFilter) -> Result<Vec<Job>, QueueError> {
+    /// Jobs, newest first: so many as were asked for, and fewer if they are large.
+    pub async fn list(&self, filter: JobFilter) -> Result<JobList, QueueError> {
         const ACTION: &str = "list jobs";
         let JobFilter { workspace, state, image_id, before, limit } = &filter;
         let workspace = workspace.as_str();
         let before = before.unwrap_or(Uuid::max());
         let state = state.as_ref().map(JobState::as_str);
         let image = image_id.as_ref().map(ImageId::as_str);
-        let rows = patiently(ACTION, async || {
+        // One more than asked for tells whether there are more.
+        let enough = limit.saturating_add(1);
+        let page = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             // One statement each, so that each has its index.
-            let rows = match (image, state) {
+            let page = match (image, state) {
                 (None, None) => {
-                    job_rows!(
+                    let rows = job_rows!(
                         "WHERE workspace_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
                         workspace,
                         before,
-                        limit,
-                    )
-                    .fetch_all(&mut *db)
-                    .await
+                        enough,
+                    );
+                    Page::read(rows.fetch(&mut *db), *limit).await
                 }
                 (None, Some(state)) => {
-                    job_rows!(
+                    let rows = job_rows!(
                         "WHERE workspace_id = $1 AND state = $4 AND id < $2
                          ORDER BY id DESC LIMIT $3",
                         workspace,
                         before,
-                        limit,
+                        enough,
                         state,
-                    )
-                    .fetch_all(&mut *db)
-                    .await
+                    );
+                    Page::read(rows.fetch(&mut *db), *limit).await
                 }
                 (Some(image), state) => {
-                    job_rows!(
+                    let rows = job_rows!(
                         "WHERE workspace_id = $1 AND image_id = $4 AND id < $2
                            AND ($5::text IS NULL OR state = $5)
                          ORDER BY id DESC LIMIT $3",
                         workspace,
                         before,
-                        limit,
+                        enough,
                         image,
                         state,
-                    )
-                    .fetch_all(&mut *db)
-                    .await
+                    );
+                    Page::read(rows.fetch(&mut *db), *limit).await
                 }
             };
-            db.answered(ACTION, rows)
+            match page {
+                // The rest is still on its way: the connection goes.
+                Ok(page) if page.is_cut => Ok(page),
+                page => db.answered(ACTION, page),
+            }
         });
-        rows.await?.into_iter().map(JobRow::into_job).collect()
+        let Page { rows, more, .. } = page.await?;
+        let jobs = rows.into_iter().map(JobRow::into_job).collect::<Result<_, _>>()?;
+        Ok(JobList { jobs, more })
     }
 
     /// The events of a job after the one of seq `after_seq`, in order, at most `limit`.
@@ -162,17 +173,33 @@ impl Queue {
     }
 
     /// The keys that secrets of waiting jobs are sealed with and that are not here, with how many jobs
-    /// wait for each: none of them is claimed by this process.
+    /// wait for each (1000 are counted at most): none of them is claimed by this process.
     pub async fn unknown_keys(&self) -> Result<Vec<(String, i64)>, QueueError> {
         const ACTION: &str = "look for unknown keys";
         let keys = self.vault.key_ids();
         once(ACTION, PING_LIMIT, async {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let unknown = sqlx::query!(
-                r#"SELECT key_id AS "key_id!", count(*) AS "jobs!" FROM live_job
-                   WHERE key_id IS NOT NULL AND key_id <> ALL($1) AND worker_id IS NULL
-                   GROUP BY key_id ORDER BY key_id LIMIT 10"#,
-                &keys
+                // From one key to the next, however many jobs wait for each.
+                r#"WITH RECURSIVE sealed AS (
+                       SELECT min(key_id) AS key_id, 1 AS n FROM live_job
+                       WHERE key_id <> '' AND worker_id IS NULL
+                       UNION ALL
+                       SELECT (SELECT min(key_id) FROM live_job
+                               WHERE key_id <> '' AND worker_id IS NULL
+                                 AND key_id > sealed.key_id), n + 1
+                       FROM sealed WHERE sealed.key_id IS NOT NULL AND n < $2)
+                   SELECT sealed.key_id AS "key_id!", waiting.jobs AS "jobs!"
+                   FROM sealed CROSS JOIN LATERAL (
+                       SELECT count(*) AS jobs FROM (
+                           SELECT FROM live_job
+                           WHERE key_id = sealed.key_id AND key_id <> '' AND worker_id IS NULL
+                           LIMIT $3) AS counted) AS waiting
+                   WHERE sealed.key_id <> ALL($1) AND waiting.jobs > 0
+                   ORDER BY sealed.key_id"#,
+                &keys,
+                MAX_KEYS,
+                MAX_COUNTED,
             )
             .fetch_all(&mut *db)
             .await;
@@ -193,5 +220,37 @@ impl Queue {
             db.answered(ACTION, one).map(drop)
         })
         .await
+    }
+}
+
+/// The rows of a list.
+struct Page {
+    rows: Vec<JobRow>,
+    more: bool,
+    /// Not all that was asked for was read.
+    is_cut: bool,
+}
+
+impl Page {
+    /// At least one, if there is any; at most `limit` of them, and no more than [`MAX_LIST`] bytes.
+    async fn read(
+        mut stream: impl Stream<Item = Result<JobRow, sqlx::Error>> + Unpin,
+        limit: i64,
+    ) -> Result<Self, sqlx::Error> {
+        let limit = usize::try_from(limit).unwrap_or_default();
+        let mut page = Self { rows: Vec::new(), more: false, is_cut: false };
+        let mut bytes = 0;
+        while let Some(row) = stream.try_next().await? {
+            bytes += row.bytes();
+            page.is_cut = bytes > MAX_LIST && !page.rows.is_empty();
+            page.more = page.is_cut || page.rows.len() >= limit;
+            if page.is_cut {
+                break;
+            }
+            if !page.more {
+                page.rows.push(row);
+            }
+        }
+        Ok(page)
     }
 }

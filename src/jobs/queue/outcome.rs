@@ -102,7 +102,7 @@ impl Queue {
 
     /// Records success: result, image, final event and the end of the secrets at once. A job that was
     /// to be cancelled but was done before has succeeded.
-    pub async fn succeed(&self, lease: &Lease, result: &JobResult) -> Result<(), QueueError> {
+    pub async fn succeed(&self, lease: &Lease, result: &JobResult) -> Result<JobState, QueueError> {
         let (id, fence) = lease.id();
         let result = to_json(SUCCEED, result)?;
         let ended = patiently(SUCCEED, async || {
@@ -144,33 +144,37 @@ impl Queue {
             .await;
             db.answered(SUCCEED, ended)
         });
-        self.ended(id, ended.await?.is_some())
+        ended.await?.ok_or(QueueError::LeaseLost { job: id })?;
+        self.tell_ended(id);
+        Ok(JobState::Succeeded)
     }
 
     /// Records that an attempt failed. A transient error leads to another attempt, later each time:
     /// while there are any left, and for a time in any case where it is others who have to mend it.
-    pub async fn fail(&self, lease: &Lease, error: &JobError) -> Result<(), QueueError> {
+    /// Gives the state that the job is in now: `queued`, `failed` or `cancelled`.
+    pub async fn fail(&self, lease: &Lease, error: &JobError) -> Result<JobState, QueueError> {
         let (id, fence) = lease.id();
         let counted = lease.job.attempt - lease.job.losses;
         let by_time = error.fault != Fault::User && error.code != JobError::WRONG_CONTENT;
-        let has_time = by_time && lease.age < self.retry_for;
+        let has_time = by_time && lease.tried_for < self.retry_for;
         if error.transient && (counted < lease.job.max_attempts || has_time) {
             let again = Again { error, delay: delay(error, counted), lost: false };
             if self.again(id, fence, &again).await? {
-                return Ok(());
+                return Ok(JobState::Queued);
             }
         }
         self.end(id, fence, &End::Failed(error.clone())).await
     }
 
     /// Records that a job was cancelled.
-    pub async fn cancelled(&self, lease: &Lease) -> Result<(), QueueError> {
+    pub async fn cancelled(&self, lease: &Lease) -> Result<JobState, QueueError> {
         let (id, fence) = lease.id();
         self.end(id, fence, &End::Cancelled).await
     }
 
-    /// Gives a job back unfinished, for any worker to take at once; the attempt isn't counted.
-    pub async fn release(&self, lease: &Lease) -> Result<(), QueueError> {
+    /// Gives a job back unfinished, for any worker to take at once; the attempt isn't counted. Gives the
+    /// state that the job is in now: `queued`, or `cancelled` if it was to be.
+    pub async fn release(&self, lease: &Lease) -> Result<JobState, QueueError> {
         let (id, fence) = lease.id();
         let released = patiently(RELEASE, async || {
             let mut db = Connection::acquire(&self.pool, RELEASE).await?;
@@ -193,7 +197,7 @@ impl Queue {
         });
         if released.await?.is_some() {
             self.hub.tell(Topic::Work);
-            return Ok(());
+            return Ok(JobState::Queued);
         }
         // Was it to be cancelled?
         self.end(id, fence, &End::Cancelled).await
@@ -218,7 +222,7 @@ impl Queue {
         }
         match self.end_lost(lost.id, lost.fence, &End::Failed(error)).await {
             Err(QueueError::LeaseLost { .. }) => Ok(false),
-            ended => ended.map(|()| true),
+            ended => ended.map(|_| true),
         }
     }
 
@@ -266,16 +270,27 @@ impl Queue {
         Ok(queued)
     }
 
-    pub(super) async fn end(&self, id: Uuid, fence: i64, end: &End) -> Result<(), QueueError> {
+    pub(super) async fn end(
+        &self,
+        id: Uuid,
+        fence: i64,
+        end: &End,
+    ) -> Result<JobState, QueueError> {
         self.end_if(id, fence, end, false).await
     }
 
-    async fn end_lost(&self, id: Uuid, fence: i64, end: &End) -> Result<(), QueueError> {
+    async fn end_lost(&self, id: Uuid, fence: i64, end: &End) -> Result<JobState, QueueError> {
         self.end_if(id, fence, end, true).await
     }
 
     /// With `lost`, only if the lease is over.
-    async fn end_if(&self, id: Uuid, fence: i64, end: &End, lost: bool) -> Result<(), QueueError> {
+    async fn end_if(
+        &self,
+        id: Uuid,
+        fence: i64,
+        end: &End,
+        lost: bool,
+    ) -> Result<JobState, QueueError> {
         let (state, error, event) = match end {
             End::Failed(error) => {
                 let event = EventKind::Failed { error: error.clone() };
@@ -301,7 +316,7 @@ impl Queue {
                            phase = NULL, error = coalesce($4, error),
                            finished_at = clock_timestamp(), last_seq = last_seq + 1
                        FROM held WHERE job.id = held.job_id
-                       RETURNING id, attempt, last_seq, cancel_requested),
+                       RETURNING id, attempt, last_seq, state, cancel_requested),
                    gone AS (DELETE FROM job_secret WHERE job_id IN (SELECT job_id FROM held)),
                    event AS (
                        INSERT INTO job_event (job_id, seq, attempt, body)
@@ -309,7 +324,7 @@ impl Queue {
                               CASE WHEN cancel_requested THEN '{"event": "cancelled"}'::jsonb
                                    ELSE $5 END
                        FROM ended)
-                   SELECT id FROM ended"#,
+                   SELECT state FROM ended"#,
                 id,
                 fence,
                 state.as_str(),
@@ -321,15 +336,9 @@ impl Queue {
             .await;
             db.answered(END, ended)
         });
-        self.ended(id, ended.await?.is_some())
-    }
-
-    fn ended(&self, id: Uuid, ended: bool) -> Result<(), QueueError> {
-        if !ended {
-            return Err(QueueError::LeaseLost { job: id });
-        }
+        let state = ended.await?.ok_or(QueueError::LeaseLost { job: id })?;
         self.tell_ended(id);
-        Ok(())
+        Ok(state.into())
     }
 }
 

@@ -46,6 +46,12 @@ macro_rules! job_rows {
 pub(super) use job_rows;
 
 impl JobRow {
+    /// Bytes of the JSON in it.
+    pub(super) fn bytes(&self) -> usize {
+        let parts = [Some(&self.spec), self.result.as_ref(), self.error.as_ref()];
+        parts.into_iter().flatten().map(|json| json.to_string().len()).sum()
+    }
+
     pub(super) fn into_job(self) -> Result<Job, QueueError> {
         let workspace: WorkspaceId =
             self.workspace_id.parse().map_err(|error| QueueError::Corrupt {

@@ -44,13 +44,13 @@ impl Queue {
         let request_digest = request_digest(new, spec_digest);
         let workspace = new.workspace.as_str();
         let mut rows = SecretRows::default();
-        let mut key_id = None;
+        let mut key_id = String::new();
         for (name, secret) in &new.secrets {
             let sealed = self.vault.seal(id, name, secret)?;
             rows.names.push(name.clone());
             rows.nonces.push(sealed.nonce);
             rows.ciphertexts.push(sealed.ciphertext);
-            key_id = Some(sealed.key_id);
+            key_id = sealed.key_id;
         }
         let mut db = Connection::acquire(&self.pool, ACTION).await?;
         let accepted = sqlx::query_as!(

@@ -17,9 +17,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use super::connection::Connection;
+use super::once;
 use crate::retry::RetrySettings;
 
 const CHANNEL: &str = "clipwright";
+const TELL: &str = "wake other processes";
 /// What happens within this time is told together.
 const GATHER: Duration = Duration::from_millis(20);
 /// More is not told one by one: everybody looks.
@@ -155,16 +158,19 @@ async fn tell(pool: PgPool, board: Arc<Shared>) {
         } else {
             topics.iter().map(ToString::to_string).collect()
         };
-        let told = sqlx::query!(
-            "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload",
-            CHANNEL,
-            &payloads
-        )
-        .execute(&pool);
-        match timeout(ANSWER_LIMIT, told).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "other processes were not woken"),
-            Err(_) => tracing::debug!("other processes were not woken: no answer"),
+        let told = once(TELL, ANSWER_LIMIT, async {
+            let mut db = Connection::acquire(&pool, TELL).await?;
+            let told = sqlx::query!(
+                "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload",
+                CHANNEL,
+                &payloads
+            )
+            .execute(&mut *db)
+            .await;
+            db.answered(TELL, told)
+        });
+        if let Err(error) = told.await {
+            tracing::debug!(%error, "other processes were not woken");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! forgotten; one whose archive is another gets a job that describes it anew. An image id whose owner
 //! has neither an image nor a job under it is free again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,6 +20,8 @@ use crate::workspace::WorkspaceId;
 const LOOK: &str = "look through images";
 const FORGET: &str = "forget an image whose archive is gone";
 const FREE: &str = "free image ids";
+/// Image ids whose owner is looked at, each time: that asks the database alone.
+const OWNERS: i64 = 5000;
 
 /// Images whose archive is gone or another, and image ids that nobody has.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub struct Images {
     archives: Arc<dyn ArchiveStore>,
     /// The last image that was looked at.
     after: Mutex<(String, String)>,
+    /// The last image id whose owner was looked at.
+    after_owner: Mutex<String>,
 }
 
 /// A row of `image`, and what it says of the archive.
@@ -41,12 +45,12 @@ struct ImageRow {
 impl Images {
     /// Compares the rows of `queue` with `archives`.
     pub fn new(queue: Queue, archives: Arc<dyn ArchiveStore>) -> Self {
-        Self { queue, archives, after: Mutex::default() }
+        Self { queue, archives, after: Mutex::default(), after_owner: Mutex::default() }
     }
 
     /// The next images, of which no job is under way; from the first again after the last.
     async fn next(&self) -> Result<Vec<ImageRow>, ReconcileError> {
-        let (workspace, image) = self.after.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (workspace, image) = lock(&self.after).clone();
         let rows = patiently(LOOK, async || {
             let mut db = Connection::acquire(&self.queue.pool, LOOK).await?;
             let rows = sqlx::query_as!(
@@ -68,7 +72,7 @@ impl Images {
         });
         let rows = rows.await?;
         let last = rows.last().map(|row| (row.workspace_id.clone(), row.image_id.clone()));
-        *self.after.lock().unwrap_or_else(PoisonError::into_inner) = last.unwrap_or_default();
+        *lock(&self.after) = last.unwrap_or_default();
         Ok(rows)
     }
 
@@ -131,27 +135,44 @@ impl Images {
         Ok(forgotten.await?.rows_affected() > 0)
     }
 
+    /// The next image ids; from the first again after the last.
     async fn free(&self) -> Result<u64, ReconcileError> {
-        let freed = patiently(FREE, async || {
+        let after = lock(&self.after_owner).clone();
+        let page = patiently(FREE, async || {
             let mut db = Connection::acquire(&self.queue.pool, FREE).await?;
-            let freed = sqlx::query!(
-                "DELETE FROM archive_owner WHERE image_id IN (
-                     SELECT image_id FROM archive_owner AS owner
-                     WHERE since < now() - interval '1 hour'
-                       AND NOT EXISTS (SELECT FROM image
-                                       WHERE image.workspace_id = owner.workspace_id
-                                         AND image.image_id = owner.image_id)
-                       AND NOT EXISTS (SELECT FROM live_job
-                                       WHERE live_job.image_id = owner.image_id)
-                     LIMIT $1)",
-                BATCH.cast_signed(),
+            let page = sqlx::query!(
+                r#"WITH page AS (
+                       SELECT image_id FROM archive_owner WHERE image_id > $1
+                       ORDER BY image_id LIMIT $2),
+                   -- Whoever is about to publish says so anew, and is seen if that was just now.
+                   freed AS (
+                       DELETE FROM archive_owner AS owner USING page
+                       WHERE owner.image_id = page.image_id
+                         AND owner.since < now() - interval '1 hour'
+                         AND NOT EXISTS (SELECT FROM image
+                                         WHERE image.workspace_id = owner.workspace_id
+                                           AND image.image_id = owner.image_id)
+                         AND NOT EXISTS (SELECT FROM live_job
+                                         WHERE live_job.image_id = owner.image_id)
+                       RETURNING 1)
+                   SELECT (SELECT max(image_id) FROM page) AS last,
+                          (SELECT count(*) FROM freed) AS "freed!""#,
+                after,
+                OWNERS,
             )
-            .execute(&mut *db)
+            .fetch_one(&mut *db)
             .await;
-            db.answered(FREE, freed)
+            db.answered(FREE, page)
         });
-        Ok(freed.await?.rows_affected())
+        let page = page.await?;
+        *lock(&self.after_owner) = page.last.unwrap_or_default();
+        Ok(page.freed.unsigned_abs())
     }
+}
+
+fn lock<T>(place: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is whole at any time.
+    place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]

@@ -15,7 +15,7 @@ use super::liveness::{self, Liveness};
 use super::pulse::{Brake, KeptLease, Pulse, Stop};
 use super::sink::{EventSink, write};
 use crate::error::Fault;
-use crate::jobs::job::{JobError, JobResult};
+use crate::jobs::job::{JobError, JobResult, JobState};
 use crate::jobs::queue::{Lease, Queue, QueueError, insist};
 use crate::telemetry::metrics::attempt_ended;
 
@@ -107,29 +107,36 @@ async fn record(
             // Trying again would bring the same.
             Err(error @ QueueError::Refused { .. }) => {
                 let error = JobError::of(&error);
-                insist(|| queue.fail(lease, &error)).await?;
-                Ok("failed")
+                Ok(failed(&insist(|| queue.fail(lease, &error)).await?))
             }
-            recorded => recorded.map(|()| "succeeded"),
+            recorded => recorded.map(|_| "succeeded"),
         },
         (_, Some(Stop::Cancelled)) => {
             insist(|| queue.cancelled(lease)).await?;
             Ok("cancelled")
         }
-        (Some(Err(error)), None) => {
-            insist(|| queue.fail(lease, &error)).await?;
-            Ok(if error.transient { "retried" } else { "failed" })
-        }
+        (Some(Err(error)), None) => Ok(failed(&insist(|| queue.fail(lease, &error)).await?)),
         (_, Some(stop @ (Stop::Stalled | Stop::TimedOut))) => {
             let error = given_up(stop);
-            insist(|| queue.fail(lease, &error)).await?;
-            Ok(if error.transient { "retried" } else { "failed" })
+            Ok(failed(&insist(|| queue.fail(lease, &error)).await?))
         }
         // What seemed lost may still be ours, if nobody could take it while the database was away.
         (_, Some(Stop::Shutdown | Stop::Lost)) | (None, None) => {
-            insist(|| queue.release(lease)).await?;
-            Ok("released")
+            Ok(match insist(|| queue.release(lease)).await? {
+                JobState::Cancelled => "cancelled",
+                _ => "released",
+            })
         }
+    }
+}
+
+/// The word for an attempt that failed, by the state that its job is in afterwards: the last one is not
+/// tried again, however transient its error.
+fn failed(state: &JobState) -> &'static str {
+    match state {
+        JobState::Queued => "retried",
+        JobState::Cancelled => "cancelled",
+        _ => "failed",
     }
 }
 

@@ -11,7 +11,7 @@ use super::sink::EventSink;
 /// When an attempt is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Liveness {
-    /// So long may it go without an event, or without 1 MiB more.
+    /// So long may it go without an event, or without 1 MiB more; waiting for others is not counted.
     pub stall: Duration,
     /// So long may it take in all.
     pub limit: Duration,

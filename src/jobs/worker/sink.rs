@@ -82,8 +82,13 @@ impl EventSink {
         self.0.arrived.notify_one();
     }
 
+    /// The attempt waits for others, which counts as getting on.
+    pub(in crate::jobs) fn waits(&self) {
+        self.lock().moved.0 = Instant::now();
+    }
+
     /// When there was last something that counts as getting on.
-    pub(super) fn moved_at(&self) -> Instant {
+    pub(in crate::jobs) fn moved_at(&self) -> Instant {
         self.lock().moved.0
     }
 

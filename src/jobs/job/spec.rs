@@ -1,0 +1,153 @@
+//! What a job asks for.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::archive::{Fallback, LayerPolicy};
+use crate::image_id::ImageId;
+use crate::oci::{Platform, Reference};
+
+/// What is asked for. Credentials travel beside it, never in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobSpec {
+    /// Index an image that is in a registry already.
+    Pull(PullSpec),
+    /// Bring an archive to the other version.
+    Migrate(MigrateSpec),
+}
+
+/// A migration: the archive that the image id names gets the other version, with the same content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MigrateSpec {
+    /// Names the archive in the store.
+    pub image_id: ImageId,
+    /// The archive version wanted, 1 or 2.
+    pub to: u8,
+    /// Remove in the end what this and earlier migrations of the image kept.
+    #[serde(default)]
+    pub discard_kept: bool,
+}
+
+/// A pull: the archive points into the user's own registry; nothing is pushed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PullSpec {
+    /// Names the archive in the store.
+    pub image_id: ImageId,
+    /// Image reference in full, such as `index.docker.io/library/alpine:3.20` or
+    /// `host:5000/app@sha256:...`.
+    #[schema(value_type = String)]
+    pub source: Reference,
+    /// `os/architecture[/variant]`.
+    #[schema(value_type = String)]
+    pub platform: Platform,
+    /// The archive version wanted; the configured one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_version: Option<u8>,
+    /// What to do with layers that beta9's workers can't read.
+    #[serde(default, skip_serializing_if = "LayerPolicy::is_default")]
+    pub layers: LayerPolicy,
+    /// What to do when the image can't be served as v2; what is configured when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+    /// Replace an archive of this image id that has other content.
+    #[serde(default)]
+    pub force: bool,
+}
+
+impl JobSpec {
+    /// The image that the job is about.
+    pub fn image_id(&self) -> &ImageId {
+        match self {
+            Self::Pull(pull) => &pull.image_id,
+            Self::Migrate(migrate) => &migrate.image_id,
+        }
+    }
+
+    /// The shape that this version writes. A replica runs none that is newer than its own.
+    pub const VERSION: i32 = 1;
+
+    /// What it asks for.
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Pull(_) => JobKind::Pull,
+            Self::Migrate(_) => JobKind::Migrate,
+        }
+    }
+}
+
+/// A kind of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum JobKind {
+    /// [`JobSpec::Pull`].
+    Pull,
+    /// [`JobSpec::Migrate`].
+    Migrate,
+}
+
+impl JobKind {
+    /// All that this version knows.
+    pub const ALL: [Self; 2] = [Self::Pull, Self::Migrate];
+
+    /// As it stands in specs and in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Migrate => "migrate",
+        }
+    }
+}
+
+/// Which of several jobs is taken first.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// When nothing else is waiting.
+    Low = -1,
+    /// As it comes.
+    #[default]
+    Normal = 0,
+    /// Before all others.
+    High = 1,
+}
+
+impl From<Priority> for i16 {
+    fn from(priority: Priority) -> Self {
+        priority as Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::archive::InvalidFallback;
+
+    /// Workers claim by kind: one that is missing would never be worked on.
+    #[test]
+    fn every_kind_is_known_by_its_name() {
+        let image_id: ImageId = "961eaef6668e480f".parse().unwrap();
+        let pull = json!({
+            "kind": "pull", "image_id": image_id, "source": "app", "platform": "linux/amd64",
+        });
+        let migrate = JobSpec::Migrate(MigrateSpec { image_id, to: 2, discard_kept: false });
+        let specs = [serde_json::from_value(pull).unwrap(), migrate];
+        for spec in &specs {
+            assert_eq!(serde_json::to_value(spec).unwrap()["kind"], spec.kind().as_str());
+        }
+        assert_eq!(specs.each_ref().map(JobSpec::kind), JobKind::ALL);
+    }
+
+    #[test]
+    fn policies_are_spelt_one_way() {
+        assert_eq!(json!([LayerPolicy::AsIs, LayerPolicy::Gzip]), json!(["as-is", "gzip"]));
+        for fallback in [Fallback::V1, Fallback::None] {
+            let text: String = serde_json::from_value(json!(fallback)).unwrap();
+            assert_eq!(text.parse(), Ok(fallback));
+        }
+        assert_eq!("v2".parse::<Fallback>(), Err(InvalidFallback));
+    }
+}
