@@ -37,8 +37,8 @@ if [ -z "${IMAGE:-}" ]; then
 fi
 file=${FILE:-/etc/os-release}
 
-echo "== the service: clipwright serve --listen 127.0.0.1:0 --data-dir ... --build-registry $REGISTRY"
-"$clipwright" serve --listen 127.0.0.1:0 --data-dir "$work/data" --build-registry "$REGISTRY" \
+echo "== the service: clipwright serve --clip-version 2 --listen 127.0.0.1:0 --data-dir ... --build-registry $REGISTRY"
+"$clipwright" serve --clip-version 2 --listen 127.0.0.1:0 --data-dir "$work/data" --build-registry "$REGISTRY" \
   > "$work/out" 2> "$work/log" &
 SERVICE_PID=$!
 for _ in $(seq 600); do

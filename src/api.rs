@@ -6,6 +6,7 @@
 
 mod archives;
 mod auth;
+mod byte_range;
 mod deadline;
 mod docs;
 mod events;
@@ -53,6 +54,8 @@ pub struct AppState {
     /// The service is about to stop: no new clients should come.
     stopping: CancellationToken,
     shutdown: CancellationToken,
+    /// Nothing but probes and metrics is served.
+    probes_alone: bool,
 }
 
 impl AppState {
@@ -75,7 +78,14 @@ impl AppState {
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             stopping: CancellationToken::new(),
             shutdown: CancellationToken::new(),
+            probes_alone: false,
         }
+    }
+
+    /// Serves nothing but probes and metrics.
+    #[must_use]
+    pub fn for_probes_alone(self) -> Self {
+        Self { probes_alone: true, ..self }
     }
 
     /// `/readyz` says no from when `stopping` fires.

@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand. Only here and in `main` are errors `anyhow`, and
 //! only here is a terminal known.
 
+/// `clipwright workspace`, `token` and `rollout`.
+mod admin;
 /// Options for commands that keep layer indexes.
 mod cache;
 /// `clipwright cat`.
@@ -17,6 +19,8 @@ mod gc;
 mod index;
 /// `clipwright inspect`.
 mod inspect;
+/// `clipwright submit`, `jobs` and `images`.
+mod jobs;
 /// `clipwright ls`.
 mod ls;
 /// `clipwright migrate`.
@@ -33,6 +37,8 @@ mod registry;
 mod report;
 /// `clipwright serve`.
 mod serve;
+/// Options for commands that work through a service.
+mod service;
 /// `clipwright verify`.
 mod verify;
 
@@ -70,6 +76,18 @@ enum Command {
     Verify(verify::Verify),
     /// Bring archives to the other version, through a service
     Migrate(migrate::Migrate),
+    /// Submit a job to a service, and follow it to its end
+    Submit(jobs::SubmitCommand),
+    /// Show and change jobs, through a service
+    Jobs(jobs::JobsCommand),
+    /// Show images, through a service
+    Images(jobs::ImagesCommand),
+    /// Show and change workspaces, through a service
+    Workspace(admin::WorkspaceCommand),
+    /// Show and change tokens, through a service
+    Token(admin::TokenCommand),
+    /// Show and change rollouts, through a service
+    Rollout(admin::RolloutCommand),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -87,6 +105,12 @@ pub fn main() -> ExitCode {
         Command::Extract(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Migrate(command) => command.run(),
+        Command::Submit(command) => command.run(),
+        Command::Jobs(command) => command.run(),
+        Command::Images(command) => command.run(),
+        Command::Workspace(command) => command.run(),
+        Command::Token(command) => command.run(),
+        Command::Rollout(command) => command.run(),
         Command::Openapi => openapi::run(),
     };
     match outcome {

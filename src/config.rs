@@ -61,6 +61,12 @@ pub struct Config {
     pub workers: usize,
     /// How long a worker that fell silent keeps its job.
     pub lease: Duration,
+    /// Workers that may migrate at a time; all when absent.
+    pub migrations: Option<usize>,
+    /// So long may an attempt go without an event or more bytes.
+    pub stall: Duration,
+    /// So long may an attempt take in all.
+    pub attempt_limit: Duration,
     /// How often a job is tried, 1 to 100.
     pub max_attempts: u16,
     /// How long the port stays open after the signal to stop.
@@ -79,6 +85,8 @@ pub struct Config {
     pub layer_cache_in_store: bool,
     /// Where archives go.
     pub store: StoreSettings,
+    /// What this process does.
+    pub role: Role,
     /// Archive version of jobs for which nobody else says one; absent, they get v1.
     pub clip_version: Option<ClipVersion>,
     /// What becomes of images that can't be served as v2, of jobs that don't say.
@@ -97,6 +105,32 @@ pub struct Config {
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
     pub log: LogSettings,
+}
+
+/// What a process of the service does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Both.
+    All,
+    /// Serves the API.
+    Api,
+    /// Works on jobs, and serves probes and metrics.
+    Worker,
+}
+
+impl Role {
+    /// As it stands in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Api => "api",
+            Self::Worker => "worker",
+        }
+    }
+
+    fn of(text: &str) -> Option<Self> {
+        [Self::All, Self::Api, Self::Worker].into_iter().find(|role| role.as_str() == text)
+    }
 }
 
 impl Config {
@@ -133,9 +167,17 @@ impl Config {
             listen: layers.require(&setting::LISTEN, from_str)?,
             token: token(layers)?,
             database,
+            role: layers.require(&setting::ROLE, |text| Role::of(text))?,
             workers: layers.require(&setting::WORKERS, |text| between(text, 1..=256))?,
             lease: layers.require(&setting::LEASE_SECONDS, |text| {
                 between(text, 1..=3600).map(Duration::from_secs)
+            })?,
+            migrations: layers.parse(&setting::MIGRATIONS, |text| between(text, 1..=256))?,
+            stall: layers.require(&setting::STALL_MINUTES, |text| {
+                between(text, 1..=1440u64).map(Duration::from_mins)
+            })?,
+            attempt_limit: layers.require(&setting::MAX_HOURS, |text| {
+                between(text, 1..=168u64).map(Duration::from_hours)
             })?,
             max_attempts: layers.require(&setting::MAX_ATTEMPTS, |text| between(text, 1..=100))?,
             shutdown_delay: Duration::from_secs(

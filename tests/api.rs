@@ -3,6 +3,7 @@
 mod access;
 mod events;
 mod harness;
+mod images;
 mod jobs;
 mod problems;
 mod server;

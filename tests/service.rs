@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::support::layout::{Blob, Layout, noise, tar};
 use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
+use crate::support::s3::S3Server;
 use crate::support::service::{Service, Settings};
 
 fn layer(name: &str, content: &[u8]) -> Blob {
@@ -233,4 +234,30 @@ async fn jobs_reach_no_private_address_unless_told() {
     let service = Service::start(settings).await;
     let job = service.pull("0123456789abcdef", &reference).await;
     assert_eq!(service.finished(&job).await["state"], "succeeded");
+}
+
+/// One process serves the API, another works: a job waits until there is a worker.
+#[tokio::test]
+async fn a_process_does_what_its_role_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let source = registry.push(Layout::of(&[layer("f", b"content")]).path(), "image");
+    let s3 = S3Server::start().await;
+    let api = Service::start(Settings::default().argument("role", "api").on_s3(&s3)).await;
+    let job = api.pull("961eaef6668e480f", &source).await;
+
+    let settings = Settings::default().argument("role", "worker").on_s3(&s3);
+    let worker = Service::start(settings.beside(&api)).await;
+    assert_eq!(api.finished(&job).await["state"], "succeeded");
+    assert_eq!(worker.get("/readyz").await.0, 200);
+    for path in ["/v1/jobs", "/docs", "/openapi.json"] {
+        let (status, problem) = worker.get(path).await;
+        assert_eq!((status, &problem["code"]), (404, &json!("not_found")), "{path}");
+    }
+    assert!(worker.get_text("/metrics").await.contains("clipwright_job_attempts_total"));
+    let asked = r#"clipwright_store_requests_total{operation="put",outcome="ok"}"#;
+    assert!(
+        worker.get_text("/metrics").await.contains(asked),
+        "what the store is asked is counted"
+    );
 }

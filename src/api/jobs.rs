@@ -1,5 +1,7 @@
 //! `/v1/jobs`: submit, list, show, cancel.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
@@ -12,14 +14,18 @@ use uuid::Uuid;
 
 use crate::jobs::job::{ImageId, Job, JobState};
 use crate::jobs::queue::{JobFilter, JobList, NewJob};
+use crate::workspace::WorkspaceId;
 use crate::workspaces::Access;
 
 use super::AppState;
 use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, QueryParams, default_limit, header, page_limit};
-use super::new_job::NewJobBody;
+use super::new_job::{CredentialText, NewJobBody, secrets_for};
 use super::observe::RequestId;
 use super::problem::{ApiError, CommonProblems, Problem};
+
+/// The longest that an answer may wait for a job's end, in seconds: it has to begin in 30.
+const MAX_WAIT: u64 = 25;
 
 /// Submits a job
 ///
@@ -42,6 +48,7 @@ use super::problem::{ApiError, CommonProblems, Problem};
         (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The job can't be accepted, or the key was used for another job", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -52,23 +59,48 @@ pub(super) async fn submit(
     headers: HeaderMap,
     JsonBody(body): JsonBody<Value>,
 ) -> Result<Response, ApiError> {
+    let new = NewJob { workspace: may.access.workspace, ..NewJobBody::read(body)?.into_job()? };
+    accept(&state, new, request_id, &headers).await
+}
+
+/// Queues a job, if there is room for it.
+async fn accept(
+    state: &AppState,
+    new: NewJob,
+    request_id: RequestId,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
     let idempotency_key = header(
-        &headers,
+        headers,
         "idempotency-key",
         |key| (1..=200).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()),
         "1 to 200 visible ASCII characters",
     )?;
     let new = NewJob {
-        workspace: may.access.workspace,
         idempotency_key: idempotency_key.map(str::to_owned),
         request_id: Some(request_id.as_str().to_owned()),
-        trace_context: trace_context(&headers),
-        ..NewJobBody::read(body)?.into_job()?
+        trace_context: trace_context(headers),
+        ..new
     };
+    room(state, &new.workspace).await?;
     let submitted = state.queue.submit(new).await.map_err(|e| ApiError::from_lower(&e))?;
     let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/jobs/{}", submitted.job.id);
     Ok((status, [(LOCATION, location)], Json(submitted.job)).into_response())
+}
+
+/// 429 if the workspace has as many waiting jobs as it may. Requests at the same time may pass together,
+/// so that there may be a few more.
+async fn room(state: &AppState, workspace: &WorkspaceId) -> Result<(), ApiError> {
+    let own = state.workspaces.get(workspace).await.map_err(|e| ApiError::from_lower(&e))?;
+    let Some(most) = own.and_then(|own| own.settings.max_queued) else { return Ok(()) };
+    let is_full = state.queue.waiting_reach(workspace, most).await;
+    if is_full.map_err(|e| ApiError::from_lower(&e))? {
+        let detail = format!("{most} jobs of this workspace are waiting, which is all that may");
+        return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail)
+            .with_header("retry-after", "10"));
+    }
+    Ok(())
 }
 
 /// The trace that the request is a part of (W3C Trace Context, version 00); a header that is not one
@@ -144,12 +176,14 @@ pub(super) async fn list(
 }
 
 /// Shows a job
+///
+/// With `wait` the answer comes as soon as the job is final.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
     operation_id = "get_job",
     tag = "jobs",
-    params(("id" = Uuid, Path, description = "The job's id")),
+    params(("id" = Uuid, Path, description = "The job's id"), WaitParams),
     responses(
         CommonProblems,
         (status = 200, description = "The job", body = Job),
@@ -161,8 +195,116 @@ pub(super) async fn get(
     State(state): State<AppState>,
     may: May<scope::JobsRead>,
     PathParam(id): PathParam<Uuid>,
+    QueryParams(params): QueryParams<WaitParams>,
 ) -> Result<Json<Job>, ApiError> {
-    visible(&state, &may.access, id).await.map(Json)
+    let job = visible(&state, &may.access, id).await?;
+    awaited(&state, job, &params).await.map(Json)
+}
+
+/// How long to wait for a job's end before it is shown.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WaitParams {
+    /// Seconds; the answer comes as soon as the job is final, and then in any case.
+    #[serde(default)]
+    #[param(default = 0, minimum = 0, maximum = 25)]
+    wait: u64,
+}
+
+/// The job, once it is final or the time is over.
+async fn awaited(state: &AppState, job: Job, params: &WaitParams) -> Result<Job, ApiError> {
+    if params.wait > MAX_WAIT {
+        let detail = format!("wait is {}: expected 0 to {MAX_WAIT} seconds", params.wait);
+        return Err(ApiError::bad_parameter("wait", detail));
+    }
+    if params.wait == 0 || job.is_final() {
+        return Ok(job);
+    }
+    let id = job.id;
+    // Interest is registered before anything is read, so that nothing falls between.
+    let mut wakes = state.queue.wakes(id);
+    let end = tokio::time::Instant::now() + Duration::from_secs(params.wait);
+    loop {
+        let found = state.queue.get(id).await.map_err(|e| ApiError::from_lower(&e))?;
+        let found = found.ok_or_else(|| not_found(id))?;
+        let over = tokio::time::Instant::now() >= end || state.shutdown.is_cancelled();
+        if found.is_final() || over {
+            return Ok(found);
+        }
+        tokio::select! {
+            () = wakes.next() => {}
+            () = tokio::time::sleep_until(end) => {}
+            () = state.shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// What a job needs that is done once more.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetryBody {
+    /// How to log in to the image's registry: what the first job brought was erased when it ended.
+    #[schema(write_only)]
+    credentials: Option<CredentialText>,
+}
+
+/// Does a job once more
+///
+/// A job that ended is submitted again as a new one, which asks for the same. Credentials that it brought
+/// have to be sent again. With an `Idempotency-Key`, sending the same request again returns the job that
+/// the first one made.
+#[utoipa::path(
+    post,
+    path = "/v1/jobs/{id}/retry",
+    operation_id = "retry_job",
+    tag = "jobs",
+    params(
+        ("id" = Uuid, Path, description = "The job's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters"),
+    ),
+    request_body = RetryBody,
+    responses(
+        CommonProblems,
+        (status = 202, description = "The new job was queued", body = Job,
+            headers(("Location" = String, description = "Where the job is shown"))),
+        (status = 200, description = "The job that this Idempotency-Key made before", body = Job,
+            headers(("Location" = String, description = "Where the job is shown"))),
+        (status = 404, description = "No such job", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The job has not ended", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The job can't be done once more", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn retry(
+    State(state): State<AppState>,
+    may: May<scope::JobsWrite>,
+    PathParam(id): PathParam<Uuid>,
+    Extension(request_id): Extension<RequestId>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<RetryBody>,
+) -> Result<Response, ApiError> {
+    let job = visible(&state, &may.access, id).await?;
+    if !job.is_final() {
+        let detail =
+            format!("the job is {}: only one that ended is done again", job.state.as_str());
+        return Err(ApiError::new(StatusCode::CONFLICT, "job_not_final", detail));
+    }
+    let spec = job.spec.read().map_err(|error| {
+        let detail = format!("this version of the service does not understand the job: {error}");
+        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "job_not_understood", detail)
+    })?;
+    let new = NewJob {
+        workspace: job.workspace,
+        priority: job.priority.try_into().unwrap_or_default(),
+        secrets: secrets_for(&spec, body.credentials)?,
+        ..NewJob::new(spec)
+    };
+    accept(&state, new, request_id, &headers).await
 }
 
 /// The job, if it is one of those that `access` may see; else 404, as if there were none.

@@ -259,6 +259,20 @@ impl NewMigrate {
     }
 }
 
+/// Credentials for a job that asks for this, or 422.
+pub(super) fn secrets_for(
+    spec: &JobSpec,
+    given: Option<CredentialText>,
+) -> Result<Secrets, ApiError> {
+    let registry = match spec {
+        JobSpec::Pull(pull) => Some(pull.source.registry()),
+        JobSpec::Migrate(_) => None,
+    };
+    let mut faults = Faults::default();
+    let secrets = faults.secrets(given, registry);
+    if faults.0.is_empty() { Ok(secrets) } else { Err(invalid_job(faults.0)) }
+}
+
 /// Collects what is wrong while the fields are walked through.
 #[derive(Default)]
 struct Faults(Vec<FieldError>);

@@ -22,8 +22,11 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::submit, jobs::list))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::retry))
         .routes(routes!(events::follow))
+        .routes(routes!(images::list))
         .routes(routes!(images::get))
+        .routes(routes!(images::archive))
         .routes(routes!(archives::list))
         .routes(routes!(workspaces::create, workspaces::list))
         .routes(routes!(workspaces::get, workspaces::change))
@@ -45,9 +48,13 @@ fn probes() -> OpenApiRouter<AppState> {
 
 /// The whole service as one `tower` service.
 pub fn router(state: AppState) -> Router {
-    let v1 = Router::from(v1()).route_layer(from_fn_with_state(state.clone(), auth::require));
-    v1.merge(Router::from(probes()))
-        .merge(docs::routes(openapi_json))
+    let guarded = || {
+        let v1 = Router::from(v1()).route_layer(from_fn_with_state(state.clone(), auth::require));
+        v1.merge(docs::routes(openapi_json))
+    };
+    let served = if state.probes_alone { Router::new() } else { guarded() };
+    served
+        .merge(Router::from(probes()))
         // The last layer is the outermost.
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(deadline::answer_in_time))

@@ -5,12 +5,14 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::error::{Classify, Fault};
 use crate::retry::{RetrySettings, Retryable, retry};
+use crate::workspace::WorkspaceId;
 
 /// The longest an answer may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -87,11 +89,17 @@ pub(super) struct Client {
     http: reqwest::Client,
     server: String,
     token: Option<SecretString>,
+    workspace: Option<WorkspaceId>,
     retry: RetrySettings,
 }
 
 impl Client {
-    pub(super) fn new(server: &str, token: Option<SecretString>) -> anyhow::Result<Self> {
+    /// With a `workspace` the requests are about what is its.
+    pub(super) fn new(
+        server: &str,
+        token: Option<SecretString>,
+        workspace: Option<WorkspaceId>,
+    ) -> anyhow::Result<Self> {
         // Fails when a provider is installed already, which is just as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder().timeout(PATIENCE);
@@ -100,7 +108,8 @@ impl Client {
             http = http.no_proxy();
         }
         let server = server.trim_end_matches('/').to_owned();
-        Ok(Self { http: http.build()?, server, token, retry: RetrySettings::default() })
+        let (http, retry) = (http.build()?, RetrySettings::default());
+        Ok(Self { http, server, token, workspace, retry })
     }
 
     pub(super) async fn get<T: DeserializeOwned>(
@@ -119,30 +128,83 @@ impl Client {
         key: &str,
         cancel: &CancellationToken,
     ) -> Result<T, ClientError> {
-        retry(&self.retry, cancel, || self.send(Method::POST, path, Some((body, key)))).await
+        let body = Some((body, Some(key)));
+        retry(&self.retry, cancel, || self.send(Method::POST, path, body)).await
+    }
+
+    /// Reads an answer of one JSON object a line as it comes. An answer that goes on has no limit of time
+    /// but that of silence: the service says something now and then.
+    pub(super) async fn lines(
+        &self,
+        path: &str,
+        cancel: &CancellationToken,
+        mut line: impl FnMut(&Value),
+    ) -> Result<(), ClientError> {
+        let request = self.request(Method::GET, path).header("accept", "application/x-ndjson");
+        // Longer than any job; silence is noticed below.
+        let request = request.timeout(Duration::from_hours(24 * 30));
+        let reading = async {
+            let mut answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let status = answer.status();
+            if !status.is_success() {
+                let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+                return Err(refused(status, &body));
+            }
+            let mut rest = Vec::new();
+            loop {
+                let silent = |_| ClientError::Unreachable {
+                    server: self.server.clone(),
+                    reason: format!("it said nothing for {PATIENCE:?}"),
+                };
+                let chunk = timeout(PATIENCE, answer.chunk()).await.map_err(silent)?;
+                let Some(chunk) = chunk.map_err(|error| self.unreachable(&error))? else {
+                    return Ok(());
+                };
+                rest.extend_from_slice(&chunk);
+                if rest.len() as u64 > MAX_ANSWER {
+                    return Err(self.nonsense(format!("a line is longer than {MAX_ANSWER} bytes")));
+                }
+                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    let text: Vec<u8> = rest.drain(..=end).collect();
+                    if text.trim_ascii().is_empty() {
+                        continue;
+                    }
+                    let event = serde_json::from_slice(&text)
+                        .map_err(|error| self.nonsense(error.to_string()))?;
+                    line(&event);
+                }
+            }
+        };
+        cancel.run_until_cancelled(reading).await.unwrap_or(Err(ClientError::Cancelled))
+    }
+
+    /// Sends a request that changes something, once: whether it took effect can't be told from an answer
+    /// that did not come. An empty answer is `null`.
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        cancel: &CancellationToken,
+    ) -> Result<T, ClientError> {
+        let sent = self.send(method, path, body.map(|body| (body, None)));
+        cancel.run_until_cancelled(sent).await.unwrap_or(Err(ClientError::Cancelled))
     }
 
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
-        body: Option<(&Value, &str)>,
+        body: Option<(&Value, Option<&str>)>,
     ) -> Result<T, ClientError> {
-        let mut request = self.http.request(method, format!("{}{path}", self.server));
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose_secret());
-        }
+        let mut request = self.request(method, path);
         if let Some((body, key)) = body {
-            request = request
-                .header("content-type", "application/json")
-                .header("idempotency-key", key)
-                .body(body.to_string());
+            request = request.header("content-type", "application/json").body(body.to_string());
+            if let Some(key) = key {
+                request = request.header("idempotency-key", key);
+            }
         }
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            server: self.server.clone(),
-            reason: std::error::Error::source(&error)
-                .map_or_else(|| error.to_string(), ToString::to_string),
-        };
+        let unreachable = |error: reqwest::Error| self.unreachable(&error);
         let mut answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let mut bytes = Vec::new();
@@ -155,7 +217,27 @@ impl Client {
         if !status.is_success() {
             return Err(refused(status, &bytes));
         }
-        serde_json::from_slice(&bytes).map_err(|error| self.nonsense(error.to_string()))
+        let answer = if bytes.is_empty() { b"null" } else { &bytes[..] };
+        serde_json::from_slice(answer).map_err(|error| self.nonsense(error.to_string()))
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let mut request = self.http.request(method, format!("{}{path}", self.server));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        if let Some(workspace) = &self.workspace {
+            request = request.header("clipwright-workspace", workspace.as_str());
+        }
+        request
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        let reason = std::error::Error::source(error);
+        ClientError::Unreachable {
+            server: self.server.clone(),
+            reason: reason.map_or_else(|| error.to_string(), ToString::to_string),
+        }
     }
 
     fn nonsense(&self, reason: String) -> ClientError {

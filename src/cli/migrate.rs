@@ -5,13 +5,10 @@
 //! job that an earlier run submitted is followed rather than submitted again.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use futures_util::{StreamExt as _, stream};
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -20,6 +17,7 @@ use uuid::Uuid;
 
 use super::client::{Client, ClientError};
 use super::run_async;
+use super::service::ServiceArgs;
 use crate::image_id::ImageId;
 use crate::jobs::job::{Job, JobSpec, JobState, MigrateSpec};
 use crate::jobs::recorded::Recorded;
@@ -64,17 +62,8 @@ pub(super) struct Migrate {
     /// Migrations under way at a time
     #[arg(long, value_name = "N", default_value = "2")]
     concurrency: NonZeroU32,
-    /// Address of the service
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "CLIPWRIGHT_SERVER",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    server: String,
-    /// File that holds the service's bearer token; `CLIPWRIGHT_TOKEN` is the token itself
-    #[arg(long, value_name = "FILE", env = "CLIPWRIGHT_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    service: ServiceArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -102,21 +91,12 @@ struct JobPage {
 
 impl Migrate {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let client = Client::new(&self.server, self.token()?)?;
+        let client = self.service.client()?;
         let report = run_async(async |cancel| self.migrate(&client, &cancel).await)?;
         report.print(self.json)?;
         let failed = report.failed();
         anyhow::ensure!(failed == 0, "{failed} of {} images were not migrated", report.len());
         Ok(())
-    }
-
-    fn token(&self) -> anyhow::Result<Option<SecretString>> {
-        let Some(file) = &self.token_file else {
-            return Ok(std::env::var("CLIPWRIGHT_TOKEN").ok().map(SecretString::from));
-        };
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("can't read {}", file.display()))?;
-        Ok(Some(text.trim().into()))
     }
 
     async fn migrate(&self, client: &Client, cancel: &CancellationToken) -> anyhow::Result<Report> {

@@ -1,6 +1,5 @@
 //! `clipwright serve`: API, queue and workers in one process.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,25 +7,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use uuid::Uuid;
 
 use crate::api::{self, AppState};
-use crate::archive::{IndexOptions, LayerCache, PackOptions};
-use crate::config::{Config, SettingsArgs};
+use crate::config::{Config, Role, SettingsArgs};
 use crate::database::{Database, DatabaseError, Migrations};
-use crate::fetch::Budget;
-use crate::jobs::handlers::Handlers;
-use crate::jobs::migrate::Migrator;
-use crate::jobs::pull::Puller;
 use crate::jobs::queue::{Queue, Vault};
-use crate::jobs::reconcile::Reconcilers;
-use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
-use crate::memory::MemoryBudget;
 use crate::publish::archives::Stores;
-use crate::rollouts::{Rollouts, Versions};
-use crate::store::{InterceptedStore, ObjectStore};
+use crate::rollouts::Rollouts;
+use crate::store::InterceptedStore;
 use crate::telemetry::{self, store::StoreMetrics};
 use crate::workspaces::Workspaces;
 
@@ -34,9 +25,11 @@ use crate::workspaces::Workspaces;
 mod parts;
 /// A directory for what is not finished.
 mod scratch;
+/// What works on jobs.
+mod workshop;
 
 use parts::end_together;
-use scratch::Scratch;
+use workshop::Workshop;
 
 /// What still runs on blocking threads at the end, such as a read from a file system that hangs, is left.
 const LEAVE_BEHIND: Duration = Duration::from_secs(1);
@@ -74,11 +67,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Err(DatabaseError::Cancelled) => return Ok(()),
         started => started?,
     };
-    let outcome = async {
-        let scratch = Scratch::make(&config.data_dir)?;
-        run(&config, listener, address, &scratch, &database, &stopping, &shutdown).await
-    };
-    let outcome = outcome.await;
+    let outcome = run(&config, listener, address, &database, &stopping, &shutdown).await;
     // Whatever came of it, a private server is not left running.
     database.stop().await;
     outcome
@@ -88,7 +77,6 @@ async fn run(
     config: &Config,
     listener: TcpListener,
     address: std::net::SocketAddr,
-    scratch: &Scratch,
     database: &Database,
     stopping: &CancellationToken,
     shutdown: &CancellationToken,
@@ -99,95 +87,36 @@ async fn run(
     let queue = Queue::new(database.work_pool().clone(), Vault::new(keys))
         .with_max_attempts(config.max_attempts)
         .with_retry_for(config.retry_for);
-    let index = IndexOptions {
-        reference_form: config.reference_form,
-        limits: config.limits,
-        span: Some(config.span),
-        budget: Arc::new(config.layer_concurrency.map_or_else(Budget::default, Budget::new)),
-        cache: layer_cache(config, &stores.objects, &queue),
-        ..IndexOptions::default()
+    let workshop = match config.role {
+        Role::Api => None,
+        Role::All | Role::Worker => Some(Workshop::open(config, &stores, &queue, database)?),
     };
-    let migrator = Arc::new(Migrator {
-        archives: stores.archives.clone(),
-        oci: config.oci.clone(),
-        pack: PackOptions {
-            limits: config.limits,
-            budget: index.budget.clone(),
-            ..PackOptions::default()
-        },
-        index: index.clone(),
-        build_registry: config.build_registry.clone(),
-        scratch: scratch.path().to_owned(),
-    });
-    let puller = Arc::new(Puller {
-        archives: stores.archives.clone(),
-        oci: config.oci.clone(),
-        index,
-        versions: Arc::new(Versions {
-            workspaces: Workspaces::new(database.work_pool().clone()),
-            rollouts: Rollouts::new(database.work_pool().clone()),
-            configured: config.clip_version,
-        }),
-        fallback: config.fallback,
-        build_registry: config.build_registry.clone(),
-        scratch: scratch.path().to_owned(),
-    });
     tokio::spawn(telemetry::metrics::keep_up());
-    info!(%address, store = stores.archives.describe(), workers = config.workers, "ready");
+    let (store, workers) = (stores.archives.describe(), config.workers);
+    info!(%address, store, workers, role = config.role.as_str(), "ready");
     let mut out = std::io::stdout();
     writeln!(out, "clipwright is ready at http://{address} (docs: http://{address}/docs)")?;
     out.flush()?;
 
     // From here on nothing returns before they have ended.
-    let workers = WorkerPool::start(
-        queue.clone(),
-        Arc::new(Handlers {
-            puller,
-            migrator,
-            memory: MemoryBudget::new(config.limits.memory_bytes),
-        }),
-        WorkerSettings {
-            workers: config.workers,
-            slots: BTreeMap::default(),
-            lease: config.lease,
-            poll: config.poll_interval,
-            liveness: Liveness::default(),
-            worker_id: format!("{}:{}", hostname(), Uuid::now_v7().simple()),
-        },
-        stopping.clone(),
-    );
-    let reconcilers = Reconcilers::new(&queue, &stores, config.lease, config.retention);
-    let reconcilers = reconcilers.start(stopping.clone());
+    let (workers, reconcilers) = match &workshop {
+        Some(workshop) => workshop.start(config, &stores, &queue, stopping),
+        None => (idle(stopping), idle(stopping)),
+    };
     let clients = queue.over(database.pool().clone());
     let workspaces = Workspaces::new(database.pool().clone());
     let rollouts = Rollouts::new(database.pool().clone());
     let state =
         AppState::new(clients, stores.archives, workspaces, rollouts, config.token.as_ref());
     let state = state.with_stopping(stopping.clone());
+    let state = if config.role == Role::Worker { state.for_probes_alone() } else { state };
     let serving = Box::pin(api::serve(listener, state, shutdown.clone()));
     end_together(serving, workers, reconcilers, stopping, shutdown).await
 }
 
-/// Layer indexes in the data directory and the store, as far as they are wanted there.
-fn layer_cache(
-    config: &Config,
-    store: &Arc<dyn ObjectStore>,
-    queue: &Queue,
-) -> Option<Arc<LayerCache>> {
-    if config.layer_cache_bytes == 0 && !config.layer_cache_in_store {
-        return None;
-    }
-    let mut cache = LayerCache::default();
-    if config.layer_cache_bytes > 0 {
-        let directory = config.data_dir.join("layer-index");
-        cache = cache.with_local(directory, config.layer_cache_bytes);
-    }
-    if config.layer_cache_in_store {
-        // What others found out can be had there alone, so that waiting for them makes sense.
-        let claims = Arc::new(queue.layer_claims(config.lease));
-        cache = cache.with_store(store.clone()).with_claims(claims);
-    }
-    Some(Arc::new(cache))
+/// A part that has nothing to do until it is told to stop.
+fn idle(stopping: &CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(stopping.clone().cancelled_owned())
 }
 
 /// SIGINT and SIGTERM end the service in good order: no more jobs are taken and `/readyz` says no at
@@ -216,11 +145,4 @@ fn stop_on_signals(
         shutdown.cancel();
     });
     Ok(())
-}
-
-fn hostname() -> String {
-    nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| "localhost".into())
 }

@@ -80,6 +80,11 @@ settings! {
         secret: true, expected: "an address that starts with postgres://, in quotes",
         help: "PostgreSQL server; without one a private server is kept in the data directory",
     }
+    ROLE {
+        flag: "role", env: &["CLIPWRIGHT_ROLE"], file: "clipwright.role",
+        default: Some("all"), expected: "all, api or worker",
+        help: "What this process does: serve the API, work on jobs, or both; a worker serves probes and metrics alone",
+    }
     WORKERS {
         flag: "workers", env: &["CLIPWRIGHT_WORKERS"], file: "clipwright.workers",
         default: Some("2"), expected: "1 to 256", help: "Jobs worked on at a time",
@@ -88,6 +93,19 @@ settings! {
         flag: "lease-seconds", env: &["CLIPWRIGHT_LEASE_SECONDS"], file: "clipwright.leaseSeconds",
         default: Some("30"), expected: "1 to 3600",
         help: "How long a worker that fell silent keeps its job",
+    }
+    MIGRATIONS {
+        flag: "migrations", env: &["CLIPWRIGHT_MIGRATIONS"], file: "clipwright.migrations",
+        expected: "1 to 256", help: "Workers that may migrate at a time; all when absent",
+    }
+    STALL_MINUTES {
+        flag: "stall-minutes", env: &["CLIPWRIGHT_STALL_MINUTES"], file: "clipwright.stallMinutes",
+        default: Some("10"), expected: "1 to 1440",
+        help: "Minutes without an event or 1 MiB more after which an attempt is given up",
+    }
+    MAX_HOURS {
+        flag: "max-hours", env: &["CLIPWRIGHT_MAX_HOURS"], file: "clipwright.maxHours",
+        default: Some("6"), expected: "1 to 168", help: "Hours that an attempt may take in all",
     }
     MAX_ATTEMPTS {
         flag: "max-attempts", env: &["CLIPWRIGHT_MAX_ATTEMPTS"], file: "clipwright.maxAttempts",

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::index::ArchiveFile;
@@ -59,6 +60,9 @@ pub trait ArchiveStore: Send + Sync + std::fmt::Debug {
 
     /// Reads the index of an archive; `None` if there is none. Its data are left where they are.
     async fn open(&self, key: &Key) -> Result<Option<StoredArchive>, PublishError>;
+
+    /// Up to `len` bytes of an archive's object from `offset`; fewer only at its end.
+    async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, PublishError>;
 
     /// Where the data of a v1 archive are. Data outside of it are looked for in the same place, as
     /// workers look for them in their own bucket, whatever bucket the archive names.

@@ -1,5 +1,6 @@
 //! An archive that lies in a store: its index is read, its data are left where they are.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -16,10 +17,14 @@ use crate::clip::{ClipError, MAX_V1_INDEX_BYTES};
 use crate::digest::Digest;
 use crate::image_id::ImageId;
 use crate::publish::PublishError;
-use crate::store::{Key, ObjectStat, ObjectStore, ObjectVersion, Overwrite, Put, StoreError};
+use crate::store::{
+    Key, ListedObject, ObjectStat, ObjectStore, ObjectVersion, Overwrite, Put, StoreError,
+};
 
 /// Keys asked for at a time.
 const PAGE: usize = 1000;
+/// Bytes of an archive that are read to tell its version.
+const FIRST_READ: u64 = 64 << 10;
 /// Archives looked into at a time.
 const AT_A_TIME: usize = 8;
 
@@ -90,12 +95,16 @@ pub(super) async fn stored_version(
     size: u64,
 ) -> Result<u8, PublishError> {
     let object = Object { store, key, size };
-    let head = object.read(0..size.min(header::LENGTH as u64)).await?;
-    match Header::decode(&head, size)?.storage {
-        None => Ok(1),
-        // The header's own word for it is not to be trusted (CONTRACT A.1).
-        Some(range) => Ok(version(&StorageInfo::decode(&object.read(range).await?)?)),
-    }
+    // Most indexes are smaller than that, and are read at once.
+    let head = object.read(0..size.min(FIRST_READ)).await?;
+    let Some(range) = Header::decode(&head, size)?.storage else { return Ok(1) };
+    let within = |at: u64| usize::try_from(at).ok().filter(|at| *at <= head.len());
+    let storage = match within(range.start).zip(within(range.end)) {
+        Some((start, end)) if start <= end => head.slice(start..end),
+        _ => object.read(range).await?,
+    };
+    // The header's own word for it is not to be trusted (CONTRACT A.1).
+    Ok(version(&StorageInfo::decode(&storage)?))
 }
 
 /// Whether what is under the key, or that there is nothing, leaves room for another archive.
@@ -210,6 +219,8 @@ pub(super) async fn list_archives(
         }));
     }
     found.truncate(limit);
+    let kept = kept_versions(store, prefix, &found).await?;
+    let kept = &kept;
     let described = found.into_iter().map(async |(image_id, listed)| {
         let version = match stored_version(store, &listed.key, listed.size).await {
             Ok(version) => Ok(version),
@@ -217,13 +228,9 @@ pub(super) async fn list_archives(
             Err(PublishError::Clip(error)) => Err(error.to_string()),
             Err(error) => return Err(error),
         };
-        let kept = store.list(&format!("{}{image_id}.", Key::KEPT), "", PAGE).await?;
-        let kept = [1, 2].into_iter().filter(|version| {
-            let prefix = Key::kept_prefix(&image_id, *version);
-            kept.iter().any(|listed| listed.key.as_str().starts_with(&prefix))
-        });
+        let versions = [1, 2].into_iter().filter(|v| kept.contains(&(image_id.clone(), *v)));
         Ok::<_, PublishError>(ListedArchive {
-            kept: kept.collect(),
+            kept: versions.collect(),
             clip_version: version.as_ref().ok().copied(),
             size: listed.size,
             problem: version.err(),
@@ -231,4 +238,29 @@ pub(super) async fn list_archives(
         })
     });
     stream::iter(described).buffered(AT_A_TIME).try_collect().await
+}
+
+/// Of which versions migrations have kept archives of these images, which are in order.
+async fn kept_versions(
+    store: &dyn ObjectStore,
+    prefix: &str,
+    found: &[(ImageId, ListedObject)],
+) -> Result<BTreeSet<(ImageId, u8)>, PublishError> {
+    let mut kept = BTreeSet::new();
+    let (Some((first, _)), Some((last, _))) = (found.first(), found.last()) else {
+        return Ok(kept);
+    };
+    // Sorts before all keys of the first image, whatever follows its id.
+    let mut after = format!("{}{first}", Key::KEPT);
+    let end = format!("{}{last}/", Key::KEPT);
+    loop {
+        let page = store.list(&format!("{}{prefix}", Key::KEPT), &after, PAGE).await?;
+        let Some(behind) = page.last() else { return Ok(kept) };
+        let whole = page.len() < PAGE || behind.key.as_str() > end.as_str();
+        after = behind.key.to_string();
+        kept.extend(page.into_iter().filter_map(|listed| listed.key.of_kept()));
+        if whole {
+            return Ok(kept);
+        }
+    }
 }

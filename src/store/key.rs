@@ -72,6 +72,13 @@ impl Key {
         Some((image.parse().ok()?, extension))
     }
 
+    /// The image of whose archives this is one that a migration kept, and its version.
+    pub fn of_kept(&self) -> Option<(ImageId, u8)> {
+        let (image, rest) = self.0.strip_prefix(Self::KEPT)?.split_once(".v")?;
+        let (version, _) = rest.split_once('-')?;
+        Some((image.parse().ok()?, version.parse().ok()?))
+    }
+
     /// Whether this is the index of a layer.
     pub fn is_layer_index(&self) -> bool {
         self.0.starts_with(Self::LAYER_INDEXES)
@@ -124,6 +131,11 @@ mod tests {
         {
             assert_eq!(other.parse::<Key>().unwrap().of_image(), None, "{other}");
         }
+        let image: ImageId = "961eaef6668e480f".parse().unwrap();
+        let kept = Key::kept(&image, 2, Digest::of(b"archive"), "rclip");
+        assert!(kept.as_str().starts_with(&Key::kept_prefix(&image, 2)));
+        assert_eq!((kept.of_kept(), kept.of_image()), (Some((image.clone(), 2)), None));
+        assert_eq!(Key::archive(&image, "clip").of_kept(), None);
         let (layer, request) = (Digest::of(b"layer"), Digest::of(b"request"));
         let key = Key::layer_index(layer, request);
         assert!(key.is_layer_index() && key.as_str().parse::<Key>().is_ok());

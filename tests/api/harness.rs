@@ -26,7 +26,7 @@ pub(crate) struct App {
     pub(crate) store: Arc<Probe>,
     pub(crate) database: TestDatabase,
     /// Where archives are.
-    _directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 impl App {
@@ -49,7 +49,7 @@ impl App {
         let rollouts = Rollouts::new(database.pool().clone());
         let token = token.map(SecretString::from);
         let state = AppState::new(queue, archives, workspaces, rollouts, token.as_ref());
-        Self { state, store, database, _directory: directory }
+        Self { state, store, database, directory }
     }
 
     pub(crate) fn router(&self) -> Router {

@@ -188,3 +188,64 @@ async fn what_is_not_there_is_404() {
     app.get("/v1/jobs/12").await.problem(400, "invalid_parameter");
     app.get("/v1/images/nope").await.problem(400, "invalid_parameter");
 }
+
+#[tokio::test]
+async fn a_job_that_ended_is_done_once_more() {
+    let app = App::start().await;
+    let running = app.submit().await;
+    let retry =
+        async |id: &str, body: Value| app.post(&format!("/v1/jobs/{id}/retry"), &body).await;
+    retry(&running, json!({})).await.problem(409, "job_not_final");
+    app.post(&format!("/v1/jobs/{running}/cancel"), &json!({})).await;
+    let again = retry(&running, json!({ "credentials": "user:hunter2" })).await;
+    assert_eq!(again.status.as_u16(), 202);
+    let job = again.json();
+    assert_eq!(again.header("location"), format!("/v1/jobs/{}", job["id"].as_str().unwrap()));
+    assert_ne!(job["id"], running);
+    let first = app.get(&format!("/v1/jobs/{running}")).await.json();
+    assert_eq!((&job["spec"], &job["priority"]), (&first["spec"], &first["priority"]));
+    assert!(!again.text().contains("hunter2"));
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM job_secret")
+        .fetch_one(app.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(kept, 1);
+    retry("0199d2a4-7c1e-7f0a-9a55-0d4b1a1c7e21", json!({})).await.problem(404, "job_not_found");
+    retry(&running, json!({ "more": 1 })).await.problem(422, "invalid_job");
+}
+
+#[tokio::test]
+async fn who_waits_is_answered_when_the_job_ends() {
+    let app = App::start().await;
+    let id = app.submit().await;
+    let path = format!("/v1/jobs/{id}?wait=25");
+    let cancel = async {
+        // Not before somebody waits; whoever comes later is answered at once.
+        tokio::task::yield_now().await;
+        app.post(&format!("/v1/jobs/{id}/cancel"), &json!({})).await
+    };
+    let started = std::time::Instant::now();
+    let (waited, _) = tokio::join!(app.get(&path), cancel);
+    assert_eq!(waited.json()["state"], "cancelled");
+    assert!(started.elapsed() < std::time::Duration::from_secs(20));
+    let id = app.submit().await;
+    let waited = app.get(&format!("/v1/jobs/{id}?wait=1")).await;
+    assert_eq!((waited.status.as_u16(), &waited.json()["state"]), (200, &json!("queued")));
+    app.get(&format!("/v1/jobs/{id}?wait=26")).await.problem(400, "invalid_parameter");
+}
+
+#[tokio::test]
+async fn a_workspace_has_no_more_waiting_jobs_than_it_may() {
+    let app = App::start().await;
+    let body = Body::from(json!({ "max_queued": 2 }).to_string());
+    let headers = [("content-type", "application/json")];
+    let set = request(Method::PATCH, "/v1/workspaces/default", &headers, body);
+    assert_eq!(app.send(set).await.status.as_u16(), 200);
+    let first = app.submit().await;
+    app.submit().await;
+    let refused = app.post("/v1/jobs", &pull()).await;
+    refused.problem(429, "queue_full");
+    assert_eq!(refused.header("retry-after"), "10");
+    app.post(&format!("/v1/jobs/{first}/cancel"), &json!({})).await;
+    app.submit().await;
+}

@@ -5,7 +5,6 @@
 
 #![allow(clippy::large_futures, reason = "one step is awaited at a time")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use clipwright::jobs::job::{JobKind, JobState};

@@ -35,6 +35,14 @@ impl Settings {
         self
     }
 
+    /// The same database and keys as `other` has.
+    pub(crate) fn beside(mut self, other: &Service) -> Self {
+        let shared = ["DATABASE_URL", "CLIPWRIGHT_SECRET_KEY"];
+        let of_other = other.settings.environment.iter();
+        self.environment.extend(of_other.filter(|(name, _)| shared.contains(name)).cloned());
+        self
+    }
+
     /// Archives go to this bucket, not to the directory store.
     pub(crate) fn on_s3(self, s3: &S3Server) -> Self {
         self.argument("store", "s3")

@@ -113,6 +113,18 @@ pub enum Priority {
     High = 1,
 }
 
+impl TryFrom<i16> for Priority {
+    type Error = i16;
+
+    /// Of a number that a later version wrote there may be none.
+    fn try_from(number: i16) -> Result<Self, i16> {
+        [Self::Low, Self::Normal, Self::High]
+            .into_iter()
+            .find(|priority| i16::from(*priority) == number)
+            .ok_or(number)
+    }
+}
+
 impl From<Priority> for i16 {
     fn from(priority: Priority) -> Self {
         priority as Self

@@ -156,6 +156,79 @@ impl Queue {
         }))
     }
 
+    /// Images of the workspace whose ids sort behind `after`, in their order, at most `limit`; and the
+    /// last of them if there are more.
+    pub async fn images(
+        &self,
+        workspace: &WorkspaceId,
+        after: Option<&ImageId>,
+        limit: i64,
+    ) -> Result<(Vec<Image>, Option<ImageId>), QueueError> {
+        const ACTION: &str = "list images";
+        let rows = patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            // Results may have a MiB each: so many of them are read as make a page of bytes.
+            let rows = sqlx::query!(
+                r#"SELECT image_id, job_id, created_at, result AS "result!", found AS "found!" FROM (
+                       SELECT image.image_id, image.job_id, image.created_at, job.result,
+                              sum(pg_column_size(job.result)) OVER (ORDER BY image.image_id)
+                                  AS bytes,
+                              row_number() OVER (ORDER BY image.image_id) AS number,
+                              count(*) OVER () AS found
+                       FROM (SELECT * FROM image WHERE workspace_id = $1 AND image_id > $2
+                             ORDER BY image_id LIMIT $3) AS image
+                       JOIN job ON job.id = image.job_id) AS sized
+                   WHERE bytes <= $4 OR number = 1
+                   ORDER BY image_id"#,
+                workspace.as_str(),
+                after.map_or("", ImageId::as_str),
+                limit.saturating_add(1),
+                i64::try_from(MAX_LIST).unwrap_or(i64::MAX),
+            )
+            .fetch_all(&mut *db)
+            .await;
+            db.answered(ACTION, rows)
+        });
+        let rows = rows.await?;
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let found = rows.first().map_or(0, |row| row.found);
+        let mut last = None;
+        let images = rows.into_iter().take(most).map(|row| {
+            last = row.image_id.parse().ok();
+            Image {
+                result: Recorded::from_json(row.result),
+                job_id: row.job_id,
+                created_at: row.created_at,
+            }
+        });
+        let images: Vec<_> = images.collect();
+        let more = found > i64::try_from(images.len()).unwrap_or(i64::MAX);
+        Ok((images, last.filter(|_| more)))
+    }
+
+    /// Whether at least so many jobs of the workspace wait.
+    pub async fn waiting_reach(
+        &self,
+        workspace: &WorkspaceId,
+        most: u32,
+    ) -> Result<bool, QueueError> {
+        const ACTION: &str = "count waiting jobs";
+        let found = patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let found = sqlx::query_scalar!(
+                r#"SELECT count(*) AS "found!" FROM (
+                       SELECT FROM job WHERE workspace_id = $1 AND state = 'queued' LIMIT $2)
+                       AS waiting"#,
+                workspace.as_str(),
+                i64::from(most),
+            )
+            .fetch_one(&mut *db)
+            .await;
+            db.answered(ACTION, found)
+        });
+        Ok(found.await? >= i64::from(most))
+    }
+
     /// Whether a job about the image waits or runs, whosever it is.
     pub async fn is_worked_on(&self, image_id: &ImageId) -> Result<bool, QueueError> {
         const ACTION: &str = "look for jobs of an image";

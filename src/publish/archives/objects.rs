@@ -110,6 +110,10 @@ impl<L: Layout> ArchiveStore for ObjectArchives<L> {
         StoredArchive::open(&*self.objects, key).await
     }
 
+    async fn read(&self, key: &Key, offset: u64, len: u64) -> Result<Bytes, PublishError> {
+        Ok(self.objects.read(key, offset, len).await?)
+    }
+
     fn data(&self, stored: &StoredArchive) -> Result<BlockData, PublishError> {
         let key = match &stored.archive.storage {
             StorageInfo::Local => stored.key.clone(),

@@ -1,0 +1,366 @@
+//! `clipwright submit`, `jobs` and `images`: what the service's API does, for people and scripts. A command
+//! that follows a job ends as the job did: 0 if it succeeded, 1 if not.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::admin::{Output, shown};
+use super::client::Client;
+use super::run_async;
+use crate::archive::{Fallback, LayerPolicy};
+use crate::digest::Digest;
+use crate::image_id::ImageId;
+use crate::jobs::job::Priority;
+
+/// Submit a job, and follow it to its end.
+#[derive(Debug, Args)]
+pub(super) struct SubmitCommand {
+    #[command(subcommand)]
+    job: NewJobArgs,
+    /// Print the job's id and don't wait for its end
+    #[arg(long, global = true)]
+    no_wait: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Show and change jobs.
+#[derive(Debug, Args)]
+pub(super) struct JobsCommand {
+    #[command(subcommand)]
+    action: JobsAction,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Show images, and fetch their archives.
+#[derive(Debug, Args)]
+pub(super) struct ImagesCommand {
+    #[command(subcommand)]
+    action: ImagesAction,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum NewJobArgs {
+    /// Index an image that is in a registry
+    Pull {
+        /// Image reference, such as alpine:3.20
+        source: String,
+        /// Names the archive; made of the reference when absent
+        #[arg(long, value_name = "ID")]
+        image_id: Option<ImageId>,
+        /// os/architecture; the service's own when absent
+        #[arg(long)]
+        platform: Option<String>,
+        /// The archive version wanted; decided by the service when absent
+        #[arg(long, value_name = "1|2", value_parser = clap::value_parser!(u8).range(1..=2))]
+        clip_version: Option<u8>,
+        /// What becomes of an image that can't be served as v2: v1 or none
+        #[arg(long, value_name = "v1|none")]
+        fallback: Option<Fallback>,
+        /// Layers that workers can't read: refuse, as-is or gzip
+        #[arg(long)]
+        layers: Option<LayerPolicy>,
+        /// Replace an archive of this image id that has other content
+        #[arg(long)]
+        force: bool,
+        /// low, normal or high
+        #[arg(long, value_parser = priority, default_value = "normal")]
+        priority: Priority,
+        /// File that holds the credentials for the image's registry
+        #[arg(long, value_name = "FILE")]
+        credentials_file: Option<PathBuf>,
+    },
+    /// Bring an archive to the other version
+    Migrate {
+        /// Names the archive
+        image_id: ImageId,
+        /// The archive version wanted
+        #[arg(long, value_name = "1|2", value_parser = clap::value_parser!(u8).range(1..=2))]
+        to: u8,
+        /// Remove what this and earlier migrations kept
+        #[arg(long)]
+        discard_kept: bool,
+    },
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    serde_json::from_value(json!(text)).map_err(|_| "expected low, normal or high".to_owned())
+}
+
+impl NewJobArgs {
+    fn body(&self) -> anyhow::Result<Value> {
+        Ok(match self {
+            Self::Pull {
+                source,
+                image_id,
+                platform,
+                clip_version,
+                fallback,
+                layers,
+                force,
+                priority,
+                credentials_file,
+            } => {
+                let named = || Digest::of(source.as_bytes()).hex()[..16].to_owned();
+                let id = image_id.as_ref().map_or_else(named, ToString::to_string);
+                let credentials = credentials_file.as_ref().map(|file| {
+                    let text = std::fs::read_to_string(file)
+                        .with_context(|| format!("can't read {}", file.display()))?;
+                    Ok::<_, anyhow::Error>(json!(text.trim()))
+                });
+                let optional = [
+                    ("platform", platform.as_ref().map(|platform| json!(platform))),
+                    ("clip_version", clip_version.map(Value::from)),
+                    ("fallback", fallback.map(|fallback| json!(fallback))),
+                    ("layers", layers.map(|layers| json!(layers))),
+                    ("credentials", credentials.transpose()?),
+                ];
+                let mut body: Map<String, Value> = optional
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                    .collect();
+                body.extend([
+                    ("kind".to_owned(), json!("pull")),
+                    ("image_id".to_owned(), json!(id)),
+                    ("source".to_owned(), json!(source)),
+                    ("force".to_owned(), json!(force)),
+                    ("priority".to_owned(), json!(priority)),
+                ]);
+                Value::Object(body)
+            }
+            Self::Migrate { image_id, to, discard_kept } => json!({
+                "kind": "migrate", "image_id": image_id, "to": to, "discard_kept": discard_kept,
+            }),
+        })
+    }
+}
+
+impl SubmitCommand {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let (client, body) = (self.output.client()?, self.job.body()?);
+        let key = Uuid::now_v7().to_string();
+        let job = run_async(async |cancel| {
+            let job: Value = client.post("/v1/jobs", &body, &key, &cancel).await?;
+            if self.no_wait {
+                return Ok(job);
+            }
+            self.output.follow(&client, &job, &cancel).await
+        })?;
+        if self.no_wait {
+            self.output.print(&job);
+            return Ok(());
+        }
+        ended(&job)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum JobsAction {
+    /// List jobs, the newest first
+    List {
+        /// Only jobs in this state
+        #[arg(long)]
+        state: Option<String>,
+        /// Only jobs about this image
+        #[arg(long, value_name = "ID")]
+        image_id: Option<ImageId>,
+        /// At most this many
+        #[arg(long, default_value = "50", value_parser = clap::value_parser!(u16).range(1..=200))]
+        limit: u16,
+    },
+    /// Show a job
+    Show {
+        /// The job's id
+        id: Uuid,
+    },
+    /// Print what happened to a job
+    Logs {
+        /// The job's id
+        id: Uuid,
+        /// Go on until it ends, and end as it did
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Cancel a job
+    Cancel {
+        /// The job's id
+        id: Uuid,
+    },
+    /// Do a job that ended once more
+    Retry {
+        /// The job's id
+        id: Uuid,
+        /// File that holds the credentials for the image's registry
+        #[arg(long, value_name = "FILE")]
+        credentials_file: Option<PathBuf>,
+    },
+}
+
+impl JobsCommand {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let output = &self.output;
+        match &self.action {
+            JobsAction::List { state, image_id, limit } => {
+                let client = output.client()?;
+                let mut path = format!("/v1/jobs?limit={limit}");
+                if let Some(state) = state {
+                    let plain = state.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+                    anyhow::ensure!(plain, "{state:?} is no state of a job");
+                    path.push_str(&format!("&state={state}"));
+                }
+                if let Some(id) = image_id {
+                    path.push_str(&format!("&image_id={id}"));
+                }
+                let page: Value = run_async(async |cancel| Ok(client.get(&path, &cancel).await?))?;
+                if output.json {
+                    println!("{}", page["jobs"]);
+                    return Ok(());
+                }
+                for job in page["jobs"].as_array().into_iter().flatten() {
+                    println!("{}", line_of(job));
+                }
+                Ok(())
+            }
+            JobsAction::Show { id } => output.call((Method::GET, format!("/v1/jobs/{id}"), None)),
+            JobsAction::Logs { id, follow } => {
+                let client = output.client()?;
+                let job = run_async(async |cancel| {
+                    if *follow {
+                        return output.follow(&client, &json!({ "id": id }), &cancel).await;
+                    }
+                    let path = format!("/v1/jobs/{id}/events?follow=false");
+                    client.lines(&path, &cancel, |line| output.event(line)).await?;
+                    Ok(Value::Null)
+                })?;
+                if *follow { ended(&job) } else { Ok(()) }
+            }
+            JobsAction::Cancel { id } => {
+                output.call((Method::POST, format!("/v1/jobs/{id}/cancel"), Some(json!({}))))
+            }
+            JobsAction::Retry { id, credentials_file } => {
+                let mut body = json!({});
+                if let Some(file) = credentials_file {
+                    let text = std::fs::read_to_string(file)
+                        .with_context(|| format!("can't read {}", file.display()))?;
+                    body["credentials"] = json!(text.trim());
+                }
+                output.call((Method::POST, format!("/v1/jobs/{id}/retry"), Some(body)))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum ImagesAction {
+    /// List images
+    List,
+    /// Show an image
+    Show {
+        /// Its id
+        id: ImageId,
+    },
+}
+
+impl ImagesCommand {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        match &self.action {
+            ImagesAction::List => self.output.list("/v1/images", "images", "after"),
+            ImagesAction::Show { id } => {
+                self.output.call((Method::GET, format!("/v1/images/{id}"), None))
+            }
+        }
+    }
+}
+
+/// Success if the job succeeded; else its own words.
+fn ended(job: &Value) -> anyhow::Result<()> {
+    match job["state"].as_str() {
+        Some("succeeded") => Ok(()),
+        Some("failed") => {
+            let (code, message) = (shown(&job["error"]["code"]), shown(&job["error"]["message"]));
+            anyhow::bail!("the job failed: {message} ({code})")
+        }
+        state => anyhow::bail!("the job ended as {}", state.unwrap_or("nothing known")),
+    }
+}
+
+fn line_of(job: &Value) -> String {
+    let spec = &job["spec"];
+    let what = spec["source"].as_str().or(spec["image_id"].as_str()).unwrap_or_default();
+    let [id, state, created, kind] =
+        [&job["id"], &job["state"], &job["created_at"], &spec["kind"]].map(shown);
+    format!("{id}  {state:9}  {created}  {kind} {}", super::printable(what.as_bytes()))
+}
+
+impl Output {
+    /// Prints what happens to a job until it ends; the job as it is then.
+    async fn follow(
+        &self,
+        client: &Client,
+        job: &Value,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Value> {
+        let id = job["id"].as_str().context("the service named no job")?;
+        let mut after = 0;
+        loop {
+            let path = format!("/v1/jobs/{id}/events?after={after}");
+            let seen = |line: &Value| {
+                after = line["seq"].as_i64().unwrap_or(after);
+                self.event(line);
+            };
+            let broken = client.lines(&path, cancel, seen).await;
+            let job: Value = client.get(&format!("/v1/jobs/{id}"), cancel).await?;
+            if !job["finished_at"].is_null() {
+                if self.json {
+                    println!("{job}");
+                }
+                return Ok(job);
+            }
+            // Cut off, or the service stops: another replica goes on from there.
+            if let Err(error) = broken {
+                tracing::debug!(%error, "asking for the rest");
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+        }
+    }
+
+    /// One thing that happened: a line for people on standard error, where it is in nobody's way.
+    fn event(&self, event: &Value) {
+        if self.json {
+            eprintln!("{event}");
+            return;
+        }
+        let name = event["event"].as_str().unwrap_or_default();
+        let data = &event["data"];
+        let detail = match name {
+            "progress" => {
+                let [done, all] = ["bytes_done", "bytes_total"].map(|field| data[field].as_u64());
+                let mib = |bytes: u64| bytes >> 20;
+                done.zip(all)
+                    .map(|(done, all)| format!("{} of {} MiB", mib(done), mib(all)))
+                    .unwrap_or_default()
+            }
+            "succeeded" => String::new(),
+            _ => match data {
+                Value::Null => String::new(),
+                Value::Object(fields) => fields
+                    .iter()
+                    .filter(|(_, value)| !value.is_object() && !value.is_array())
+                    .map(|(name, value)| format!("{name}={}", shown(value)))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                other => shown(other),
+            },
+        };
+        eprintln!("{} {name} {detail}", shown(&event["at"]));
+    }
+}

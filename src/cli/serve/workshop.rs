@@ -1,0 +1,134 @@
+//! What works on jobs: handlers with all that they need, workers, reconcilers. A process that serves the
+//! API alone has none of it.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::scratch::Scratch;
+use crate::archive::{IndexOptions, LayerCache, PackOptions};
+use crate::config::Config;
+use crate::database::Database;
+use crate::fetch::Budget;
+use crate::jobs::handlers::Handlers;
+use crate::jobs::job::JobKind;
+use crate::jobs::migrate::Migrator;
+use crate::jobs::pull::Puller;
+use crate::jobs::queue::Queue;
+use crate::jobs::reconcile::Reconcilers;
+use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
+use crate::memory::MemoryBudget;
+use crate::publish::archives::Stores;
+use crate::rollouts::{Rollouts, Versions};
+use crate::store::ObjectStore;
+use crate::workspaces::Workspaces;
+
+/// Handlers, and where they put what is not finished.
+pub(super) struct Workshop {
+    handlers: Arc<Handlers>,
+    /// Held as long as anybody may write in it.
+    _scratch: Scratch,
+}
+
+impl Workshop {
+    pub(super) fn open(
+        config: &Config,
+        stores: &Stores,
+        queue: &Queue,
+        database: &Database,
+    ) -> anyhow::Result<Self> {
+        let scratch = Scratch::make(&config.data_dir)?;
+        let index = IndexOptions {
+            reference_form: config.reference_form,
+            limits: config.limits,
+            span: Some(config.span),
+            budget: Arc::new(config.layer_concurrency.map_or_else(Budget::default, Budget::new)),
+            cache: layer_cache(config, &stores.objects, queue),
+            ..IndexOptions::default()
+        };
+        let migrator = Arc::new(Migrator {
+            archives: stores.archives.clone(),
+            oci: config.oci.clone(),
+            pack: PackOptions {
+                limits: config.limits,
+                budget: index.budget.clone(),
+                ..PackOptions::default()
+            },
+            index: index.clone(),
+            build_registry: config.build_registry.clone(),
+            scratch: scratch.path().to_owned(),
+        });
+        let puller = Arc::new(Puller {
+            archives: stores.archives.clone(),
+            oci: config.oci.clone(),
+            index,
+            versions: Arc::new(Versions {
+                workspaces: Workspaces::new(database.work_pool().clone()),
+                rollouts: Rollouts::new(database.work_pool().clone()),
+                configured: config.clip_version,
+            }),
+            fallback: config.fallback,
+            build_registry: config.build_registry.clone(),
+            scratch: scratch.path().to_owned(),
+        });
+        let memory = MemoryBudget::new(config.limits.memory_bytes);
+        let handlers = Arc::new(Handlers { puller, migrator, memory });
+        Ok(Self { handlers, _scratch: scratch })
+    }
+
+    /// The workers and the reconcilers, until `stopping`.
+    pub(super) fn start(
+        &self,
+        config: &Config,
+        stores: &Stores,
+        queue: &Queue,
+        stopping: &CancellationToken,
+    ) -> (JoinHandle<()>, JoinHandle<()>) {
+        let workers = WorkerPool::start(
+            queue.clone(),
+            self.handlers.clone(),
+            WorkerSettings {
+                workers: config.workers,
+                slots: config.migrations.map(|most| (JobKind::Migrate, most)).into_iter().collect(),
+                lease: config.lease,
+                poll: config.poll_interval,
+                liveness: Liveness { stall: config.stall, limit: config.attempt_limit },
+                worker_id: format!("{}:{}", hostname(), Uuid::now_v7().simple()),
+            },
+            stopping.clone(),
+        );
+        let reconcilers = Reconcilers::new(queue, stores, config.lease, config.retention);
+        (workers, reconcilers.start(stopping.clone()))
+    }
+}
+
+/// Layer indexes in the data directory and the store, as far as they are wanted there.
+fn layer_cache(
+    config: &Config,
+    store: &Arc<dyn ObjectStore>,
+    queue: &Queue,
+) -> Option<Arc<LayerCache>> {
+    if config.layer_cache_bytes == 0 && !config.layer_cache_in_store {
+        return None;
+    }
+    let mut cache = LayerCache::default();
+    if config.layer_cache_bytes > 0 {
+        let directory = config.data_dir.join("layer-index");
+        cache = cache.with_local(directory, config.layer_cache_bytes);
+    }
+    if config.layer_cache_in_store {
+        // What others found out can be had there alone, so that waiting for them makes sense.
+        let claims = Arc::new(queue.layer_claims(config.lease));
+        cache = cache.with_store(store.clone()).with_claims(claims);
+    }
+    Some(Arc::new(cache))
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".into())
+}
