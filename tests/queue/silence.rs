@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clipwright::database::{Database, DatabaseError, DatabaseSettings, Migrations};
 use clipwright::jobs::job::JobState;
 use clipwright::jobs::queue::{Queue, Vault};
+use futures_util::future::join_all;
 use secrecy::SecretString;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
@@ -59,6 +60,25 @@ async fn calls_give_up_in_time_and_new_connections_serve_when_it_is_over() {
     far.proxy.speak();
     assert_eq!(far.queue.get(id).await.unwrap().unwrap().state, JobState::Queued);
     assert!(claim(&far.queue, "w", false).await.unwrap().is_some());
+}
+
+/// As after a failover: the database is there, but whoever asks over an old connection hears nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_gets_past_connections_that_went_stale() {
+    let far = Far::new().await;
+    let id = far.queue.submit(new_job(1)).await.unwrap().job.id;
+    let pool = far.database.work_pool();
+    drop(join_all((0..4).map(|_| pool.acquire())).await);
+    within(async {
+        while pool.num_idle() < 4 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    far.proxy.fall_silent();
+    far.proxy.cut_off_old_connections();
+    far.proxy.speak();
+    assert_eq!(far.queue.get(id).await.unwrap().unwrap().state, JobState::Queued);
 }
 
 /// Another replica migrates; while this one waits for its turn the network goes, and then somebody wants
