@@ -20,6 +20,9 @@ use crate::workspace::WorkspaceId;
 const LOOK: &str = "look through images";
 const FORGET: &str = "forget an image whose archive is gone";
 const FREE: &str = "free image ids";
+/// If so many images are looked at and the archive of none is there, then a volume isn't mounted or a
+/// replica has another store than the others, and nothing is forgotten.
+const WRONG_STORE: usize = 10;
 /// Image ids whose owner is looked at, each time: that asks the database alone.
 const OWNERS: i64 = 5000;
 
@@ -40,6 +43,20 @@ struct ImageRow {
     image_id: String,
     job_id: Uuid,
     result: serde_json::Value,
+}
+
+/// What came of comparing an image with the store.
+enum LookedAt {
+    AsItShouldBe,
+    /// The archive is another.
+    Another {
+        row: ImageRow,
+        image_id: ImageId,
+        key: Key,
+    },
+    Gone {
+        row: ImageRow,
+    },
 }
 
 impl Images {
@@ -76,17 +93,41 @@ impl Images {
         Ok(rows)
     }
 
-    /// Whether anything was put right.
-    async fn compare(&self, row: &ImageRow) -> Result<bool, ReconcileError> {
+    async fn look(&self, row: ImageRow) -> Result<LookedAt, ReconcileError> {
         let result = Recorded::<JobResult>::from_json(row.result.clone());
         // What a later version wrote is for a later version to compare.
-        let Some(result) = result.known() else { return Ok(false) };
-        let Ok(key) = result.archive.key.parse::<Key>() else { return Ok(false) };
-        match self.archives.stat(&key).await?.map(|stat| stat.size) {
-            Some(size) if size == result.archive.size => Ok(false),
-            Some(_) => self.describe_anew(row, &result.image_id, &key).await,
-            None => self.forget(row).await,
+        let Some(result) = result.known() else { return Ok(LookedAt::AsItShouldBe) };
+        let Ok(key) = result.archive.key.parse::<Key>() else { return Ok(LookedAt::AsItShouldBe) };
+        Ok(match self.archives.stat(&key).await?.map(|stat| stat.size) {
+            Some(size) if size == result.archive.size => LookedAt::AsItShouldBe,
+            Some(_) => LookedAt::Another { row, image_id: result.image_id, key },
+            None => LookedAt::Gone { row },
+        })
+    }
+
+    /// How many images were put right.
+    async fn compare(&self, rows: Vec<ImageRow>) -> Result<u64, ReconcileError> {
+        let mut looked = Vec::new();
+        for row in rows {
+            looked.push(self.look(row).await?);
         }
+        let is_gone = |looked: &LookedAt| matches!(looked, LookedAt::Gone { .. });
+        if looked.len() >= WRONG_STORE && looked.iter().all(is_gone) {
+            let (images, store) = (looked.len(), self.archives.describe());
+            tracing::warn!(images, store, "no archive of any image is there: is it the right store?");
+            return Ok(0);
+        }
+        let mut done = 0;
+        for image in looked {
+            done += u64::from(match image {
+                LookedAt::AsItShouldBe => false,
+                LookedAt::Another { row, image_id, key } => {
+                    self.describe_anew(&row, &image_id, &key).await?
+                }
+                LookedAt::Gone { row } => self.forget(&row).await?,
+            });
+        }
+        Ok(done)
     }
 
     async fn describe_anew(
@@ -186,10 +227,7 @@ impl Reconciler for Images {
     }
 
     async fn run(&self) -> Result<u64, ReconcileError> {
-        let mut done = 0;
-        for row in self.next().await? {
-            done += u64::from(self.compare(&row).await?);
-        }
+        let done = self.compare(self.next().await?).await?;
         Ok(done + self.free().await?)
     }
 }
