@@ -114,7 +114,11 @@ impl Images {
         let is_gone = |looked: &LookedAt| matches!(looked, LookedAt::Gone { .. });
         if looked.len() >= WRONG_STORE && looked.iter().all(is_gone) {
             let (images, store) = (looked.len(), self.archives.describe());
-            tracing::warn!(images, store, "no archive of any image is there: is it the right store?");
+            tracing::warn!(
+                images,
+                store,
+                "no archive of any image is there: is it the right store?"
+            );
             return Ok(0);
         }
         let mut done = 0;
