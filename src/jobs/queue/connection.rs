@@ -7,6 +7,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
 
 use super::QueueError;
+use crate::database;
 
 /// A connection for one call.
 pub(crate) struct Connection {
@@ -22,13 +23,14 @@ impl Connection {
         }
     }
 
-    /// The call came to its end, whatever the answer: the connection goes back to the pool.
+    /// The call came to its end: the connection goes back to the pool, unless another may do better. That
+    /// to a server which takes no writes any more would be answered so for as long as it lasts.
     pub(crate) fn answered<T>(
         mut self,
         action: &'static str,
         answer: Result<T, sqlx::Error>,
     ) -> Result<T, QueueError> {
-        self.answered = true;
+        self.answered = !answer.as_ref().is_err_and(database::is_transient);
         answer.map_err(|error| QueueError::from_sqlx(action, &error))
     }
 }
