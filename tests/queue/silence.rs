@@ -62,6 +62,33 @@ async fn calls_give_up_in_time_and_new_connections_serve_when_it_is_over() {
     assert!(claim(&far.queue, "w", false).await.unwrap().is_some());
 }
 
+/// However busy they were when it fell silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_connections_are_to_be_had_again_after_a_silence() {
+    let far = Far::new().await;
+    let id = far.queue.submit(new_job(1)).await.unwrap().job.id;
+    let pool = far.database.work_pool();
+    let all = pool.options().get_max_connections();
+    let busy = (0..all).map(|_| {
+        let queue = far.queue.clone();
+        tokio::spawn(async move { while queue.get(id).await.is_ok() {} })
+    });
+    let busy: Vec<_> = busy.collect();
+    within(async {
+        while pool.size() < all {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    far.proxy.fall_silent();
+    within(join_all(busy)).await;
+    far.proxy.cut_off_old_connections();
+    far.proxy.speak();
+    let acquired = join_all((0..all).map(|_| pool.acquire())).await;
+    let failed = acquired.iter().filter(|acquired| acquired.is_err()).count();
+    assert_eq!(failed, 0, "of {all}");
+}
+
 /// As after a failover: the database is there, but whoever asks over an old connection hears nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_call_gets_past_connections_that_went_stale() {

@@ -2,12 +2,18 @@
 //! other side may have fallen silent for good.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::QueueError;
 use crate::database;
+
+/// How long a connection may take to return to its pool.
+const RETURN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection for one call.
 pub(crate) struct Connection {
@@ -53,6 +59,10 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if !self.answered {
             self.connection.close_on_drop();
+        } else if let Ok(runtime) = Handle::try_current() {
+            // As the driver would do it, but with an end: it asks the server whether it is there still,
+            // and a connection whose server fell silent just then would be missing for minutes.
+            runtime.spawn(timeout(RETURN_LIMIT, self.connection.return_to_pool()));
         }
     }
 }
