@@ -154,6 +154,21 @@ async fn a_worker_lets_go_before_its_lease_ends_and_takes_jobs_again_afterwards(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_runs_on_after_its_lease() {
+    let far = Far::new().await;
+    let handler = Fake::new(Deed::Deaf);
+    let pool = Pool::with_lease(&far.queue, &handler, 1, Duration::from_secs(3));
+    far.queue.submit(new_job(1)).await.unwrap();
+    within(handler.started.notified()).await;
+    let silent_from = Instant::now();
+    far.proxy.fall_silent();
+    within(handler.stopped.notified()).await;
+    // And some more, on a busy machine.
+    assert!(silent_from.elapsed() < Duration::from_secs(7), "{:?}", silent_from.elapsed());
+    pool.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_in_use_do_not_hold_up_the_end() {
     let far = Far::new().await;
     far.queue.ping().await.unwrap();
