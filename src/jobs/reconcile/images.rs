@@ -42,6 +42,8 @@ struct ImageRow {
     workspace_id: String,
     image_id: String,
     job_id: Uuid,
+    /// It has been so for a while, and no job is under way.
+    is_settled: bool,
     result: serde_json::Value,
 }
 
@@ -65,20 +67,24 @@ impl Images {
         Self { queue, archives, after: Mutex::default(), after_owner: Mutex::default() }
     }
 
-    /// The next images, of which no job is under way; from the first again after the last.
+    /// The next images, as far as they are settled; from the first again after the last.
     async fn next(&self) -> Result<Vec<ImageRow>, ReconcileError> {
         let (workspace, image) = lock(&self.after).clone();
         let rows = patiently(LOOK, async || {
             let mut db = Connection::acquire(&self.queue.pool, LOOK).await?;
             let rows = sqlx::query_as!(
                 ImageRow,
-                r#"SELECT image.workspace_id, image.image_id, image.job_id, job.result AS "result!"
-                   FROM image JOIN job ON job.id = image.job_id
-                   WHERE (image.workspace_id, image.image_id) > ($1, $2)
-                     AND image.created_at < now() - interval '10 minutes'
-                     AND NOT EXISTS (SELECT FROM live_job
-                                     WHERE live_job.image_id = image.image_id)
-                   ORDER BY image.workspace_id, image.image_id LIMIT $3"#,
+                r#"WITH page AS MATERIALIZED (
+                       SELECT * FROM image WHERE (workspace_id, image_id) > ($1, $2)
+                       ORDER BY workspace_id, image_id LIMIT $3)
+                   SELECT page.workspace_id AS "workspace_id!", page.image_id AS "image_id!",
+                          page.job_id AS "job_id!",
+                          page.created_at < now() - interval '10 minutes'
+                              AND NOT EXISTS (SELECT FROM live_job
+                                              WHERE live_job.image_id = page.image_id)
+                              AS "is_settled!",
+                          (SELECT result FROM job WHERE id = page.job_id) AS "result!"
+                   FROM page ORDER BY page.workspace_id, page.image_id"#,
                 workspace,
                 image,
                 BATCH.cast_signed(),
@@ -87,9 +93,10 @@ impl Images {
             .await;
             db.answered(LOOK, rows)
         });
-        let rows = rows.await?;
+        let mut rows = rows.await?;
         let last = rows.last().map(|row| (row.workspace_id.clone(), row.image_id.clone()));
         *lock(&self.after) = last.unwrap_or_default();
+        rows.retain(|row| row.is_settled);
         Ok(rows)
     }
 
@@ -186,19 +193,22 @@ impl Images {
         let page = patiently(FREE, async || {
             let mut db = Connection::acquire(&self.queue.pool, FREE).await?;
             let page = sqlx::query!(
-                r#"WITH page AS (
-                       SELECT image_id FROM archive_owner WHERE image_id > $1
-                       ORDER BY image_id LIMIT $2),
+                r#"WITH page AS MATERIALIZED (
+                       SELECT image_id, workspace_id, since FROM archive_owner
+                       WHERE image_id > $1 ORDER BY image_id LIMIT $2),
+                   idle AS MATERIALIZED (
+                       SELECT image_id FROM page
+                       WHERE since < now() - interval '1 hour'
+                         AND NOT EXISTS (SELECT FROM image
+                                         WHERE image.workspace_id = page.workspace_id
+                                           AND image.image_id = page.image_id)
+                         AND NOT EXISTS (SELECT FROM live_job
+                                         WHERE live_job.image_id = page.image_id)),
                    -- Whoever is about to publish says so anew, and is seen if that was just now.
                    freed AS (
-                       DELETE FROM archive_owner AS owner USING page
-                       WHERE owner.image_id = page.image_id
-                         AND owner.since < now() - interval '1 hour'
-                         AND NOT EXISTS (SELECT FROM image
-                                         WHERE image.workspace_id = owner.workspace_id
-                                           AND image.image_id = owner.image_id)
-                         AND NOT EXISTS (SELECT FROM live_job
-                                         WHERE live_job.image_id = owner.image_id)
+                       DELETE FROM archive_owner
+                       WHERE image_id = ANY (ARRAY(SELECT image_id FROM idle))
+                         AND since < now() - interval '1 hour'
                        RETURNING 1)
                    SELECT (SELECT max(image_id) FROM page) AS last,
                           (SELECT count(*) FROM freed) AS "freed!""#,
