@@ -8,6 +8,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -20,6 +21,9 @@ use super::router::router;
 const MAX_CONNECTIONS: usize = 1024;
 /// How long a client may take to send its request head; also ends idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take nothing of an answer, or be silent altogether, until its connection is
+/// closed: answers and streams would be held for it.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long requests may go on after `shutdown`.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Pause after a failed accept: out of file descriptors does not pass at once.
@@ -55,6 +59,8 @@ pub async fn serve(
             };
             // Events are small and wanted at once. A socket that refuses is broken anyway.
             let _ = stream.set_nodelay(true);
+            let silence = u32::try_from(SILENCE.as_millis()).unwrap_or(u32::MAX);
+            let _ = setsockopt(&stream, sockopt::TcpUserTimeout, &silence);
             let connection = http.serve_connection(TokioIo::new(stream), service.clone());
             let connection = graceful.watch(connection);
             connections.spawn(async move {

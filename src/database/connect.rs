@@ -19,6 +19,9 @@ const TRY_AGAIN: RetrySettings =
 /// Statements are short, so that few connections serve many workers or clients.
 const MAX_CONNECTIONS: u32 = 8;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that was idle and doesn't answer in this time is given up: after a failover all of them
+/// are so, and one call has to get past some.
+const PING_LIMIT: Duration = Duration::from_secs(1);
 
 /// Names the lock that whoever migrates holds.
 const MIGRATION_LOCK: i64 = 0x636c_6970_7772;
@@ -83,6 +86,14 @@ pub(super) fn pool(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(MAX_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        // As the driver would ask, but with an end.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| {
+            Box::pin(async move {
+                let answer = tokio::time::timeout(PING_LIMIT, connection.ping()).await;
+                answer.unwrap_or_else(|_| Err(silence())).map(|()| true)
+            })
+        })
         .after_connect(|connection, _| {
             Box::pin(async move { connection.execute(SESSION).await.map(drop) })
         })
@@ -96,7 +107,7 @@ pub(super) async fn wait(
     cancel: &CancellationToken,
 ) -> Result<PgConnection, DatabaseError> {
     let failed = |source| DatabaseError::Unreachable { place: place(options), source };
-    let silence = || failed(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+    let silence = || failed(silence());
     let connect = || async { PgConnection::connect_with(options).await.map_err(failed) };
     retry_within(patience, &TRY_AGAIN, cancel, silence, connect).await
 }
@@ -127,7 +138,11 @@ async fn migrate(
 async fn try_lock(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(MIGRATION_LOCK);
     let locked = tokio::time::timeout(ACQUIRE_TIMEOUT, lock.fetch_one(connection)).await;
-    locked.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+    locked.unwrap_or_else(|_| Err(silence()))
+}
+
+fn silence() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
 /// What a user may read of `options`.

@@ -3,9 +3,11 @@
 //! if it comes to that: each piece is idempotent, takes no input, and does a bounded amount at a time.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -107,10 +109,16 @@ async fn repeat(reconciler: &dyn Reconciler) {
     let name = reconciler.name();
     let wait = RetrySettings::endless(reconciler.every(), reconciler.every());
     loop {
-        let done = match timeout(LIMIT, reconciler.run()).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(error)) => {
+        // Whatever one stumbles over, the others have their work to do, and so have the jobs.
+        let run = AssertUnwindSafe(reconciler.run()).catch_unwind();
+        let done = match timeout(LIMIT, run).await {
+            Ok(Ok(Ok(done))) => done,
+            Ok(Ok(Err(error))) => {
                 tracing::warn!(name, %error, "could not be put right; trying on");
+                0
+            }
+            Ok(Err(_)) => {
+                tracing::error!(name, "a defect ended a reconciler's run; trying on");
                 0
             }
             Err(_) => {
@@ -124,6 +132,53 @@ async fn repeat(reconciler: &dyn Reconciler) {
         if done < BATCH {
             // With jitter, so that replicas don't come together.
             sleep(wait.delay(1)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Counts its runs; each of them panics if it is told so.
+    struct Counter {
+        runs: Arc<AtomicU32>,
+        panics: bool,
+    }
+
+    #[async_trait]
+    impl Reconciler for Counter {
+        fn name(&self) -> &'static str {
+            "counter"
+        }
+
+        fn every(&self) -> Duration {
+            Duration::from_mins(1)
+        }
+
+        async fn run(&self) -> Result<u64, ReconcileError> {
+            self.runs.fetch_add(1, Ordering::SeqCst);
+            assert!(!self.panics, "as told");
+            Ok(0)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_panics_stops_neither_itself_nor_others() {
+        let runs = [(); 2].map(|()| Arc::<AtomicU32>::default());
+        let all = runs.iter().zip([true, false]);
+        let all = all.map(|(runs, panics)| Counter { runs: runs.clone(), panics });
+        let all = all.map(|counter| Box::new(counter) as Box<dyn Reconciler>).collect();
+        let shutdown = CancellationToken::new();
+        let task = Reconcilers(all).start(shutdown.clone());
+        sleep(Duration::from_mins(10)).await;
+        shutdown.cancel();
+        task.await.unwrap();
+        for runs in runs {
+            assert!(runs.load(Ordering::SeqCst) >= 10);
         }
     }
 }

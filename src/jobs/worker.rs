@@ -49,7 +49,8 @@ pub trait Handler: Send + Sync {
     fn kinds(&self) -> Vec<JobKind>;
 
     /// Does what the job asks for. When the attempt's `cancel` fires it should return soon, with any
-    /// error, and have left nothing half done; ten seconds later it is dropped at its next `await`.
+    /// error, and have left nothing half done; ten seconds later, and at the end of a lease that can't be
+    /// extended, it is dropped at its next `await`.
     /// Work that blocks belongs on blocking threads. A panic fails the job.
     async fn run(&self, attempt: &Attempt) -> Result<JobResult, JobError>;
 }

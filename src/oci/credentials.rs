@@ -218,20 +218,25 @@ fn envelope(json: &serde_json::Value) -> Option<Envelope> {
     (!envelope.credentials.is_empty() || envelope.kind == "public").then_some(envelope)
 }
 
-/// The second encoding; a value that is a JSON object in a string stands for its entries. The
-/// one value that is JSON by nature is left alone.
+/// The second encoding; a value that is a JSON object in a string stands for its entries, unless its key
+/// is one of ours: a password may be JSON by nature, as that of Google's `_json_key` is.
 fn flat(json: &serde_json::Value) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
     for (key, value) in json.as_object().into_iter().flatten() {
         let Some(text) = value.as_str() else { continue };
         match serde_json::from_str::<BTreeMap<String, String>>(text) {
-            Ok(nested) if key != "GOOGLE_APPLICATION_CREDENTIALS" => keys.extend(nested),
+            Ok(nested) if !is_known(key) => keys.extend(nested),
             _ => {
                 keys.insert(key.clone(), text.to_owned());
             }
         }
     }
     keys
+}
+
+fn is_known(key: &str) -> bool {
+    PAIRS.iter().any(|(user, password)| [user, password].contains(&&key))
+        || CLOUD_KEYS.iter().any(|(known, _)| *known == key)
 }
 
 /// The normalised host in `https://host/v1/`, `host/` or `host`. What stands before an `@` is no part
@@ -299,6 +304,12 @@ mod tests {
                 "x",
             ),
             (r#"{"DOCKERHUB_USERNAME":"me","DOCKERHUB_TOKEN":"t"}"#, "docker.io", "me", "t"),
+            (
+                r#"{"USERNAME":"_json_key","PASSWORD":"{\"type\":\"service_account\"}"}"#,
+                "gcr.io",
+                "_json_key",
+                r#"{"type":"service_account"}"#,
+            ),
             (r#"{"NGC_API_KEY":"k"}"#, "nvcr.io", "$oauthtoken", "k"),
             (r#"{"GITHUB_TOKEN":"t"}"#, "ghcr.io", "t", "t"),
             (r#"{"GITHUB_TOKEN":"t","GITHUB_USERNAME":"me"}"#, "ghcr.io", "me", "t"),

@@ -244,20 +244,18 @@ pub(super) async fn read_capped(
     })
 }
 
-/// The status, and the registry's own words if it has any (distribution-spec, "Error Codes").
-pub(super) async fn refusal(answer: Response, endpoint: &Endpoint) -> String {
-    let status = answer.status();
+/// The registry's own words, if it has any (distribution-spec, "Error Codes"). They may quote secrets, and
+/// be as long as the body.
+pub(super) async fn words_of(answer: Response, endpoint: &Endpoint) -> String {
     let body = read_capped(answer, endpoint, "an error", MAX_ERROR_BODY).await.unwrap_or_default();
-    let words = serde_json::from_slice::<OciEnvelope>(&body)
+    serde_json::from_slice::<OciEnvelope>(&body)
         .ok()
         .and_then(|body| body.errors.into_iter().next())
         .and_then(|error| {
             let code = serde_json::to_value(error.code).ok()?;
             Some(format!("{}: {}", code.as_str()?, error.message))
         })
-        .unwrap_or_default();
-    let words: String = words.chars().filter(|c| !c.is_control()).take(300).collect();
-    if words.is_empty() { status.to_string() } else { format!("{status}, {words}") }
+        .unwrap_or_default()
 }
 
 /// The error and its causes, without the address: that may be signed.

@@ -9,9 +9,12 @@ use crate::oci::auth::Authenticator;
 use crate::oci::credentials::Credentials;
 use crate::oci::docker_config;
 use crate::oci::error::OciError;
-use crate::oci::http::{API_ROOT, Endpoint, refusal};
+use crate::oci::http::{API_ROOT, Endpoint, words_of};
 use crate::oci::reference::DOCKER_HUB;
 use crate::oci::settings::OciSettings;
+
+/// Characters of a registry's own words at most.
+const MAX_WORDS: usize = 300;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -90,16 +93,23 @@ impl Session {
                 return Err(endpoint.unavailable(what, reason, None));
             }
         } else if refused {
-            let words = self.auth.without_secrets(refusal(answer, endpoint).await).await;
-            return Err(self.auth.refused(endpoint, &words));
+            return Err(self.auth.refused(endpoint, &self.refusal(answer).await));
         }
         Ok(answer)
     }
 
     /// The error for an answer that the specification doesn't foresee.
     pub(super) async fn unexpected(&self, what: &str, answer: Response) -> OciError {
-        let words = self.auth.without_secrets(refusal(answer, &self.endpoint).await).await;
-        self.endpoint.unexpected(what, words)
+        self.endpoint.unexpected(what, self.refusal(answer).await)
+    }
+
+    /// The status, and the registry's own words.
+    async fn refusal(&self, answer: Response) -> String {
+        let status = answer.status();
+        // Cut afterwards: of a part of a secret nobody could tell what it is.
+        let words = self.auth.without_secrets(words_of(answer, &self.endpoint).await).await;
+        let words: String = words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect();
+        if words.is_empty() { status.to_string() } else { format!("{status}, {words}") }
     }
 }
 

@@ -61,6 +61,29 @@ async fn shutdown_ends_event_streams_in_good_order() {
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
+/// It would keep its answer in memory, or one of the streams, for ever.
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let app = App::start().await;
+    let server = Server::start(&app).await;
+    let stream = server.connect("GET /openapi.json").await;
+    let request = format!("GET /openapi.json HTTP/1.1\r\nhost: {}\r\n\r\n", server.address);
+    let given_up = async {
+        loop {
+            stream.writable().await.unwrap();
+            match stream.try_write(request.as_bytes()) {
+                // The server has stopped to read too, since it can't write.
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return error,
+                Ok(_) => {}
+            }
+        }
+    };
+    let patience = std::time::Duration::from_mins(2);
+    let error = tokio::time::timeout(patience, given_up).await.expect("it is given up");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+}
+
 #[tokio::test]
 async fn the_document_and_its_page_come_from_the_binary() {
     let app = App::start().await;

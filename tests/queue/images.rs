@@ -53,6 +53,26 @@ async fn an_image_whose_archive_is_gone_is_forgotten_and_its_id_is_free() {
     assert_eq!(images.run().await.unwrap(), 0);
 }
 
+/// A volume is not mounted, or one replica has another store than the others.
+#[tokio::test]
+async fn images_are_not_forgotten_because_the_store_is_the_wrong_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, images, ..) = published(directory.path()).await;
+    for n in 2..=10 {
+        f.submit(n).await;
+        let lease = f.claim("w").await.unwrap();
+        let mut result = result_for(&lease.job);
+        result.archive.key = format!("{n}.rclip");
+        f.queue.succeed(&lease, &result).await.unwrap();
+    }
+    f.sql(AGED).await;
+    std::fs::rename(directory.path().join("x.rclip"), directory.path().join("away")).unwrap();
+    assert_eq!(images.run().await.unwrap(), 0);
+    std::fs::rename(directory.path().join("away"), directory.path().join("x.rclip")).unwrap();
+    assert_eq!(images.run().await.unwrap(), 0, "from the first again after the last");
+    assert_eq!(images.run().await.unwrap(), 9);
+}
+
 /// Somebody is about to publish while the id, which looked free until now, is being freed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_that_is_asked_for_at_the_same_moment_stays_its_owners() {

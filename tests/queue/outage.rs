@@ -9,6 +9,23 @@ use tokio_util::sync::CancellationToken;
 use super::harness::{Fixture, new_job, within};
 use super::workers::{Deed, Fake, Pool};
 
+/// A primary became a standby, and the name leads to another server by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_a_server_that_takes_no_writes_are_replaced() {
+    let f = Fixture::new().await;
+    let pool = f.database.pool();
+    let mut sessions = Vec::new();
+    for _ in 0..pool.options().get_max_connections() {
+        let mut session = pool.acquire().await.unwrap();
+        let standby = "SET default_transaction_read_only = on";
+        sqlx::query(standby).execute(&mut *session).await.unwrap();
+        sessions.push(session);
+    }
+    drop(sessions);
+    let id = f.submit(1).await;
+    assert_eq!(f.claim("w").await.unwrap().job.id, id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_break_are_replaced_unnoticed() {
     let f = Fixture::new().await;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clipwright::database::{Database, DatabaseError, DatabaseSettings, Migrations};
 use clipwright::jobs::job::JobState;
 use clipwright::jobs::queue::{Queue, Vault};
+use futures_util::future::join_all;
 use secrecy::SecretString;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
@@ -61,6 +62,52 @@ async fn calls_give_up_in_time_and_new_connections_serve_when_it_is_over() {
     assert!(claim(&far.queue, "w", false).await.unwrap().is_some());
 }
 
+/// However busy they were when it fell silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_connections_are_to_be_had_again_after_a_silence() {
+    let far = Far::new().await;
+    let id = far.queue.submit(new_job(1)).await.unwrap().job.id;
+    let pool = far.database.work_pool();
+    let all = pool.options().get_max_connections();
+    let busy = (0..all).map(|_| {
+        let queue = far.queue.clone();
+        tokio::spawn(async move { while queue.get(id).await.is_ok() {} })
+    });
+    let busy: Vec<_> = busy.collect();
+    within(async {
+        while pool.size() < all {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    far.proxy.fall_silent();
+    within(join_all(busy)).await;
+    far.proxy.cut_off_old_connections();
+    far.proxy.speak();
+    let acquired = join_all((0..all).map(|_| pool.acquire())).await;
+    let failed = acquired.iter().filter(|acquired| acquired.is_err()).count();
+    assert_eq!(failed, 0, "of {all}");
+}
+
+/// As after a failover: the database is there, but whoever asks over an old connection hears nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_call_gets_past_connections_that_went_stale() {
+    let far = Far::new().await;
+    let id = far.queue.submit(new_job(1)).await.unwrap().job.id;
+    let pool = far.database.work_pool();
+    drop(join_all((0..4).map(|_| pool.acquire())).await);
+    within(async {
+        while pool.num_idle() < 4 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    far.proxy.fall_silent();
+    far.proxy.cut_off_old_connections();
+    far.proxy.speak();
+    assert_eq!(far.queue.get(id).await.unwrap().unwrap().state, JobState::Queued);
+}
+
 /// Another replica migrates; while this one waits for its turn the network goes, and then somebody wants
 /// the service to stop.
 #[tokio::test(flavor = "multi_thread")]
@@ -103,6 +150,21 @@ async fn a_worker_lets_go_before_its_lease_ends_and_takes_jobs_again_afterwards(
     handler.go.add_permits(2);
     far.near.until(id, |job| job.state == JobState::Succeeded).await;
     far.near.story(id).await;
+    pool.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_runs_on_after_its_lease() {
+    let far = Far::new().await;
+    let handler = Fake::new(Deed::Deaf);
+    let pool = Pool::with_lease(&far.queue, &handler, 1, Duration::from_secs(3));
+    far.queue.submit(new_job(1)).await.unwrap();
+    within(handler.started.notified()).await;
+    let silent_from = Instant::now();
+    far.proxy.fall_silent();
+    within(handler.stopped.notified()).await;
+    // And some more, on a busy machine.
+    assert!(silent_from.elapsed() < Duration::from_secs(7), "{:?}", silent_from.elapsed());
     pool.stop().await;
 }
 

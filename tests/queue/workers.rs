@@ -27,7 +27,17 @@ pub(crate) enum Deed {
     Panic,
     /// Waits for a permit of `go` or for the cancel token.
     Wait,
+    /// Doesn't stop when it is told to; `stopped` says when it was dropped.
+    Deaf,
     Chatter,
+}
+
+struct Dropped<'a>(&'a Notify);
+
+impl Drop for Dropped<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 pub(crate) struct Fake {
@@ -84,6 +94,10 @@ impl Handler for Fake {
                     Err(error("stopped", false))
                 }
             },
+            Deed::Deaf => {
+                let _dropped = Dropped(&self.stopped);
+                std::future::pending().await
+            }
             Deed::Chatter => {
                 for n in 0..500 {
                     events.send(progress(n));

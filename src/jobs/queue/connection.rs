@@ -2,11 +2,18 @@
 //! other side may have fallen silent for good.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::QueueError;
+use crate::database;
+
+/// How long a connection may take to return to its pool.
+const RETURN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection for one call.
 pub(crate) struct Connection {
@@ -22,13 +29,14 @@ impl Connection {
         }
     }
 
-    /// The call came to its end, whatever the answer: the connection goes back to the pool.
+    /// The call came to its end: the connection goes back to the pool, unless another may do better. That
+    /// to a server which takes no writes any more would be answered so for as long as it lasts.
     pub(crate) fn answered<T>(
         mut self,
         action: &'static str,
         answer: Result<T, sqlx::Error>,
     ) -> Result<T, QueueError> {
-        self.answered = true;
+        self.answered = !answer.as_ref().is_err_and(database::is_transient);
         answer.map_err(|error| QueueError::from_sqlx(action, &error))
     }
 }
@@ -51,6 +59,10 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if !self.answered {
             self.connection.close_on_drop();
+        } else if let Ok(runtime) = Handle::try_current() {
+            // As the driver would do it, but with an end: it asks the server whether it is there still,
+            // and a connection whose server fell silent just then would be missing for minutes.
+            runtime.spawn(timeout(RETURN_LIMIT, self.connection.return_to_pool()));
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::workspace::WorkspaceId;
 const LOOK: &str = "look through images";
 const FORGET: &str = "forget an image whose archive is gone";
 const FREE: &str = "free image ids";
+/// If so many images are looked at and the archive of none is there, then a volume isn't mounted or a
+/// replica has another store than the others, and nothing is forgotten.
+const WRONG_STORE: usize = 10;
 /// Image ids whose owner is looked at, each time: that asks the database alone.
 const OWNERS: i64 = 5000;
 
@@ -39,7 +42,23 @@ struct ImageRow {
     workspace_id: String,
     image_id: String,
     job_id: Uuid,
+    /// It has been so for a while, and no job is under way.
+    is_settled: bool,
     result: serde_json::Value,
+}
+
+/// What came of comparing an image with the store.
+enum LookedAt {
+    AsItShouldBe,
+    /// The archive is another.
+    Another {
+        row: ImageRow,
+        image_id: ImageId,
+        key: Key,
+    },
+    Gone {
+        row: ImageRow,
+    },
 }
 
 impl Images {
@@ -48,20 +67,24 @@ impl Images {
         Self { queue, archives, after: Mutex::default(), after_owner: Mutex::default() }
     }
 
-    /// The next images, of which no job is under way; from the first again after the last.
+    /// The next images, as far as they are settled; from the first again after the last.
     async fn next(&self) -> Result<Vec<ImageRow>, ReconcileError> {
         let (workspace, image) = lock(&self.after).clone();
         let rows = patiently(LOOK, async || {
             let mut db = Connection::acquire(&self.queue.pool, LOOK).await?;
             let rows = sqlx::query_as!(
                 ImageRow,
-                r#"SELECT image.workspace_id, image.image_id, image.job_id, job.result AS "result!"
-                   FROM image JOIN job ON job.id = image.job_id
-                   WHERE (image.workspace_id, image.image_id) > ($1, $2)
-                     AND image.created_at < now() - interval '10 minutes'
-                     AND NOT EXISTS (SELECT FROM live_job
-                                     WHERE live_job.image_id = image.image_id)
-                   ORDER BY image.workspace_id, image.image_id LIMIT $3"#,
+                r#"WITH page AS MATERIALIZED (
+                       SELECT * FROM image WHERE (workspace_id, image_id) > ($1, $2)
+                       ORDER BY workspace_id, image_id LIMIT $3)
+                   SELECT page.workspace_id AS "workspace_id!", page.image_id AS "image_id!",
+                          page.job_id AS "job_id!",
+                          page.created_at < now() - interval '10 minutes'
+                              AND NOT EXISTS (SELECT FROM live_job
+                                              WHERE live_job.image_id = page.image_id)
+                              AS "is_settled!",
+                          (SELECT result FROM job WHERE id = page.job_id) AS "result!"
+                   FROM page ORDER BY page.workspace_id, page.image_id"#,
                 workspace,
                 image,
                 BATCH.cast_signed(),
@@ -70,23 +93,52 @@ impl Images {
             .await;
             db.answered(LOOK, rows)
         });
-        let rows = rows.await?;
+        let mut rows = rows.await?;
         let last = rows.last().map(|row| (row.workspace_id.clone(), row.image_id.clone()));
         *lock(&self.after) = last.unwrap_or_default();
+        rows.retain(|row| row.is_settled);
         Ok(rows)
     }
 
-    /// Whether anything was put right.
-    async fn compare(&self, row: &ImageRow) -> Result<bool, ReconcileError> {
+    async fn look(&self, row: ImageRow) -> Result<LookedAt, ReconcileError> {
         let result = Recorded::<JobResult>::from_json(row.result.clone());
         // What a later version wrote is for a later version to compare.
-        let Some(result) = result.known() else { return Ok(false) };
-        let Ok(key) = result.archive.key.parse::<Key>() else { return Ok(false) };
-        match self.archives.stat(&key).await?.map(|stat| stat.size) {
-            Some(size) if size == result.archive.size => Ok(false),
-            Some(_) => self.describe_anew(row, &result.image_id, &key).await,
-            None => self.forget(row).await,
+        let Some(result) = result.known() else { return Ok(LookedAt::AsItShouldBe) };
+        let Ok(key) = result.archive.key.parse::<Key>() else { return Ok(LookedAt::AsItShouldBe) };
+        Ok(match self.archives.stat(&key).await?.map(|stat| stat.size) {
+            Some(size) if size == result.archive.size => LookedAt::AsItShouldBe,
+            Some(_) => LookedAt::Another { row, image_id: result.image_id, key },
+            None => LookedAt::Gone { row },
+        })
+    }
+
+    /// How many images were put right.
+    async fn compare(&self, rows: Vec<ImageRow>) -> Result<u64, ReconcileError> {
+        let mut looked = Vec::new();
+        for row in rows {
+            looked.push(self.look(row).await?);
         }
+        let is_gone = |looked: &LookedAt| matches!(looked, LookedAt::Gone { .. });
+        if looked.len() >= WRONG_STORE && looked.iter().all(is_gone) {
+            let (images, store) = (looked.len(), self.archives.describe());
+            tracing::warn!(
+                images,
+                store,
+                "no archive of any image is there: is it the right store?"
+            );
+            return Ok(0);
+        }
+        let mut done = 0;
+        for image in looked {
+            done += u64::from(match image {
+                LookedAt::AsItShouldBe => false,
+                LookedAt::Another { row, image_id, key } => {
+                    self.describe_anew(&row, &image_id, &key).await?
+                }
+                LookedAt::Gone { row } => self.forget(&row).await?,
+            });
+        }
+        Ok(done)
     }
 
     async fn describe_anew(
@@ -141,19 +193,22 @@ impl Images {
         let page = patiently(FREE, async || {
             let mut db = Connection::acquire(&self.queue.pool, FREE).await?;
             let page = sqlx::query!(
-                r#"WITH page AS (
-                       SELECT image_id FROM archive_owner WHERE image_id > $1
-                       ORDER BY image_id LIMIT $2),
+                r#"WITH page AS MATERIALIZED (
+                       SELECT image_id, workspace_id, since FROM archive_owner
+                       WHERE image_id > $1 ORDER BY image_id LIMIT $2),
+                   idle AS MATERIALIZED (
+                       SELECT image_id FROM page
+                       WHERE since < now() - interval '1 hour'
+                         AND NOT EXISTS (SELECT FROM image
+                                         WHERE image.workspace_id = page.workspace_id
+                                           AND image.image_id = page.image_id)
+                         AND NOT EXISTS (SELECT FROM live_job
+                                         WHERE live_job.image_id = page.image_id)),
                    -- Whoever is about to publish says so anew, and is seen if that was just now.
                    freed AS (
-                       DELETE FROM archive_owner AS owner USING page
-                       WHERE owner.image_id = page.image_id
-                         AND owner.since < now() - interval '1 hour'
-                         AND NOT EXISTS (SELECT FROM image
-                                         WHERE image.workspace_id = owner.workspace_id
-                                           AND image.image_id = owner.image_id)
-                         AND NOT EXISTS (SELECT FROM live_job
-                                         WHERE live_job.image_id = owner.image_id)
+                       DELETE FROM archive_owner
+                       WHERE image_id = ANY (ARRAY(SELECT image_id FROM idle))
+                         AND since < now() - interval '1 hour'
                        RETURNING 1)
                    SELECT (SELECT max(image_id) FROM page) AS last,
                           (SELECT count(*) FROM freed) AS "freed!""#,
@@ -186,10 +241,7 @@ impl Reconciler for Images {
     }
 
     async fn run(&self) -> Result<u64, ReconcileError> {
-        let mut done = 0;
-        for row in self.next().await? {
-            done += u64::from(self.compare(&row).await?);
-        }
+        let done = self.compare(self.next().await?).await?;
         Ok(done + self.free().await?)
     }
 }

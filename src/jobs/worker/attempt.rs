@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Handler;
 use super::hand::{Attempt, Fence};
 use super::liveness::{self, Liveness};
-use super::pulse::{Brake, KeptLease, Pulse, Stop};
+use super::pulse::{Brake, KeptLease, Pulse, Stop, margin};
 use super::sink::{EventSink, write};
 use crate::error::Fault;
 use crate::jobs::job::{JobError, JobResult, JobState};
@@ -73,7 +73,7 @@ pub(super) async fn attempt(
     let run = AssertUnwindSafe(handler.run(&attempt)).catch_unwind();
     let outcome = tokio::select! {
         outcome = run => Some(outcome.unwrap_or_else(|_| Err(panicked()))),
-        () = async { brake.token.cancelled().await; tokio::time::sleep(GRACE).await } => {
+        () = async { brake.token.cancelled().await; tokio::time::sleep(grace(&brake, &lease)).await } => {
             tracing::warn!(%job, "the handler did not stop in time and was dropped");
             None
         }
@@ -86,6 +86,14 @@ pub(super) async fn attempt(
     match recorded {
         Ok(outcome) => attempt_ended(lease.spec.kind().as_str(), outcome),
         Err(error) => tracing::warn!(%job, %error, "the outcome of an attempt was not recorded"),
+    }
+}
+
+/// How long the handler has from now. When the lease can't be extended that is what is left of it.
+fn grace(brake: &Brake, lease: &Lease) -> Duration {
+    match brake.reason() {
+        Some(Stop::Lost) => GRACE.min(margin(lease)),
+        _ => GRACE,
     }
 }
 

@@ -48,6 +48,12 @@ impl Brake {
     }
 }
 
+/// So long before the end of a lease that can't be extended the brake is pulled: what is under way then
+/// has the rest of the time to end.
+pub(super) fn margin(lease: &Lease) -> Duration {
+    lease.lasts / 3
+}
+
 /// The heartbeats of a process.
 #[derive(Debug)]
 pub(super) struct Pulse {
@@ -76,8 +82,7 @@ impl Pulse {
     pub(super) fn keep(self: &Arc<Self>, lease: Arc<Lease>, brake: Brake) -> KeptLease {
         let fence = lease.fence;
         let (ends, mut told) = watch::channel(Instant::now() + lease.lasts);
-        // What is under way then has the rest of the time to end.
-        let margin = lease.lasts / 3;
+        let margin = margin(&lease);
         let held = HeldLease { lease, brake: brake.clone(), ends };
         self.lock().insert(fence, held);
         let watch = tokio::spawn(async move {

@@ -294,10 +294,14 @@ async fn no_part_of_a_credential_is_printed() {
         (r#"{"type":"token","credentials":"{\"GITHUB_TOKEN\":\"hunter2-token\"}"}"#, "ghcr.io"),
         (r#"{"secret":"{\"USERNAME\":\"hunter2-user\",\"PASSWORD\":\"hunter2-pass\"}"}"#, "h"),
     ];
-    let given = encodings.map(|(text, host)| Credentials::parse(text, host).unwrap().unwrap());
+    let long = format!("hunter2-user:{}", "hunter2-pass".repeat(40));
+    let lines = json!({"credentials": {
+        "USERNAME": "_json_key", "PASSWORD": "{\n\"key\": \"hunter2-pass\"\n}"}});
+    let more = [(long, "h"), (lines.to_string(), "gcr.io")];
+    let encodings = encodings.map(|(text, host)| (text.to_owned(), host)).into_iter().chain(more);
+    let given = encodings.map(|(text, host)| Credentials::parse(&text, host).unwrap().unwrap());
     let tokens = ["hunter2-token"].map(SecretString::from);
     let given = given
-        .into_iter()
         .chain(tokens.clone().map(Credentials::IdentityToken))
         .chain(tokens.map(Credentials::RegistryToken));
     for credentials in given {
