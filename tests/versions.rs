@@ -171,7 +171,7 @@ async fn layers_are_published_again_in_gzip() {
     assert!(from.starts_with(&format!("{}/images/source@", bench.registry.address)), "{from}");
     let told = events.iter().find(|event| event["event"] == "republished").unwrap();
     assert_eq!(told["data"]["layers"], 2);
-    let version = json!({ "decided": 2, "produced": 2 });
+    let version = json!({ "decided": 2, "decided_by": "settings", "produced": 2 });
     assert_eq!(result["version"], version);
     for (path, content) in [("/a", &b"a"[..]), ("/etc/hello", b"hello\n"), ("/c", b"c")] {
         assert_eq!(bench.service.cat(IMAGE, path), content, "{path}");

@@ -99,7 +99,8 @@ async fn another_workspaces_things_are_not_there() {
         "archive": {"key": "k", "size": 1, "digest": format!("sha256:{}", "0".repeat(64))}, "seconds": 1.0,
     });
     sqlx::query(
-        "WITH ended AS (UPDATE job SET state = 'succeeded', result = $1, finished_at = now() RETURNING id)
+        "WITH gone AS (DELETE FROM live_job),
+              ended AS (UPDATE job SET state = 'succeeded', result = $1, finished_at = now() RETURNING id)
          INSERT INTO image (workspace_id, image_id, job_id) SELECT 'one', $2, id FROM ended",
     )
     .bind(result)
