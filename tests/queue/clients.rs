@@ -357,6 +357,19 @@ async fn a_list_of_large_jobs_is_short_and_says_that_there_are_more() {
     }
     ids.reverse();
     assert_eq!(seen, ids);
+
+    let (mut found, mut after) = (0, None);
+    loop {
+        let (images, last) =
+            f.queue.images(&WorkspaceId::default(), after.as_ref(), 100).await.unwrap();
+        assert!((1..=8).contains(&images.len()), "{}", images.len());
+        found += images.len();
+        match last {
+            Some(last) => after = Some(last),
+            None => break,
+        }
+    }
+    assert_eq!(found, ids.len());
 }
 
 #[tokio::test]

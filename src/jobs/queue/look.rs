@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::stream::{Stream, TryStreamExt as _};
 use uuid::Uuid;
 
@@ -53,7 +54,7 @@ impl Queue {
                         before,
                         enough,
                     );
-                    Page::read(rows.fetch(&mut *db), *limit).await
+                    Page::read(rows.fetch(&mut *db), *limit, JobRow::bytes).await
                 }
                 (None, Some(state)) => {
                     let rows = job_rows!(
@@ -64,7 +65,7 @@ impl Queue {
                         enough,
                         state,
                     );
-                    Page::read(rows.fetch(&mut *db), *limit).await
+                    Page::read(rows.fetch(&mut *db), *limit, JobRow::bytes).await
                 }
                 (Some(image), state) => {
                     let rows = job_rows!(
@@ -77,7 +78,7 @@ impl Queue {
                         image,
                         state,
                     );
-                    Page::read(rows.fetch(&mut *db), *limit).await
+                    Page::read(rows.fetch(&mut *db), *limit, JobRow::bytes).await
                 }
             };
             match page {
@@ -165,45 +166,33 @@ impl Queue {
         limit: i64,
     ) -> Result<(Vec<Image>, Option<ImageId>), QueueError> {
         const ACTION: &str = "list images";
-        let rows = patiently(ACTION, async || {
+        let page = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
-            // Results may have a MiB each: so many of them are read as make a page of bytes.
-            let rows = sqlx::query!(
-                r#"SELECT image_id, job_id, created_at, result AS "result!", found AS "found!" FROM (
-                       SELECT image.image_id, image.job_id, image.created_at, job.result,
-                              sum(pg_column_size(job.result)) OVER (ORDER BY image.image_id)
-                                  AS bytes,
-                              row_number() OVER (ORDER BY image.image_id) AS number,
-                              count(*) OVER () AS found
-                       FROM (SELECT * FROM image WHERE workspace_id = $1 AND image_id > $2
-                             ORDER BY image_id LIMIT $3) AS image
-                       JOIN job ON job.id = image.job_id) AS sized
-                   WHERE bytes <= $4 OR number = 1
-                   ORDER BY image_id"#,
+            let rows = sqlx::query_as!(
+                ImageRow,
+                r#"SELECT image_id, job_id, created_at,
+                          (SELECT result FROM job WHERE id = job_id) AS "result!"
+                   FROM image WHERE workspace_id = $1 AND image_id > $2
+                   ORDER BY image_id LIMIT $3"#,
                 workspace.as_str(),
                 after.map_or("", ImageId::as_str),
                 limit.saturating_add(1),
-                i64::try_from(MAX_LIST).unwrap_or(i64::MAX),
-            )
-            .fetch_all(&mut *db)
-            .await;
-            db.answered(ACTION, rows)
-        });
-        let rows = rows.await?;
-        let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        let found = rows.first().map_or(0, |row| row.found);
-        let mut last = None;
-        let images = rows.into_iter().take(most).map(|row| {
-            last = row.image_id.parse().ok();
-            Image {
-                result: Recorded::from_json(row.result),
-                job_id: row.job_id,
-                created_at: row.created_at,
+            );
+            let bytes = |row: &ImageRow| row.result.to_string().len();
+            match Page::read(rows.fetch(&mut *db), limit, bytes).await {
+                // The rest is still on its way: the connection goes.
+                Ok(page) if page.is_cut => Ok(page),
+                page => db.answered(ACTION, page),
             }
         });
-        let images: Vec<_> = images.collect();
-        let more = found > i64::try_from(images.len()).unwrap_or(i64::MAX);
-        Ok((images, last.filter(|_| more)))
+        let Page { rows, more, .. } = page.await?;
+        let last = rows.last().filter(|_| more).and_then(|row| row.image_id.parse().ok());
+        let images = rows.into_iter().map(|row| Image {
+            result: Recorded::from_json(row.result),
+            job_id: row.job_id,
+            created_at: row.created_at,
+        });
+        Ok((images.collect(), last))
     }
 
     /// Whether at least so many jobs of the workspace wait.
@@ -296,25 +285,35 @@ impl Queue {
     }
 }
 
+/// A row of a list of images.
+struct ImageRow {
+    image_id: String,
+    job_id: Uuid,
+    created_at: DateTime<Utc>,
+    result: serde_json::Value,
+}
+
 /// The rows of a list.
-struct Page {
-    rows: Vec<JobRow>,
+struct Page<T> {
+    rows: Vec<T>,
     more: bool,
     /// Not all that was asked for was read.
     is_cut: bool,
 }
 
-impl Page {
-    /// At least one, if there is any; at most `limit` of them, and no more than [`MAX_LIST`] bytes.
+impl<T> Page<T> {
+    /// At least one, if there is any; at most `limit` of them, and no more than [`MAX_LIST`] bytes. These
+    /// are counted here: in the database they are compressed, by as much as their owner likes.
     async fn read(
-        mut stream: impl Stream<Item = Result<JobRow, sqlx::Error>> + Unpin,
+        mut stream: impl Stream<Item = Result<T, sqlx::Error>> + Unpin,
         limit: i64,
+        size: impl Fn(&T) -> usize,
     ) -> Result<Self, sqlx::Error> {
         let limit = usize::try_from(limit).unwrap_or_default();
         let mut page = Self { rows: Vec::new(), more: false, is_cut: false };
         let mut bytes = 0;
         while let Some(row) = stream.try_next().await? {
-            bytes += row.bytes();
+            bytes += size(&row);
             page.is_cut = bytes > MAX_LIST && !page.rows.is_empty();
             page.more = page.is_cut || page.rows.len() >= limit;
             if page.is_cut {
