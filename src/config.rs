@@ -167,7 +167,7 @@ impl Config {
             listen: layers.require(&setting::LISTEN, from_str)?,
             token: token(layers)?,
             database,
-            role: layers.require(&setting::ROLE, |text| Role::of(text))?,
+            role: layers.require(&setting::ROLE, Role::of)?,
             workers: layers.require(&setting::WORKERS, |text| between(text, 1..=256))?,
             lease: layers.require(&setting::LEASE_SECONDS, |text| {
                 between(text, 1..=3600).map(Duration::from_secs)

@@ -46,32 +46,53 @@ pub(super) struct NewWorkspace {
 #[schema(example = json!({"clip_version": 2}))]
 pub(super) struct WorkspaceChanges {
     /// The archive version of pulls that ask for none.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default)]
     #[schema(value_type = Option<u8>, minimum = 1, maximum = 2)]
-    clip_version: Option<Option<u8>>,
+    clip_version: Patch<u8>,
     /// What becomes of images that can't be served as v2, of pulls that don't say.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default)]
     #[schema(value_type = Option<crate::archive::Fallback>)]
-    fallback: Option<Option<crate::archive::Fallback>>,
+    fallback: Patch<crate::archive::Fallback>,
     /// Registries that jobs may pull from, by host and port.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default)]
     #[schema(value_type = Option<Vec<String>>, max_items = 100)]
-    allowed_registries: Option<Option<Vec<String>>>,
+    allowed_registries: Patch<Vec<String>>,
     /// How many jobs may wait at a time.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default)]
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 2_147_483_647)]
-    max_queued: Option<Option<u32>>,
+    max_queued: Patch<u32>,
     /// How many jobs may run at a time.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default)]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 2_147_483_647)]
-    max_running: Option<Option<u32>>,
+    max_running: Patch<u32>,
 }
 
-/// Tells null, which is `Some(None)`, from what is absent.
-fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// What becomes of a setting (RFC 7396, for one field).
+#[derive(Debug, Default)]
+enum Patch<T> {
+    /// It was not named.
+    #[default]
+    Stays,
+    /// It was null: as the service's settings say.
+    TakenBack,
+    /// This.
+    Becomes(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Patch<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map_or(Self::TakenBack, Self::Becomes))
+    }
+}
+
+impl<T> Patch<T> {
+    fn apply(self, now: Option<T>) -> Option<T> {
+        match self {
+            Self::Stays => now,
+            Self::TakenBack => None,
+            Self::Becomes(value) => Some(value),
+        }
+    }
 }
 
 /// 422 with everything that is wrong.
@@ -251,11 +272,11 @@ pub(super) async fn change(
     let found = state.workspaces.get(&id).await.map_err(|error| ApiError::from_lower(&error))?;
     let now = found.ok_or_else(|| no_workspace(&id))?.settings;
     let settings = checked(WorkspaceSettings {
-        clip_version: changes.clip_version.unwrap_or(now.clip_version),
-        fallback: changes.fallback.unwrap_or(now.fallback),
-        allowed_registries: changes.allowed_registries.unwrap_or(now.allowed_registries),
-        max_queued: changes.max_queued.unwrap_or(now.max_queued),
-        max_running: changes.max_running.unwrap_or(now.max_running),
+        clip_version: changes.clip_version.apply(now.clip_version),
+        fallback: changes.fallback.apply(now.fallback),
+        allowed_registries: changes.allowed_registries.apply(now.allowed_registries),
+        max_queued: changes.max_queued.apply(now.max_queued),
+        max_running: changes.max_running.apply(now.max_running),
     })?;
     let written = state.workspaces.set(&id, &settings, &may.change()).await;
     Ok(Json(written.map_err(|error| ApiError::from_lower(&error))?))

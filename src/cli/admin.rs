@@ -378,7 +378,7 @@ impl Output {
                 }
                 match answer["next"].as_str() {
                     Some(next) if !cursor.is_empty() => {
-                        page = format!("{path}?limit=200&{cursor}={next}")
+                        page = format!("{path}?limit=200&{cursor}={next}");
                     }
                     _ => return Ok(all),
                 }

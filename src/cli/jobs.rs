@@ -215,10 +215,10 @@ impl JobsCommand {
                 if let Some(state) = state {
                     let plain = state.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
                     anyhow::ensure!(plain, "{state:?} is no state of a job");
-                    path.push_str(&format!("&state={state}"));
+                    path = format!("{path}&state={state}");
                 }
                 if let Some(id) = image_id {
-                    path.push_str(&format!("&image_id={id}"));
+                    path = format!("{path}&image_id={id}");
                 }
                 let page: Value = run_async(async |cancel| Ok(client.get(&path, &cancel).await?))?;
                 if output.json {

@@ -15,16 +15,17 @@ pub(super) struct ServiceArgs {
     /// Address of the service
     #[arg(
         long,
+        global = true,
         value_name = "URL",
         env = "CLIPWRIGHT_SERVER",
         default_value = "http://127.0.0.1:8080"
     )]
     server: String,
     /// File that holds the service's bearer token; `CLIPWRIGHT_TOKEN` is the token itself
-    #[arg(long, value_name = "FILE", env = "CLIPWRIGHT_TOKEN_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "CLIPWRIGHT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// Act for this workspace; a token of a workspace acts for its own
-    #[arg(long = "as-workspace", value_name = "ID", env = "CLIPWRIGHT_WORKSPACE")]
+    #[arg(long = "as-workspace", global = true, value_name = "ID", env = "CLIPWRIGHT_WORKSPACE")]
     workspace: Option<WorkspaceId>,
 }
 

@@ -113,9 +113,9 @@ async fn unused_data(
 ) -> Result<Vec<Garbage>, PublishError> {
     let unused = archives.unused(prefix).await?.into_iter();
     Ok(unused
-        .map(|UnusedData { object, replaced }| match replaced {
-            true => Garbage::of(GarbageKind::ReplacedData, object),
-            false => Garbage::of(GarbageKind::DataWithoutIndex, object),
+        .map(|UnusedData { object, replaced }| {
+            let kinds = [GarbageKind::DataWithoutIndex, GarbageKind::ReplacedData];
+            Garbage::of(kinds[usize::from(replaced)], object)
         })
         .collect())
 }

@@ -72,19 +72,25 @@ pub struct Rollout {
 impl Rollout {
     /// What it says; `None` if a later version wrote what this one doesn't understand.
     pub(super) fn rule(&self) -> Option<Rule> {
-        fn all<T: std::str::FromStr>(texts: Option<&Vec<String>>) -> Option<Option<Vec<T>>> {
-            texts
-                .map(|texts| texts.iter().map(|text| text.parse().ok()).collect())
-                .map_or(Some(None), |read: Option<Vec<T>>| read.map(Some))
+        fn all<T: std::str::FromStr>(texts: &[String]) -> Option<Vec<T>> {
+            texts.iter().map(|text| text.parse().ok()).collect()
         }
+        let workspaces = match &self.workspaces {
+            Some(ids) => Some(all(ids)?),
+            None => None,
+        };
+        let sources = match &self.sources {
+            Some(patterns) => Some(all(patterns)?),
+            None => None,
+        };
         Some(Rule {
             name: self.name.clone(),
             state: RolloutState::of(&self.state)?,
             percent: self.percent,
             salt: self.salt.clone(),
             sticky: Sticky::of(&self.sticky)?,
-            workspaces: all(self.workspaces.as_ref())?,
-            sources: all(self.sources.as_ref())?,
+            workspaces,
+            sources,
         })
     }
 }

@@ -202,9 +202,8 @@ impl Rule {
         }
         match self.state {
             RolloutState::Paused => None,
-            RolloutState::RolledBack => Some(ClipVersion::V1),
             RolloutState::Active if self.place(pulled) < self.percent => Some(ClipVersion::V2),
-            RolloutState::Active => Some(ClipVersion::V1),
+            RolloutState::Active | RolloutState::RolledBack => Some(ClipVersion::V1),
         }
     }
 

@@ -88,19 +88,6 @@ impl DirectoryStore {
         Ok(lock)
     }
 
-    /// Whether what is at `target` may be replaced; asked under the lock.
-    fn may_replace(&self, target: &Path, overwrite: &Overwrite) -> io::Result<bool> {
-        Ok(match overwrite {
-            Overwrite::Replace => true,
-            Overwrite::Never => !target.try_exists()?,
-            Overwrite::Seen(seen) => match fs::metadata(target) {
-                Ok(found) => version(&found)? == *seen,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => false,
-                Err(e) => return Err(e),
-            },
-        })
-    }
-
     fn path(&self, key: &Key) -> PathBuf {
         self.root.join(key.as_str())
     }
@@ -131,12 +118,12 @@ impl DirectoryStore {
         key: &Key,
         file: &Path,
         digest: Digest,
-        overwrite: Overwrite,
+        overwrite: &Overwrite,
         cancel: &CancellationToken,
     ) -> Result<Put, StoreError> {
         let target = self.path(key);
         let failed = |e| StoreError::io(format!("write {key}"), &target, e);
-        if overwrite == Overwrite::Never && target.try_exists().map_err(failed)? {
+        if *overwrite == Overwrite::Never && target.try_exists().map_err(failed)? {
             return self.compare(key, digest, cancel);
         }
 
@@ -148,7 +135,7 @@ impl DirectoryStore {
             let (key, file) = (key.clone(), file.to_owned());
             return Err(StoreError::Mismatch { key, file, expected: digest, found });
         }
-        match self.publish(key, temporary, &overwrite, cancel)? {
+        match self.publish(key, temporary, overwrite, cancel)? {
             CommitReport::Written => Ok(Put::Written),
             CommitReport::Taken => self.compare(key, digest, cancel),
         }
@@ -171,7 +158,7 @@ impl DirectoryStore {
             return Err(StoreError::Cancelled { key: key.clone() });
         }
         let lock = self.lock().map_err(failed)?;
-        if !self.may_replace(&target, overwrite).map_err(failed)? {
+        if !may_replace(&target, overwrite).map_err(failed)? {
             return Ok(CommitReport::Taken);
         }
         temporary.persist(&target).map_err(|e| failed(e.error))?;
@@ -212,7 +199,7 @@ impl DirectoryStore {
             File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
         }
         let lock = self.lock().map_err(failed)?;
-        if !self.may_replace(&target, overwrite).map_err(failed)? {
+        if !may_replace(&target, overwrite).map_err(failed)? {
             return Ok(CommitReport::Taken);
         }
         // Between two names of one file this does nothing: then all is done already.
@@ -322,7 +309,7 @@ impl ObjectStore for DirectoryStore {
         let task = spawn_blocking({
             let (store, key, file, token) =
                 (self.clone(), key.clone(), file.to_owned(), token.clone());
-            move || store.put_blocking(&key, &file, digest, overwrite, &token)
+            move || store.put_blocking(&key, &file, digest, &overwrite, &token)
         });
         supervise(key, token, task).await
     }
@@ -427,6 +414,19 @@ impl ObjectStore for DirectoryStore {
         })
         .await
     }
+}
+
+/// Whether what is at `target` may be replaced; asked under the lock.
+fn may_replace(target: &Path, overwrite: &Overwrite) -> io::Result<bool> {
+    Ok(match overwrite {
+        Overwrite::Replace => true,
+        Overwrite::Never => !target.try_exists()?,
+        Overwrite::Seen(seen) => match fs::metadata(target) {
+            Ok(found) => version(&found)? == *seen,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(e),
+        },
+    })
 }
 
 /// A file is put under its name whole and not written again, so that these tell it from another.

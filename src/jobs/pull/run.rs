@@ -166,10 +166,18 @@ impl PullRun<'_> {
             name: &name,
             overwrite: ownership.overwrite.clone(),
         };
-        let published = publication.publish(self.progress.clone(), self.cancel).await;
-        let published = ownership.judge(published.map_err(PullError::from))?;
-        let summary = Summary::of_packed(image, &published.packed);
-        Ok(self.made(summary, &published.key, published.archive, because.as_ref()))
+        let packed = publication.pack(self.progress.clone(), self.cancel).await;
+        let (draft, packed) = packed.map_err(PullError::from)?;
+        // Packing may have taken hours: somebody else may have the job by now.
+        if let Err(error) = self.fence.check().await {
+            draft.abort().await;
+            return Err(error.into());
+        }
+        let finished = draft.finish(&packed).await.map_err(PullError::from);
+        let (archive, _) = ownership.judge(finished)?;
+        let summary = Summary::of_packed(image, &packed);
+        let key = self.puller.archives.key(&name);
+        Ok(self.made(summary, &key, archive, because.as_ref()))
     }
 
     /// The image with all layers in gzip, in the build registry under the image's id.
