@@ -13,10 +13,13 @@ pub mod points;
 mod sequence;
 /// An archive, mounted.
 mod session;
+/// What starts touch.
+pub mod trace;
 /// The tree that the kernel is shown.
 pub mod tree;
 
 pub use content::{ContentSettings, MountContent};
 pub use error::MountError;
-pub use session::{Mount, MountEnding, MountOptions, MountReporter};
+pub use session::{Mount, MountEnding, MountHandle, MountOptions};
+pub use trace::Trace;
 pub use tree::{FileTree, Ino, Place};

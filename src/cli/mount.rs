@@ -1,16 +1,18 @@
 //! `clipwright mount`: an archive as a file system, in the foreground or as a daemon.
 
 /// Where what is fetched is kept.
-mod cache;
+pub(super) mod cache;
 /// The process that goes on when the command has ended.
 mod daemon;
+/// What a mount writes of itself.
+mod record;
+/// From a mount's beginning to its end.
+pub(super) mod serve;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Context as _;
-use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use clap::{Args, ValueEnum};
 
 use super::content::ContentArgs;
 use crate::clip::reader::Archive;
@@ -18,6 +20,8 @@ use crate::mount::{ContentSettings, Mount as Mounted, MountOptions};
 use crate::telemetry::{LogSettings, init};
 
 use cache::SpanCacheArgs;
+use record::RecordArgs;
+use serve::{Signals, block_on, serve};
 
 /// Mount an archive; what is read is fetched when it is read. Ends when it is unmounted, or on
 /// SIGTERM or SIGINT. A mount at MOUNTPOINT that nobody serves any more is taken away first.
@@ -30,7 +34,7 @@ pub(super) struct Mount {
     /// Return when it is mounted, and serve it from a process of its own
     #[arg(long)]
     daemon: bool,
-    /// With --daemon: where that process writes what it has to say
+    /// With --daemon: where that process writes what it has to say; by default `mount.log` in the cache's directory
     #[arg(long, value_name = "FILE", requires = "daemon")]
     log: Option<PathBuf>,
     /// Let other users look in
@@ -39,15 +43,20 @@ pub(super) struct Mount {
     /// Threads that answer the kernel
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
-    /// Write what was done, as JSON, when the mount ends and on SIGUSR1
-    #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    /// Fetch all content in the background, or, with `wait`, before it is mounted
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "background")]
+    fill: Option<Fill>,
+    /// MiB a second that --fill may take of the link
+    #[arg(long, value_name = "MIB", requires = "fill", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    fill_rate: Option<u64>,
     /// Mount without asking whether the registry or the bucket answers: what is in the cache can be read
     #[arg(long)]
     offline: bool,
     /// Use the machine's own credentials where none are given: docker's configuration file, the AWS chain
     #[arg(long)]
     ambient_credentials: bool,
+    #[command(flatten)]
+    record: RecordArgs,
     #[command(flatten)]
     cache: SpanCacheArgs,
     #[command(flatten)]
@@ -57,62 +66,60 @@ pub(super) struct Mount {
     detached: bool,
 }
 
+/// When all content is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Fill {
+    /// When nothing else is to be done.
+    Background,
+    /// Before it is mounted.
+    Wait,
+}
+
 impl Mount {
     pub(super) fn run(mut self) -> anyhow::Result<()> {
         if self.daemon && !self.detached {
             return daemon::start();
         }
-        for path in [&mut self.report, &mut self.log].into_iter().flatten() {
-            *path = std::path::absolute(&*path)?;
-        }
         init(&LogSettings::warnings());
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let done = runtime.block_on(self.serve());
-        // What is still being fetched nobody waits for.
-        runtime.shutdown_background();
-        done
+        // The daemon leaves the directory that it was started in.
+        self.record.make_absolute()?;
+        if let Some(log) = &mut self.log {
+            *log = std::path::absolute(&*log)?;
+        }
+        block_on(self.mount_and_serve())
     }
 
-    async fn serve(self) -> anyhow::Result<()> {
+    async fn mount_and_serve(self) -> anyhow::Result<()> {
         let mut end = Signals::new()?;
-        let cancel = CancellationToken::new();
-        let mounting = self.mount(&cancel);
         let mounted = tokio::select! {
-            mounted = mounting => mounted?,
+            mounted = self.mount() => mounted?,
             () = end.received() => anyhow::bail!("cancelled"),
         };
+        let handle = mounted.handle();
+        if self.fill.is_some() {
+            handle.fill();
+        }
+        if self.fill == Some(Fill::Wait) {
+            let missing = tokio::select! {
+                missing = handle.filled() => missing,
+                () = end.received() => anyhow::bail!("cancelled"),
+            };
+            anyhow::ensure!(missing == 0, "{missing} parts of the content could not be fetched");
+        }
         let ready = format!("mounted {} at {}", self.archive.display(), mounted.point().display());
         if self.detached {
-            daemon::ready(&ready, &self.log_file()?)?;
+            let log = match &self.log {
+                Some(log) => log.clone(),
+                None => self.cache.directory()?.join("mount.log"),
+            };
+            daemon::ready(&ready, &log)?;
         } else {
             println!("{ready}");
         }
-        let ending = mounted.ending();
-        let mut report = signal(SignalKind::user_defined1())?;
-        let mut asked = 0;
-        let (handle, file) = (mounted.reporter(), self.report.clone());
-        let joined = tokio::task::spawn_blocking(move || mounted.join());
-        tokio::pin!(joined);
-        let last = loop {
-            tokio::select! {
-                ended = &mut joined => break ended??,
-                _ = report.recv() => write_report(file.as_deref(), &handle.report())?,
-                () = end.received() => {
-                    asked += 1;
-                    // Whoever asks twice does not want to wait for those who use it.
-                    if asked > 1 {
-                        std::process::exit(130);
-                    }
-                    if let Err(error) = ending.unmount() {
-                        tracing::error!("can't unmount: {error}");
-                    }
-                }
-            }
-        };
-        write_report(file.as_deref(), &last)
+        serve(mounted, &mut end, &self.record).await
     }
 
-    async fn mount(&self, cancel: &CancellationToken) -> anyhow::Result<Mounted> {
+    async fn mount(&self) -> anyhow::Result<Mounted> {
         let path = self.archive.clone();
         let archive = tokio::task::spawn_blocking(move || Archive::open(&path)).await??;
         let settings = ContentSettings {
@@ -120,44 +127,12 @@ impl Mount {
             ambient: self.ambient_credentials,
             check: !self.offline,
             cache: self.cache.open()?,
+            trace: self.record.trace()?,
+            note: self.record.note().map(Duration::from_secs),
+            fill_rate: self.fill_rate.map(|rate| rate << 20),
         };
         let options = MountOptions { allow_other: self.allow_other, threads: self.threads.into() };
-        let runtime = tokio::runtime::Handle::current();
         let (file, point) = (&self.archive, &self.mountpoint);
-        Ok(Mounted::new(file, archive, point, settings, options, runtime, cancel).await?)
-    }
-
-    fn log_file(&self) -> anyhow::Result<PathBuf> {
-        match &self.log {
-            Some(log) => Ok(log.clone()),
-            None => Ok(self.cache.directory()?.join("mount.log")),
-        }
-    }
-}
-
-fn write_report(file: Option<&Path>, report: &impl serde::Serialize) -> anyhow::Result<()> {
-    let Some(file) = file else { return Ok(()) };
-    let text = serde_json::to_string(report)? + "\n";
-    crate::clip::atomic::write(file, text.as_bytes())
-        .with_context(|| format!("can't write {}", file.display()))
-}
-
-/// What ends a mount.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        Ok(Mounted::new(file, archive, point, settings, options).await?)
     }
 }

@@ -11,13 +11,17 @@ mod flight;
 mod prefetch;
 /// Spans in memory.
 mod recent;
+/// What is touched, and when.
+mod touches;
 /// Layers that are read whole.
 mod whole;
 
 use std::collections::hash_map::Entry as Slot;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::HashMap;
@@ -33,10 +37,12 @@ use crate::local::io_error;
 pub use blocks::LazyBlocks;
 pub use counters::{Counters, Report};
 pub use prefetch::{Prefetcher, Priority};
+pub use touches::Touch;
 pub use whole::WholeLayer;
 
 use flight::Flight;
 use recent::RecentSpans;
+use touches::Touches;
 
 /// What the layers of a mount share. Clones are the same.
 #[derive(Debug, Clone)]
@@ -49,6 +55,7 @@ struct SharedState {
     /// For what somebody waits for, and for what is fetched ahead.
     memory: [SpanMemory; 2],
     counters: Counters,
+    touches: Touches,
     /// How many readers wait.
     waiting: watch::Sender<usize>,
 }
@@ -61,6 +68,7 @@ impl LazyShared {
             recent: RecentSpans::default(),
             memory: <[SpanMemory; 2]>::default(),
             counters: Counters::default(),
+            touches: Touches::default(),
             waiting: watch::Sender::default(),
         }))
     }
@@ -68,6 +76,16 @@ impl LazyShared {
     /// What was done.
     pub fn counters(&self) -> &Counters {
         &self.0.counters
+    }
+
+    /// Notes from now on, and for that long, what is touched for the first time.
+    pub fn note_touches(&self, time: Duration) {
+        self.0.touches.note_for(time);
+    }
+
+    /// What was touched.
+    pub fn touches(&self) -> Vec<Touch> {
+        self.0.touches.so_far()
     }
 
     /// The cache.
@@ -86,6 +104,8 @@ struct Layer {
     shared: LazyShared,
     /// Spans that are on their way, by index.
     coming: Mutex<HashMap<usize, Coming>>,
+    /// Which spans a reader has touched.
+    touched: Box<[AtomicBool]>,
 }
 
 /// A span that is on its way.
@@ -110,7 +130,8 @@ type Arrival = oneshot::Sender<Result<Bytes, Arc<ContentError>>>;
 impl LazyLayer {
     /// Reads through `reader`.
     pub fn new(reader: SpanReader, shared: LazyShared) -> Self {
-        Self(Arc::new(Layer { reader, shared, coming: Mutex::default() }))
+        let touched = reader.spans().entries().iter().map(|_| AtomicBool::new(false)).collect();
+        Self(Arc::new(Layer { reader, shared, coming: Mutex::default(), touched }))
     }
 
     /// Digest of the compressed layer.
@@ -138,6 +159,7 @@ impl LazyLayer {
         let spans = self.holding(range).ok()?;
         let mut out = Vec::with_capacity(usize::try_from(range.end - range.start).ok()?);
         for span in spans {
+            self.0.touch(span);
             let at_hand = self.0.at_hand(span)?;
             self.0.append(span, &at_hand, range, &mut out).ok()?;
         }
@@ -275,6 +297,13 @@ impl Layer {
         let is_there = shared.recent.get(&key).is_some()
             || shared.cache.as_ref().is_some_and(|cache| cache.contains(&key));
         if is_there { self.at_hand(span) } else { None }
+    }
+
+    fn touch(&self, span: usize) {
+        if !self.touched[span].swap(true, Ordering::Relaxed) {
+            let plain = self.reader.spans().entries()[span].plain.clone();
+            self.shared.0.touches.note(Some(self.reader.0.digest), plain);
+        }
     }
 
     /// Appends what of `range` is in `span`.

@@ -8,14 +8,18 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::error::MountError;
+use super::trace::Trace;
 use super::tree::{FileTree, Ino, Place};
 use crate::clip::header::Header;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::content::blocks::Block;
-use crate::content::lazy::{LazyBlocks, LazyLayer, LazyShared, Prefetcher, Priority, WholeLayer};
+use crate::content::lazy::{
+    LazyBlocks, LazyLayer, LazyShared, Prefetcher, Priority, Touch, WholeLayer,
+};
 use crate::content::read::MISPLACED;
 use crate::content::stored_layers::StoredLayer;
 use crate::content::{ContentError, ReadSettings, SpanCache, SpanMemory, SpanReader, image_source};
+use crate::digest::Digest;
 use crate::fetch::Budget;
 use crate::oci::{Credentials, OciSettings, Source};
 use crate::retry::RetrySettings;
@@ -28,6 +32,8 @@ const RETRY: RetrySettings = RetrySettings {
 };
 /// The longest silence within an answer.
 const SILENCE: Duration = Duration::from_secs(15);
+/// Plain bytes of a trace within which neighbours are fetched together, whoever was touched first.
+const BATCH: u64 = 24 << 20;
 
 /// How content is read.
 #[derive(Debug)]
@@ -41,6 +47,12 @@ pub struct ContentSettings {
     pub check: bool,
     /// Where to keep what was fetched.
     pub cache: Option<SpanCache>,
+    /// What earlier starts have touched: it is fetched from the first moment on.
+    pub trace: Option<Trace>,
+    /// For how long to note what is touched.
+    pub note: Option<Duration>,
+    /// Bytes a second that filling may take.
+    pub fill_rate: Option<u64>,
 }
 
 /// The bytes of an archive's files.
@@ -67,33 +79,50 @@ impl MountContent {
         storage: &StorageInfo,
         tree: &FileTree,
         settings: ContentSettings,
-        cancel: &CancellationToken,
     ) -> Result<Self, MountError> {
-        let ContentSettings { mut read, ambient, check, cache } = settings;
+        let ContentSettings { mut read, ambient, check, cache, trace, note, fill_rate } = settings;
         read.oci = OciSettings { retry: RETRY, idle_timeout: SILENCE, ..read.oci };
         let shared = LazyShared::new(cache);
-        let (mut layers, mut blocks) = (Vec::new(), None);
+        if let Some(note) = note {
+            shared.note_touches(note);
+        }
+        let prefetcher = Prefetcher::start(fill_rate);
+        let mut content = Self { layers: Vec::new(), blocks: None, shared, prefetcher };
         match storage {
             StorageInfo::Oci(image) => {
                 if !ambient && read.credentials.is_none() {
                     read.credentials = Some(Credentials::Anonymous);
                 }
-                layers =
-                    open_layers(file, header, image, tree, read, check, &shared, cancel).await?;
+                let source = open_source(image, read).await?;
+                content.layers = open_layers(file, header, image, tree, &source, &content.shared)?;
+                // The trace does not wait for the answer.
+                trace.iter().for_each(|trace| content.prefetch(tree, trace));
+                if check {
+                    content.check(image, tree, &source).await?;
+                }
             }
             StorageInfo::S3(_) if !ambient && read.s3.keys.is_none() => {
                 return Err(MountError::NoKeys);
             }
             StorageInfo::S3(_) | StorageInfo::Local => {
-                blocks = LazyBlocks::open(file, storage, &read.s3, shared.clone()).await?;
+                let shared = content.shared.clone();
+                let end = tree.data_end();
+                content.blocks =
+                    LazyBlocks::open(file, storage, &read.s3, end, check, shared).await?;
+                trace.iter().for_each(|trace| content.prefetch(tree, trace));
             }
         }
-        Ok(Self { layers, blocks, shared, prefetcher: Prefetcher::start() })
+        Ok(content)
     }
 
     /// What all its layers share.
     pub fn shared(&self) -> &LazyShared {
         &self.shared
+    }
+
+    /// What was touched so far.
+    pub fn touches(&self) -> Vec<Touch> {
+        self.shared.touches()
     }
 
     /// The bytes of a file in `range`, if nobody has to be asked or waited for. Blocks: reads files.
@@ -107,8 +136,9 @@ impl MountContent {
                     Layer::Whole(layer) => layer.at_hand(&range),
                 }
             }
-            place @ Place::Block { .. } => {
-                self.blocks.as_ref()?.at_hand(&block(tree, ino, place)?, range)
+            Place::Block { offset, sha256 } => {
+                let block = block(tree, ino, offset, sha256)?;
+                self.blocks.as_ref()?.at_hand(&block, range)
             }
         }
     }
@@ -120,8 +150,7 @@ impl MountContent {
         ino: Ino,
         range: Range<u64>,
     ) -> Result<Vec<u8>, ContentError> {
-        let place = tree.place(ino);
-        match (place, &self.blocks) {
+        match (tree.place(ino), &self.blocks) {
             (Some(Place::Empty), _) => Ok(Vec::new()),
             (Some(Place::Layer { layer, offset }), _) if layer < self.layers.len() => {
                 let range = shifted(&range, offset);
@@ -130,22 +159,119 @@ impl MountContent {
                     Layer::Whole(layer) => layer.read(range).await,
                 }
             }
-            (Some(place @ Place::Block { .. }), Some(blocks)) => match block(tree, ino, place) {
-                Some(block) => blocks.read(&block, range).await,
-                None => Err(misplaced(tree, ino)),
-            },
+            (Some(Place::Block { offset, sha256 }), Some(blocks)) => {
+                match block(tree, ino, offset, sha256) {
+                    Some(block) => blocks.read(&block, range).await,
+                    None => Err(misplaced(tree, ino)),
+                }
+            }
             _ => Err(misplaced(tree, ino)),
         }
     }
 
     /// Says that the bytes of a file in `range` are about to be read.
     pub(super) fn expect(&self, tree: &FileTree, ino: Ino, range: &Range<u64>) {
-        if let Some(Place::Layer { layer, offset }) = tree.place(ino)
-            && let Some(Layer::Spans(layer)) = self.layers.get(layer)
-            && let Ok(spans) = layer.holding(&shifted(range, offset))
-        {
-            self.prefetcher.add(layer, spans, Priority::ReadAhead);
+        match (tree.place(ino), &self.blocks) {
+            (Some(Place::Layer { layer, offset }), _) => {
+                if let Some(Layer::Spans(layer)) = self.layers.get(layer)
+                    && let Ok(spans) = layer.holding(&shifted(range, offset))
+                {
+                    self.prefetcher.add_spans(layer, spans, Priority::ReadAhead);
+                }
+            }
+            (Some(Place::Block { offset, .. }), Some(blocks)) => {
+                let range = shifted(range, offset);
+                self.prefetcher.add_blocks(blocks, range, Priority::ReadAhead);
+            }
+            _ => {}
         }
+    }
+
+    /// Fetches all content, when nothing else is to be done.
+    pub(super) fn fill(&self) {
+        for layer in &self.layers {
+            match layer {
+                Layer::Spans(layer) => {
+                    self.prefetcher.add_spans(layer, 0..layer.spans(), Priority::Fill);
+                }
+                Layer::Whole(layer) => self.prefetcher.add_whole(layer, Priority::Fill),
+            }
+        }
+        if let Some(blocks) = &self.blocks {
+            self.prefetcher.add_blocks(blocks, 0..blocks.size(), Priority::Fill);
+        }
+    }
+
+    /// Waits until all that is to be fetched ahead is there; gives how much of it failed.
+    pub(super) async fn filled(&self) -> usize {
+        self.prefetcher.idle().await
+    }
+
+    /// Fetches what earlier starts have touched, in the order in which they did, but neighbours that
+    /// were touched at about the same time together. What the archive has not is passed over.
+    fn prefetch(&self, tree: &FileTree, trace: &Trace) {
+        let mut batch: Vec<(usize, Range<usize>)> = Vec::new();
+        let mut plain = 0;
+        for (layer, bytes) in trace.order() {
+            match layer {
+                None => {
+                    if let Some(blocks) = &self.blocks {
+                        let range = bytes.start..bytes.end.min(blocks.size());
+                        self.prefetcher.add_blocks(blocks, range, Priority::Trace);
+                    }
+                }
+                Some(digest) => {
+                    let at = tree.layers().iter().position(|known| *known == digest);
+                    if let Some((at, Layer::Spans(layer))) =
+                        at.and_then(|at| Some((at, self.layers.get(at)?)))
+                        && let Ok(spans) = layer.holding(&bytes)
+                    {
+                        plain += bytes.end - bytes.start;
+                        batch.push((at, spans));
+                    }
+                }
+            }
+            if plain >= BATCH {
+                self.prefetch_batch(std::mem::take(&mut batch));
+                plain = 0;
+            }
+        }
+        self.prefetch_batch(batch);
+    }
+
+    fn prefetch_batch(&self, mut batch: Vec<(usize, Range<usize>)>) {
+        batch.sort_by_key(|(layer, spans)| (*layer, spans.start));
+        let mut runs: Vec<(usize, Range<usize>)> = Vec::new();
+        for (layer, spans) in batch {
+            match runs.last_mut() {
+                Some((same, run)) if *same == layer && spans.start <= run.end => {
+                    run.end = run.end.max(spans.end);
+                }
+                _ => runs.push((layer, spans)),
+            }
+        }
+        for (layer, run) in runs {
+            if let Some(Layer::Spans(layer)) = self.layers.get(layer) {
+                self.prefetcher.add_spans(layer, run, Priority::Trace);
+            }
+        }
+    }
+
+    async fn check(
+        &self,
+        image: &OciStorageInfo,
+        tree: &FileTree,
+        source: &Source,
+    ) -> Result<(), MountError> {
+        let Some(layer) = tree.layers().first() else { return Ok(()) };
+        let size = StoredLayer::of(image, *layer)?.size;
+        self.shared.counters().requested();
+        // Whoever drops this future cancels it.
+        let never = CancellationToken::new();
+        if source.has_blob(layer, size, &never).await.map_err(ContentError::from)? {
+            return Ok(());
+        }
+        Err(MountError::NoLayer { image: source.name(), layer: layer.to_string() })
     }
 }
 
@@ -153,54 +279,42 @@ fn shifted(range: &Range<u64>, by: u64) -> Range<u64> {
     range.start.saturating_add(by)..range.end.saturating_add(by)
 }
 
-fn block(tree: &FileTree, ino: Ino, place: Place) -> Option<Block> {
-    let Place::Block { offset, sha256 } = place else { return None };
+fn block(tree: &FileTree, ino: Ino, offset: u64, sha256: Option<Digest>) -> Option<Block> {
     let length = tree.inode(ino)?.size;
-    Some(Block { path: format!("file at {offset}"), offset, length, sha256 })
+    // Whoever reports it knows the path.
+    Some(Block { path: "content".to_owned(), offset, length, sha256 })
 }
 
 fn misplaced(tree: &FileTree, ino: Ino) -> ContentError {
     ContentError::NotAFile { path: tree.path(ino), detail: MISPLACED.to_owned() }
 }
 
-#[expect(clippy::too_many_arguments, reason = "they are what the archive consists of")]
-async fn open_layers(
+async fn open_source(image: &OciStorageInfo, read: ReadSettings) -> Result<Source, ContentError> {
+    let source = match read.source {
+        Some(source) => source,
+        None => image_source(image)?,
+    };
+    Ok(Source::open(&source, &read.oci, read.credentials).await?)
+}
+
+fn open_layers(
     file: &Path,
     header: &Header,
     image: &OciStorageInfo,
     tree: &FileTree,
-    read: ReadSettings,
-    check: bool,
+    source: &Source,
     shared: &LazyShared,
-    cancel: &CancellationToken,
-) -> Result<Vec<Layer>, MountError> {
-    let source = match read.source {
-        Some(source) => source,
-        None => image_source(image).map_err(ContentError::from)?,
-    };
-    let opened = Source::open(&source, &read.oci, read.credentials).await;
-    let source = opened.map_err(ContentError::from)?;
+) -> Result<Vec<Layer>, ContentError> {
     let memory = SpanMemory::default();
     let budget = Arc::new(Budget::new(2));
-    let mut layers = Vec::new();
-    for digest in tree.layers() {
+    let open = |digest: &Digest| {
         let stored = StoredLayer::of(image, *digest)?;
         let (source, memory) = (source.clone(), memory.clone());
         let spans = SpanReader::open(file, header, source.clone(), *digest, stored.size, memory)?;
-        layers.push(match spans.filter(SpanReader::is_seekable_throughout) {
+        Ok(match spans.filter(SpanReader::is_seekable_throughout) {
             Some(spans) => Layer::Spans(LazyLayer::new(spans, shared.clone())),
-            None => {
-                let budget = budget.clone();
-                Layer::Whole(WholeLayer::new(source, stored, shared.clone(), budget))
-            }
-        });
-    }
-    if check && let Some(first) = tree.layers().first() {
-        let size = StoredLayer::of(image, *first)?.size;
-        shared.counters().requested();
-        if !source.has_blob(first, size, cancel).await.map_err(ContentError::from)? {
-            return Err(MountError::NoLayer { image: source.name(), layer: first.to_string() });
-        }
-    }
-    Ok(layers)
+            None => Layer::Whole(WholeLayer::new(source, stored, shared.clone(), budget.clone())),
+        })
+    };
+    tree.layers().iter().map(open).collect()
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::mount::{MntFlags, umount2};
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
 use super::content::{ContentSettings, MountContent};
 use super::error::MountError;
 use super::filesystem::{ArchiveFs, Shared};
 use super::points;
 use super::sequence::Sequences;
+use super::trace::Trace;
 use super::tree::FileTree;
 use crate::clip::reader::Archive;
 use crate::content::lazy::Report;
@@ -42,17 +42,16 @@ pub struct Mount {
 
 impl Mount {
     /// Mounts `archive`, which was read from `file`, at the directory `point`. Reads are waited for
-    /// on `runtime`.
+    /// on the runtime that this runs on.
     pub async fn new(
         file: &Path,
         archive: Archive,
         point: &Path,
         settings: ContentSettings,
         options: MountOptions,
-        runtime: Handle,
-        cancel: &CancellationToken,
     ) -> Result<Self, MountError> {
-        let shared = open(file, archive, settings, cancel).await?;
+        let runtime = Handle::current();
+        let shared = open(file, archive, settings).await?;
         let (serving, source) = (shared.clone(), points::source(&absolute(file)));
         let point = point.to_owned();
         // The kernel is talked to.
@@ -89,16 +88,14 @@ impl Mount {
         &self.point
     }
 
-    /// What tells of it while it is served.
-    pub fn reporter(&self) -> MountReporter {
-        MountReporter(self.shared.clone())
+    /// What tells of it and reaches it while it is served.
+    pub fn handle(&self) -> MountHandle {
+        MountHandle(self.shared.clone())
     }
 
     /// Waits until somebody has unmounted it.
-    pub fn join(self) -> Result<Report, MountError> {
-        let reporter = self.reporter();
-        self.session.join().map_err(io_error("the mount has failed"))?;
-        Ok(reporter.report())
+    pub fn join(self) -> Result<(), MountError> {
+        Ok(self.session.join().map_err(io_error("the mount has failed"))?)
     }
 
     /// What ends it from elsewhere.
@@ -107,14 +104,29 @@ impl Mount {
     }
 }
 
-/// Tells what a mount has done.
+/// What can be told of a mount and to it while it is served.
 #[derive(Debug, Clone)]
-pub struct MountReporter(Arc<Shared>);
+pub struct MountHandle(Arc<Shared>);
 
-impl MountReporter {
+impl MountHandle {
     /// So far.
     pub fn report(&self) -> Report {
         self.0.content.shared().counters().report()
+    }
+
+    /// What was touched so far, as far as it was to be noted.
+    pub fn trace(&self) -> Trace {
+        Trace::of(&self.0.content.touches())
+    }
+
+    /// Fetches all content, when nothing else is to be done.
+    pub fn fill(&self) {
+        self.0.content.fill();
+    }
+
+    /// Waits until all that is to be fetched ahead has come; gives how many parts of it have not.
+    pub async fn filled(&self) -> usize {
+        self.0.content.filled().await
     }
 }
 
@@ -133,7 +145,6 @@ async fn open(
     file: &Path,
     archive: Archive,
     settings: ContentSettings,
-    cancel: &CancellationToken,
 ) -> Result<Arc<Shared>, MountError> {
     let Archive { header, tree, storage } = archive;
     let tree = blocking(move || FileTree::new(tree)).await?;
@@ -141,7 +152,7 @@ async fn open(
         let (file, count) = (file.display(), tree.unreachable());
         tracing::warn!("{file}: {count} entries are in no directory: they can't be seen");
     }
-    let content = MountContent::open(file, &header, &storage, &tree, settings, cancel).await?;
+    let content = MountContent::open(file, &header, &storage, &tree, settings).await?;
     let (name, sequences) = (file.display().to_string(), Sequences::default());
     Ok(Arc::new(Shared { tree, content, name, sequences }))
 }

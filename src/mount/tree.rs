@@ -260,6 +260,15 @@ impl FileTree {
         files.fold(0, |sum, inode| sum.saturating_add(inode.size))
     }
 
+    /// Where the data of a v1 archive end: behind the checksum of the last file.
+    pub fn data_end(&self) -> u64 {
+        let end = |inode: &Inode| match inode.body {
+            Body::Block { offset, .. } => offset.saturating_add(inode.size).saturating_add(8),
+            _ => 0,
+        };
+        self.inodes.iter().map(end).max().unwrap_or(0)
+    }
+
     /// A path to an inode, for people.
     pub fn path(&self, ino: Ino) -> String {
         // Names know their inode and not the other way round: this is for messages alone.

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,8 @@ struct Data {
     origin: Origin,
     size: u64,
     shared: LazyShared,
+    /// Which chunks a reader has touched.
+    touched: Mutex<HashSet<u64>>,
     recent: RecentSpans,
     coming: Mutex<HashMap<u64, Coming>>,
     /// By where their content begins; with where it ends.
@@ -65,26 +67,40 @@ enum Verdict {
 }
 
 impl LazyBlocks {
-    /// The data that the archive in `file`, with this storage info, has or points to. The object in
-    /// S3 is asked for its size. `None`: it is no v1 archive.
+    /// The data that the archive in `file`, with this storage info, has or points to; its index tells
+    /// of nothing past `end`. With `check`, an object in S3 is asked whether it is there and as long.
+    /// `None`: it is no v1 archive.
     pub(crate) async fn open(
         file: &Path,
         storage: &StorageInfo,
         settings: &S3Override,
+        end: u64,
+        check: bool,
         shared: LazyShared,
     ) -> Result<Option<Self>, ContentError> {
         let Some(blocks) = BlockData::open(file, storage, settings).await? else {
             return Ok(None);
         };
-        shared.counters().requested();
-        let size = blocks.size().await?;
         let what = || format!("can't read {}", file.display());
+        let mut size = end;
         let origin = match &blocks {
-            BlockData::Local(file) => Origin::Local(File::open(file).map_err(io_error(what()))?),
+            BlockData::Local(file) => {
+                size = blocks.size().await?;
+                Origin::Local(File::open(file).map_err(io_error(what()))?)
+            }
             BlockData::S3 { store, key } => {
+                if check {
+                    shared.counters().requested();
+                    let found = blocks.size().await?;
+                    if found < end {
+                        let path = blocks.describe();
+                        let detail = format!("the archive tells of {end} bytes, it has {found}");
+                        return Err(ContentError::Claim { path, detail });
+                    }
+                }
                 // The same object may be another one tomorrow; then its archive is another too.
                 let archive = tokio::fs::read(file).await.map_err(io_error(what()))?;
-                let place = format!("{key} in {} of {size}\0", store.describe());
+                let place = format!("{key} in {} of {end}\0", store.describe());
                 let archive = Digest::of(&archive);
                 let of =
                     [&b"clipwright chunk\0"[..], archive.as_bytes(), place.as_bytes()].concat();
@@ -95,6 +111,7 @@ impl LazyBlocks {
             origin,
             size,
             shared,
+            touched: Mutex::default(),
             recent: RecentSpans::default(),
             coming: Mutex::default(),
             verdicts: Mutex::default(),
@@ -141,13 +158,17 @@ impl LazyBlocks {
         data.fetch(&wanted).await.map(Vec::from)
     }
 
-    /// Brings everything.
-    pub(crate) async fn fill(&self) -> Result<(), ContentError> {
-        for chunk in 0..self.0.size.div_ceil(CHUNK) {
-            let start = chunk * CHUNK;
-            self.0.bring(&(start..(start + CHUNK).min(self.0.size))).await?;
+    /// How many bytes there are to be fetched, those between files included.
+    pub(crate) fn size(&self) -> u64 {
+        match self.0.origin {
+            Origin::Local(_) => 0,
+            Origin::S3 { .. } => self.0.size,
         }
-        Ok(())
+    }
+
+    /// Brings the chunks that hold `range`, which is within the data.
+    pub(crate) async fn fetch_ahead(&self, range: Range<u64>) -> Result<(), ContentError> {
+        self.0.bring(&range).await
     }
 }
 
@@ -178,6 +199,7 @@ impl Data {
         };
         for chunk in range.start / CHUNK..range.end.div_ceil(CHUNK) {
             let place = self.place(chunk);
+            self.touch(chunk, &place);
             let (from, until) = (range.start.max(place.start), range.end.min(place.end));
             let at = |offset: u64| usize::try_from(offset).ok();
             let part = &mut bytes[at(from - range.start)?..at(until - range.start)?];
@@ -192,6 +214,12 @@ impl Data {
             }
         }
         Some(bytes)
+    }
+
+    fn touch(&self, chunk: u64, place: &Range<u64>) {
+        if self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk) {
+            self.shared.0.touches.note(None, place.clone());
+        }
     }
 
     fn place(&self, chunk: u64) -> Range<u64> {

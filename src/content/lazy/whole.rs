@@ -76,6 +76,11 @@ impl WholeLayer {
         Ok(read.map_err(io_error(format!("layer {layer}: can't read its plain bytes")))?)
     }
 
+    /// Compressed bytes of the layer.
+    pub fn size(&self) -> u64 {
+        self.0.stored.size
+    }
+
     /// Brings the layer.
     pub async fn fetch(&self) -> Result<(), ContentError> {
         self.coming().await.map(drop).map_err(ContentError::Shared)

@@ -1,0 +1,71 @@
+//! From a mount's beginning to its end: who unmounts it, or says that it shall end.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::record::RecordArgs;
+use crate::mount::Mount;
+
+/// Runs what a command does; what it leaves behind is not waited for.
+pub(in crate::cli) fn block_on<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
+}
+
+/// Serves a mount until it is unmounted, by whomever.
+pub(super) async fn serve(
+    mounted: Mount,
+    end: &mut Signals,
+    record: &RecordArgs,
+) -> anyhow::Result<()> {
+    let (handle, ending) = (mounted.handle(), mounted.ending());
+    let mut asked = signal(SignalKind::user_defined1())?;
+    let mut ends = 0;
+    let mut joined = tokio::task::spawn_blocking(move || mounted.join());
+    loop {
+        tokio::select! {
+            ended = &mut joined => {
+                ended??;
+                return record.write(&handle);
+            }
+            _ = asked.recv() => {
+                if let Err(error) = record.write(&handle) {
+                    tracing::error!("{error:#}");
+                }
+            }
+            () = end.received() => {
+                ends += 1;
+                // Whoever asks twice does not want to wait for those who use it.
+                if ends > 1 {
+                    std::process::exit(130);
+                }
+                if let Err(error) = ending.unmount() {
+                    tracing::error!("can't unmount: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// What ends a mount.
+pub(in crate::cli) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(in crate::cli) fn new() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub(in crate::cli) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
