@@ -43,6 +43,8 @@ mod report;
 mod serve;
 /// Options for commands that work through a service.
 mod service;
+/// `clipwright trace`.
+mod trace;
 /// `clipwright unmount`.
 mod unmount;
 /// `clipwright verify`.
@@ -84,6 +86,10 @@ enum Command {
     Unmount(unmount::Unmount),
     /// List the archives that are mounted on this machine
     Mounts(mounts::Mounts),
+    /// Run a program of an image, and write a trace of what it reads
+    Trace(trace::Trace),
+    #[command(hide = true)]
+    Inside(trace::inside::Inside),
     /// Check an archive: its structure, its tree, where its content is, and with --deep every byte
     Verify(verify::Verify),
     /// Bring archives to the other version, through a service
@@ -118,6 +124,8 @@ pub fn main() -> ExitCode {
         Command::Mount(command) => command.run(),
         Command::Unmount(command) => command.run(),
         Command::Mounts(command) => command.run(),
+        Command::Trace(command) => command.run(),
+        Command::Inside(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Migrate(command) => command.run(),
         Command::Submit(command) => command.run(),

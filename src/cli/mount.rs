@@ -43,6 +43,9 @@ pub(super) struct Mount {
     /// Threads that answer the kernel
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
+    /// How long a read waits for its bytes before it fails with EIO
+    #[arg(long, value_name = "SECONDS", default_value_t = MountOptions::PATIENCE.as_secs())]
+    read_timeout: u64,
     /// Fetch all content in the background, or, with `wait`, before it is mounted
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "background")]
     fill: Option<Fill>,
@@ -131,7 +134,11 @@ impl Mount {
             note: self.record.note().map(Duration::from_secs),
             fill_rate: self.fill_rate.map(|rate| rate << 20),
         };
-        let options = MountOptions { allow_other: self.allow_other, threads: self.threads.into() };
+        let options = MountOptions {
+            allow_other: self.allow_other,
+            threads: self.threads.into(),
+            patience: Duration::from_secs(self.read_timeout),
+        };
         let (file, point) = (&self.archive, &self.mountpoint);
         Ok(Mounted::new(file, archive, point, settings, options).await?)
     }

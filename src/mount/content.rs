@@ -13,9 +13,7 @@ use super::tree::{FileTree, Ino, Place};
 use crate::clip::header::Header;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::content::blocks::Block;
-use crate::content::lazy::{
-    LazyBlocks, LazyLayer, LazyShared, Prefetcher, Priority, Touch, WholeLayer,
-};
+use crate::content::lazy::{LazyBlocks, LazyLayer, LazyShared, Prefetcher, Priority, WholeLayer};
 use crate::content::read::MISPLACED;
 use crate::content::stored_layers::StoredLayer;
 use crate::content::{ContentError, ReadSettings, SpanCache, SpanMemory, SpanReader, image_source};
@@ -118,11 +116,6 @@ impl MountContent {
     /// What all its layers share.
     pub fn shared(&self) -> &LazyShared {
         &self.shared
-    }
-
-    /// What was touched so far.
-    pub fn touches(&self) -> Vec<Touch> {
-        self.shared.touches()
     }
 
     /// The bytes of a file in `range`, if nobody has to be asked or waited for. Blocks: reads files.

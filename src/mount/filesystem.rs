@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,19 +20,19 @@ use super::sequence::Sequences;
 use super::tree::{FileTree, Ino, Inode, Kind};
 use crate::clip::node::Special;
 use crate::content::ContentError;
+use crate::local::io_error;
 
 /// How long the kernel may keep what it was told: for ever.
 const TTL: Duration = Duration::from_secs(u32::MAX as u64);
 /// The most that may be underway for reads that nobody waits for yet.
 const BACKGROUND: u16 = 64;
-/// How long a read may take before it fails, if bytes don't come any sooner.
-const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The file system of an archive.
 #[derive(Debug)]
 pub(super) struct ArchiveFs {
     shared: Arc<Shared>,
     runtime: Handle,
+    patience: Duration,
 }
 
 /// What answers take.
@@ -45,9 +46,9 @@ pub(super) struct Shared {
 }
 
 impl ArchiveFs {
-    /// Reads that take a while are waited for on `runtime`.
-    pub(super) fn new(shared: Arc<Shared>, runtime: Handle) -> Self {
-        Self { shared, runtime }
+    /// Reads that take a while are waited for on `runtime`, and not longer than `patience`.
+    pub(super) fn new(shared: Arc<Shared>, runtime: Handle, patience: Duration) -> Self {
+        Self { shared, runtime, patience }
     }
 
     fn tree(&self) -> &FileTree {
@@ -61,16 +62,18 @@ impl ArchiveFs {
 }
 
 impl Shared {
-    async fn read(&self, ino: Ino, range: std::ops::Range<u64>) -> Result<Vec<u8>, ContentError> {
+    async fn read(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        patience: Duration,
+    ) -> Result<Vec<u8>, ContentError> {
         let reading = self.content.read(&self.tree, ino, range);
-        match tokio::time::timeout(PATIENCE, reading).await {
-            Ok(read) => read,
-            Err(_) => {
-                let what = format!("nothing came for {} s", PATIENCE.as_secs());
-                let late = io::Error::from(io::ErrorKind::TimedOut);
-                Err(crate::local::io_error(what)(late).into())
-            }
+        if let Ok(read) = tokio::time::timeout(patience, reading).await {
+            return read;
         }
+        let what = format!("nothing came for {} s", patience.as_secs());
+        Err(io_error(what)(io::ErrorKind::TimedOut.into()).into())
     }
 }
 
@@ -164,9 +167,9 @@ impl Filesystem for ArchiveFs {
         if let Some(bytes) = shared.content.at_hand(&shared.tree, ino, &range) {
             return reply.data(&bytes);
         }
-        let shared = shared.clone();
+        let (shared, patience) = (shared.clone(), self.patience);
         self.runtime.spawn(async move {
-            match shared.read(ino, range.clone()).await {
+            match shared.read(ino, range.clone(), patience).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => {
                     shared.content.shared().counters().failed();

@@ -33,13 +33,17 @@ pub(super) fn source(archive: &Path) -> String {
 
 /// All mounts of ours that this process can see.
 pub fn mounts() -> Result<Vec<MountPoint>, MountError> {
-    let what = "can't read the mounts of this machine";
-    let table = std::fs::read("/proc/self/mountinfo").map_err(io_error(what))?;
-    let lines = table.split(|byte| *byte == b'\n');
-    Ok(lines
-        .filter_map(parse)
+    let mounts = table()?.into_iter();
+    Ok(mounts
         .map(|(path, archive)| MountPoint { served: is_served(&path), path, archive })
         .collect())
+}
+
+/// The mount points of ours, and the archives. Nobody is asked whether he serves.
+fn table() -> Result<Vec<(PathBuf, PathBuf)>, MountError> {
+    let what = "can't read the mounts of this machine";
+    let table = std::fs::read("/proc/self/mountinfo").map_err(io_error(what))?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
 /// A line of `mountinfo`, if it is a mount of ours: the mount point and the archive.
@@ -87,42 +91,39 @@ fn is_served(path: &Path) -> bool {
 /// somebody serves, or that is none, is an error.
 pub(super) fn clear(path: &Path) -> Result<PathBuf, MountError> {
     let bad = |detail: String| MountError::Point { path: path.to_owned(), detail };
-    while std::fs::metadata(path).is_err_and(|error| is_stale(&error)) {
-        umount2(path, MntFlags::MNT_DETACH).map_err(|error| {
+    let real = real(path).map_err(|error| bad(error.to_string()))?;
+    // One may lie over the other.
+    while let Some((_, archive)) = table()?.into_iter().find(|(point, _)| *point == real) {
+        if is_served(&real) {
+            return Err(bad(format!("{} is mounted there", archive.display())));
+        }
+        umount2(&real, MntFlags::MNT_DETACH).map_err(|error| {
             bad(format!("a mount that nobody serves can't be removed: {error}"))
         })?;
-        tracing::warn!("{}: a mount that nobody served was removed", path.display());
+        tracing::warn!("{}: a mount that nobody served was removed", real.display());
     }
-    let real = path.canonicalize().map_err(|error| bad(error.to_string()))?;
-    if !real.is_dir() {
-        return Err(bad("is not a directory".to_owned()));
-    }
-    if let Some(taken) = mounts()?.into_iter().find(|mount| mount.path == real) {
-        return Err(bad(format!("{} is mounted there", taken.archive.display())));
-    }
-    Ok(real)
+    if real.is_dir() { Ok(real) } else { Err(bad("is not a directory".to_owned())) }
 }
 
-fn is_stale(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::ENOTCONN as i32)
+/// The path without symbolic links. A mount that nobody serves can't be looked at: its parent can.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    path.canonicalize().or_else(|error| match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if error.raw_os_error() == Some(Errno::ENOTCONN as i32) => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(parent.canonicalize()?.join(name))
+        }
+        _ => Err(error),
+    })
 }
 
 /// Ends a mount of ours. With `lazy`, whoever uses it may finish.
 pub fn unmount(path: &Path, lazy: bool) -> Result<(), MountError> {
     let bad = |detail: &str| MountError::Point { path: path.to_owned(), detail: detail.to_owned() };
-    // A mount that nobody serves can't be looked at: its parent can.
-    let real = path.canonicalize().or_else(|error| match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) if is_stale(&error) => {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            Ok(parent.canonicalize()?.join(name))
-        }
-        _ => Err(error),
-    });
-    let real = real.map_err(|error| bad(&error.to_string()))?;
-    let Some(mount) = mounts()?.into_iter().find(|mount| mount.path == real) else {
+    let real = real(path).map_err(|error| bad(&error.to_string()))?;
+    if !table()?.iter().any(|(point, _)| *point == real) {
         return Err(bad("no archive is mounted there"));
-    };
-    let lazy = lazy || !mount.served;
+    }
+    let lazy = lazy || !is_served(&real);
     let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
     match umount2(&real, flags | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::mount::{MntFlags, umount2};
@@ -30,6 +31,13 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Threads that answer the kernel.
     pub threads: usize,
+    /// How long a read waits for its bytes before it fails.
+    pub patience: Duration,
+}
+
+impl MountOptions {
+    /// Long enough for a link that stumbles.
+    pub const PATIENCE: Duration = Duration::from_mins(2);
 }
 
 /// An archive that is mounted, until this is dropped.
@@ -73,9 +81,10 @@ impl Mount {
             config.n_threads = Some(options.threads.max(1));
             config.clone_fd = options.threads > 1;
             let what = format!("can't mount at {}", point.display());
-            let session = Session::new(ArchiveFs::new(serving, runtime), &point, &config)
-                .and_then(Session::spawn)
-                .map_err(io_error(what))?;
+            let session =
+                Session::new(ArchiveFs::new(serving, runtime, options.patience), &point, &config)
+                    .and_then(Session::spawn)
+                    .map_err(io_error(what))?;
             read_further_ahead(&point);
             Ok::<_, MountError>((session, point))
         });
@@ -116,7 +125,8 @@ impl MountHandle {
 
     /// What was touched so far, as far as it was to be noted.
     pub fn trace(&self) -> Trace {
-        Trace::of(&self.0.content.touches())
+        let touches = self.0.content.shared().touches();
+        Trace::of(touches.into_iter().map(|touch| (touch.layer, touch.bytes, touch.at)))
     }
 
     /// Fetches all content, when nothing else is to be done.

@@ -10,16 +10,16 @@
 //! A touch is: the index of its source (`data` is a v1 archive's), the first byte, the number of
 //! bytes, milliseconds after the beginning of the mount, in how many starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::content::lazy::Touch;
 use crate::digest::Digest;
 
 /// The longest trace that is read, in bytes.
-pub const MAX_BYTES: usize = 4 << 20;
+pub const MAX_BYTES: usize = 8 << 20;
 /// The most touches of a trace.
 const MAX_TOUCHES: usize = 65_536;
 /// The most sources of a trace.
@@ -65,12 +65,13 @@ struct Document {
 }
 
 impl Trace {
-    /// The trace of one start.
-    pub fn of(touches: &[Touch]) -> Self {
-        let touches = touches.iter().take(MAX_TOUCHES).map(|touch| {
-            let (start, length) = (touch.bytes.start, touch.bytes.end - touch.bytes.start);
-            let at = u64::try_from(touch.at.as_millis()).unwrap_or(u64::MAX);
-            (Place { layer: touch.layer, start, length }, Seen { at, starts: 1 })
+    /// The trace of one start: of each touch the layer, or `None` for the data of a v1 archive, the
+    /// bytes, and how long after the beginning it was.
+    pub fn of(touches: impl IntoIterator<Item = (Option<Digest>, Range<u64>, Duration)>) -> Self {
+        let touches = touches.into_iter().take(MAX_TOUCHES).map(|(layer, bytes, at)| {
+            let (start, length) = (bytes.start, bytes.end.saturating_sub(bytes.start));
+            let at = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+            (Place { layer, start, length }, Seen { at, starts: 1 })
         });
         Self { starts: 1, touches: touches.collect() }
     }
@@ -142,9 +143,16 @@ impl Trace {
     /// Takes what another trace of the image tells in.
     pub fn merge(&mut self, other: &Self) {
         self.starts = self.starts.saturating_add(other.starts);
+        let mut sources: BTreeSet<_> = self.touches.keys().map(|place| place.layer).collect();
         for (place, seen) in &other.touches {
-            if self.touches.len() >= MAX_TOUCHES && !self.touches.contains_key(place) {
-                continue;
+            if !self.touches.contains_key(place) {
+                // What is too much for a trace is left out.
+                if self.touches.len() >= MAX_TOUCHES
+                    || sources.len() >= MAX_SOURCES && !sources.contains(&place.layer)
+                {
+                    continue;
+                }
+                sources.insert(place.layer);
             }
             let mine = self.touches.entry(place.clone()).or_insert(Seen { at: 0, starts: 0 });
             let (a, b) = (u128::from(mine.starts), u128::from(seen.starts));
@@ -156,7 +164,7 @@ impl Trace {
 
     /// What to fetch, the most urgent first: the layer and the bytes of each. What few starts touch
     /// comes after what most do; what hardly any touches is left to its readers.
-    pub fn order(&self) -> Vec<(Option<Digest>, std::ops::Range<u64>)> {
+    pub fn order(&self) -> Vec<(Option<Digest>, Range<u64>)> {
         let rare = |seen: &Seen| u64::from(seen.starts) * 2 < u64::from(self.starts);
         let hardly = |seen: &Seen| u64::from(seen.starts) * 10 < u64::from(self.starts);
         let mut touches: Vec<_> = self.touches.iter().filter(|(_, seen)| !hardly(seen)).collect();
@@ -188,9 +196,9 @@ mod tests {
 
     use super::*;
 
-    fn touch(layer: &str, start: u64, at: u64) -> Touch {
+    fn touch(layer: &str, start: u64, at: u64) -> (Option<Digest>, Range<u64>, Duration) {
         let layer = Some(Digest::of(layer.as_bytes())).filter(|_| layer != DATA);
-        Touch { layer, bytes: start..start + 10, at: Duration::from_millis(at) }
+        (layer, start..start + 10, Duration::from_millis(at))
     }
 
     fn starts(trace: &Trace) -> Vec<u64> {
@@ -199,7 +207,7 @@ mod tests {
 
     #[test]
     fn comes_back_as_it_was() {
-        let trace = Trace::of(&[touch("a", 5, 9), touch(DATA, 0, 2), touch("a", 0, 3)]);
+        let trace = Trace::of([touch("a", 5, 9), touch(DATA, 0, 2), touch("a", 0, 3)]);
         let json = trace.to_json();
         assert_eq!(Trace::parse(json.as_bytes()).unwrap(), trace);
         let a = Digest::of(b"a");
@@ -212,13 +220,13 @@ mod tests {
 
     #[test]
     fn what_most_starts_touch_comes_first_and_what_hardly_any_does_not_at_all() {
-        let mut merged = Trace::of(&[touch("a", 100, 50), touch("a", 200, 10), touch("a", 300, 1)]);
-        merged.merge(&Trace::of(&[touch("a", 200, 20), touch("a", 100, 70)]));
+        let mut merged = Trace::of([touch("a", 100, 50), touch("a", 200, 10), touch("a", 300, 1)]);
+        merged.merge(&Trace::of([touch("a", 200, 20), touch("a", 100, 70)]));
         assert_eq!(starts(&merged), [300, 200, 100]);
-        merged.merge(&Trace::of(&[touch("a", 200, 30)]));
+        merged.merge(&Trace::of([touch("a", 200, 30)]));
         assert_eq!(starts(&merged), [200, 100, 300]);
         for _ in 0..8 {
-            merged.merge(&Trace::of(&[touch("a", 200, 30)]));
+            merged.merge(&Trace::of([touch("a", 200, 30)]));
         }
         assert_eq!(starts(&merged), [200, 100]);
         assert_eq!(Trace::parse(merged.to_json().as_bytes()).unwrap(), merged);
@@ -255,9 +263,7 @@ mod tests {
             b in prop::collection::vec((0..4_u64, 0..1000_u64), 0..20),
         ) {
             let trace = |touches: &[(u64, u64)]| {
-                let touches: Vec<_> =
-                    touches.iter().map(|(start, at)| touch("a", *start, *at)).collect();
-                Trace::of(&touches)
+                Trace::of(touches.iter().map(|(start, at)| touch("a", *start, *at)))
             };
             let mut merged = trace(&a);
             merged.merge(&trace(&b));

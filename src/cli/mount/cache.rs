@@ -10,7 +10,7 @@ use crate::content::SpanCache;
 /// What was fetched is kept under `$XDG_CACHE_HOME/clipwright`, or `~/.cache/clipwright`, for all
 /// mounts of the user.
 #[derive(Debug, Args)]
-pub(super) struct SpanCacheArgs {
+pub(in crate::cli) struct SpanCacheArgs {
     /// Directory for what was fetched, for all mounts that are given it; by default in the user's cache directory
     #[arg(long, value_name = "DIR", env = "CLIPWRIGHT_SPAN_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
@@ -21,7 +21,7 @@ pub(super) struct SpanCacheArgs {
 
 impl SpanCacheArgs {
     /// The cache; `None` if it isn't wanted.
-    pub(super) fn open(&self) -> anyhow::Result<Option<SpanCache>> {
+    pub(in crate::cli) fn open(&self) -> anyhow::Result<Option<SpanCache>> {
         if self.cache_mib == 0 {
             return Ok(None);
         }
@@ -29,7 +29,7 @@ impl SpanCacheArgs {
     }
 
     /// Where it is.
-    pub(super) fn directory(&self) -> anyhow::Result<PathBuf> {
+    pub(in crate::cli) fn directory(&self) -> anyhow::Result<PathBuf> {
         if let Some(directory) = &self.cache_dir {
             return Ok(std::path::absolute(directory)?);
         }
