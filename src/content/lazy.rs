@@ -44,6 +44,9 @@ use flight::Flight;
 use recent::RecentSpans;
 use touches::Touches;
 
+/// How long the end of a mount waits for what is still being written.
+const SETTLING: Duration = Duration::from_secs(5);
+
 /// What the layers of a mount share. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct LazyShared(Arc<SharedState>);
@@ -58,6 +61,8 @@ struct SharedState {
     touches: Touches,
     /// How many readers wait.
     waiting: watch::Sender<usize>,
+    /// How many spans have come and are not kept yet.
+    landing: watch::Sender<usize>,
 }
 
 impl LazyShared {
@@ -70,6 +75,7 @@ impl LazyShared {
             counters: Counters::default(),
             touches: Touches::default(),
             waiting: watch::Sender::default(),
+            landing: watch::Sender::default(),
         }))
     }
 
@@ -86,6 +92,12 @@ impl LazyShared {
     /// What was touched.
     pub fn touches(&self) -> Vec<Touch> {
         self.0.touches.so_far()
+    }
+
+    /// Waits until what has come is kept, but not for ever.
+    pub async fn settled(&self) {
+        let mut landing = self.0.landing.subscribe();
+        let _ = tokio::time::timeout(SETTLING, landing.wait_for(|landing| *landing == 0)).await;
     }
 
     /// The cache.
@@ -169,7 +181,7 @@ impl LazyLayer {
     /// The plain bytes in `range`.
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, ContentError> {
         let spans = self.holding(&range)?;
-        let _waiting = Waiting::new(&self.0.shared);
+        let _waiting = Counted::new(&self.0.shared.0.waiting);
         // All that is missing is asked for before anything is waited for.
         let found: Vec<_> = self.find(spans.clone(), false).await?;
         let mut out = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or(0));
@@ -351,18 +363,18 @@ impl Layer {
     }
 }
 
-/// A reader that waits.
-struct Waiting(LazyShared);
+/// One of a number, while it lives: a reader that waits, a span that has come.
+struct Counted(watch::Sender<usize>);
 
-impl Waiting {
-    fn new(shared: &LazyShared) -> Self {
-        shared.0.waiting.send_modify(|waiting| *waiting += 1);
-        Self(shared.clone())
+impl Counted {
+    fn new(number: &watch::Sender<usize>) -> Self {
+        number.send_modify(|number| *number += 1);
+        Self(number.clone())
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.waiting.send_modify(|waiting| *waiting -= 1);
+        self.0.send_modify(|number| *number -= 1);
     }
 }

@@ -129,6 +129,11 @@ impl MountHandle {
         Trace::of(touches.into_iter().map(|touch| (touch.layer, touch.bytes, touch.at)))
     }
 
+    /// Waits until what has come is in the cache, but not for ever.
+    pub async fn settled(&self) {
+        self.0.content.shared().settled().await;
+    }
+
     /// Fetches all content, when nothing else is to be done.
     pub fn fill(&self) {
         self.0.content.fill();

@@ -196,6 +196,9 @@ async fn the_next_one_takes_over_after_a_kill() {
         index(&through, &archive);
         let mut mounted = Mounted::new(&archive, dir.path(), &[]);
         assert!(mounted.read("a").unwrap() == noise(3, 100_000));
+        // What has come is served before it is kept.
+        let spans = dir.path().join("cache/v1/spans");
+        wait_for("an entry", || std::fs::read_dir(&spans).unwrap().count() > 0);
         mounted.signal(Signal::SIGKILL);
         mounted.process.wait().unwrap();
         let listed = mounts(dir.path());

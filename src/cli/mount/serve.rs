@@ -22,21 +22,21 @@ pub(super) async fn serve(
     record: &RecordArgs,
 ) -> anyhow::Result<()> {
     let (handle, ending) = (mounted.handle(), mounted.ending());
-    let mut asked = signal(SignalKind::user_defined1())?;
     let mut ends = 0;
     let mut joined = tokio::task::spawn_blocking(move || mounted.join());
     loop {
         tokio::select! {
             ended = &mut joined => {
                 ended??;
+                handle.settled().await;
                 return record.write(&handle);
             }
-            _ = asked.recv() => {
+            _ = end.report.recv() => {
                 if let Err(error) = record.write(&handle) {
                     tracing::error!("{error:#}");
                 }
             }
-            () = end.received() => {
+            () = asked_to_end(&mut end.terminate, &mut end.interrupt) => {
                 ends += 1;
                 // Whoever asks twice does not want to wait for those who use it.
                 if ends > 1 {
@@ -50,22 +50,29 @@ pub(super) async fn serve(
     }
 }
 
-/// What ends a mount.
+/// What a mount is told by signals. To be made before anybody is told that there is one.
 pub(in crate::cli) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    report: Signal,
 }
 
 impl Signals {
     pub(in crate::cli) fn new() -> anyhow::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { terminate, interrupt, report: signal(SignalKind::user_defined1())? })
     }
 
+    /// Waits until it is to end.
     pub(in crate::cli) async fn received(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        asked_to_end(&mut self.terminate, &mut self.interrupt).await;
+    }
+}
+
+async fn asked_to_end(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }

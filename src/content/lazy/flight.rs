@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrival, Layer};
+use super::{Arrival, Counted, Layer};
 use crate::content::ContentError;
 use crate::content::spans::length;
 
@@ -121,6 +121,7 @@ async fn land(
     arrival: Arrival,
     memory: OwnedSemaphorePermit,
 ) {
+    let _landing = Counted::new(&layer.shared.0.landing);
     let decoded = {
         let layer = layer.clone();
         tokio::task::spawn_blocking(move || {
