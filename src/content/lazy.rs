@@ -29,7 +29,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, Shared};
 use tokio::sync::{oneshot, watch};
 
 use crate::content::ContentError;
-use crate::content::span_cache::{Entry, SpanCache};
+use crate::content::span_cache::{Claim, Entry, SpanCache};
 use crate::content::spans::{SpanMemory, SpanReader};
 use crate::digest::Digest;
 use crate::local::io_error;
@@ -218,13 +218,7 @@ impl LazyLayer {
                 coming.wanted.send_replace(true);
                 coming.plain.await.map_err(ContentError::Shared)
             }
-            Some(Found::AtHand(at_hand)) => {
-                let plain = &self.0.reader.spans().entries()[span].plain;
-                let mut out = Vec::new();
-                self.0.append(span, &at_hand, plain, &mut out)?;
-                Ok(out.into())
-            }
-            None => Err(ContentError::Cancelled),
+            _ => self.0.plain_at_hand(span).ok_or(ContentError::Cancelled),
         }
     }
 
@@ -296,6 +290,28 @@ impl Layer {
         let found = shared.cache.as_ref()?.get(&key, entry.plain.end - entry.plain.start)?;
         shared.counters.hit_disk();
         Some(AtHand::Disk(found))
+    }
+
+    /// Claims the right to fetch a span, as far as there is a cache to keep it in; an error: another
+    /// process of the machine is at it.
+    fn claim(&self, span: usize) -> Result<Option<Claim>, ()> {
+        match (&self.shared.0.cache, self.key(span)) {
+            (Some(cache), Some(key)) => cache.claim(&key).map(Some).ok_or(()),
+            _ => Ok(None),
+        }
+    }
+
+    /// All plain bytes of a span that is at hand.
+    fn plain_at_hand(&self, span: usize) -> Option<Bytes> {
+        match self.at_hand(span)? {
+            AtHand::Memory(plain) => Some(plain),
+            at_hand @ AtHand::Disk(_) => {
+                let plain = self.reader.spans().entries()[span].plain.clone();
+                let mut out = Vec::new();
+                self.append(span, &at_hand, &plain, &mut out).ok()?;
+                Some(out.into())
+            }
+        }
     }
 
     /// A span that was not at hand, and is not coming (any more). Looks at files only if there is

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use crate::digest::Digest;
 
+/// Who fetches what is not there.
+mod claim;
 /// One file of the cache.
 mod entry;
 /// What goes when the cache is full.
@@ -27,6 +29,7 @@ mod eviction;
 /// The entries that are open.
 mod open;
 
+pub use claim::Claim;
 pub use entry::Entry;
 
 use entry::Draft;
@@ -97,6 +100,11 @@ impl SpanCache {
         self.0.open.get(key).is_some() || self.0.path(key).exists()
     }
 
+    /// Claims the right to fetch an entry that is not there; `None` if another process is at it.
+    pub fn claim(&self, key: &Digest) -> Option<Claim> {
+        Claim::take(&self.0.claims(), key)
+    }
+
     /// Keeps an entry; `false` if it could not be kept.
     pub fn put(&self, key: &Digest, bytes: &[u8]) -> bool {
         self.put_with(key, bytes.len() as u64, |out| io::Write::write_all(out, bytes))
@@ -135,11 +143,6 @@ impl SpanCache {
         self.0.open.remove(key);
         let _ = fs::remove_file(self.0.path(key));
     }
-
-    /// A directory for whatever belongs to the cache and is no entry.
-    pub fn beside(&self, name: &str) -> PathBuf {
-        self.0.directory.join(name)
-    }
 }
 
 impl Shared {
@@ -148,7 +151,9 @@ impl Shared {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(self.temporary())?;
         builder.create(self.entries())?;
-        entry::sweep(&self.temporary())
+        builder.create(self.claims())?;
+        claim::sweep(&self.claims())?;
+        claim::sweep(&self.temporary())
     }
 
     fn entries(&self) -> PathBuf {
@@ -157,6 +162,10 @@ impl Shared {
 
     fn temporary(&self) -> PathBuf {
         self.directory.join("tmp")
+    }
+
+    fn claims(&self) -> PathBuf {
+        self.directory.join("claims")
     }
 
     fn path(&self, key: &Digest) -> PathBuf {

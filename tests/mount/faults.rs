@@ -229,6 +229,32 @@ fn processes_share_a_cache_that_is_too_small() {
     assert!(used <= 18 << 20, "{used}");
 }
 
+/// Two processes that start the same image at once fetch each span once, the one or the other.
+#[test]
+fn processes_fetch_for_each_other() {
+    let Some(dir) = scratch() else { return };
+    let registry = Registry::start(dir.path());
+    let image = image();
+    let archive = dir.path().join("image.clip");
+    index(&registry.push(image.layout.path(), "image"), &archive);
+    let cache = dir.path().join("cache");
+    let arguments = ["--cache-dir", cache.to_str().unwrap()];
+    let others = dir.path().join("other");
+    std::fs::create_dir(&others).unwrap();
+    let mounts = [dir.path(), &others].map(|at| Mounted::new(&archive, at, &arguments));
+    std::thread::scope(|scope| {
+        for mounted in &mounts {
+            scope.spawn(|| {
+                assert!(mounted.read("between").unwrap() == noise(3, 20 << 20));
+                assert!(mounted.read("last").unwrap() == image.last);
+            });
+        }
+    });
+    let fetched = mounts.map(|mounted| count(&mounted.end(), "spans_fetched"));
+    let there = entries(dir.path()).len() as u64;
+    assert_eq!(fetched.iter().sum::<u64>(), there, "{fetched:?}");
+}
+
 /// A layer that the registry has lost.
 #[test]
 fn a_layer_that_is_gone_is_told_before_anything_is_mounted() {

@@ -7,22 +7,38 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
+use futures_util::future::join_all;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Arrival, Counted, Layer};
 use crate::content::ContentError;
+use crate::content::span_cache::Claim;
 use crate::content::spans::length;
+
+/// How long to wait for another process that fetches the same.
+const OTHERS: Duration = Duration::from_secs(3);
+/// How often to look whether it has come.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What is on its way, and who waits for it.
 pub(super) struct Flight {
     layer: Arc<Layer>,
-    run: Vec<(usize, Arrival)>,
+    run: Vec<Wanted>,
     /// Whether somebody waits for any of it.
     wanted: watch::Receiver<bool>,
     /// Whether it was begun before anybody waited.
     ahead: bool,
+}
+
+/// A span that is to be brought.
+struct Wanted {
+    span: usize,
+    arrival: Arrival,
+    /// That no other process brings it meanwhile.
+    claim: Option<Claim>,
 }
 
 impl Flight {
@@ -33,32 +49,82 @@ impl Flight {
         wanted: watch::Receiver<bool>,
     ) -> Self {
         let ahead = !*wanted.borrow();
-        Self { layer, run, wanted, ahead }
+        let run = run.into_iter().map(|(span, arrival)| Wanted { span, arrival, claim: None });
+        Self { layer, run: run.collect(), wanted, ahead }
     }
 
-    /// Brings the spans.
+    /// Brings the spans: those that other processes bring from the cache, the others, as far as they
+    /// are neighbours, together.
     pub(super) async fn run(self) {
-        let Self { layer, run, mut wanted, ahead } = self;
-        let mut waiting = run.into_iter();
-        let spans = match (waiting.as_slice().first(), waiting.as_slice().last()) {
-            (Some((first, _)), Some((last, _))) => *first..last + 1,
-            _ => return,
-        };
-        let failure = match bring(&layer, spans, &mut waiting, &mut wanted, ahead).await {
-            Ok(()) => return,
-            Err(error) => Arc::new(error),
-        };
-        for (span, arrival) in waiting {
-            layer.forget(span);
-            let _ = arrival.send(Err(failure.clone()));
+        let Self { layer, run, wanted, ahead } = self;
+        let (mut runs, mut others): (Vec<Vec<Wanted>>, Vec<Wanted>) = (Vec::new(), Vec::new());
+        for mut item in run {
+            let Ok(claim) = layer.claim(item.span) else {
+                others.push(item);
+                continue;
+            };
+            item.claim = claim;
+            match runs.last_mut() {
+                Some(run) if run.last().is_some_and(|last| last.span + 1 == item.span) => {
+                    run.push(item);
+                }
+                _ => runs.push(vec![item]),
+            }
         }
+        let runs = runs.into_iter().map(|run| fetch(layer.clone(), run, wanted.clone(), ahead));
+        let others =
+            others.into_iter().map(|item| wait_for(layer.clone(), item, wanted.clone(), ahead));
+        tokio::join!(join_all(runs), join_all(others));
+    }
+}
+
+/// Waits for a span that another process brings; brings it if that one does not.
+async fn wait_for(layer: Arc<Layer>, mut item: Wanted, wanted: watch::Receiver<bool>, ahead: bool) {
+    let late = Instant::now() + OTHERS;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        // In this order: who gives a claim back has kept the entry before.
+        let claim = layer.claim(item.span);
+        let (looking, span) = (layer.clone(), item.span);
+        let kept = tokio::task::spawn_blocking(move || looking.plain_at_hand(span)).await;
+        if let Ok(Some(plain)) = kept {
+            layer.forget(item.span);
+            let _ = item.arrival.send(Ok(plain));
+            return;
+        }
+        match claim {
+            Ok(claim) => item.claim = claim,
+            Err(()) if Instant::now() < late => continue,
+            Err(()) => {}
+        }
+        return fetch(layer, vec![item], wanted, ahead).await;
+    }
+}
+
+/// Fetches neighbouring spans; whatever fails, nobody is left waiting.
+async fn fetch(
+    layer: Arc<Layer>,
+    run: Vec<Wanted>,
+    mut wanted: watch::Receiver<bool>,
+    ahead: bool,
+) {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return };
+    let spans = first.span..last.span + 1;
+    let mut waiting = run.into_iter();
+    let failure = match bring(&layer, spans, &mut waiting, &mut wanted, ahead).await {
+        Ok(()) => return,
+        Err(error) => Arc::new(error),
+    };
+    for Wanted { span, arrival, .. } in waiting {
+        layer.forget(span);
+        let _ = arrival.send(Err(failure.clone()));
     }
 }
 
 async fn bring(
     layer: &Arc<Layer>,
     spans: Range<usize>,
-    waiting: &mut std::vec::IntoIter<(usize, Arrival)>,
+    waiting: &mut std::vec::IntoIter<Wanted>,
     wanted: &mut watch::Receiver<bool>,
     ahead: bool,
 ) -> Result<(), ContentError> {
@@ -94,8 +160,8 @@ async fn bring(
         let shared = skip(entry.compressed.end).saturating_sub(1);
         drop(buffer.split_to(shared));
         at += shared as u64;
-        if let Some((span, arrival)) = waiting.next() {
-            tokio::spawn(land(layer.clone(), span, bytes.into(), arrival, permit));
+        if let Some(item) = waiting.next() {
+            tokio::spawn(land(layer.clone(), item, bytes.into(), permit));
         }
     }
     Ok(())
@@ -114,13 +180,8 @@ async fn give_way(layer: &Layer, wanted: &mut watch::Receiver<bool>) {
 }
 
 /// Verifies and decodes a span, hands it out and keeps it. Wrong bytes are asked for again.
-async fn land(
-    layer: Arc<Layer>,
-    span: usize,
-    bytes: Bytes,
-    arrival: Arrival,
-    memory: OwnedSemaphorePermit,
-) {
+async fn land(layer: Arc<Layer>, item: Wanted, bytes: Bytes, memory: OwnedSemaphorePermit) {
+    let Wanted { span, arrival, claim } = item;
     let _landing = Counted::new(&layer.shared.0.landing);
     let decoded = {
         let layer = layer.clone();
@@ -147,7 +208,10 @@ async fn land(
     match plain {
         Ok(plain) => {
             let _ = arrival.send(Ok(plain.clone()));
-            let kept = tokio::task::spawn_blocking(move || layer.keep(span, &plain));
+            let kept = tokio::task::spawn_blocking(move || {
+                layer.keep(span, &plain);
+                drop(claim);
+            });
             let _ = kept.await;
         }
         Err(error) => {

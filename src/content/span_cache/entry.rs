@@ -145,14 +145,3 @@ impl Write for Draft {
         Ok(())
     }
 }
-
-/// Removes what writers that are no more have left behind.
-pub(super) fn sweep(temporary: &Path) -> io::Result<()> {
-    for found in fs::read_dir(temporary)? {
-        let path = found?.path();
-        if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
-            let _ = fs::remove_file(&path);
-        }
-    }
-    Ok(())
-}

@@ -147,6 +147,22 @@ fn a_writer_that_failed_or_died_leaves_nothing() {
     assert!(living.exists() && !dir.path().join("v1/tmp/orphan").exists());
 }
 
+#[test]
+fn one_claims_and_the_others_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, other] = [(); 2].map(|()| SpanCache::open(dir.path(), MIB));
+    let claim = one.claim(&key("a")).unwrap();
+    assert!(other.claim(&key("a")).is_none() && other.claim(&key("b")).is_some());
+    // Those of the living are left alone.
+    assert!(SpanCache::open(dir.path(), MIB).claim(&key("a")).is_none());
+    drop(claim);
+    assert!(other.claim(&key("a")).is_some());
+    assert_eq!(fs::read_dir(dir.path().join("v1/claims")).unwrap().count(), 0);
+    fs::write(dir.path().join("v1/claims/orphan"), b"").unwrap();
+    drop(SpanCache::open(dir.path(), MIB));
+    assert_eq!(fs::read_dir(dir.path().join("v1/claims")).unwrap().count(), 0);
+}
+
 /// Readers and writers of the same entries see whole ones or none, whatever is evicted meanwhile.
 #[test]
 fn many_at_once() {
