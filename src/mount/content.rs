@@ -85,6 +85,11 @@ impl MountContent {
             shared.note_touches(note);
         }
         let prefetcher = Prefetcher::start(fill_rate);
+        let prefetch = |content: &Self| {
+            if let Some(trace) = &trace {
+                content.prefetch(tree, trace);
+            }
+        };
         let mut content = Self { layers: Vec::new(), blocks: None, shared, prefetcher };
         match storage {
             StorageInfo::Oci(image) => {
@@ -94,7 +99,7 @@ impl MountContent {
                 let source = open_source(image, read).await?;
                 content.layers = open_layers(file, header, image, tree, &source, &content.shared)?;
                 // The trace does not wait for the answer.
-                trace.iter().for_each(|trace| content.prefetch(tree, trace));
+                prefetch(&content);
                 if check {
                     content.check(image, tree, &source).await?;
                 }
@@ -107,7 +112,7 @@ impl MountContent {
                 let end = tree.data_end();
                 content.blocks =
                     LazyBlocks::open(file, storage, &read.s3, end, check, shared).await?;
-                trace.iter().for_each(|trace| content.prefetch(tree, trace));
+                prefetch(&content);
             }
         }
         Ok(content)

@@ -53,7 +53,10 @@ pub struct FileTree {
     unreachable: usize,
 }
 
-type Xattrs = Box<[(Box<[u8]>, Box<[u8]>)]>;
+type Xattrs = Box<[Xattr]>;
+
+/// The name and the value of an extended attribute.
+pub type Xattr = (Box<[u8]>, Box<[u8]>);
 
 /// A name in a directory.
 #[derive(Debug, Clone, Copy)]
@@ -224,7 +227,7 @@ impl FileTree {
     }
 
     /// The extended attributes of an inode, ascending by name.
-    pub fn xattrs(&self, ino: Ino) -> &[(Box<[u8]>, Box<[u8]>)] {
+    pub fn xattrs(&self, ino: Ino) -> &[Xattr] {
         let index = self.inode(ino).and_then(|inode| inode.xattrs.checked_sub(1));
         index.map_or(&[], |index| &self.xattrs[index as usize])
     }

@@ -141,12 +141,16 @@ impl Layer {
         let never = CancellationToken::new();
         let downloaded =
             with_layer(&self.source, digest, size, progress, &self.budget, &never, move |bytes| {
-                if keep { layer.into_cache(bytes) } else { layer.into_temporary(bytes).map(Some) }
+                if keep {
+                    layer.copy_to_cache(bytes)
+                } else {
+                    layer.copy_to_temporary(bytes).map(Some)
+                }
             });
         Ok(downloaded.await?)
     }
 
-    fn into_cache(&self, compressed: impl io::BufRead) -> Result<Option<Plain>, LayerError> {
+    fn copy_to_cache(&self, compressed: impl io::BufRead) -> Result<Option<Plain>, LayerError> {
         let StoredLayer { digest, size, diff_id } = self.stored;
         let Some(cache) = self.shared.cache() else { return Ok(None) };
         let mut wrong = None;
@@ -168,7 +172,7 @@ impl Layer {
         }
     }
 
-    fn into_temporary(&self, compressed: impl io::BufRead) -> Result<Plain, LayerError> {
+    fn copy_to_temporary(&self, compressed: impl io::BufRead) -> Result<Plain, LayerError> {
         let StoredLayer { digest: layer, diff_id, .. } = self.stored;
         let failed = |error: io::Error| LayerError::Copy { layer, detail: error.to_string() };
         let file = tempfile::tempfile().map_err(failed)?;
