@@ -9,11 +9,8 @@ pub mod error;
 mod examples;
 pub mod gzip;
 pub mod layer;
-<<<<<<< HEAD
 pub mod memory;
-=======
 pub mod trace;
->>>>>>> 53ce0ce (mount: tests against umoci and real servers, trace command, docs)
 pub mod write_behind;
 
 /// The challenges in a `WWW-Authenticate` header: their schemes, and the names and values of their

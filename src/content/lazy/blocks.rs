@@ -24,7 +24,7 @@ use crate::content::blocks::{Block, BlockData, BlockReader, S3Override};
 use crate::digest::Digest;
 use crate::local::{blocking, io_error};
 use crate::retry::{RetrySettings, retry};
-use crate::store::{ArchiveStore, Key};
+use crate::store::{Key, ObjectStore};
 
 /// Bytes of a chunk: small enough to come soon, large enough that the files of a directory, which
 /// are neighbours in the data, come together.
@@ -54,7 +54,7 @@ type Coming = Shared<BoxFuture<'static, Result<Bytes, Arc<ContentError>>>>;
 #[derive(Debug)]
 enum Origin {
     Local(File),
-    S3 { store: Arc<dyn ArchiveStore>, key: Key, identity: Digest },
+    Object { store: Arc<dyn ObjectStore>, key: Key, identity: Digest },
 }
 
 /// What is known of a file.
@@ -88,7 +88,7 @@ impl LazyBlocks {
                 size = blocks.size().await?;
                 Origin::Local(File::open(file).map_err(io_error(what()))?)
             }
-            BlockData::S3 { store, key } => {
+            BlockData::Object { store, key } => {
                 if check {
                     shared.counters().requested();
                     let found = blocks.size().await?;
@@ -104,7 +104,7 @@ impl LazyBlocks {
                 let archive = Digest::of(&archive);
                 let of =
                     [&b"clipwright chunk\0"[..], archive.as_bytes(), place.as_bytes()].concat();
-                Origin::S3 { store: store.clone(), key: key.clone(), identity: Digest::of(&of) }
+                Origin::Object { store: store.clone(), key: key.clone(), identity: Digest::of(&of) }
             }
         };
         Ok(Some(Self(Arc::new(Data {
@@ -162,7 +162,7 @@ impl LazyBlocks {
     pub(crate) fn size(&self) -> u64 {
         match self.0.origin {
             Origin::Local(_) => 0,
-            Origin::S3 { .. } => self.0.size,
+            Origin::Object { .. } => self.0.size,
         }
     }
 
@@ -195,7 +195,7 @@ impl Data {
                 file.read_exact_at(&mut bytes, range.start).ok()?;
                 return Some(bytes);
             }
-            Origin::S3 { identity, .. } => (self.shared.cache(), identity),
+            Origin::Object { identity, .. } => (self.shared.cache(), identity),
         };
         for chunk in range.start / CHUNK..range.end.div_ceil(CHUNK) {
             let place = self.place(chunk);
@@ -229,7 +229,7 @@ impl Data {
 
     /// Sees to it that the chunks that hold `range` are on this machine.
     async fn bring(self: &Arc<Self>, range: &Range<u64>) -> Result<(), ContentError> {
-        let Origin::S3 { identity, .. } = &self.origin else { return Ok(()) };
+        let Origin::Object { identity, .. } = &self.origin else { return Ok(()) };
         let mut coming = Vec::new();
         for chunk in range.start / CHUNK..range.end.min(self.size).div_ceil(CHUNK) {
             let key = chunk_key(identity, chunk);
@@ -290,7 +290,7 @@ impl Data {
     }
 
     async fn fetch(&self, range: &Range<u64>) -> Result<Bytes, ContentError> {
-        let Origin::S3 { store, key, .. } = &self.origin else {
+        let Origin::Object { store, key, .. } = &self.origin else {
             let short = io::Error::from(io::ErrorKind::UnexpectedEof);
             return Err(io_error("the archive's data are cut short")(short).into());
         };
@@ -340,7 +340,7 @@ impl Data {
 
     /// Checks a large file in the background, once all of it is there.
     fn check_when_complete(self: Arc<Self>, block: Block, extent: Range<u64>) {
-        if let Origin::S3 { identity, .. } = &self.origin {
+        if let Origin::Object { identity, .. } = &self.origin {
             let missing = |chunk| {
                 let key = chunk_key(identity, chunk);
                 !self.shared.cache().is_some_and(|cache| cache.contains(&key))
@@ -359,7 +359,7 @@ impl Data {
     }
 
     fn throw_away(&self, block: &Block) {
-        let Origin::S3 { identity, .. } = &self.origin else { return };
+        let Origin::Object { identity, .. } = &self.origin else { return };
         for chunk in block.offset / CHUNK..=block.offset.saturating_add(block.length) / CHUNK {
             let key = chunk_key(identity, chunk);
             self.recent.remove(&key);
