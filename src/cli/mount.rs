@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use super::content::ContentArgs;
 use crate::clip::reader::Archive;
 use crate::mount::{ContentSettings, Mount as Mounted, MountOptions};
-use crate::telemetry::{LogSettings, init};
+use crate::telemetry::init;
 
 use cache::SpanCacheArgs;
 use record::RecordArgs;
@@ -83,7 +83,7 @@ impl Mount {
         if self.daemon && !self.detached {
             return daemon::start();
         }
-        init(&LogSettings::warnings());
+        init(&serve::log_settings()?);
         // The daemon leaves the directory that it was started in.
         self.record.make_absolute()?;
         if let Some(log) = &mut self.log {

@@ -12,11 +12,11 @@ use clap::Args;
 
 use super::content::ContentArgs;
 use super::mount::cache::SpanCacheArgs;
-use super::mount::serve::{Signals, block_on};
+use super::mount::serve::{Signals, block_on, log_settings};
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{ImageMetadata, StorageInfo};
 use crate::mount::{ContentSettings, Mount, MountHandle, MountOptions};
-use crate::telemetry::{LogSettings, init};
+use crate::telemetry::init;
 
 /// The longest start.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -53,7 +53,7 @@ struct Program {
 
 impl Trace {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        init(&LogSettings::warnings());
+        init(&log_settings()?);
         if !nix::unistd::geteuid().is_root() {
             bail!("running a program in an image takes root");
         }

@@ -4,6 +4,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::record::RecordArgs;
 use crate::mount::Mount;
+use crate::telemetry::LogSettings;
+
+/// What is logged: of the FUSE crate only errors, for it warns of whatever the kernel asks in vain.
+pub(in crate::cli) fn log_settings() -> anyhow::Result<LogSettings> {
+    let filter = "warn,fuser=error".parse()?;
+    Ok(LogSettings { filter, ..LogSettings::warnings() })
+}
 
 /// Runs what a command does; what it leaves behind is not waited for.
 pub(in crate::cli) fn block_on<T>(
