@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The service from end to end: starts it on its defaults and sends it a pull job, reads a file back
-# out of the archive, and then makes the other kinds of archive: v1, v1 as the fallback for an image
+# out of the archive, mounts it and runs the image's program there, and then makes the other kinds of archive: v1, v1 as the fallback for an image
 # that workers can't read as v2, and the migration of one version to the other and back.
 #
 #   IMAGE=reference   any image; by default a small one, made here and served by a registry of our own
@@ -22,6 +22,7 @@ stop() {
     wait "$SERVICE_PID" 2> /dev/null || true
   fi
   [ -z "${REGISTRY_PID:-}" ] || kill "$REGISTRY_PID" 2> /dev/null || true
+  umount -l "$work/mount" 2> /dev/null || true
   rm -rf "$work"
 }
 trap stop EXIT
@@ -72,6 +73,27 @@ dir=$(dirname "$file")
 echo "\$ clipwright ls ARCHIVE $dir"
 "$clipwright" ls "$archive" "$dir" | head -n 20
 read_back
+
+echo "== the archive as a file system: what is read is fetched when it is read"
+if [ "$(id -u)" = 0 ] && [ -e /dev/fuse ]; then
+  mkdir "$work/mount"
+  export CLIPWRIGHT_SPAN_CACHE_DIR=$work/spans
+  echo "\$ clipwright mount --daemon --report ... ARCHIVE MOUNTPOINT"
+  "$clipwright" mount --daemon --report "$work/report" --log "$work/mount.log" "$archive" "$work/mount"
+  "$clipwright" mounts
+  if [ -x "$work/mount/app/run" ]; then
+    echo "\$ chroot MOUNTPOINT /app/run"
+    chroot "$work/mount" /app/run
+  else
+    echo "\$ cat MOUNTPOINT$file"
+    cat "$work/mount$file"
+  fi
+  "$clipwright" unmount "$work/mount"
+  for _ in $(seq 100); do [ ! -s "$work/report" ] || break; sleep 0.05; done
+  scripts/demo_mount.py "$work/report" "$("$clipwright" inspect --json "$archive")"
+else
+  echo "(takes root and /dev/fuse: left out)"
+fi
 
 echo "== the same image as v1, which carries all data"
 packed=$(printf %s "v1 of $IMAGE" | sha256sum | cut -c 1-16)

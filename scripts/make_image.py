@@ -256,7 +256,11 @@ def tiny():
     application = Layer()
     application.directory("app")
     application.add("app/hello.txt", data=b"Hello from a layer.\n")
-    application.add("app/run", data=b"#!/bin/sh\nexec cat /app/hello.txt\n", mode=0o755)
+    # Debian's base-files makes a link of /bin, and its coreutils need a libc that is not there.
+    with open("/bin/busybox", "rb") as file:
+        application.add("app/busybox", data=file.read(), mode=0o755)
+    run = b"#!/app/busybox sh\nexec /app/busybox cat /app/hello.txt\n"
+    application.add("app/run", data=run, mode=0o755)
     application.whiteout("etc/.wh.motd")
     return [base.done(), packages.done(), application.done()]
 

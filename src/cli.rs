@@ -25,6 +25,10 @@ mod jobs;
 mod ls;
 /// `clipwright migrate`.
 mod migrate;
+/// `clipwright mount`.
+mod mount;
+/// `clipwright mounts`.
+mod mounts;
 /// `clipwright openapi`.
 mod openapi;
 /// `clipwright pack`.
@@ -39,6 +43,10 @@ mod report;
 mod serve;
 /// Options for commands that work through a service.
 mod service;
+/// `clipwright trace`.
+mod trace;
+/// `clipwright unmount`.
+mod unmount;
 /// `clipwright verify`.
 mod verify;
 
@@ -72,6 +80,16 @@ enum Command {
     Gc(gc::Gc),
     /// Unpack an archive, or a directory of it, into a new directory
     Extract(extract::Extract),
+    /// Mount an archive; what is read is fetched when it is read
+    Mount(mount::Mount),
+    /// Unmount an archive
+    Unmount(unmount::Unmount),
+    /// List the archives that are mounted on this machine
+    Mounts(mounts::Mounts),
+    /// Run a program of an image, and write a trace of what it reads
+    Trace(trace::Trace),
+    #[command(hide = true)]
+    Inside(trace::inside::Inside),
     /// Check an archive: its structure, its tree, where its content is, and with --deep every byte
     Verify(verify::Verify),
     /// Bring archives to the other version, through a service
@@ -103,6 +121,11 @@ pub fn main() -> ExitCode {
         Command::Cat(command) => command.run(),
         Command::Gc(command) => command.run(),
         Command::Extract(command) => command.run(),
+        Command::Mount(command) => command.run(),
+        Command::Unmount(command) => command.run(),
+        Command::Mounts(command) => command.run(),
+        Command::Trace(command) => command.run(),
+        Command::Inside(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Migrate(command) => command.run(),
         Command::Submit(command) => command.run(),

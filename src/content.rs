@@ -6,10 +6,14 @@ pub(crate) mod blocks;
 mod error;
 /// An archive becomes files.
 pub mod extract;
+/// A layer of which only what is read is fetched.
+pub mod lazy;
 /// Files that many read at once.
 mod positional;
 /// A file's content, wherever the archive says it lives.
 pub mod read;
+/// Plain bytes that were fetched, on disk.
+pub mod span_cache;
 /// A part of a layer by its spans.
 pub mod spans;
 /// What a v2 archive says of its layers.
@@ -19,4 +23,5 @@ pub use blocks::{BlockData, S3Override};
 pub use error::ContentError;
 pub use extract::{ExtractOptions, Extraction, extract};
 pub use read::{ReadSettings, image_source, open_file, resolve_stored};
+pub use span_cache::SpanCache;
 pub use spans::{SpanMemory, SpanReader};

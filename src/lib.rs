@@ -4,7 +4,7 @@
 //! (`docs/architecture.md` has the map):
 //!
 //! ```text
-//! main -> cli -> api -> jobs -> publish -> archive -> content -> fetch
+//! main -> cli -> api -> jobs -> publish -> archive, mount -> content -> fetch
 //!                               store                            -> layer, oci -> clip, gzip
 //!                       database, telemetry, config: from jobs upward only
 //! ```
@@ -45,6 +45,8 @@ pub mod layer;
 pub mod local;
 /// What all the work of a process may take of its memory together.
 pub mod memory;
+/// The lazy mount of archives.
+pub mod mount;
 /// References, credentials, platforms, registries and layout directories.
 pub mod oci;
 /// How progress leaves the lower floors.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// From the top down.
-const FLOORS: [&str; 14] = [
+const FLOORS: [&str; 15] = [
     "cli",
     "api",
     "rollouts",
@@ -13,6 +13,7 @@ const FLOORS: [&str; 14] = [
     "jobs",
     "publish",
     "archive",
+    "mount",
     "content",
     "fetch",
     "store",

@@ -18,6 +18,7 @@ mod interop;
 mod layer_cache;
 mod merge;
 mod migrate;
+mod mount;
 mod odd_images;
 mod openapi;
 mod pack;

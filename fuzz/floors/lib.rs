@@ -10,6 +10,7 @@ mod examples;
 pub mod gzip;
 pub mod layer;
 pub mod memory;
+pub mod trace;
 pub mod write_behind;
 
 /// The challenges in a `WWW-Authenticate` header: their schemes, and the names and values of their

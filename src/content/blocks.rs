@@ -288,16 +288,31 @@ pub(crate) struct BlockReader {
     /// What is at hand, and where it begins.
     at_hand: Bytes,
     start: u64,
+    /// Where the data end, if somebody has said it.
+    end: u64,
 }
 
 enum Supply {
     File(File),
     Parts(mpsc::Receiver<(u64, Bytes)>),
+    Look(Look),
 }
+
+/// Gives the bytes of the data in a range.
+type Look = Box<dyn FnMut(Range<u64>) -> io::Result<Vec<u8>> + Send>;
 
 impl BlockReader {
     fn new(supply: Supply, cancel: CancellationToken) -> Self {
-        Self { supply, cancel, at_hand: Bytes::new(), start: 0 }
+        Self { supply, cancel, at_hand: Bytes::new(), start: 0, end: u64::MAX }
+    }
+
+    /// Reads what `look` gives of the data up to `end`.
+    pub(super) fn of(
+        look: impl FnMut(Range<u64>) -> io::Result<Vec<u8>> + Send + 'static,
+        end: u64,
+    ) -> Self {
+        let supply = Supply::Look(Box::new(look));
+        Self { end, ..Self::new(supply, CancellationToken::new()) }
     }
 
     /// Hands a block's content to `out`, piece by piece, then checks all of it and gives its
@@ -365,6 +380,11 @@ impl BlockReader {
             }
             (self.start, self.at_hand) = match &mut self.supply {
                 Supply::Parts(parts) => parts.blocking_recv().unwrap_or_default(),
+                Supply::Look(look) => {
+                    let end = self.end.min(at.saturating_add(BUFFER as u64));
+                    let bytes = look(at..end).map_err(io_error("can't read the archive's data"))?;
+                    (at, bytes.into())
+                }
                 Supply::File(file) => {
                     let mut buffer = vec![0; BUFFER];
                     let read = file.read_at(&mut buffer, at);

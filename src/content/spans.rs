@@ -51,7 +51,7 @@ impl SpanMemory {
     /// Enough for one span of any size that is read.
     const BYTES: u64 = 2 * MAX_SPAN;
 
-    async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ContentError> {
+    pub(super) async fn take(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ContentError> {
         let permits = bytes.min(Self::BYTES).div_ceil(PERMIT);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         self.0.clone().acquire_many_owned(permits).await.map_err(|_| ContentError::Cancelled)
@@ -60,16 +60,16 @@ impl SpanMemory {
 
 /// A layer whose spans are known. Clones share everything.
 #[derive(Debug, Clone)]
-pub struct SpanReader(Arc<Layer>);
+pub struct SpanReader(pub(super) Arc<Layer>);
 
 #[derive(Debug)]
-struct Layer {
+pub(super) struct Layer {
     /// The archive, which holds the windows.
     archive: File,
-    source: Source,
-    digest: Digest,
-    size: u64,
-    spans: SpanIndex,
+    pub(super) source: Source,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) spans: SpanIndex,
     memory: SpanMemory,
     flights: Mutex<Vec<Flight>>,
 }
@@ -128,6 +128,11 @@ impl SpanReader {
     pub fn is_seekable(&self, range: &Range<u64>) -> bool {
         let large = |span: &SpanEntry| length(&span.compressed).max(length(&span.plain)) > MAX_SPAN;
         self.0.holding(range).is_ok_and(|spans| !self.0.spans.entries()[spans].iter().any(large))
+    }
+
+    /// The same for all of the layer.
+    pub fn is_seekable_throughout(&self) -> bool {
+        self.0.spans.entries().last().is_none_or(|last| self.is_seekable(&(0..last.plain.end)))
     }
 
     /// The plain bytes in `range`, which are in memory at once.
@@ -190,7 +195,7 @@ impl SpanReader {
 
 impl Layer {
     /// The spans that hold plain bytes; none for none.
-    fn holding(&self, range: &Range<u64>) -> Result<Range<usize>, ContentError> {
+    pub(super) fn holding(&self, range: &Range<u64>) -> Result<Range<usize>, ContentError> {
         if range.is_empty() {
             return Ok(0..0);
         }
@@ -307,7 +312,11 @@ impl Layer {
     }
 
     /// Blocks: the plain bytes of spans whose compressed bytes are what the table says.
-    fn decode(&self, spans: Range<usize>, bytes: &[u8]) -> Result<Vec<u8>, ContentError> {
+    pub(super) fn decode(
+        &self,
+        spans: Range<usize>,
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, ContentError> {
         let entries = &self.spans.entries()[spans.clone()];
         let start = entries.first().map_or(0, |first| first.compressed.start);
         for (span, entry) in spans.clone().zip(entries) {
@@ -324,7 +333,7 @@ impl Layer {
             .map_err(|error| self.broken(spans.start + error.index, error.detail))
     }
 
-    fn unfetched(&self, spans: &Range<usize>, source: OciError) -> ContentError {
+    pub(super) fn unfetched(&self, spans: &Range<usize>, source: OciError) -> ContentError {
         let (layer, first, last) = (self.digest, spans.start, spans.end - 1);
         ContentError::SpanFetch { layer, first, last, source: Box::new(source) }
     }
@@ -333,12 +342,12 @@ impl Layer {
         ContentError::Span { layer: self.digest, span, detail }
     }
 
-    fn died(&self, error: &tokio::task::JoinError) -> ContentError {
+    pub(super) fn died(&self, error: &tokio::task::JoinError) -> ContentError {
         let what = format!("layer {}: a task that reads its spans died", self.digest);
         io_error(what)(std::io::Error::other(error.to_string())).into()
     }
 }
 
-fn length(range: &Range<u64>) -> u64 {
+pub(super) fn length(range: &Range<u64>) -> u64 {
     range.end - range.start
 }

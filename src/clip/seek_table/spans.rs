@@ -92,6 +92,26 @@ impl SpanIndex {
         })
     }
 
+    /// A digest of all that the plain bytes of the span of index `span` follow from, whichever layer
+    /// it is in: its compressed bytes, where in them it begins, the window, how many bytes come out.
+    pub fn identity(&self, span: usize) -> Option<Digest> {
+        let entry = self.spans.get(span)?;
+        let mut of = Vec::with_capacity(96);
+        of.extend_from_slice(b"clipwright span\0");
+        let kind = match entry.kind {
+            CheckpointKind::Start => START,
+            CheckpointKind::Block => BLOCK,
+        };
+        put_varint(&mut of, self.encoding.kind().into());
+        of.extend_from_slice(&[kind, (entry.compressed_bit % 8) as u8]);
+        put_varint(&mut of, entry.plain.end - entry.plain.start);
+        of.extend_from_slice(entry.digest.as_bytes());
+        if let Some(window) = &entry.window {
+            of.extend_from_slice(window.digest.as_bytes());
+        }
+        Some(Digest::of(&of))
+    }
+
     /// All spans of a layer whose entries and windows these are, as
     /// [`put_spans`](super::put_spans) made them; `of` says that the windows begin at 0.
     pub(crate) fn decode_all(

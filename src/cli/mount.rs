@@ -1,0 +1,145 @@
+//! `clipwright mount`: an archive as a file system, in the foreground or as a daemon.
+
+/// Where what is fetched is kept.
+pub(super) mod cache;
+/// The process that goes on when the command has ended.
+mod daemon;
+/// What a mount writes of itself.
+mod record;
+/// From a mount's beginning to its end.
+pub(super) mod serve;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::content::ContentArgs;
+use crate::clip::reader::Archive;
+use crate::mount::{ContentSettings, Mount as Mounted, MountOptions};
+use crate::telemetry::init;
+
+use cache::SpanCacheArgs;
+use record::RecordArgs;
+use serve::{Signals, block_on, serve};
+
+/// Mount an archive; what is read is fetched when it is read. Ends when it is unmounted, or on
+/// SIGTERM or SIGINT. A mount at MOUNTPOINT that nobody serves any more is taken away first.
+#[derive(Debug, Args)]
+pub(super) struct Mount {
+    /// The archive
+    archive: PathBuf,
+    /// Directory to mount at
+    mountpoint: PathBuf,
+    /// Return when it is mounted, and serve it from a process of its own
+    #[arg(long)]
+    daemon: bool,
+    /// With --daemon: where that process writes what it has to say; by default `mount.log` in the cache's directory
+    #[arg(long, value_name = "FILE", requires = "daemon")]
+    log: Option<PathBuf>,
+    /// Let other users look in
+    #[arg(long)]
+    allow_other: bool,
+    /// Threads that answer the kernel
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: u8,
+    /// How long a read waits for its bytes before it fails with EIO
+    #[arg(long, value_name = "SECONDS", default_value_t = MountOptions::PATIENCE.as_secs())]
+    read_timeout: u64,
+    /// Fetch all content in the background, or, with `wait`, before it is mounted
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "background")]
+    fill: Option<Fill>,
+    /// MiB a second that --fill may take of the link
+    #[arg(long, value_name = "MIB", requires = "fill", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    fill_rate: Option<u64>,
+    /// Mount without asking whether the registry or the bucket answers: what is in the cache can be read
+    #[arg(long)]
+    offline: bool,
+    /// Use the machine's own credentials where none are given: docker's configuration file, the AWS chain
+    #[arg(long)]
+    ambient_credentials: bool,
+    #[command(flatten)]
+    record: RecordArgs,
+    #[command(flatten)]
+    cache: SpanCacheArgs,
+    #[command(flatten)]
+    content: ContentArgs,
+    /// This is the process that --daemon starts
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+/// When all content is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Fill {
+    /// When nothing else is to be done.
+    Background,
+    /// Before it is mounted.
+    Wait,
+}
+
+impl Mount {
+    pub(super) fn run(mut self) -> anyhow::Result<()> {
+        if self.daemon && !self.detached {
+            return daemon::start();
+        }
+        init(&serve::log_settings()?);
+        // The daemon leaves the directory that it was started in.
+        self.record.make_absolute()?;
+        if let Some(log) = &mut self.log {
+            *log = std::path::absolute(&*log)?;
+        }
+        block_on(self.mount_and_serve())
+    }
+
+    async fn mount_and_serve(self) -> anyhow::Result<()> {
+        let mut end = Signals::new()?;
+        let mounted = tokio::select! {
+            mounted = self.mount() => mounted?,
+            () = end.received() => anyhow::bail!("cancelled"),
+        };
+        let handle = mounted.handle();
+        if self.fill.is_some() {
+            handle.fill();
+        }
+        if self.fill == Some(Fill::Wait) {
+            let missing = tokio::select! {
+                missing = handle.filled() => missing,
+                () = end.received() => anyhow::bail!("cancelled"),
+            };
+            anyhow::ensure!(missing == 0, "{missing} parts of the content could not be fetched");
+        }
+        let ready = format!("mounted {} at {}", self.archive.display(), mounted.point().display());
+        if self.detached {
+            let log = match &self.log {
+                Some(log) => log.clone(),
+                None => self.cache.directory()?.join("mount.log"),
+            };
+            daemon::ready(&ready, &log)?;
+        } else {
+            println!("{ready}");
+        }
+        serve(mounted, &mut end, &self.record).await
+    }
+
+    async fn mount(&self) -> anyhow::Result<Mounted> {
+        let path = self.archive.clone();
+        let archive = tokio::task::spawn_blocking(move || Archive::open(&path)).await??;
+        let settings = ContentSettings {
+            read: self.content.settings(&archive.storage)?,
+            ambient: self.ambient_credentials,
+            check: !self.offline,
+            cache: self.cache.open()?,
+            trace: self.record.trace()?,
+            note: self.record.note().map(Duration::from_secs),
+            fill_rate: self.fill_rate.map(|rate| rate << 20),
+        };
+        let options = MountOptions {
+            allow_other: self.allow_other,
+            threads: self.threads.into(),
+            patience: Duration::from_secs(self.read_timeout),
+        };
+        let (file, point) = (&self.archive, &self.mountpoint);
+        Ok(Mounted::new(file, archive, point, settings, options).await?)
+    }
+}

@@ -1,0 +1,25 @@
+//! The lazy mount: an archive becomes a file system, of whose content only what is read is fetched.
+//! It knows no command line and no database.
+
+/// Where the bytes of files come from.
+mod content;
+/// Why an archive could not be mounted.
+mod error;
+/// What the kernel asks, answered.
+mod filesystem;
+/// Mount points of this machine.
+pub mod points;
+/// Readers that go through a file from its beginning.
+mod sequence;
+/// An archive, mounted.
+mod session;
+/// What starts touch.
+pub mod trace;
+/// The tree that the kernel is shown.
+pub mod tree;
+
+pub use content::{ContentSettings, MountContent};
+pub use error::MountError;
+pub use session::{Mount, MountEnding, MountHandle, MountOptions};
+pub use trace::Trace;
+pub use tree::{FileTree, Ino, Place};
