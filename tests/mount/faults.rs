@@ -153,7 +153,8 @@ fn a_harmed_cache_is_mended() {
     mounted.end();
     let cut = |file: &File, size: u64| file.set_len(size / 2).unwrap();
     let stale = |file: &File, size: u64| file.write_all_at(&[0xaa; 4096], size / 2).unwrap();
-    let harms: [&dyn Fn(&File, u64); 2] = [&cut, &stale];
+    type Harm<'a> = &'a dyn Fn(&File, u64);
+    let harms: [Harm<'_>; 2] = [&cut, &stale];
     for harm in harms {
         let entries = entries(dir.path());
         for path in &entries {

@@ -69,8 +69,9 @@ fn read_at_random(expected: &Path, mounted: &Path, reads: usize) {
                     let length = 1 << random.random_range(0..21);
                     let (mut one, mut two) = (vec![0; length], vec![0; length]);
                     let counts = (a.read_at(&mut one, at).unwrap(), read_all(&b, &mut two, at));
-                    assert_eq!(counts.0, counts.1, "{other:?} at {at}");
-                    assert!(one == two, "{other:?}: {length} bytes at {at} differ");
+                    assert_eq!(counts.0, counts.1, "{} at {at}", other.display());
+                    let shown = other.display();
+                    assert!(one == two, "{shown}: {length} bytes at {at} differ");
                 }
             });
         }

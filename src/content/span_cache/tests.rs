@@ -112,11 +112,11 @@ fn eviction_size(dir: &Path) -> u64 {
 fn a_cache_that_is_full_of_what_is_open_keeps_nothing_and_fails_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let cache = SpanCache::open(dir.path(), 100_000);
-    assert!(cache.put(&key("a"), &[1; 90_000]));
+    assert!(cache.put(&key("a"), &vec![1; 90_000]));
     let held = cache.get(&key("a"), 90_000).unwrap();
-    assert!(!cache.put(&key("b"), &[1; 90_000]));
-    assert!(!cache.put(&key("too large"), &[1; 200_000]));
-    assert_eq!(content(&cache, "a", 90_000).unwrap(), [1; 90_000]);
+    assert!(!cache.put(&key("b"), &vec![1; 90_000]));
+    assert!(!cache.put(&key("too large"), &vec![1; 200_000]));
+    assert_eq!(content(&cache, "a", 90_000).unwrap(), vec![1; 90_000]);
     drop(held);
 }
 
