@@ -109,6 +109,8 @@ async fn another_workspaces_things_are_not_there() {
     .await
     .unwrap();
 
+    std::fs::write(tenants.app.directory.path().join(format!("{image}.clip")), b"x").unwrap();
+
     let document: Value = serde_json::from_str(openapi_json()).unwrap();
     let mut walked = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {

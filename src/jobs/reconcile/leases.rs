@@ -34,10 +34,14 @@ impl Reconciler for Leases {
             let mut db = Connection::acquire(&self.queue.pool, ACTION).await?;
             let lost = sqlx::query_as!(
                 LostJob,
-                "SELECT id, fence, attempt, losses
-                 FROM live_job JOIN job ON job.id = live_job.job_id
-                 WHERE worker_id IS NOT NULL AND lease_expires_at <= now()
-                 LIMIT $1",
+                // Written so that no planner can begin with `job`, whatever it thinks of its size.
+                r#"SELECT lost.job_id AS "id!", lost.fence AS "fence!", job.attempt AS "attempt!",
+                          job.losses AS "losses!"
+                   FROM (SELECT job_id, fence FROM live_job
+                         WHERE worker_id IS NOT NULL AND lease_expires_at <= now()
+                         LIMIT $1) AS lost
+                   CROSS JOIN LATERAL (
+                       SELECT attempt, losses FROM job WHERE id = lost.job_id LIMIT 1) AS job"#,
                 BATCH.cast_signed(),
             )
             .fetch_all(&mut *db)

@@ -33,11 +33,11 @@ impl Reconciler for Retention {
         let deleted = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.queue.pool, ACTION).await?;
             let deleted = sqlx::query!(
-                "DELETE FROM job WHERE id IN (
+                "DELETE FROM job WHERE id = ANY(ARRAY(
                      SELECT id FROM job
                      WHERE finished_at IS NOT NULL AND NOT is_kept
                        AND finished_at <= now() - make_interval(secs => $1)
-                     ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+                     ORDER BY finished_at LIMIT $2 FOR UPDATE SKIP LOCKED))",
                 self.keep.as_secs_f64(),
                 BATCH.cast_signed(),
             )
