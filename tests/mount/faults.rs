@@ -136,6 +136,9 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Does something to a file of so many bytes.
+type Harm<'a> = &'a dyn Fn(&File, u64);
+
 /// What a power cut does to the cache is found, and fetched again.
 #[test]
 fn a_harmed_cache_is_mended() {
@@ -153,7 +156,6 @@ fn a_harmed_cache_is_mended() {
     mounted.end();
     let cut = |file: &File, size: u64| file.set_len(size / 2).unwrap();
     let stale = |file: &File, size: u64| file.write_all_at(&[0xaa; 4096], size / 2).unwrap();
-    type Harm<'a> = &'a dyn Fn(&File, u64);
     let harms: [Harm<'_>; 2] = [&cut, &stale];
     for harm in harms {
         let entries = entries(dir.path());
