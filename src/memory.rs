@@ -1,7 +1,7 @@
 //! What all the work of a process may take of its memory together.
 //!
 //! Images are of any size, and how much memory one takes is found out on the way. So each piece of
-//! work has an [`MemoryAccount`] and pays as it goes; what it has taken it gives back in the end. One that
+//! work has an account (`MemoryAccount`) and pays as it goes; what it has taken it gives back in the end. One that
 //! finds nothing left is given up, and done again when it is alone: only what is too large for the
 //! whole process fails.
 

@@ -1,7 +1,7 @@
 //! Where archives are published, and how they are found again.
 //!
 //! A place for archives knows which objects make an archive there and how they become visible at
-//! once; who publishes, lists, migrates or mounts need not know. [`ObjectArchives`] keeps them in a
+//! once; who publishes, lists, migrates or mounts need not know. `ObjectArchives` keeps them in a
 //! bag of objects.
 
 use std::path::Path;
