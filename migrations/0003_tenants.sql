@@ -7,9 +7,8 @@ ALTER TABLE workspace
     ADD COLUMN fallback text,
     -- Registries that its jobs may pull from; null: any.
     ADD COLUMN allowed_registries text[],
-    -- How many of its jobs may wait, and run; null: as many as there are.
+    -- How many of its jobs may wait; null: as many as there are.
     ADD COLUMN max_queued integer CHECK (max_queued >= 0),
-    ADD COLUMN max_running integer CHECK (max_running >= 1),
     ADD COLUMN updated_at timestamptz NOT NULL DEFAULT now();
 
 -- Bearer tokens, by the SHA-256 of 256 random bits.

@@ -72,11 +72,16 @@ pub(crate) async fn wait<T>(
     layer: Digest,
     others: impl Future<Output = T>,
 ) -> T {
+    self::others(others, || progress.step(Step::Waiting { layer })).await
+}
+
+/// Waits for others, and has `say` say so now and then.
+pub(crate) async fn others<T>(others: impl Future<Output = T>, say: impl Fn()) -> T {
     let mut others = pin!(others);
     loop {
         match timeout(SAY_SO, &mut others).await {
             Ok(done) => return done,
-            Err(_) => progress.step(Step::Waiting { layer }),
+            Err(_) => say(),
         }
     }
 }

@@ -94,7 +94,7 @@ async fn a_tenant_is_set_up_and_works() {
     assert_eq!(bench.json(&["jobs", "show", &first], own)["id"], first.as_str());
     let told = bench.command(&["jobs", "logs", &first, "--follow"], own);
     assert!(told.status.success());
-    let told = String::from_utf8(told.stderr).unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
     for name in ["queued", "started", "resolved", "succeeded"] {
         assert!(told.contains(name), "{told}");
     }

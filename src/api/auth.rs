@@ -52,19 +52,21 @@ impl fmt::Debug for AccessToken {
 /// Middleware of the `/v1` routes: 401 for who is not known.
 pub(super) async fn require(
     State(state): State<AppState>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
-    match access(&state, request.headers()).await {
+    let (mut parts, body) = request.into_parts();
+    match access(&state, &parts).await {
         Ok(access) => {
-            request.extensions_mut().insert(access);
-            next.run(request).await
+            parts.extensions.insert(access);
+            next.run(Request::from_parts(parts, body)).await
         }
         Err(error) => error.into_response(),
     }
 }
 
-async fn access(state: &AppState, headers: &HeaderMap) -> Result<Access, ApiError> {
+async fn access(state: &AppState, request: &Parts) -> Result<Access, ApiError> {
+    let headers = &request.headers;
     let access = match (bearer(headers), &state.token) {
         (Some(presented), Some(token)) if token.matches(presented) => Access::full(Actor::Operator),
         (Some(presented), _) => {
@@ -82,24 +84,33 @@ async fn access(state: &AppState, headers: &HeaderMap) -> Result<Access, ApiErro
             return Err(unauthorized(detail));
         }
     };
-    in_workspace(state, headers, access).await
+    in_workspace(state, request, access).await
 }
 
 /// Whose things the request is about: those of the token's workspace, or of the one that it names.
 async fn in_workspace(
     state: &AppState,
-    headers: &HeaderMap,
+    request: &Parts,
     access: Access,
 ) -> Result<Access, ApiError> {
     let is_name = |text: &str| text.parse::<WorkspaceId>().is_ok();
     let expected = "1 to 64 lowercase letters, digits, '-' and '_', a letter or digit first";
-    let Some(text) = header(headers, WORKSPACE, is_name, expected)? else { return Ok(access) };
+    let Some(text) = header(&request.headers, WORKSPACE, is_name, expected)? else {
+        return Ok(access);
+    };
     let Ok(workspace) = text.parse::<WorkspaceId>() else { return Ok(access) };
     let lower = |error| ApiError::from_lower(&error);
     let exists = match access.role {
         Role::Workspace => access.workspace == workspace,
         _ if workspace == access.workspace => true,
-        Role::Gateway => state.workspaces.ensure(&workspace).await.map(|()| true).map_err(lower)?,
+        // A gateway's tenants come into being with what is theirs; looking for it makes nothing.
+        Role::Gateway if request.method.is_safe() => true,
+        Role::Gateway => {
+            let id = request.extensions.get::<RequestId>().map(|id| id.as_str().to_owned());
+            let change = Change::by(&access, id);
+            state.workspaces.ensure(&workspace, &change).await.map_err(lower)?;
+            true
+        }
         Role::Admin => state.workspaces.get(&workspace).await.map_err(lower)?.is_some(),
     };
     if exists { Ok(Access { workspace, ..access }) } else { Err(no_workspace(&workspace)) }

@@ -5,13 +5,15 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
-use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{OpenApi as Document, Required};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::AppState;
-use super::problem::Problem;
+use super::problem::{Problem, problem_response};
 
 /// Everything in the document but the paths, which come from the router.
 #[derive(OpenApi)]
@@ -55,6 +57,38 @@ impl Modify for TokenScheme {
             .build();
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Says of every `/v1` operation that a header names the workspace which it is about, and what the
+/// answer is if there is none.
+pub(super) fn name_the_workspace(document: &mut Document) {
+    let name =
+        ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[a-z0-9][a-z0-9_-]{0,63}$"));
+    let header = ParameterBuilder::new()
+        .name("Clipwright-Workspace")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "The workspace that the request is about: for tokens of admins and gateways. A token of a \
+             workspace is about its own; whoever names none is about `default`",
+        ))
+        .schema(Some(name))
+        .build();
+    for (path, item) in &mut document.paths.paths {
+        if !path.starts_with("/v1/") {
+            continue;
+        }
+        item.parameters.get_or_insert_default().push(header.clone().into());
+        let operations =
+            [&mut item.get, &mut item.post, &mut item.patch, &mut item.put, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            operation
+                .responses
+                .responses
+                .entry("404".to_owned())
+                .or_insert_with(|| problem_response("There is no such workspace").into());
+        }
     }
 }
 

@@ -12,9 +12,9 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::error::Classify as _;
 use crate::jobs::job::{ImageId, Job, JobState};
-use crate::jobs::queue::{JobFilter, JobList, NewJob};
-use crate::workspace::WorkspaceId;
+use crate::jobs::queue::{JobFilter, JobList, NewJob, QueueError};
 use crate::workspaces::Access;
 
 use super::AppState;
@@ -22,7 +22,7 @@ use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, QueryParams, default_limit, header, page_limit};
 use super::new_job::{CredentialText, NewJobBody, secrets_for};
 use super::observe::RequestId;
-use super::problem::{ApiError, CommonProblems, Problem};
+use super::problem::{ApiError, BodyProblems, CommonProblems, Problem};
 
 /// The longest that an answer may wait for a job's end, in seconds: it has to begin in 30.
 const MAX_WAIT: u64 = 25;
@@ -40,14 +40,11 @@ const MAX_WAIT: u64 = 25;
     request_body = NewJobBody,
     responses(
         CommonProblems,
+        BodyProblems,
         (status = 202, description = "The job was queued", body = Job,
             headers(("Location" = String, description = "Where the job is shown"))),
         (status = 200, description = "The job that this Idempotency-Key made before", body = Job,
             headers(("Location" = String, description = "Where the job is shown"))),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The job can't be accepted, or the key was used for another job", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
@@ -82,25 +79,16 @@ async fn accept(
         trace_context: trace_context(headers),
         ..new
     };
-    room(state, &new.workspace).await?;
-    let submitted = state.queue.submit(new).await.map_err(|e| ApiError::from_lower(&e))?;
+    let submitted = state.queue.submit(new).await.map_err(|error| match error {
+        QueueError::Full { .. } => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, error.code(), error.to_string())
+                .with_header("retry-after", "10")
+        }
+        error => ApiError::from_lower(&error),
+    })?;
     let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/jobs/{}", submitted.job.id);
     Ok((status, [(LOCATION, location)], Json(submitted.job)).into_response())
-}
-
-/// 429 if the workspace has as many waiting jobs as it may. Requests at the same time may pass together,
-/// so that there may be a few more.
-async fn room(state: &AppState, workspace: &WorkspaceId) -> Result<(), ApiError> {
-    let own = state.workspaces.get(workspace).await.map_err(|e| ApiError::from_lower(&e))?;
-    let Some(most) = own.and_then(|own| own.settings.max_queued) else { return Ok(()) };
-    let is_full = state.queue.waiting_reach(workspace, most).await;
-    if is_full.map_err(|e| ApiError::from_lower(&e))? {
-        let detail = format!("{most} jobs of this workspace are waiting, which is all that may");
-        return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", detail)
-            .with_header("retry-after", "10"));
-    }
-    Ok(())
 }
 
 /// The trace that the request is a part of (W3C Trace Context, version 00); a header that is not one
@@ -266,16 +254,13 @@ pub(super) struct RetryBody {
     request_body = RetryBody,
     responses(
         CommonProblems,
+        BodyProblems,
         (status = 202, description = "The new job was queued", body = Job,
             headers(("Location" = String, description = "Where the job is shown"))),
         (status = 200, description = "The job that this Idempotency-Key made before", body = Job,
             headers(("Location" = String, description = "Where the job is shown"))),
         (status = 404, description = "No such job", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The job has not ended", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The job can't be done once more", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))

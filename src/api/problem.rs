@@ -217,8 +217,8 @@ impl IntoResponses for CommonProblems {
     fn responses() -> BTreeMap<String, RefOr<ApiResponse>> {
         [
             ("400", "A parameter, header or the body's syntax is wrong"),
-            ("401", "The token is missing or wrong"),
-            ("403", "Without a token only local, same-origin clients are served"),
+            ("401", "The token is missing, wrong, over or revoked"),
+            ("403", "The token may not do that; or, without one, the client is not a local one"),
             ("500", "The service failed"),
             ("503", "A part that the service depends on is not available"),
         ]
@@ -228,8 +228,25 @@ impl IntoResponses for CommonProblems {
     }
 }
 
+/// For the API document: the problems that every operation with a body may answer with.
+pub(super) struct BodyProblems;
+
+impl IntoResponses for BodyProblems {
+    fn responses() -> BTreeMap<String, RefOr<ApiResponse>> {
+        [
+            ("408", "The body did not arrive in time"),
+            ("413", "The body is larger than 64 KiB"),
+            ("415", "The body is not application/json"),
+            ("422", "What is asked for can't be done: `errors` names each field that is wrong"),
+        ]
+        .into_iter()
+        .map(|(status, description)| (status.to_owned(), problem_response(description).into()))
+        .collect()
+    }
+}
+
 /// For the API document: a response whose body is a [`Problem`].
-fn problem_response(description: &str) -> ApiResponse {
+pub(super) fn problem_response(description: &str) -> ApiResponse {
     let schema = Ref::from_schema_name("Problem");
     ResponseBuilder::new()
         .description(description)

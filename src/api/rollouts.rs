@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, invalid};
-use super::problem::{ApiError, CommonProblems, FieldError, Problem};
+use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::rollouts::{NewRollout, Rollout, RolloutChanges, RolloutState, SourcePattern, Sticky};
 use crate::workspace::WorkspaceId;
 
@@ -95,11 +95,8 @@ fn no_rollout(name: &str) -> ApiError {
     request_body = NewRolloutBody,
     responses(
         CommonProblems,
+        BodyProblems,
         (status = 201, description = "The rollout", body = Rollout),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong, or there is one of this name", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -189,12 +186,9 @@ pub(super) async fn get(
     request_body = RolloutChangesBody,
     responses(
         CommonProblems,
+        BodyProblems,
         (status = 200, description = "The rollout as it is now", body = Rollout),
         (status = 404, description = "No such rollout", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]

@@ -66,10 +66,11 @@ pub fn router(state: AppState) -> Router {
 }
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
-    let document = OpenApiRouter::with_openapi(docs::Frame::openapi())
+    let mut document = OpenApiRouter::with_openapi(docs::Frame::openapi())
         .merge(v1())
         .merge(probes())
         .into_openapi();
+    docs::name_the_workspace(&mut document);
     // Maps of strings: this can't fail, and the test of the checked-in document would show it.
     document.to_pretty_json().map(|json| json + "\n").unwrap_or_default()
 });

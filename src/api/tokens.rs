@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, QueryParams, default_limit, invalid, page_limit};
-use super::problem::{ApiError, CommonProblems, FieldError, Problem};
+use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::workspace::WorkspaceId;
 use crate::workspaces::{AuditEvent, NewToken, Role, Scope, Token, TokenSecret};
 
@@ -98,11 +98,8 @@ impl NewTokenBody {
     request_body = NewTokenBody,
     responses(
         CommonProblems,
+        BodyProblems,
         (status = 201, description = "The token and its text", body = TokenWithSecret),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong, or there is no such workspace", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::AppState;
 use super::auth::{May, no_workspace, scope};
 use super::extract::{JsonBody, PathParam, QueryParams, invalid, page_limit};
-use super::problem::{ApiError, CommonProblems, FieldError, Problem};
+use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::workspace::WorkspaceId;
 use crate::workspaces::{Workspace, WorkspaceSettings};
 
@@ -35,9 +35,6 @@ pub(super) struct NewWorkspace {
     /// How many jobs may wait at a time.
     #[schema(minimum = 0, maximum = 2_147_483_647)]
     max_queued: Option<u32>,
-    /// How many jobs may run at a time.
-    #[schema(minimum = 1, maximum = 2_147_483_647)]
-    max_running: Option<u32>,
 }
 
 /// Changes of what a workspace sets: what is absent stays, what is null is as the service's settings say.
@@ -61,10 +58,6 @@ pub(super) struct WorkspaceChanges {
     #[serde(default)]
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 2_147_483_647)]
     max_queued: Patch<u32>,
-    /// How many jobs may run at a time.
-    #[serde(default)]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 2_147_483_647)]
-    max_running: Patch<u32>,
 }
 
 /// What becomes of a setting (RFC 7396, for one field).
@@ -102,13 +95,9 @@ fn checked(settings: WorkspaceSettings) -> Result<WorkspaceSettings, ApiError> {
         let detail = format!("{version} is not an archive version: expected 1 or 2");
         wrong.push(FieldError::new("clip_version", detail));
     }
-    for (field, most, least) in
-        [("max_queued", settings.max_queued, 0), ("max_running", settings.max_running, 1)]
-    {
-        if let Some(most) = most.filter(|most| *most < least || i32::try_from(*most).is_err()) {
-            let detail = format!("is {most}: expected {least} to {}", i32::MAX);
-            wrong.push(FieldError::new(field, detail));
-        }
+    if let Some(most) = settings.max_queued.filter(|most| i32::try_from(*most).is_err()) {
+        let detail = format!("is {most}: expected at most {}", i32::MAX);
+        wrong.push(FieldError::new("max_queued", detail));
     }
     for (n, host) in settings.allowed_registries.iter().flatten().enumerate() {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte);
@@ -134,11 +123,8 @@ fn checked(settings: WorkspaceSettings) -> Result<WorkspaceSettings, ApiError> {
     request_body = NewWorkspace,
     responses(
         CommonProblems,
+        BodyProblems,
         (status = 201, description = "The workspace", body = Workspace),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong, or there is one of this name", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -147,15 +133,9 @@ pub(super) async fn create(
     may: May<scope::WorkspacesWrite>,
     JsonBody(new): JsonBody<NewWorkspace>,
 ) -> Result<(StatusCode, Json<Workspace>), ApiError> {
-    let NewWorkspace { id, clip_version, fallback, allowed_registries, max_queued, max_running } =
-        new;
-    let settings = checked(WorkspaceSettings {
-        clip_version,
-        fallback,
-        allowed_registries,
-        max_queued,
-        max_running,
-    })?;
+    let NewWorkspace { id, clip_version, fallback, allowed_registries, max_queued } = new;
+    let settings =
+        checked(WorkspaceSettings { clip_version, fallback, allowed_registries, max_queued })?;
     let made = state.workspaces.create(&id, &settings, &may.change()).await;
     Ok((StatusCode::CREATED, Json(made.map_err(|error| ApiError::from_lower(&error))?)))
 }
@@ -254,12 +234,9 @@ pub(super) async fn get(
     request_body = WorkspaceChanges,
     responses(
         CommonProblems,
+        BodyProblems,
         (status = 200, description = "The workspace as it is now", body = Workspace),
         (status = 404, description = "No such workspace", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not arrive in time", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 64 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field is wrong", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -276,7 +253,6 @@ pub(super) async fn change(
         fallback: changes.fallback.apply(now.fallback),
         allowed_registries: changes.allowed_registries.apply(now.allowed_registries),
         max_queued: changes.max_queued.apply(now.max_queued),
-        max_running: changes.max_running.apply(now.max_running),
     })?;
     let written = state.workspaces.set(&id, &settings, &may.change()).await;
     Ok(Json(written.map_err(|error| ApiError::from_lower(&error))?))

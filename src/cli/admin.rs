@@ -93,13 +93,9 @@ struct SettingArgs {
     /// How many jobs may wait
     #[arg(long, value_name = "N")]
     max_queued: Option<u32>,
-    /// How many jobs may run
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    max_running: Option<u32>,
 }
 
-const SETTINGS: [&str; 5] =
-    ["clip_version", "fallback", "allowed_registries", "max_queued", "max_running"];
+const SETTINGS: [&str; 4] = ["clip_version", "fallback", "allowed_registries", "max_queued"];
 
 fn setting(text: &str) -> Result<String, String> {
     let name = text.replace('-', "_");
@@ -118,7 +114,6 @@ impl SettingArgs {
             self.fallback.map(|fallback| json!(fallback)),
             registries.map(|hosts| json!(hosts)),
             self.max_queued.map(Value::from),
-            self.max_running.map(Value::from),
         ];
         let given = SETTINGS.into_iter().zip(values);
         given.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()

@@ -153,13 +153,13 @@ impl SubmitCommand {
             if self.no_wait {
                 return Ok(job);
             }
-            self.output.follow(&client, &job, &cancel).await
+            // What happens is told beside what the command prints.
+            self.output.follow(&client, &job, |event| eprintln!("{event}"), &cancel).await
         })?;
-        if self.no_wait {
+        if self.no_wait || self.output.json {
             self.output.print(&job);
-            return Ok(());
         }
-        ended(&job)
+        if self.no_wait { Ok(()) } else { ended(&job) }
     }
 }
 
@@ -235,10 +235,11 @@ impl JobsCommand {
                 let client = output.client()?;
                 let job = run_async(async |cancel| {
                     if *follow {
-                        return output.follow(&client, &json!({ "id": id }), &cancel).await;
+                        let say = |event: &str| println!("{event}");
+                        return output.follow(&client, &json!({ "id": id }), say, &cancel).await;
                     }
                     let path = format!("/v1/jobs/{id}/events?follow=false");
-                    client.lines(&path, &cancel, |line| output.event(line)).await?;
+                    client.lines(&path, &cancel, |line| println!("{}", output.event(line))).await?;
                     Ok(Value::Null)
                 })?;
                 if *follow { ended(&job) } else { Ok(()) }
@@ -302,11 +303,12 @@ fn line_of(job: &Value) -> String {
 }
 
 impl Output {
-    /// Prints what happens to a job until it ends; the job as it is then.
+    /// Says what happens to a job until it ends; the job as it is then.
     async fn follow(
         &self,
         client: &Client,
         job: &Value,
+        say: impl Fn(&str),
         cancel: &CancellationToken,
     ) -> anyhow::Result<Value> {
         let id = job["id"].as_str().context("the service named no job")?;
@@ -315,14 +317,11 @@ impl Output {
             let path = format!("/v1/jobs/{id}/events?after={after}");
             let seen = |line: &Value| {
                 after = line["seq"].as_i64().unwrap_or(after);
-                self.event(line);
+                say(&self.event(line));
             };
             let broken = client.lines(&path, cancel, seen).await;
             let job: Value = client.get(&format!("/v1/jobs/{id}"), cancel).await?;
             if !job["finished_at"].is_null() {
-                if self.json {
-                    println!("{job}");
-                }
                 return Ok(job);
             }
             // Cut off, or the service stops: another replica goes on from there.
@@ -333,11 +332,10 @@ impl Output {
         }
     }
 
-    /// One thing that happened: a line for people on standard error, where it is in nobody's way.
-    fn event(&self, event: &Value) {
+    /// One thing that happened, in a line.
+    fn event(&self, event: &Value) -> String {
         if self.json {
-            eprintln!("{event}");
-            return;
+            return event.to_string();
         }
         let name = event["event"].as_str().unwrap_or_default();
         let data = &event["data"];
@@ -361,6 +359,7 @@ impl Output {
                 other => shown(other),
             },
         };
-        eprintln!("{} {name} {detail}", shown(&event["at"]));
+        let line = format!("{} {name} {detail}", shown(&event["at"]));
+        line.trim_end().to_owned()
     }
 }

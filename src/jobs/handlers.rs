@@ -11,6 +11,7 @@ use super::worker::{Attempt, Handler};
 use crate::archive::ArchiveError;
 use crate::layer::Limit;
 use crate::memory::{MemoryAccount, MemoryBudget};
+use crate::progress::others;
 
 /// Every kind of job this process can do.
 #[derive(Debug, Clone)]
@@ -26,6 +27,16 @@ pub struct Handlers {
 /// The code of the error of work for which no memory was left.
 fn is_short_of_memory(error: &JobError) -> bool {
     error.code == Limit::MemoryBytes.code()
+}
+
+/// Waits for `turn`, which counts as getting on, until the attempt is to stop.
+async fn in_turn(
+    attempt: &Attempt,
+    turn: impl Future<Output = MemoryAccount>,
+) -> Result<MemoryAccount, JobError> {
+    let others = others(turn, || attempt.events.waits());
+    let turn = attempt.cancel.run_until_cancelled(others).await;
+    turn.ok_or_else(|| JobError::of(&ArchiveError::Cancelled))
 }
 
 impl Handlers {
@@ -54,9 +65,7 @@ impl Handler for Handlers {
     }
 
     async fn run(&self, attempt: &Attempt) -> Result<JobResult, JobError> {
-        let cancelled = || JobError::of(&ArchiveError::Cancelled);
-        let account = attempt.cancel.run_until_cancelled(self.memory.together()).await;
-        let account = account.ok_or_else(cancelled)?;
+        let account = in_turn(attempt, self.memory.together()).await?;
         match self.run_with(attempt, &account).await {
             Err(error) if is_short_of_memory(&error) => {
                 tracing::info!(job = %attempt.job().id, %error.message, "running again alone");
@@ -64,7 +73,7 @@ impl Handler for Handlers {
             done => return done,
         }
         drop(account);
-        let account = attempt.cancel.run_until_cancelled(self.memory.alone()).await;
-        self.run_with(attempt, &account.ok_or_else(cancelled)?).await
+        let account = in_turn(attempt, self.memory.alone()).await?;
+        self.run_with(attempt, &account).await
     }
 }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -82,8 +82,13 @@ impl DirectoryStore {
 
     /// Makes sure that nobody else gives a file its name until what is returned is dropped.
     fn lock(&self) -> io::Result<File> {
-        let lock =
-            File::options().write(true).create(true).truncate(false).open(self.root.join(LOCK))?;
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            // Others may write here as other users; the umask still applies.
+            .mode(0o666)
+            .open(self.root.join(LOCK))?;
         lock.lock()?;
         Ok(lock)
     }

@@ -26,10 +26,6 @@ pub struct WorkspaceSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub max_queued: Option<u32>,
-    /// How many jobs may run at a time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1)]
-    pub max_running: Option<u32>,
 }
 
 /// A tenant.
@@ -52,7 +48,6 @@ struct WorkspaceRow {
     fallback: Option<String>,
     allowed_registries: Option<Vec<String>>,
     max_queued: Option<i32>,
-    max_running: Option<i32>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -73,7 +68,6 @@ impl WorkspaceRow {
                 fallback: fallback.and_then(|name| serde_json::from_value(name).ok()),
                 allowed_registries: self.allowed_registries,
                 max_queued: self.max_queued.and_then(|most| most.try_into().ok()),
-                max_running: self.max_running.and_then(|most| most.try_into().ok()),
             },
             created_at: self.created_at,
             updated_at: self.updated_at,
@@ -127,32 +121,29 @@ impl Workspaces {
             let row = sqlx::query_as!(
                 WorkspaceRow,
                 r#"WITH made AS (
-                       INSERT INTO workspace (id, clip_version, fallback, allowed_registries,
-                                              max_queued, max_running)
-                       SELECT $1, $2, $3, $4, $5, $6 WHERE $7 ON CONFLICT DO NOTHING RETURNING *),
+                       INSERT INTO workspace (id, clip_version, fallback, allowed_registries, max_queued)
+                       SELECT $1, $2, $3, $4, $5 WHERE $6 ON CONFLICT DO NOTHING RETURNING *),
                    changed AS (
                        UPDATE workspace
                        SET clip_version = $2, fallback = $3, allowed_registries = $4,
-                           max_queued = $5, max_running = $6, updated_at = now()
+                           max_queued = $5, updated_at = now()
                        WHERE id = $1
-                         AND (NOT $7 OR EXISTS (SELECT FROM audit_event WHERE id = $8))
+                         AND (NOT $6 OR EXISTS (SELECT FROM audit_event WHERE id = $7))
                        RETURNING *),
                    written AS (SELECT * FROM made UNION ALL SELECT * FROM changed),
                    noted AS (
                        INSERT INTO audit_event (id, actor, action, workspace_id, subject, detail,
                                                 request_id)
-                       SELECT $8, $9, CASE WHEN $7 THEN 'workspace.create' ELSE 'workspace.set' END,
-                              id, id, $10, $11
+                       SELECT $7, $8, CASE WHEN $6 THEN 'workspace.create' ELSE 'workspace.set' END,
+                              id, id, $9, $10
                        FROM written ON CONFLICT DO NOTHING)
-                   SELECT id AS "id!", clip_version, fallback, allowed_registries, max_queued,
-                          max_running, created_at AS "created_at!", updated_at AS "updated_at!"
+                   SELECT id AS "id!", clip_version, fallback, allowed_registries, max_queued, created_at AS "created_at!", updated_at AS "updated_at!"
                    FROM written"#,
                 id.as_str(),
                 settings.clip_version.map(i16::from),
                 fallback,
                 settings.allowed_registries.as_deref(),
                 number(settings.max_queued),
-                number(settings.max_running),
                 new,
                 change.id,
                 change.actor,
@@ -167,19 +158,8 @@ impl Workspaces {
     }
 
     /// Makes a workspace that sets nothing, unless it is there.
-    pub async fn ensure(&self, id: &WorkspaceId) -> Result<(), QueueError> {
-        const ACTION: &str = "make a workspace";
-        patiently(ACTION, async || {
-            let mut db = Connection::acquire(&self.pool, ACTION).await?;
-            let made = sqlx::query!(
-                "INSERT INTO workspace (id) VALUES ($1) ON CONFLICT DO NOTHING",
-                id.as_str()
-            )
-            .execute(&mut *db)
-            .await;
-            db.answered(ACTION, made).map(drop)
-        })
-        .await
+    pub async fn ensure(&self, id: &WorkspaceId, change: &Change) -> Result<(), QueueError> {
+        self.write(id, &WorkspaceSettings::default(), change, true).await.map(drop)
     }
 
     /// The workspace of that name.
@@ -189,8 +169,7 @@ impl Workspaces {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let row = sqlx::query_as!(
                 WorkspaceRow,
-                "SELECT id, clip_version, fallback, allowed_registries, max_queued, max_running,
-                        created_at, updated_at
+                "SELECT id, clip_version, fallback, allowed_registries, max_queued, created_at, updated_at
                  FROM workspace WHERE id = $1",
                 id.as_str()
             )
@@ -212,8 +191,7 @@ impl Workspaces {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let rows = sqlx::query_as!(
                 WorkspaceRow,
-                "SELECT id, clip_version, fallback, allowed_registries, max_queued, max_running,
-                        created_at, updated_at
+                "SELECT id, clip_version, fallback, allowed_registries, max_queued, created_at, updated_at
                  FROM workspace WHERE id > $1 ORDER BY id LIMIT $2",
                 after.map_or("", WorkspaceId::as_str),
                 limit

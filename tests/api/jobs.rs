@@ -242,7 +242,19 @@ async fn a_workspace_has_no_more_waiting_jobs_than_it_may() {
     let set = request(Method::PATCH, "/v1/workspaces/default", &headers, body);
     assert_eq!(app.send(set).await.status.as_u16(), 200);
     let first = app.submit().await;
-    app.submit().await;
+    let key = [("idempotency-key", "once")];
+    let second = app.post_with("/v1/jobs", &key, &pull()).await;
+    assert_eq!(second.status.as_u16(), 202);
+    let again = app.post_with("/v1/jobs", &key, &pull()).await;
+    assert_eq!((again.status.as_u16(), &again.json()["id"]), (200, &second.json()["id"]));
+    app.post_with("/v1/jobs", &[("idempotency-key", "other")], &pull())
+        .await
+        .problem(429, "queue_full");
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_key")
+        .fetch_one(app.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(kept, 1, "a key that made no job is free");
     let refused = app.post("/v1/jobs", &pull()).await;
     refused.problem(429, "queue_full");
     assert_eq!(refused.header("retry-after"), "10");

@@ -174,9 +174,14 @@ async fn roles_and_scopes_bound_what_a_token_may() {
     // A gateway acts for whom it names, who comes into being; an admin for those that are there.
     let gateway = tenants.client(json!({"role": "gateway"})).await.0;
     let for_new = Client { workspace: Some("brand-new"), ..gateway.clone() };
+    assert_eq!(for_new.jobs().await, 0);
+    let looked = tenants.admin().get("/v1/workspaces/brand-new").await;
+    looked.problem(404, "workspace_not_found");
     let job = for_new.submit().await;
     assert_eq!(gateway.get(&format!("/v1/jobs/{job}")).await.json()["workspace"], "brand-new");
     assert_eq!((gateway.jobs().await, for_new.jobs().await), (0, 1));
+    let events = tenants.admin().get("/v1/audit?workspace=brand-new").await.json();
+    assert_eq!(events["events"][0]["action"], "workspace.create", "{events}");
     let admin = Client { workspace: Some("nobody"), ..tenants.admin() };
     admin.get("/v1/jobs").await.problem(404, "workspace_not_found");
     let admin = Client { workspace: Some("brand-new"), ..tenants.admin() };
@@ -280,8 +285,8 @@ async fn what_is_wrong_with_a_token_or_a_workspace_is_named() {
         ),
         (
             "/v1/workspaces",
-            json!({"id": "x", "clip_version": 3, "max_running": 0}),
-            vec!["clip_version", "max_running"],
+            json!({"id": "x", "clip_version": 3, "max_queued": 4_294_967_295_u32}),
+            vec!["clip_version", "max_queued"],
         ),
         (
             "/v1/workspaces",

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clipwright::digest::Digest;
+use tempfile::TempDir;
 
 use super::{Mounted, count, index, scratch};
 use crate::support::layout::{Blob, Layout, noise, tar};
@@ -31,14 +32,35 @@ fn image() -> Image {
     Image { layer: blob.digest, layout: Layout::of(&[blob]), first, last }
 }
 
+/// An image in a registry, and an archive of it.
+struct Indexed {
+    dir: TempDir,
+    registry: Registry,
+    image: Image,
+    archive: PathBuf,
+}
+
+impl Indexed {
+    fn new() -> Option<Self> {
+        let dir = scratch()?;
+        let registry = Registry::start(dir.path());
+        let address = registry.address.clone();
+        Some(Self::through(&address, dir, registry))
+    }
+
+    /// The archive leads to what listens at `address`.
+    fn through(address: &str, dir: TempDir, registry: Registry) -> Self {
+        let (image, archive) = (image(), dir.path().join("image.clip"));
+        let reference = registry.push(image.layout.path(), "image");
+        index(&reference.replace(&registry.address, address), &archive);
+        Self { dir, registry, image, archive }
+    }
+}
+
 /// A registry that lies, always: what can't be verified is not served; what can is.
 #[test]
 fn wrong_bytes_are_never_served() {
-    let Some(dir) = scratch() else { return };
-    let registry = Registry::start(dir.path());
-    let image = image();
-    let archive = dir.path().join("image.clip");
-    index(&registry.push(image.layout.path(), "image"), &archive);
+    let Some(Indexed { dir, registry, image, archive }) = Indexed::new() else { return };
     let blob = registry.blob(image.layer);
     let right = std::fs::read(&blob).unwrap();
     let mut wrong = right.clone();
@@ -65,12 +87,9 @@ async fn a_fault_on_the_way_is_got_over() {
     let Some(dir) = scratch() else { return };
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
-    let image = image();
-    let reference = registry.push(image.layout.path(), "image");
-    let through = reference.replace(&registry.address, &proxy.address.to_string());
     tokio::task::spawn_blocking(move || {
-        let archive = dir.path().join("image.clip");
-        index(&through, &archive);
+        let Indexed { dir, registry, image, archive } =
+            Indexed::through(&proxy.address.to_string(), dir, registry);
         let mounted = Mounted::new(&archive, dir.path(), &[]);
         proxy.garble_after(100_000);
         assert!(mounted.read("first").unwrap() == image.first);
@@ -91,12 +110,9 @@ async fn a_registry_that_is_down_costs_what_is_not_cached() {
     let Some(dir) = scratch() else { return };
     let registry = Registry::start(dir.path());
     let proxy = Proxy::start(&registry.address).await;
-    let image = image();
-    let reference = registry.push(image.layout.path(), "image");
-    let through = reference.replace(&registry.address, &proxy.address.to_string());
     tokio::task::spawn_blocking(move || {
-        let archive = dir.path().join("image.clip");
-        index(&through, &archive);
+        let Indexed { dir, registry, image, archive } =
+            Indexed::through(&proxy.address.to_string(), dir, registry);
         let mounted = Mounted::new(&archive, dir.path(), &["--read-timeout", "30"]);
         assert!(mounted.read("first").unwrap() == image.first);
         proxy.fall_silent();
@@ -142,11 +158,7 @@ type Harm<'a> = &'a dyn Fn(&File, u64);
 /// What a power cut does to the cache is found, and fetched again.
 #[test]
 fn a_harmed_cache_is_mended() {
-    let Some(dir) = scratch() else { return };
-    let registry = Registry::start(dir.path());
-    let image = image();
-    let archive = dir.path().join("image.clip");
-    index(&registry.push(image.layout.path(), "image"), &archive);
+    let Some(Indexed { dir, registry: _registry, image, archive }) = Indexed::new() else { return };
     let read_both = |mounted: &Mounted| {
         assert!(mounted.read("first").unwrap() == image.first);
         assert!(mounted.read("last").unwrap() == image.last);
@@ -174,11 +186,7 @@ fn a_harmed_cache_is_mended() {
 /// A cache that can't be written, and one that is too small, fail no read.
 #[test]
 fn a_cache_that_keeps_nothing_fails_no_read() {
-    let Some(dir) = scratch() else { return };
-    let registry = Registry::start(dir.path());
-    let image = image();
-    let archive = dir.path().join("image.clip");
-    index(&registry.push(image.layout.path(), "image"), &archive);
+    let Some(Indexed { dir, registry: _registry, image, archive }) = Indexed::new() else { return };
     let file = dir.path().join("file");
     std::fs::write(&file, b"").unwrap();
     let in_file = ["--cache-dir", file.to_str().unwrap()];
@@ -199,11 +207,7 @@ fn a_cache_that_keeps_nothing_fails_no_read() {
 /// Readers of one cache in two processes, which each evicts what the other has fetched.
 #[test]
 fn processes_share_a_cache_that_is_too_small() {
-    let Some(dir) = scratch() else { return };
-    let registry = Registry::start(dir.path());
-    let image = image();
-    let archive = dir.path().join("image.clip");
-    index(&registry.push(image.layout.path(), "image"), &archive);
+    let Some(Indexed { dir, registry: _registry, archive, .. }) = Indexed::new() else { return };
     let cache = dir.path().join("cache");
     let arguments = ["--cache-mib", "9", "--cache-dir", cache.to_str().unwrap()];
     let others = dir.path().join("other");
@@ -235,11 +239,7 @@ fn processes_share_a_cache_that_is_too_small() {
 /// Two processes that start the same image at once fetch each span once, the one or the other.
 #[test]
 fn processes_fetch_for_each_other() {
-    let Some(dir) = scratch() else { return };
-    let registry = Registry::start(dir.path());
-    let image = image();
-    let archive = dir.path().join("image.clip");
-    index(&registry.push(image.layout.path(), "image"), &archive);
+    let Some(Indexed { dir, registry: _registry, image, archive }) = Indexed::new() else { return };
     let cache = dir.path().join("cache");
     let arguments = ["--cache-dir", cache.to_str().unwrap()];
     let others = dir.path().join("other");
@@ -261,11 +261,7 @@ fn processes_fetch_for_each_other() {
 /// A layer that the registry has lost.
 #[test]
 fn a_layer_that_is_gone_is_told_before_anything_is_mounted() {
-    let Some(dir) = scratch() else { return };
-    let registry = Registry::start(dir.path());
-    let image = image();
-    let archive = dir.path().join("image.clip");
-    index(&registry.push(image.layout.path(), "image"), &archive);
+    let Some(Indexed { dir, registry, image, archive }) = Indexed::new() else { return };
     std::fs::remove_file(registry.blob(image.layer)).unwrap();
     let refused =
         Mounted::begin(super::clipwright(dir.path()), &archive, dir.path(), &[]).err().unwrap();

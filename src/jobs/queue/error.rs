@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::database;
 use crate::error::{Classify, Fault};
 use crate::retry::Retryable;
+use crate::workspace::WorkspaceId;
 
 /// Why the queue could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,12 @@ pub enum QueueError {
     /// The idempotency key belongs to a job of other content, of which nothing is told.
     #[error("the idempotency key was used for a request that asked for something else")]
     IdempotencyMismatch,
+    /// As many jobs of the workspace wait as may.
+    #[error("as many jobs of workspace {workspace} wait as may (max_queued)")]
+    Full {
+        /// Whose jobs.
+        workspace: WorkspaceId,
+    },
     /// Secrets came, but there is no key to keep them with.
     #[error("credentials can't be accepted: the service has no secret key to encrypt them with")]
     NoSecretKey,
@@ -92,7 +99,7 @@ impl Classify for QueueError {
     fn fault(&self) -> Fault {
         match self {
             Self::Unavailable { .. } | Self::Closed => Fault::Upstream,
-            Self::IdempotencyMismatch | Self::NoSecretKey => Fault::User,
+            Self::IdempotencyMismatch | Self::Full { .. } | Self::NoSecretKey => Fault::User,
             Self::Refused { .. }
             | Self::Undecipherable { .. }
             | Self::Corrupt { .. }
@@ -105,6 +112,7 @@ impl Classify for QueueError {
             Self::Unavailable { .. } | Self::Closed => "database_unavailable",
             Self::Refused { .. } => "database_refused",
             Self::IdempotencyMismatch => "idempotency_mismatch",
+            Self::Full { .. } => "queue_full",
             Self::NoSecretKey => "no_secret_key",
             Self::Undecipherable { .. } => "credentials_undecipherable",
             Self::Corrupt { .. } => "row_corrupt",

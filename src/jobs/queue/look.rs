@@ -195,29 +195,6 @@ impl Queue {
         Ok((images.collect(), last))
     }
 
-    /// Whether at least so many jobs of the workspace wait.
-    pub async fn waiting_reach(
-        &self,
-        workspace: &WorkspaceId,
-        most: u32,
-    ) -> Result<bool, QueueError> {
-        const ACTION: &str = "count waiting jobs";
-        let found = patiently(ACTION, async || {
-            let mut db = Connection::acquire(&self.pool, ACTION).await?;
-            let found = sqlx::query_scalar!(
-                r#"SELECT count(*) AS "found!" FROM (
-                       SELECT FROM job WHERE workspace_id = $1 AND state = 'queued' LIMIT $2)
-                       AS waiting"#,
-                workspace.as_str(),
-                i64::from(most),
-            )
-            .fetch_one(&mut *db)
-            .await;
-            db.answered(ACTION, found)
-        });
-        Ok(found.await? >= i64::from(most))
-    }
-
     /// Whether a job about the image waits or runs, whosever it is.
     pub async fn is_worked_on(&self, image_id: &ImageId) -> Result<bool, QueueError> {
         const ACTION: &str = "look for jobs of an image";

@@ -27,7 +27,8 @@ struct SecretRows {
 }
 
 impl Queue {
-    /// Accepts a job. The same idempotency key and request again give the job that is there.
+    /// Accepts a job, if the workspace may have one more that waits: jobs that come at the same moment may
+    /// pass together, so that there may be a few more. The same idempotency key and request again give the job that is there.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted, QueueError> {
         // Chosen once: a retry whose first try did arrive finds its own job.
         let id = Uuid::now_v7();
@@ -55,11 +56,17 @@ impl Queue {
         let mut db = Connection::acquire(&self.pool, ACTION).await?;
         let accepted = sqlx::query_as!(
             JobRow,
-            r#"WITH keyed AS (
+            r#"WITH room AS (
+                   SELECT CASE WHEN max_queued IS NULL THEN true ELSE max_queued > (
+                       SELECT count(*) FROM (
+                           SELECT FROM job WHERE workspace_id = $2 AND state = 'queued'
+                           LIMIT workspace.max_queued) AS waiting) END AS is_left
+                   FROM workspace WHERE id = $2),
+               keyed AS (
                    INSERT INTO idempotency_key
                        (workspace_id, key, request_digest, job_id, expires_at)
                    SELECT $2, $9, $19, $1, now() + make_interval(secs => $10)
-                   WHERE $9::text IS NOT NULL
+                   WHERE $9::text IS NOT NULL AND (SELECT is_left FROM room)
                    ON CONFLICT (workspace_id, key) DO UPDATE
                    SET request_digest = excluded.request_digest, job_id = excluded.job_id,
                        expires_at = excluded.expires_at
@@ -70,7 +77,8 @@ impl Queue {
                                     image_id, priority, max_attempts, request_id, trace_context,
                                     last_seq)
                    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $11, $12, $13, 1
-                   WHERE $9::text IS NULL OR EXISTS (SELECT FROM keyed)
+                   WHERE ($9::text IS NULL OR EXISTS (SELECT FROM keyed))
+                     AND (SELECT is_left FROM room)
                    ON CONFLICT (id) DO NOTHING
                    RETURNING *),
                live AS (
@@ -149,7 +157,9 @@ async fn existing(
         return Err(QueueError::IdempotencyMismatch);
     }
     let mut db = Connection::acquire(pool, ACTION).await?;
-    let row = job_rows!("WHERE id = $1", job).fetch_one(&mut *db).await;
-    let job = db.answered(ACTION, row)?.into_job()?;
+    let row = job_rows!("WHERE id = $1", job).fetch_optional(&mut *db).await;
+    // Neither this request nor one with its key has made any: there was no room.
+    let full = || QueueError::Full { workspace: new.workspace.clone() };
+    let job = db.answered(ACTION, row)?.ok_or_else(full)?.into_job()?;
     Ok(Submitted { existing: job.id != id, job })
 }
