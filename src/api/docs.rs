@@ -79,10 +79,10 @@ pub(super) fn name_the_workspace(document: &mut Document) {
         if !path.starts_with("/v1/") {
             continue;
         }
-        item.parameters.get_or_insert_default().push(header.clone().into());
         let operations =
             [&mut item.get, &mut item.post, &mut item.patch, &mut item.put, &mut item.delete];
         for operation in operations.into_iter().flatten() {
+            operation.parameters.get_or_insert_default().push(header.clone().into());
             operation
                 .responses
                 .responses
