@@ -135,8 +135,8 @@ async fn add(pool: &PgPool, from: i64, count: i64, live: bool) -> anyhow::Result
                     CASE WHEN {live} THEN NULL ELSE '{{}}'::jsonb END
              FROM generate_series({from}, {from} + {count} - 1) AS n
              RETURNING id, image_id)
-         INSERT INTO live_job (job_id, kind, spec_version, image_id, priority, head, due_at)
-         SELECT id, 'pull', 1, image_id, 0, true, now() + interval '1 hour' FROM added
+         INSERT INTO live_job (job_id, workspace_id, kind, spec_version, image_id, priority, head, due_at)
+         SELECT id, 'default', 'pull', 1, image_id, 0, true, now() + interval '1 hour' FROM added
          WHERE {live};
          ALTER TABLE live_job ENABLE TRIGGER USER;
          SET statement_timeout = '30s'"

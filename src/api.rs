@@ -6,6 +6,7 @@
 
 mod archives;
 mod auth;
+mod bulk;
 mod byte_range;
 mod deadline;
 mod docs;

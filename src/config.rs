@@ -63,6 +63,10 @@ pub struct Config {
     pub lease: Duration,
     /// Workers that may migrate at a time; all when absent.
     pub migrations: Option<usize>,
+    /// Jobs that may be worked on at a time, by all processes; any number when absent.
+    pub max_running: Option<u32>,
+    /// Jobs that may wait, of all workspaces; any number when absent.
+    pub max_queued: Option<u32>,
     /// So long may an attempt go without an event or more bytes.
     pub stall: Duration,
     /// So long may an attempt take in all.
@@ -173,6 +177,10 @@ impl Config {
                 between(text, 1..=3600).map(Duration::from_secs)
             })?,
             migrations: layers.parse(&setting::MIGRATIONS, |text| between(text, 1..=256))?,
+            max_running: layers
+                .parse(&setting::MAX_RUNNING, |text| between(text, 1..=1_000_000))?,
+            max_queued: layers
+                .parse(&setting::MAX_QUEUED, |text| between(text, 1..=100_000_000))?,
             stall: layers.require(&setting::STALL_MINUTES, |text| {
                 between(text, 1..=1440u64).map(Duration::from_mins)
             })?,

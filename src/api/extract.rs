@@ -18,10 +18,10 @@ pub(super) const MAX_BODY: usize = 64 * 1024;
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A JSON body of at most [`MAX_BODY`] bytes.
-pub(super) struct JsonBody<T>(pub(super) T);
+/// A JSON body of at most `MAX` bytes; if it is not [`MAX_BODY`], the route has to say so to the router too.
+pub(super) struct JsonBody<T, const MAX: usize = MAX_BODY>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned, S: Send + Sync, const MAX: usize> FromRequest<S> for JsonBody<T, MAX> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -34,7 +34,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
             })?
             .map_err(|rejection| match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => {
-                    let detail = format!("the body is larger than {MAX_BODY} bytes");
+                    let detail = format!("the body is larger than {MAX} bytes");
                     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
                 }
                 status => ApiError::new(status, "broken_body", "the body broke off"),

@@ -13,8 +13,9 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::error::Classify as _;
-use crate::jobs::job::{ImageId, Job, JobState};
-use crate::jobs::queue::{JobFilter, JobList, NewJob, QueueError};
+use crate::jobs::job::{ImageId, Job, JobSpec, JobState};
+use crate::jobs::queue::{JobFilter, JobList, NewJob, QueueError, Sharing, Submitted};
+use crate::workspace::WorkspaceId;
 use crate::workspaces::Access;
 
 use super::AppState;
@@ -30,7 +31,9 @@ const MAX_WAIT: u64 = 25;
 /// Submits a job
 ///
 /// The job is validated, queued and answered at once; follow it by its events. With an
-/// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+/// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+/// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+/// when its archive is there it is the answer at once, unless `force` is set.
 #[utoipa::path(
     post,
     path = "/v1/jobs",
@@ -43,9 +46,9 @@ const MAX_WAIT: u64 = 25;
         BodyProblems,
         (status = 202, description = "The job was queued", body = Job,
             headers(("Location" = String, description = "Where the job is shown"))),
-        (status = 200, description = "The job that this Idempotency-Key made before", body = Job,
+        (status = 200, description = "The job that is there: it asks for the same, or this Idempotency-Key made it", body = Job,
             headers(("Location" = String, description = "Where the job is shown"))),
-        (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "As many jobs of the workspace, or of all, wait as may", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -56,9 +59,12 @@ pub(super) async fn submit(
     headers: HeaderMap,
     JsonBody(body): JsonBody<Value>,
 ) -> Result<Response, ApiError> {
-    let new = NewJob { workspace: may.access.workspace, ..NewJobBody::read(body)?.into_job()? };
+    let new = asked_for(NewJobBody::read(body)?.into_job()?, may.access.workspace);
     accept(&state, new, request_id, &headers).await
 }
+
+/// Characters of an idempotency key at most.
+pub(super) const MAX_KEY: usize = 200;
 
 /// Queues a job, if there is room for it.
 async fn accept(
@@ -67,28 +73,56 @@ async fn accept(
     request_id: RequestId,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let idempotency_key = header(
+    let key = idempotency_key(headers, MAX_KEY)?;
+    let submitted = queue(state, new, key, &request_id, headers).await?;
+    let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let location = format!("/v1/jobs/{}", submitted.job.id);
+    Ok((status, [(LOCATION, location)], Json(submitted.job)).into_response())
+}
+
+/// The header of that name.
+pub(super) fn idempotency_key(
+    headers: &HeaderMap,
+    longest: usize,
+) -> Result<Option<String>, ApiError> {
+    let key = header(
         headers,
         "idempotency-key",
-        |key| (1..=200).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()),
-        "1 to 200 visible ASCII characters",
+        |key| (1..=longest).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()),
+        &format!("1 to {longest} visible ASCII characters"),
     )?;
+    Ok(key.map(str::to_owned))
+}
+
+/// Queues a job, or finds the one that does for it.
+pub(super) async fn queue(
+    state: &AppState,
+    new: NewJob,
+    idempotency_key: Option<String>,
+    request_id: &RequestId,
+    headers: &HeaderMap,
+) -> Result<Submitted, ApiError> {
     let new = NewJob {
-        idempotency_key: idempotency_key.map(str::to_owned),
+        idempotency_key,
         request_id: Some(request_id.as_str().to_owned()),
         trace_context: trace_context(headers),
         ..new
     };
-    let submitted = state.queue.submit(new).await.map_err(|error| match error {
-        QueueError::Full { .. } => {
+    state.queue.submit(new).await.map_err(|error| match error {
+        QueueError::Full { .. } | QueueError::ServiceFull => {
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, error.code(), error.to_string())
                 .with_header("retry-after", "10")
         }
         error => ApiError::from_lower(&error),
-    })?;
-    let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let location = format!("/v1/jobs/{}", submitted.job.id);
-    Ok((status, [(LOCATION, location)], Json(submitted.job)).into_response())
+    })
+}
+
+/// A job that a client asks for: what has no archive yet, or is to have another, is done; else what is
+/// there will do.
+pub(super) fn asked_for(new: NewJob, workspace: WorkspaceId) -> NewJob {
+    let replaces = matches!(&new.spec, JobSpec::Pull(pull) if pull.force);
+    let sharing = if replaces { Sharing::WithActive } else { Sharing::WithArchived };
+    NewJob { workspace, sharing, ..new }
 }
 
 /// The trace that the request is a part of (W3C Trace Context, version 00); a header that is not one
@@ -261,7 +295,7 @@ pub(super) struct RetryBody {
             headers(("Location" = String, description = "Where the job is shown"))),
         (status = 404, description = "No such job", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The job has not ended", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "As many jobs of the workspace, or of all, wait as may", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -287,6 +321,7 @@ pub(super) async fn retry(
         workspace: job.workspace,
         priority: job.priority.try_into().unwrap_or_default(),
         secrets: secrets_for(&spec, body.credentials)?,
+        sharing: Sharing::WithActive,
         ..NewJob::new(spec)
     };
     accept(&state, new, request_id, &headers).await

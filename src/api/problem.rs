@@ -146,6 +146,24 @@ impl ApiError {
         }
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The body that tells of it.
+    pub(super) fn into_problem(self, instance: String, request_id: String) -> Problem {
+        Problem {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            instance,
+            code: self.code,
+            request_id,
+            errors: self.errors,
+        }
+    }
+
     /// What to say of an error status that the framework chose.
     fn from_status(status: StatusCode) -> Self {
         let (code, detail) = match status {
@@ -189,22 +207,14 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
         .extensions_mut()
         .remove::<ApiError>()
         .unwrap_or_else(|| ApiError::from_status(status));
-    let problem = Problem {
-        kind: "about:blank",
-        title: status.canonical_reason().unwrap_or("Error"),
-        status: status.as_u16(),
-        detail: error.detail,
-        instance,
-        code: error.code,
-        request_id,
-        errors: error.errors,
-    };
+    let header = error.header;
+    let problem = ApiError { status, ..error }.into_problem(instance, request_id);
     // Strings and numbers only: this can't fail, and if it did an empty body is still an answer.
     *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-    if let Some((name, value)) = error.header {
+    if let Some((name, value)) = header {
         headers.insert(name, HeaderValue::from_static(value));
     }
     response

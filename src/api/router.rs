@@ -7,12 +7,12 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, archives, auth, deadline, docs, events, health, images, jobs, metrics, observe,
+    AppState, archives, auth, bulk, deadline, docs, events, health, images, jobs, metrics, observe,
     origin, problem, rollouts, tokens, workspaces,
 };
 
@@ -20,6 +20,7 @@ use super::{
 fn v1() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
         .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(bulk::submit).layer(DefaultBodyLimit::max(bulk::MAX_BULK)))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))

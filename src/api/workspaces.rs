@@ -35,6 +35,9 @@ pub(super) struct NewWorkspace {
     /// How many jobs may wait at a time.
     #[schema(minimum = 0, maximum = 2_147_483_647)]
     max_queued: Option<u32>,
+    /// How many jobs may run at a time; with 0 none is begun.
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
+    max_running: Option<u32>,
 }
 
 /// Changes of what a workspace sets: what is absent stays, what is null is as the service's settings say.
@@ -58,6 +61,10 @@ pub(super) struct WorkspaceChanges {
     #[serde(default)]
     #[schema(value_type = Option<u32>, minimum = 0, maximum = 2_147_483_647)]
     max_queued: Patch<u32>,
+    /// How many jobs may run at a time; with 0 none is begun.
+    #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 0, maximum = 2_147_483_647)]
+    max_running: Patch<u32>,
 }
 
 /// What becomes of a setting (RFC 7396, for one field).
@@ -95,9 +102,12 @@ fn checked(settings: WorkspaceSettings) -> Result<WorkspaceSettings, ApiError> {
         let detail = format!("{version} is not an archive version: expected 1 or 2");
         wrong.push(FieldError::new("clip_version", detail));
     }
-    if let Some(most) = settings.max_queued.filter(|most| i32::try_from(*most).is_err()) {
-        let detail = format!("is {most}: expected at most {}", i32::MAX);
-        wrong.push(FieldError::new("max_queued", detail));
+    let limits = [("max_queued", settings.max_queued), ("max_running", settings.max_running)];
+    for (field, most) in limits {
+        if let Some(most) = most.filter(|most| i32::try_from(*most).is_err()) {
+            let detail = format!("is {most}: expected at most {}", i32::MAX);
+            wrong.push(FieldError::new(field, detail));
+        }
     }
     for (n, host) in settings.allowed_registries.iter().flatten().enumerate() {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte);
@@ -133,9 +143,15 @@ pub(super) async fn create(
     may: May<scope::WorkspacesWrite>,
     JsonBody(new): JsonBody<NewWorkspace>,
 ) -> Result<(StatusCode, Json<Workspace>), ApiError> {
-    let NewWorkspace { id, clip_version, fallback, allowed_registries, max_queued } = new;
-    let settings =
-        checked(WorkspaceSettings { clip_version, fallback, allowed_registries, max_queued })?;
+    let NewWorkspace { id, clip_version, fallback, allowed_registries, max_queued, max_running } =
+        new;
+    let settings = checked(WorkspaceSettings {
+        clip_version,
+        fallback,
+        allowed_registries,
+        max_queued,
+        max_running,
+    })?;
     let made = state.workspaces.create(&id, &settings, &may.change()).await;
     Ok((StatusCode::CREATED, Json(made.map_err(|error| ApiError::from_lower(&error))?)))
 }
@@ -253,6 +269,7 @@ pub(super) async fn change(
         fallback: changes.fallback.apply(now.fallback),
         allowed_registries: changes.allowed_registries.apply(now.allowed_registries),
         max_queued: changes.max_queued.apply(now.max_queued),
+        max_running: changes.max_running.apply(now.max_running),
     })?;
     let written = state.workspaces.set(&id, &settings, &may.change()).await;
     Ok(Json(written.map_err(|error| ApiError::from_lower(&error))?))

@@ -93,9 +93,13 @@ struct SettingArgs {
     /// How many jobs may wait
     #[arg(long, value_name = "N")]
     max_queued: Option<u32>,
+    /// How many jobs may run at a time
+    #[arg(long, value_name = "N")]
+    max_running: Option<u32>,
 }
 
-const SETTINGS: [&str; 4] = ["clip_version", "fallback", "allowed_registries", "max_queued"];
+const SETTINGS: [&str; 5] =
+    ["clip_version", "fallback", "allowed_registries", "max_queued", "max_running"];
 
 fn setting(text: &str) -> Result<String, String> {
     let name = text.replace('-', "_");
@@ -114,6 +118,7 @@ impl SettingArgs {
             self.fallback.map(|fallback| json!(fallback)),
             registries.map(|hosts| json!(hosts)),
             self.max_queued.map(Value::from),
+            self.max_running.map(Value::from),
         ];
         let given = SETTINGS.into_iter().zip(values);
         given.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()

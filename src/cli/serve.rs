@@ -86,7 +86,8 @@ async fn run(
     let keys = config.secret_key.load()?;
     let queue = Queue::new(database.work_pool().clone(), Vault::new(keys))
         .with_max_attempts(config.max_attempts)
-        .with_retry_for(config.retry_for);
+        .with_retry_for(config.retry_for)
+        .with_limits(config.max_running, config.max_queued);
     let workshop = match config.role {
         Role::Api => None,
         Role::All | Role::Worker => Some(Workshop::open(config, &stores, &queue, database)?),

@@ -98,6 +98,16 @@ settings! {
         flag: "migrations", env: &["CLIPWRIGHT_MIGRATIONS"], file: "clipwright.migrations",
         expected: "1 to 256", help: "Workers that may migrate at a time; all when absent",
     }
+    MAX_RUNNING {
+        flag: "max-running", env: &["CLIPWRIGHT_MAX_RUNNING"], file: "clipwright.maxRunning",
+        expected: "1 to 1000000",
+        help: "Jobs that all workers of all processes together may work on at a time; any number when absent",
+    }
+    MAX_QUEUED {
+        flag: "max-queued", env: &["CLIPWRIGHT_MAX_QUEUED"], file: "clipwright.maxQueued",
+        expected: "1 to 100000000",
+        help: "Jobs of all workspaces together that may wait; any number when absent",
+    }
     STALL_MINUTES {
         flag: "stall-minutes", env: &["CLIPWRIGHT_STALL_MINUTES"], file: "clipwright.stallMinutes",
         default: Some("10"), expected: "1 to 1440",

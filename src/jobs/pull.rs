@@ -214,9 +214,23 @@ impl Puller {
             Some(text) => Credentials::parse(text.expose_secret(), reference.registry())?,
             None => None,
         };
-        let source =
-            Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
-        let image = source.resolve(&spec.platform, &attempt.cancel).await?;
+        let registry = reference.registry().to_owned();
+        let found = async {
+            let source =
+                Source::open(&ImageSource::Registry(reference), &self.oci, credentials).await?;
+            let image = source.resolve(&spec.platform, &attempt.cancel).await?;
+            Ok((source, image))
+        };
+        let found: Result<_, OciError> = found.await;
+        match &found {
+            Err(OciError::Cancelled) => {}
+            // Whatever else it says, it is there.
+            found => {
+                let answers = !matches!(found, Err(OciError::Unavailable { .. }));
+                attempt.fence.registry_answers(&registry, answers).await;
+            }
+        }
+        let (source, image) = found?;
         if pinned.is_none() {
             attempt.fence.pin(image.named_digest).await?;
         }

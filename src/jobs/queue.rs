@@ -21,6 +21,8 @@ mod claim;
 mod connection;
 /// Why the queue could not do what was asked.
 mod error;
+/// Registries that are away.
+mod hosts;
 /// JSON as Postgres takes it.
 mod json;
 /// Which process reads which layer.
@@ -35,6 +37,8 @@ mod look;
 mod outcome;
 /// Patience with the database.
 mod retry;
+/// How many jobs may wait in all.
+mod room;
 /// Rows become types.
 mod row;
 /// A new job.
@@ -69,7 +73,22 @@ pub struct Queue {
     vault: Vault,
     max_attempts: i32,
     retry_for: Duration,
+    /// How many jobs of all workspaces may run at a time.
+    max_running: i64,
+    room: Option<Arc<room::Room>>,
     hub: Arc<wake::Hub>,
+}
+
+/// Which jobs do for a new one that asks for the same in the same workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// None.
+    #[default]
+    Apart,
+    /// One that has not ended and was brought the same secrets.
+    WithActive,
+    /// One that has not ended, or the one whose archive is the image's.
+    WithArchived,
 }
 
 /// A job to be accepted.
@@ -85,6 +104,8 @@ pub struct NewJob {
     pub secrets: Secrets,
     /// Submitting twice under one key makes one job.
     pub idempotency_key: Option<String>,
+    /// Which jobs do instead.
+    pub sharing: Sharing,
     /// How many attempts there may be; the queue's default when absent.
     pub max_attempts: Option<i32>,
     /// It expires when no worker takes it in this time.
@@ -104,6 +125,7 @@ impl NewJob {
             priority: Priority::default(),
             secrets: Secrets::default(),
             idempotency_key: None,
+            sharing: Sharing::default(),
             max_attempts: None,
             expires_in: None,
             request_id: None,
@@ -117,7 +139,7 @@ impl NewJob {
 pub struct Submitted {
     /// The job as it is now.
     pub job: Job,
-    /// Whether it was there already under the same idempotency key.
+    /// Whether it was there already: under the same idempotency key, or because it asks for the same.
     pub existing: bool,
 }
 
@@ -150,7 +172,7 @@ impl Queue {
     pub fn new(pool: PgPool, vault: Vault) -> Self {
         let hub = wake::Hub::new(pool.clone());
         let (max_attempts, retry_for) = (DEFAULT_MAX_ATTEMPTS, DEFAULT_RETRY_FOR);
-        Self { pool, vault, max_attempts, retry_for, hub }
+        Self { pool, vault, max_attempts, retry_for, max_running: i64::MAX, room: None, hub }
     }
 
     /// The same queue over other connections to the same database.
@@ -171,6 +193,17 @@ impl Queue {
     #[must_use]
     pub fn with_retry_for(self, retry_for: Duration) -> Self {
         Self { retry_for, ..self }
+    }
+
+    /// How many jobs of all workspaces may run at a time, whatever workers there are, and how many may
+    /// wait; any number unless told. Processes that claim at the same moment may go beyond it by one each.
+    #[must_use]
+    pub fn with_limits(self, max_running: Option<u32>, max_queued: Option<u32>) -> Self {
+        Self {
+            max_running: max_running.map_or(i64::MAX, i64::from),
+            room: max_queued.map(|most| Arc::new(room::Room::new(most))),
+            ..self
+        }
     }
 
     /// Asks for the end of a job: a queued one is cancelled at once, a running one as soon as its

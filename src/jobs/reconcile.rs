@@ -20,6 +20,8 @@ use crate::store::StoreError;
 
 /// Jobs and idempotency keys whose time is over.
 mod expiry;
+/// Jobs that wait for their registry.
+mod hosts;
 /// Images whose archive is gone or another, and image ids that nobody has.
 mod images;
 /// Claims of layers by processes that died.
@@ -32,6 +34,7 @@ mod leftovers;
 mod retention;
 
 pub use expiry::Expiry;
+pub use hosts::Hosts;
 pub use images::Images;
 pub use layer_claims::LayerClaims;
 pub use leases::Leases;
@@ -88,6 +91,7 @@ impl Reconcilers {
         let mut all: Vec<Box<dyn Reconciler>> = vec![
             Box::new(Leases { queue: queue(), every: lease / 3 }),
             Box::new(Expiry { queue: queue() }),
+            Box::new(Hosts { queue: queue() }),
             Box::new(Retention { queue: queue(), keep }),
             Box::new(LayerClaims { queue: queue() }),
             Box::new(Images::new(queue(), stores.archives.clone())),

@@ -26,6 +26,10 @@ pub struct WorkspaceSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0)]
     pub max_queued: Option<u32>,
+    /// How many jobs may run at a time; with 0 none is begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0)]
+    pub max_running: Option<u32>,
 }
 
 /// A tenant.
@@ -48,6 +52,7 @@ struct WorkspaceRow {
     fallback: Option<String>,
     allowed_registries: Option<Vec<String>>,
     max_queued: Option<i32>,
+    max_running: Option<i32>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -68,6 +73,7 @@ impl WorkspaceRow {
                 fallback: fallback.and_then(|name| serde_json::from_value(name).ok()),
                 allowed_registries: self.allowed_registries,
                 max_queued: self.max_queued.and_then(|most| most.try_into().ok()),
+                max_running: self.max_running.and_then(|most| most.try_into().ok()),
             },
             created_at: self.created_at,
             updated_at: self.updated_at,
@@ -121,12 +127,13 @@ impl Workspaces {
             let row = sqlx::query_as!(
                 WorkspaceRow,
                 r#"WITH made AS (
-                       INSERT INTO workspace (id, clip_version, fallback, allowed_registries, max_queued)
-                       SELECT $1, $2, $3, $4, $5 WHERE $6 ON CONFLICT DO NOTHING RETURNING *),
+                       INSERT INTO workspace (id, clip_version, fallback, allowed_registries,
+                                              max_queued, max_running)
+                       SELECT $1, $2, $3, $4, $5, $11 WHERE $6 ON CONFLICT DO NOTHING RETURNING *),
                    changed AS (
                        UPDATE workspace
                        SET clip_version = $2, fallback = $3, allowed_registries = $4,
-                           max_queued = $5, updated_at = now()
+                           max_queued = $5, max_running = $11, updated_at = now()
                        WHERE id = $1
                          AND (NOT $6 OR EXISTS (SELECT FROM audit_event WHERE id = $7))
                        RETURNING *),
@@ -137,7 +144,9 @@ impl Workspaces {
                        SELECT $7, $8, CASE WHEN $6 THEN 'workspace.create' ELSE 'workspace.set' END,
                               id, id, $9, $10
                        FROM written ON CONFLICT DO NOTHING)
-                   SELECT id AS "id!", clip_version, fallback, allowed_registries, max_queued, created_at AS "created_at!", updated_at AS "updated_at!"
+                   SELECT id AS "id!", clip_version, fallback, allowed_registries, max_queued,
+                          max_running, created_at AS "created_at!",
+                          updated_at AS "updated_at!"
                    FROM written"#,
                 id.as_str(),
                 settings.clip_version.map(i16::from),
@@ -149,6 +158,7 @@ impl Workspaces {
                 change.actor,
                 detail,
                 change.request_id,
+                number(settings.max_running),
             )
             .fetch_optional(&mut *db)
             .await;
@@ -169,7 +179,8 @@ impl Workspaces {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let row = sqlx::query_as!(
                 WorkspaceRow,
-                "SELECT id, clip_version, fallback, allowed_registries, max_queued, created_at, updated_at
+                "SELECT id, clip_version, fallback, allowed_registries, max_queued, max_running,
+                        created_at, updated_at
                  FROM workspace WHERE id = $1",
                 id.as_str()
             )
@@ -191,7 +202,8 @@ impl Workspaces {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let rows = sqlx::query_as!(
                 WorkspaceRow,
-                "SELECT id, clip_version, fallback, allowed_registries, max_queued, created_at, updated_at
+                "SELECT id, clip_version, fallback, allowed_registries, max_queued, max_running,
+                        created_at, updated_at
                  FROM workspace WHERE id > $1 ORDER BY id LIMIT $2",
                 after.map_or("", WorkspaceId::as_str),
                 limit

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clipwright::jobs::job::{JobKind, JobState};
 use clipwright::jobs::queue::{JobFilter, Queue, Vault};
-use clipwright::jobs::reconcile::{Expiry, Images, Leases, Reconciler as _, Retention};
+use clipwright::jobs::reconcile::{Expiry, Hosts, Images, Leases, Reconciler as _, Retention};
 use clipwright::publish::archives::Stores;
 use clipwright::store::StoreSettings;
 use sqlx::PgPool;
@@ -37,8 +37,8 @@ async fn add(pool: &PgPool, from: i64, count: i64, live: bool) {
                     CASE WHEN {live} THEN NULL ELSE '{{}}'::jsonb END
              FROM generate_series({from}, {from} + {count} - 1) AS n
              RETURNING id, image_id)
-         INSERT INTO live_job (job_id, kind, spec_version, image_id, priority, head, due_at, key_id)
-         SELECT id, 'pull', 1, image_id, 0, true,
+         INSERT INTO live_job (job_id, workspace_id, kind, spec_version, image_id, priority, head, due_at, key_id)
+         SELECT id, 'default', 'pull', 1, image_id, 0, true,
                 -- Half of them are due, but their key is nowhere.
                 CASE WHEN hashtext(image_id) % 2 = 0 THEN now() ELSE now() + interval '1 hour' END,
                 CASE WHEN hashtext(image_id) % 2 = 0 THEN 'nowhere' ELSE '' END
@@ -148,6 +148,7 @@ async fn walk(f: &Fixture, first: u64, bounded: bool) {
             let queue = || f.queue.clone();
             assert_eq!(Leases { queue: queue(), every: LEASE }.run().await.unwrap(), 0);
             assert_eq!(Expiry { queue: queue() }.run().await.unwrap(), 0);
+            assert_eq!(Hosts { queue: queue() }.run().await.unwrap(), 0);
             let keep = Duration::from_hours(24);
             assert_eq!(Retention { queue: queue(), keep }.run().await.unwrap(), 0);
         })

@@ -64,6 +64,14 @@ impl JobSpec {
         }
     }
 
+    /// The registry that it needs, by host and port.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Pull(pull) => Some(pull.source.registry()),
+            Self::Migrate(_) => None,
+        }
+    }
+
     /// The shape that this version writes. A replica runs none that is newer than its own.
     pub const VERSION: i32 = 1;
 

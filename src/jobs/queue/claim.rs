@@ -1,9 +1,13 @@
 //! Claims: a worker takes a job for a while. No lock outlasts a statement; every later write is fenced
 //! by the number of the claim.
 //!
-//! The statement walks one index to its first entry, for each kind, priority and key. What may run next of
-//! an image is chosen when jobs come and go (`choose_head` in the migrations), so that nothing is joined
-//! and no plan can go wrong with the statistics.
+//! Workspaces share the workers: the one that has the fewest jobs running is served first, and of several
+//! the one whose last claim is the longest ago. Priorities order the jobs of a workspace, not workspaces.
+//!
+//! The statement walks one index to its first entry, for each workspace that has jobs waiting until there
+//! is one, and for each kind, priority and key. What may run next of an image is chosen when jobs come and
+//! go (`choose_head` in the migrations), and jobs that wait for their registry are not in the index, so
+//! that no plan can go wrong with the statistics.
 
 use std::time::Duration;
 
@@ -36,8 +40,9 @@ pub struct Wanted<'a> {
 }
 
 impl Queue {
-    /// Takes the job that is due first among those of the highest priority, if its secrets can be
-    /// opened here and its image is worked on by nobody, and records that an attempt started.
+    /// Takes a job of the workspace whose turn it is: the one that is due first among those of the
+    /// highest priority, if its secrets can be opened here, its image is worked on by nobody and its
+    /// registry is not known to be away. Records that an attempt started.
     pub async fn claim(&self, wanted: &Wanted<'_>) -> Result<Option<Lease>, QueueError> {
         loop {
             // Once: a claim whose answer was lost holds its job, and a second one would take another
@@ -61,26 +66,62 @@ impl Queue {
         let kinds: Vec<_> = wanted.kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
         let mut db = Connection::acquire(&self.pool, ACTION).await?;
         let claimed = sqlx::query!(
-            r#"WITH next AS (
-                   SELECT first.job_id
-                   FROM (VALUES (1::smallint), (0::smallint), (-1::smallint)) AS level (priority)
-                   CROSS JOIN LATERAL (
-                       SELECT due.job_id FROM unnest($1::text[]) AS wanted (kind)
-                       CROSS JOIN unnest($4::text[]) AS here (key)
+            r#"WITH RECURSIVE waiting (workspace_id) AS (
+                   (SELECT workspace_id FROM live_job
+                    WHERE head AND worker_id IS NULL AND parked_at IS NULL
+                    ORDER BY workspace_id LIMIT 1)
+                   UNION ALL
+                   SELECT (SELECT following.workspace_id FROM live_job AS following
+                           WHERE head AND worker_id IS NULL AND parked_at IS NULL
+                             AND following.workspace_id > waiting.workspace_id
+                           ORDER BY following.workspace_id LIMIT 1)
+                   FROM waiting WHERE waiting.workspace_id IS NOT NULL),
+               running AS MATERIALIZED (
+                   SELECT workspace_id, count(*) AS jobs FROM live_job
+                   WHERE worker_id IS NOT NULL GROUP BY workspace_id),
+               line AS MATERIALIZED (
+                   SELECT waiting.workspace_id
+                   FROM waiting
+                   JOIN workspace ON workspace.id = waiting.workspace_id
+                   LEFT JOIN running ON running.workspace_id = waiting.workspace_id
+                   LEFT JOIN workspace_turn
+                       ON workspace_turn.workspace_id = waiting.workspace_id
+                   WHERE (workspace.max_running IS NULL
+                          OR coalesce(running.jobs, 0) < workspace.max_running)
+                     AND (SELECT coalesce(sum(jobs), 0)::bigint FROM running) < $7
+                   ORDER BY coalesce(running.jobs, 0), last_fence NULLS FIRST),
+               next AS (
+                   SELECT first.job_id FROM line CROSS JOIN LATERAL (
+                       SELECT best.job_id
+                       FROM (VALUES (1::smallint), (0::smallint), (-1::smallint))
+                           AS level (priority)
                        CROSS JOIN LATERAL (
-                           SELECT job_id, due_at FROM live_job
-                           WHERE head AND worker_id IS NULL AND kind = wanted.kind
-                             AND suspect = $2 AND priority = level.priority
-                             AND key_id = here.key AND due_at <= now() AND spec_version <= $3
-                           ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
-                       ORDER BY due.due_at LIMIT 1) AS first
+                           SELECT due.job_id FROM unnest($1::text[]) AS wanted (kind)
+                           CROSS JOIN unnest($4::text[]) AS here (key)
+                           CROSS JOIN LATERAL (
+                               SELECT job_id, due_at FROM live_job
+                               WHERE head AND worker_id IS NULL AND parked_at IS NULL
+                                 AND workspace_id = line.workspace_id AND kind = wanted.kind
+                                 AND suspect = $2 AND priority = level.priority
+                                 AND key_id = here.key AND due_at <= now()
+                                 AND spec_version <= $3
+                               ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
+                           ORDER BY due.due_at LIMIT 1) AS best
+                       LIMIT 1) AS first
                    LIMIT 1),
                taken AS (
                    UPDATE live_job
                    SET worker_id = $5, fence = nextval('job_fence'), expires_at = NULL,
                        lease_expires_at = now() + make_interval(secs => $6)
                    FROM next WHERE live_job.job_id = next.job_id
-                   RETURNING live_job.job_id, fence),
+                   RETURNING live_job.job_id, live_job.workspace_id, fence),
+               -- Whoever writes it at the same moment writes much the same.
+               served AS (
+                   UPDATE workspace_turn SET last_fence = turn.fence
+                   FROM (SELECT mine.workspace_id, taken.fence
+                         FROM workspace_turn AS mine JOIN taken USING (workspace_id)
+                         FOR UPDATE OF mine SKIP LOCKED) AS turn
+                   WHERE workspace_turn.workspace_id = turn.workspace_id),
                started AS (
                    UPDATE job
                    SET state = 'running', reason = NULL, attempt = attempt + 1,
@@ -116,6 +157,7 @@ impl Queue {
             &self.keys(),
             wanted.worker_id,
             wanted.lasts.as_secs_f64(),
+            self.max_running,
         )
         .fetch_optional(&mut *db)
         .await;
@@ -186,16 +228,10 @@ impl Queue {
             let mut db = Connection::acquire(&self.pool, SUSPECTS).await?;
             let waits = sqlx::query_scalar!(
                 r#"SELECT EXISTS (
-                       SELECT FROM unnest($1::text[]) AS wanted (kind)
-                       CROSS JOIN (VALUES (1::smallint), (0::smallint), (-1::smallint))
-                           AS level (priority)
-                       CROSS JOIN unnest($2::text[]) AS here (key)
-                       CROSS JOIN LATERAL (
-                           SELECT FROM live_job
-                           WHERE head AND worker_id IS NULL AND kind = wanted.kind AND suspect
-                             AND priority = level.priority AND key_id = here.key
-                             AND due_at <= now() AND spec_version <= $3
-                           LIMIT 1) AS due) AS "waits!""#,
+                       SELECT FROM live_job
+                       WHERE suspect AND head AND worker_id IS NULL AND kind = ANY($1)
+                         AND key_id = ANY($2) AND parked_at IS NULL AND due_at <= now()
+                         AND spec_version <= $3) AS "waits!""#,
                 &kinds,
                 &keys,
                 JobSpec::VERSION,

@@ -38,6 +38,9 @@ pub enum QueueError {
         /// Whose jobs.
         workspace: WorkspaceId,
     },
+    /// As many jobs of all workspaces wait as may.
+    #[error("as many jobs wait as the service lets wait (maxQueued)")]
+    ServiceFull,
     /// Secrets came, but there is no key to keep them with.
     #[error("credentials can't be accepted: the service has no secret key to encrypt them with")]
     NoSecretKey,
@@ -98,7 +101,7 @@ impl Classify for QueueError {
 
     fn fault(&self) -> Fault {
         match self {
-            Self::Unavailable { .. } | Self::Closed => Fault::Upstream,
+            Self::Unavailable { .. } | Self::Closed | Self::ServiceFull => Fault::Upstream,
             Self::IdempotencyMismatch | Self::Full { .. } | Self::NoSecretKey => Fault::User,
             Self::Refused { .. }
             | Self::Undecipherable { .. }
@@ -112,7 +115,7 @@ impl Classify for QueueError {
             Self::Unavailable { .. } | Self::Closed => "database_unavailable",
             Self::Refused { .. } => "database_refused",
             Self::IdempotencyMismatch => "idempotency_mismatch",
-            Self::Full { .. } => "queue_full",
+            Self::Full { .. } | Self::ServiceFull => "queue_full",
             Self::NoSecretKey => "no_secret_key",
             Self::Undecipherable { .. } => "credentials_undecipherable",
             Self::Corrupt { .. } => "row_corrupt",

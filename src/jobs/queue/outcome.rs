@@ -235,7 +235,10 @@ impl Queue {
                 r#"WITH held AS (
                        UPDATE live_job
                        SET worker_id = NULL, lease_expires_at = NULL, last_event = 0,
-                           suspect = $6, due_at = now() + make_interval(secs => $4)
+                           suspect = $6, due_at = now() + make_interval(secs => $4),
+                           -- Else each that tried would try again beside the one whose turn it is.
+                           parked_at = (SELECT now() FROM resting_host
+                                        WHERE host = live_job.host AND rests_until IS NOT NULL)
                        WHERE job_id = $1 AND fence = $2 AND worker_id IS NOT NULL
                          AND NOT cancel_requested AND (NOT $6 OR lease_expires_at <= now())
                        RETURNING job_id, due_at),

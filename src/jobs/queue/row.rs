@@ -35,7 +35,10 @@ macro_rules! job_rows {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             crate::jobs::queue::row::JobRow,
-            "SELECT id, workspace_id, spec, priority, state, reason, phase, attempt, max_attempts,
+            "SELECT id, workspace_id, spec, priority, state,
+                    CASE WHEN state = 'queued' AND EXISTS (
+                        SELECT FROM live_job WHERE job_id = job.id AND parked_at IS NOT NULL)
+                    THEN 'registry_away' ELSE reason END AS reason, phase, attempt, max_attempts,
                     losses, resolved_digest, request_id, created_at, started_at, finished_at,
                     result, error
              FROM job " + $tail

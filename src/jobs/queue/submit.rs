@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -9,11 +10,14 @@ use super::connection::Connection;
 use super::json::to_json;
 use super::row::{JobRow, job_rows};
 use super::wake::Topic;
-use super::{NewJob, Queue, QueueError, Submitted, patiently};
+use super::{NewJob, Queue, QueueError, Sharing, Submitted, patiently};
 use crate::digest::Digest;
 use crate::jobs::job::JobSpec;
 
 const ACTION: &str = "submit a job";
+
+/// The index that refuses a second job of those that ask for the same.
+const JOINABLE: &str = "live_job_joinable";
 
 /// For how long a key stands for the job that it made.
 const KEY_LASTS: Duration = Duration::from_hours(24);
@@ -27,11 +31,22 @@ struct SecretRows {
 }
 
 impl Queue {
-    /// Accepts a job, if the workspace may have one more that waits: jobs that come at the same moment may
-    /// pass together, so that there may be a few more. The same idempotency key and request again give the job that is there.
+    /// Accepts a job, if the workspace and all together may have one more that waits: jobs that come at
+    /// the same moment may pass together, so that there may be a few more. The same idempotency key and
+    /// request again give the job that is there, and so does what another job does already, if
+    /// [`NewJob::sharing`] says so.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted, QueueError> {
         // Chosen once: a retry whose first try did arrive finds its own job.
         let id = Uuid::now_v7();
+        if let Some(room) = &self.room
+            && let Err(full) = room.check(self).await
+        {
+            let digest = request_digest(&new, spec_digest(&to_json(ACTION, &new.spec)?));
+            return match existing(&self.pool, id, &new, digest).await {
+                Err(QueueError::Full { .. }) => Err(full),
+                found => found,
+            };
+        }
         let submitted = patiently(ACTION, || self.try_submit(id, &new)).await?;
         if !submitted.existing {
             self.hub.tell(Topic::Work);
@@ -41,9 +56,13 @@ impl Queue {
 
     async fn try_submit(&self, id: Uuid, new: &NewJob) -> Result<Submitted, QueueError> {
         let spec = to_json(ACTION, &new.spec)?;
-        let spec_digest = Digest::of(spec.to_string().as_bytes());
+        let spec_digest = spec_digest(&spec);
         let request_digest = request_digest(new, spec_digest);
         let workspace = new.workspace.as_str();
+        let join_digest = match new.sharing {
+            Sharing::Apart => None,
+            Sharing::WithActive | Sharing::WithArchived => Some(self.join_digest(new, spec_digest)),
+        };
         let mut rows = SecretRows::default();
         let mut key_id = String::new();
         for (name, secret) in &new.secrets {
@@ -62,11 +81,22 @@ impl Queue {
                            SELECT FROM job WHERE workspace_id = $2 AND state = 'queued'
                            LIMIT workspace.max_queued) AS waiting) END AS is_left
                    FROM workspace WHERE id = $2),
+               same AS MATERIALIZED (
+                   (SELECT job_id FROM live_job
+                    WHERE workspace_id = $2 AND image_id = $7 AND join_digest = $21
+                      AND NOT cancel_requested)
+                   UNION ALL
+                   (SELECT image.job_id FROM image JOIN job ON job.id = image.job_id
+                    WHERE $22 AND image.workspace_id = $2 AND image.image_id = $7
+                      AND job.spec_digest = $5)
+                   LIMIT 1),
                keyed AS (
                    INSERT INTO idempotency_key
                        (workspace_id, key, request_digest, job_id, expires_at)
-                   SELECT $2, $9, $19, $1, now() + make_interval(secs => $10)
-                   WHERE $9::text IS NOT NULL AND (SELECT is_left FROM room)
+                   SELECT $2, $9, $19, coalesce((SELECT job_id FROM same), $1),
+                          now() + make_interval(secs => $10)
+                   WHERE $9::text IS NOT NULL
+                     AND ((SELECT is_left FROM room) OR EXISTS (SELECT FROM same))
                    ON CONFLICT (workspace_id, key) DO UPDATE
                    SET request_digest = excluded.request_digest, job_id = excluded.job_id,
                        expires_at = excluded.expires_at
@@ -78,14 +108,17 @@ impl Queue {
                                     last_seq)
                    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $11, $12, $13, 1
                    WHERE ($9::text IS NULL OR EXISTS (SELECT FROM keyed))
-                     AND (SELECT is_left FROM room)
+                     AND (SELECT is_left FROM room) AND NOT EXISTS (SELECT FROM same)
                    ON CONFLICT (id) DO NOTHING
                    RETURNING *),
                live AS (
-                   INSERT INTO live_job (job_id, kind, spec_version, image_id, priority, key_id,
-                                         expires_at)
-                   SELECT id, kind, spec_version, image_id, priority, $14,
-                          now() + make_interval(secs => $15)
+                   INSERT INTO live_job (job_id, workspace_id, kind, spec_version, image_id,
+                                         priority, key_id, expires_at, join_digest, host,
+                                         parked_at)
+                   SELECT id, workspace_id, kind, spec_version, image_id, priority, $14,
+                          now() + make_interval(secs => $15), $21, $20,
+                          (SELECT now() FROM resting_host
+                           WHERE host = $20 AND rests_until IS NOT NULL)
                    FROM accepted),
                secret AS (
                    INSERT INTO job_secret (job_id, key_id, name, nonce, ciphertext)
@@ -100,7 +133,11 @@ impl Queue {
                       attempt AS "attempt!", max_attempts AS "max_attempts!",
                       losses AS "losses!", resolved_digest, request_id,
                       created_at AS "created_at!", started_at, finished_at, result, error
-               FROM accepted"#,
+               FROM (SELECT * FROM accepted
+                     UNION ALL
+                     SELECT * FROM job
+                     WHERE id = (SELECT job_id FROM same)
+                       AND ($9::text IS NULL OR EXISTS (SELECT FROM keyed))) AS job"#,
             id,
             workspace,
             new.spec.kind().as_str(),
@@ -120,14 +157,45 @@ impl Queue {
             &rows.nonces,
             &rows.ciphertexts,
             request_digest.as_bytes(),
+            new.spec.host(),
+            join_digest.as_ref().map(|digest| digest.as_bytes().as_slice()),
+            new.sharing == Sharing::WithArchived,
         )
         .fetch_optional(&mut *db)
         .await;
+        if let Err(error) = &accepted
+            && error.as_database_error().and_then(|error| error.constraint()) == Some(JOINABLE)
+        {
+            db.answered(ACTION, Ok(()))?;
+            // On the next try it is there to be joined.
+            let reason = "somebody asked for the same at the same moment".to_owned();
+            return Err(QueueError::Unavailable { action: ACTION, reason });
+        }
         match db.answered(ACTION, accepted)? {
-            Some(row) => Ok(Submitted { job: row.into_job()?, existing: false }),
+            Some(row) => {
+                let job = row.into_job()?;
+                Ok(Submitted { existing: job.id != id, job })
+            }
             None => existing(&self.pool, id, new, request_digest).await,
         }
     }
+}
+
+impl Queue {
+    /// What jobs have in common of which one does for all: what they ask for, and what they bring.
+    fn join_digest(&self, new: &NewJob, spec: Digest) -> Digest {
+        let secrets: Vec<_> = new
+            .secrets
+            .iter()
+            .map(|(name, secret)| (name, self.vault.fingerprint(secret)))
+            .collect();
+        Digest::of(format!("{spec} {secrets:?}").as_bytes())
+    }
+}
+
+/// Names what a job asks for.
+fn spec_digest(spec: &Value) -> Digest {
+    Digest::of(spec.to_string().as_bytes())
 }
 
 /// Names what a request asks for; of secrets it takes the names alone.

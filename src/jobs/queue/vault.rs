@@ -6,6 +6,7 @@
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -37,6 +38,15 @@ impl Vault {
     /// The ids of all keys: what is sealed with another can't be opened here.
     pub(super) fn key_ids(&self) -> Vec<String> {
         self.0.iter().map(key_id).collect()
+    }
+
+    /// Equal secrets have equal fingerprints, as long as the key is the same, and nobody without it can
+    /// tell anything from one (HMAC-SHA-256, RFC 2104).
+    pub(super) fn fingerprint(&self, secret: &SecretString) -> [u8; 32] {
+        let key = self.0.first().map_or(&[][..], |key| key.expose());
+        let mut mac = fingerprint_key(key);
+        mac.update(secret.expose_secret().as_bytes());
+        mac.finalize().into_bytes().into()
     }
 
     /// Encrypts a secret of `job`.
@@ -81,6 +91,14 @@ impl Vault {
         // The error of `from_utf8` would hold the plain bytes; it is dropped here.
         String::from_utf8(plain).map(SecretString::from).map_err(|_| failed("it is not text"))
     }
+}
+
+/// The key of fingerprints is derived, so that no key has two uses.
+fn fingerprint_key(key: &[u8]) -> Hmac<Sha256> {
+    let derived = Sha256::new().chain_update(b"clipwright fingerprint\0").chain_update(key);
+    let mut block = [0; 64];
+    block[..32].copy_from_slice(&derived.finalize());
+    Hmac::new(&block.into())
 }
 
 fn cipher(key: &SecretKey) -> ChaCha20Poly1305 {

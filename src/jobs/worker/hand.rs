@@ -56,6 +56,19 @@ impl Fence {
         self.queue.pin(&self.lease, resolved).await
     }
 
+    /// Tells whether the registry that the job needs answered: while it doesn't, its jobs wait without a
+    /// worker. What can't be told is told by the next one.
+    pub async fn registry_answers(&self, registry: &str, answers: bool) {
+        let told = if answers {
+            self.queue.host_answered(registry).await
+        } else {
+            self.queue.host_away(registry, self.lease.job.id).await.map(drop)
+        };
+        if let Err(error) = told {
+            tracing::debug!(registry, %error, "whether a registry answers was not told");
+        }
+    }
+
     /// Whether the archive under the job's image id is its workspace's to write; fails as
     /// [`check`](Self::check) does.
     pub async fn owns_archive(&self) -> Result<bool, QueueError> {
