@@ -20,12 +20,15 @@ mod new_job;
 mod observe;
 mod origin;
 mod problem;
+mod rate;
 mod rollouts;
 mod router;
 mod server;
 mod tokens;
+mod webhooks;
 mod workspaces;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -51,6 +54,7 @@ pub struct AppState {
     workspaces: Workspaces,
     rollouts: Rollouts,
     token: Option<auth::AccessToken>,
+    rates: rate::RateLimits,
     streams: Arc<Semaphore>,
     /// The service is about to stop: no new clients should come.
     stopping: CancellationToken,
@@ -76,6 +80,7 @@ impl AppState {
             workspaces,
             rollouts,
             token: token.map(auth::AccessToken::new),
+            rates: rate::RateLimits::default(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             stopping: CancellationToken::new(),
             shutdown: CancellationToken::new(),
@@ -87,6 +92,12 @@ impl AppState {
     #[must_use]
     pub fn for_probes_alone(self) -> Self {
         Self { probes_alone: true, ..self }
+    }
+
+    /// How often each token may ask in a minute that has no limit of its own.
+    #[must_use]
+    pub fn with_rate_limit(self, requests_per_minute: Option<NonZeroU32>) -> Self {
+        Self { rates: rate::RateLimits::new(requests_per_minute), ..self }
     }
 
     /// `/readyz` says no from when `stopping` fires.

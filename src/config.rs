@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub struct Config {
     pub max_running: Option<u32>,
     /// Jobs that may wait, of all workspaces; any number when absent.
     pub max_queued: Option<u32>,
+    /// How often a token without a limit of its own may ask this process; any number when absent.
+    pub requests_per_minute: Option<NonZeroU32>,
     /// So long may an attempt go without an event or more bytes.
     pub stall: Duration,
     /// So long may an attempt take in all.
@@ -181,6 +184,9 @@ impl Config {
                 .parse(&setting::MAX_RUNNING, |text| between(text, 1..=1_000_000))?,
             max_queued: layers
                 .parse(&setting::MAX_QUEUED, |text| between(text, 1..=100_000_000))?,
+            requests_per_minute: layers
+                .parse(&setting::REQUESTS_PER_MINUTE, |text| between(text, 1..=1_000_000))?
+                .and_then(NonZeroU32::new),
             stall: layers.require(&setting::STALL_MINUTES, |text| {
                 between(text, 1..=1440u64).map(Duration::from_mins)
             })?,

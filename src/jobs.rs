@@ -3,6 +3,8 @@
 //! `job` holds the types, `queue` the SQL, `worker` the pool, `reconcile` what is done beside the
 //! jobs, `pull` and `migrate` the way of one job each.
 
+/// Webhooks on their way.
+pub mod courier;
 /// Which handler does which kind of job.
 pub mod handlers;
 /// The types.
@@ -19,5 +21,7 @@ pub mod queue;
 pub mod reconcile;
 /// JSON in rows, as it was written.
 pub mod recorded;
+/// Who is told when a job ends.
+pub mod webhook;
 /// The worker pool.
 pub mod worker;

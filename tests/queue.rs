@@ -12,6 +12,7 @@ mod leases;
 mod outage;
 mod plans;
 mod silence;
+mod webhooks;
 mod workers;
 
 pub(crate) use harness::new_job;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::header::AUTHORIZATION;
@@ -84,7 +85,17 @@ async fn access(state: &AppState, request: &Parts) -> Result<Access, ApiError> {
             return Err(unauthorized(detail));
         }
     };
+    if let Actor::Token(token) = access.actor {
+        state.rates.count(token, access.requests_per_minute).map_err(too_often)?;
+    }
     in_workspace(state, request, access).await
+}
+
+fn too_often(wait: Duration) -> ApiError {
+    let detail = "this token has asked as often as it may in a minute";
+    let seconds = wait.as_secs_f64().ceil().max(1.0);
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail)
+        .with_header("retry-after", format!("{seconds:.0}"))
 }
 
 /// Whose things the request is about: those of the token's workspace, or of the one that it names.

@@ -48,7 +48,7 @@ const MAX_WAIT: u64 = 25;
             headers(("Location" = String, description = "Where the job is shown"))),
         (status = 200, description = "The job that is there: it asks for the same, or this Idempotency-Key made it", body = Job,
             headers(("Location" = String, description = "Where the job is shown"))),
-        (status = 429, description = "As many jobs of the workspace, or of all, wait as may", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "As many jobs of the workspace, or of all, wait as may; or the token asks more often than it may", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -295,7 +295,7 @@ pub(super) struct RetryBody {
             headers(("Location" = String, description = "Where the job is shown"))),
         (status = 404, description = "No such job", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The job has not ended", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "As many jobs of the workspace, or of all, wait as may", body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "As many jobs of the workspace, or of all, wait as may; or the token asks more often than it may", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]

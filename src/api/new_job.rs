@@ -19,6 +19,7 @@ use crate::digest::Digest;
 use crate::jobs::job::{ImageId, JobSpec, MigrateSpec, Priority, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
+use crate::jobs::webhook::Webhook;
 use crate::oci::{Credentials, Platform, Reference};
 
 use super::extract::invalid_job;
@@ -36,7 +37,7 @@ pub(super) enum NewJobBody {
 }
 
 /// A pull: index an image that is in a registry already.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "kind": "pull",
@@ -77,10 +78,12 @@ pub(super) struct NewPull {
     /// How to log in to the source's registry. Kept encrypted until the job is final, never shown.
     #[schema(write_only)]
     credentials: Option<CredentialText>,
+    /// Whom to tell when the job ends.
+    webhook: Option<NewWebhook>,
 }
 
 /// A migration: bring an archive to the other version.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"kind": "migrate", "image_id": "961eaef6668e480f", "to": 2}))]
 pub(super) struct NewMigrate {
@@ -103,6 +106,34 @@ pub(super) struct NewMigrate {
     /// How to log in to the image's registry. Kept encrypted until the job is final, never shown.
     #[schema(write_only)]
     credentials: Option<CredentialText>,
+    /// Whom to tell when the job ends.
+    webhook: Option<NewWebhook>,
+}
+
+/// Whom to tell when a job ends: by a POST of the job, as `GET /v1/jobs/{id}` shows it. Kept encrypted.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"url": "https://gateway.example/hooks/clipwright", "secret": "a long random text"}))]
+pub(super) struct NewWebhook {
+    /// Where to send it. Redirects are not followed.
+    #[schema(max_length = 2048, write_only)]
+    url: String,
+    /// What to sign it with: `Clipwright-Signature: t=SECONDS,v1=HEX`, the HMAC-SHA-256 of
+    /// `SECONDS.BODY`.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256, write_only)]
+    secret: Option<SecretText>,
+}
+
+/// A secret that no error quotes.
+struct SecretText(SecretString);
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self(text.into())),
+            _ => Err(de::Error::custom("expected a string")),
+        }
+    }
 }
 
 /// The kind of a pull.
@@ -230,6 +261,7 @@ impl NewPull {
         let registry = source.as_ref().map(Reference::registry);
         let secrets = faults.secrets(self.credentials, registry);
         let expires_in = faults.expiry(self.expires_in);
+        let webhook = faults.webhook(self.webhook);
         let spec = PullSpec {
             image_id: image_id?,
             source: source?,
@@ -240,7 +272,8 @@ impl NewPull {
             force: self.force.unwrap_or_default(),
         };
         let priority = self.priority.unwrap_or_default();
-        Some(NewJob { priority, secrets, expires_in, ..NewJob::new(JobSpec::Pull(spec)) })
+        let new = NewJob::new(JobSpec::Pull(spec));
+        Some(NewJob { priority, secrets, expires_in, webhook, ..new })
     }
 }
 
@@ -252,10 +285,12 @@ impl NewMigrate {
         let to = to.and_then(|number| faults.keep("to", version(number)));
         let secrets = faults.secrets(self.credentials, None);
         let expires_in = faults.expiry(self.expires_in);
+        let webhook = faults.webhook(self.webhook);
         let discard_kept = self.discard_kept.unwrap_or_default();
         let spec = MigrateSpec { image_id: image_id?, to: to?, discard_kept };
         let priority = self.priority.unwrap_or_default();
-        Some(NewJob { priority, secrets, expires_in, ..NewJob::new(JobSpec::Migrate(spec)) })
+        let new = NewJob::new(JobSpec::Migrate(spec));
+        Some(NewJob { priority, secrets, expires_in, webhook, ..new })
     }
 }
 
@@ -302,6 +337,12 @@ impl Faults {
         });
         let kept = checked.and_then(|checked| self.keep("credentials", checked));
         kept.map(|secret| (REGISTRY_SECRET.to_owned(), secret)).into_iter().collect()
+    }
+
+    fn webhook(&mut self, given: Option<NewWebhook>) -> Option<Webhook> {
+        let NewWebhook { url, secret } = given?;
+        let webhook = Webhook::new(&url, secret.map(|SecretText(secret)| secret));
+        self.keep("webhook", webhook)
     }
 
     fn expiry(&mut self, seconds: Option<u64>) -> Option<std::time::Duration> {

@@ -84,7 +84,7 @@ pub(super) struct ApiError {
     code: &'static str,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
-    header: Option<(&'static str, &'static str)>,
+    header: Option<(&'static str, Cow<'static, str>)>,
 }
 
 impl ApiError {
@@ -101,8 +101,12 @@ impl ApiError {
         self
     }
 
-    pub(super) fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
-        self.header = Some((name, value));
+    pub(super) fn with_header(
+        mut self,
+        name: &'static str,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        self.header = Some((name, value.into()));
         self
     }
 
@@ -207,15 +211,17 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
         .extensions_mut()
         .remove::<ApiError>()
         .unwrap_or_else(|| ApiError::from_status(status));
-    let header = error.header;
+    let header = error.header.clone();
     let problem = ApiError { status, ..error }.into_problem(instance, request_id);
     // Strings and numbers only: this can't fail, and if it did an empty body is still an answer.
     *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-    if let Some((name, value)) = header {
-        headers.insert(name, HeaderValue::from_static(value));
+    if let Some((name, value)) = header
+        && let Ok(value) = HeaderValue::from_str(&value)
+    {
+        headers.insert(name, value);
     }
     response
 }
@@ -229,6 +235,7 @@ impl IntoResponses for CommonProblems {
             ("400", "A parameter, header or the body's syntax is wrong"),
             ("401", "The token is missing, wrong, over or revoked"),
             ("403", "The token may not do that; or, without one, the client is not a local one"),
+            ("429", "The token asks more often than it may"),
             ("500", "The service failed"),
             ("503", "A part that the service depends on is not available"),
         ]
@@ -245,7 +252,7 @@ impl IntoResponses for BodyProblems {
     fn responses() -> BTreeMap<String, RefOr<ApiResponse>> {
         [
             ("408", "The body did not arrive in time"),
-            ("413", "The body is larger than 64 KiB"),
+            ("413", "The body is too large: 64 KiB are enough for one job, 1 MiB for many"),
             ("415", "The body is not application/json"),
             ("422", "What is asked for can't be done: `errors` names each field that is wrong"),
         ]

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::extract::MAX_BODY;
 use super::{
     AppState, archives, auth, bulk, deadline, docs, events, health, images, jobs, metrics, observe,
-    origin, problem, rollouts, tokens, workspaces,
+    origin, problem, rollouts, tokens, webhooks, workspaces,
 };
 
 /// What needs the token, when there is one.
@@ -37,6 +37,8 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(tokens::rotate))
         .routes(routes!(tokens::revoke))
         .routes(routes!(tokens::audit))
+        .routes(routes!(webhooks::list))
+        .routes(routes!(webhooks::redeliver))
 }
 
 /// What never does.

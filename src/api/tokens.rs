@@ -1,6 +1,7 @@
 //! `/v1/tokens` and `/v1/audit`: who may act, and who did.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use axum::Json;
@@ -41,6 +42,9 @@ pub(super) struct NewTokenBody {
     /// For how many seconds it is good; for ever when absent.
     #[schema(minimum = 1, maximum = 316_224_000)]
     expires_in: Option<u64>,
+    /// How often it may ask, by each process of the service; as the settings say when absent.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
+    requests_per_minute: Option<u32>,
 }
 
 /// A token and its text, which is shown this once.
@@ -60,7 +64,7 @@ fn shown_once(status: StatusCode, token: Token, secret: &TokenSecret) -> Respons
 
 impl NewTokenBody {
     fn checked(self) -> Result<NewToken, ApiError> {
-        let Self { name, role, workspace, scopes, expires_in } = self;
+        let Self { name, role, workspace, scopes, expires_in, requests_per_minute } = self;
         let mut wrong = Vec::new();
         if !(1..=MAX_NAME).contains(&name.len()) || name.chars().any(char::is_control) {
             let detail = format!("expected 1 to {MAX_NAME} bytes without control characters");
@@ -80,10 +84,17 @@ impl NewTokenBody {
             let detail = format!("expected 1 to {MAX_LASTS} seconds");
             wrong.push(FieldError::new("expires_in", detail));
         }
+        let is_rate = |most: u32| (1..=i32::MAX.unsigned_abs()).contains(&most);
+        if requests_per_minute.is_some_and(|most| !is_rate(most)) {
+            let detail = format!("expected 1 to {}", i32::MAX);
+            wrong.push(FieldError::new("requests_per_minute", detail));
+        }
         if !wrong.is_empty() {
             return Err(invalid("the token", wrong));
         }
-        Ok(NewToken { name, role, workspace, scopes, lasts: expires_in.map(Duration::from_secs) })
+        let lasts = expires_in.map(Duration::from_secs);
+        let requests_per_minute = requests_per_minute.and_then(NonZeroU32::new);
+        Ok(NewToken { name, role, workspace, scopes, lasts, requests_per_minute })
     }
 }
 

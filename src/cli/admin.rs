@@ -144,6 +144,9 @@ enum TokenAction {
         /// Days that it lasts; for ever when absent
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=3660))]
         expires_in_days: Option<u64>,
+        /// How often it may ask; as the service's settings say when absent
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        requests_per_minute: Option<u32>,
     },
     /// List tokens
     List,
@@ -266,7 +269,14 @@ impl WorkspaceCommand {
 impl TokenCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let call: Call = match &self.action {
-            TokenAction::Create { name, role, workspace, scopes, expires_in_days } => {
+            TokenAction::Create {
+                name,
+                role,
+                workspace,
+                scopes,
+                expires_in_days,
+                requests_per_minute,
+            } => {
                 let mut body = json!({ "name": name, "role": role });
                 if let Some(workspace) = workspace {
                     body["workspace"] = json!(workspace);
@@ -276,6 +286,9 @@ impl TokenCommand {
                 }
                 if let Some(days) = expires_in_days {
                     body["expires_in"] = json!(days * 24 * 60 * 60);
+                }
+                if let Some(most) = requests_per_minute {
+                    body["requests_per_minute"] = json!(most);
                 }
                 (Method::POST, "/v1/tokens".to_owned(), Some(body))
             }

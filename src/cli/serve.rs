@@ -101,7 +101,7 @@ async fn run(
 
     // From here on nothing returns before they have ended.
     let (workers, reconcilers) = match &workshop {
-        Some(workshop) => workshop.start(config, &stores, &queue, stopping),
+        Some(workshop) => workshop.start(config, &stores, &queue, stopping)?,
         None => (idle(stopping), idle(stopping)),
     };
     let clients = queue.over(database.pool().clone());
@@ -110,6 +110,7 @@ async fn run(
     let state =
         AppState::new(clients, stores.archives, workspaces, rollouts, config.token.as_ref());
     let state = state.with_stopping(stopping.clone());
+    let state = state.with_rate_limit(config.requests_per_minute);
     let state = if config.role == Role::Worker { state.for_probes_alone() } else { state };
     let serving = Box::pin(api::serve(listener, state, shutdown.clone()));
     end_together(serving, workers, reconcilers, stopping, shutdown).await

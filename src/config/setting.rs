@@ -108,6 +108,11 @@ settings! {
         expected: "1 to 100000000",
         help: "Jobs of all workspaces together that may wait; any number when absent",
     }
+    REQUESTS_PER_MINUTE {
+        flag: "requests-per-minute", env: &["CLIPWRIGHT_REQUESTS_PER_MINUTE"],
+        file: "clipwright.requestsPerMinute", expected: "1 to 1000000",
+        help: "How often each token may ask this process that has no limit of its own; any number when absent",
+    }
     STALL_MINUTES {
         flag: "stall-minutes", env: &["CLIPWRIGHT_STALL_MINUTES"], file: "clipwright.stallMinutes",
         default: Some("10"), expected: "1 to 1440",

@@ -13,6 +13,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::job::{ImageId, Job, JobSpec, JobState, Priority};
+use super::webhook::Webhook;
 use crate::workspace::WorkspaceId;
 
 /// Taking a job.
@@ -35,6 +36,8 @@ mod log;
 mod look;
 /// What becomes of a job that a worker has.
 mod outcome;
+/// Secrets of a former key.
+mod reseal;
 /// Patience with the database.
 mod retry;
 /// How many jobs may wait in all.
@@ -47,6 +50,8 @@ mod submit;
 mod vault;
 /// Being told that something may have happened.
 mod wake;
+/// The outbox of webhooks.
+mod webhooks;
 
 pub use claim::Wanted;
 pub use error::QueueError;
@@ -60,6 +65,7 @@ pub(crate) use connection::Connection;
 pub(super) use outcome::LostJob;
 pub(super) use retry::insist;
 pub(crate) use retry::patiently;
+pub(super) use webhooks::{DueDelivery, Receipt};
 
 use retry::once;
 
@@ -104,6 +110,8 @@ pub struct NewJob {
     pub secrets: Secrets,
     /// Submitting twice under one key makes one job.
     pub idempotency_key: Option<String>,
+    /// Who is told when it ends.
+    pub webhook: Option<Webhook>,
     /// Which jobs do instead.
     pub sharing: Sharing,
     /// How many attempts there may be; the queue's default when absent.
@@ -125,6 +133,7 @@ impl NewJob {
             priority: Priority::default(),
             secrets: Secrets::default(),
             idempotency_key: None,
+            webhook: None,
             sharing: Sharing::default(),
             max_attempts: None,
             expires_in: None,

@@ -32,6 +32,8 @@ mod leases;
 mod leftovers;
 /// Jobs that are too old.
 mod retention;
+/// Secrets of a former key.
+mod secrets;
 
 pub use expiry::Expiry;
 pub use hosts::Hosts;
@@ -40,6 +42,7 @@ pub use layer_claims::LayerClaims;
 pub use leases::Leases;
 pub use leftovers::Leftovers;
 pub use retention::Retention;
+pub use secrets::Secrets;
 
 /// Longer than a piece should ever take.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -94,6 +97,7 @@ impl Reconcilers {
             Box::new(Hosts { queue: queue() }),
             Box::new(Retention { queue: queue(), keep }),
             Box::new(LayerClaims { queue: queue() }),
+            Box::new(Secrets { queue: queue() }),
             Box::new(Images::new(queue(), stores.archives.clone())),
         ];
         all.extend(stores.swept.clone().map(|store| Box::new(Leftovers { store }) as _));

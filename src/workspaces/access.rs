@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -165,13 +166,15 @@ pub struct Access {
     pub scopes: BTreeSet<Scope>,
     /// The workspace that the request is about.
     pub workspace: WorkspaceId,
+    /// How often he may ask, if that is said of him alone.
+    pub requests_per_minute: Option<NonZeroU32>,
 }
 
 impl Access {
     /// Everything, in the default workspace.
     pub fn full(actor: Actor) -> Self {
         let (role, workspace) = (Role::Admin, WorkspaceId::default());
-        Self { actor, role, scopes: role.scopes(), workspace }
+        Self { actor, role, scopes: role.scopes(), workspace, requests_per_minute: None }
     }
 
     /// Whether he may see what belongs to `workspace`.

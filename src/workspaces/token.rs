@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -74,6 +75,8 @@ pub struct NewToken {
     pub scopes: BTreeSet<Scope>,
     /// How long it lasts; for ever when absent.
     pub lasts: Option<Duration>,
+    /// How often it may ask; as the service's settings say when absent.
+    pub requests_per_minute: Option<NonZeroU32>,
 }
 
 /// A token, without its text.
@@ -93,6 +96,10 @@ pub struct Token {
     /// What it may do.
     #[schema(value_type = Vec<Scope>)]
     pub scopes: Vec<String>,
+    /// How often it may ask; as the service's settings say when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    pub requests_per_minute: Option<i32>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it ends by itself.
@@ -114,15 +121,18 @@ impl Workspaces {
         let (id, secret) = (Uuid::now_v7(), TokenSecret::random()?);
         let scopes: Vec<_> = new.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
         let detail = json!({
-            "name": new.name, "role": new.role, "scopes": scopes, "lasts_seconds": new.lasts.map(|lasts| lasts.as_secs()),
+            "name": new.name, "role": new.role, "scopes": scopes,
+            "lasts_seconds": new.lasts.map(|lasts| lasts.as_secs()),
+            "requests_per_minute": new.requests_per_minute,
         });
         let made = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let made = sqlx::query_as!(
                 Token,
                 r#"WITH made AS (
-                       INSERT INTO api_token (id, hash, name, role, workspace_id, scopes, expires_at)
-                       SELECT $1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7)
+                       INSERT INTO api_token (id, hash, name, role, workspace_id, scopes, expires_at,
+                                              requests_per_minute)
+                       SELECT $1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $12
                        WHERE $5::text IS NULL OR EXISTS (SELECT FROM workspace WHERE id = $5)
                        ON CONFLICT (id) DO UPDATE SET name = excluded.name
                        RETURNING *),
@@ -131,8 +141,8 @@ impl Workspaces {
                                                 request_id)
                        SELECT $8, $9, 'token.create', workspace_id, id::text, $10, $11 FROM made
                        ON CONFLICT DO NOTHING)
-                   SELECT id, name, role, workspace_id AS workspace, scopes, created_at, expires_at,
-                          revoked_at
+                   SELECT id, name, role, workspace_id AS workspace, scopes,
+                          requests_per_minute, created_at, expires_at, revoked_at
                    FROM made"#,
                 id,
                 secret.hash(),
@@ -145,6 +155,7 @@ impl Workspaces {
                 change.actor,
                 detail,
                 change.request_id,
+                new.requests_per_minute.map(|most| i32::try_from(most.get()).unwrap_or(i32::MAX)),
             )
             .fetch_optional(&mut *db)
             .await;
@@ -178,8 +189,8 @@ impl Workspaces {
                        INSERT INTO audit_event (id, actor, action, workspace_id, subject, request_id)
                        SELECT $3, $4, 'token.rotate', workspace_id, id::text, $5 FROM rotated
                        ON CONFLICT DO NOTHING)
-                   SELECT id, name, role, workspace_id AS workspace, scopes, created_at, expires_at,
-                          revoked_at
+                   SELECT id, name, role, workspace_id AS workspace, scopes,
+                          requests_per_minute, created_at, expires_at, revoked_at
                    FROM rotated"#,
                 id,
                 secret.hash(),
@@ -212,8 +223,8 @@ impl Workspaces {
                        INSERT INTO audit_event (id, actor, action, workspace_id, subject, request_id)
                        SELECT $2, $3, 'token.revoke', workspace_id, id::text, $4 FROM revoked
                        ON CONFLICT DO NOTHING)
-                   SELECT id, name, role, workspace_id AS workspace, scopes, created_at, expires_at,
-                          revoked_at
+                   SELECT id, name, role, workspace_id AS workspace, scopes,
+                          requests_per_minute, created_at, expires_at, revoked_at
                    FROM revoked"#,
                 id,
                 change.id,
@@ -234,8 +245,8 @@ impl Workspaces {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let tokens = sqlx::query_as!(
                 Token,
-                "SELECT id, name, role, workspace_id AS workspace, scopes, created_at, expires_at,
-                        revoked_at
+                "SELECT id, name, role, workspace_id AS workspace, scopes,
+                        requests_per_minute, created_at, expires_at, revoked_at
                  FROM api_token WHERE id < $1 ORDER BY id DESC LIMIT $2",
                 before.unwrap_or(Uuid::max()),
                 limit
@@ -254,7 +265,7 @@ impl Workspaces {
         let found = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let found = sqlx::query!(
-                "SELECT id, role, workspace_id, scopes FROM api_token
+                "SELECT id, role, workspace_id, scopes, requests_per_minute FROM api_token
                  WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())",
                 hash
             )
@@ -274,7 +285,10 @@ impl Workspaces {
         let may = role.scopes();
         let scopes = found.scopes.iter().filter_map(|name| Scope::of(name));
         let scopes = scopes.filter(|scope| may.contains(scope)).collect();
-        Ok(Some(Access { actor: Actor::Token(found.id), role, scopes, workspace }))
+        let rate = found.requests_per_minute.and_then(|most| u32::try_from(most).ok());
+        let requests_per_minute = rate.and_then(NonZeroU32::new);
+        let actor = Actor::Token(found.id);
+        Ok(Some(Access { actor, role, scopes, workspace, requests_per_minute }))
     }
 }
 

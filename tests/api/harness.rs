@@ -1,7 +1,7 @@
 //! A router over a database of its own, and what the tests say to it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -27,6 +27,7 @@ pub(crate) struct App {
     pub(crate) database: TestDatabase,
     /// Where archives are.
     pub(crate) directory: TempDir,
+    submitted: AtomicU32,
 }
 
 impl App {
@@ -49,7 +50,7 @@ impl App {
         let rollouts = Rollouts::new(database.pool().clone());
         let token = token.map(SecretString::from);
         let state = AppState::new(queue, archives, workspaces, rollouts, token.as_ref());
-        Self { state, store, database, directory }
+        Self { state, store, database, directory, submitted: AtomicU32::default() }
     }
 
     pub(crate) fn router(&self) -> Router {
@@ -85,9 +86,10 @@ impl App {
         self.send(request(Method::POST, path, &headers, Body::from(body.to_string()))).await
     }
 
-    /// Submits a good job and returns its id.
+    /// Submits a good job, each time another one of the same image, and returns its id.
     pub(crate) async fn submit(&self) -> String {
-        let answer = self.post("/v1/jobs", &pull()).await;
+        let number = self.submitted.fetch_add(1, Ordering::Relaxed) + 1;
+        let answer = self.post("/v1/jobs", &pull_number(number)).await;
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
         answer.json()["id"].as_str().unwrap().to_owned()
     }
@@ -120,10 +122,15 @@ pub(crate) fn request(
 
 /// The body of a good job.
 pub(crate) fn pull() -> Value {
+    pull_number(1)
+}
+
+/// One of several for one image that ask for something else each.
+pub(crate) fn pull_number(number: u32) -> Value {
     json!({
         "kind": "pull",
         "image_id": "961eaef6668e480f",
-        "source": "registry.example/app:1",
+        "source": format!("registry.example/app:{number}"),
     })
 }
 

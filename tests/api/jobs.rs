@@ -5,7 +5,7 @@ use axum::http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::harness::{App, pull, request};
+use super::harness::{App, pull, pull_number, request};
 
 #[tokio::test]
 async fn a_job_is_queued_shown_and_listed() {
@@ -243,11 +243,11 @@ async fn a_workspace_has_no_more_waiting_jobs_than_it_may() {
     assert_eq!(app.send(set).await.status.as_u16(), 200);
     let first = app.submit().await;
     let key = [("idempotency-key", "once")];
-    let second = app.post_with("/v1/jobs", &key, &pull()).await;
+    let second = app.post_with("/v1/jobs", &key, &pull_number(2)).await;
     assert_eq!(second.status.as_u16(), 202);
-    let again = app.post_with("/v1/jobs", &key, &pull()).await;
+    let again = app.post_with("/v1/jobs", &key, &pull_number(2)).await;
     assert_eq!((again.status.as_u16(), &again.json()["id"]), (200, &second.json()["id"]));
-    app.post_with("/v1/jobs", &[("idempotency-key", "other")], &pull())
+    app.post_with("/v1/jobs", &[("idempotency-key", "other")], &pull_number(3))
         .await
         .problem(429, "queue_full");
     let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_key")
@@ -255,9 +255,108 @@ async fn a_workspace_has_no_more_waiting_jobs_than_it_may() {
         .await
         .unwrap();
     assert_eq!(kept, 1, "a key that made no job is free");
-    let refused = app.post("/v1/jobs", &pull()).await;
+    let refused = app.post("/v1/jobs", &pull_number(3)).await;
     refused.problem(429, "queue_full");
     assert_eq!(refused.header("retry-after"), "10");
+    // Who joins one that waits needs no room.
+    let joined = app.post_with("/v1/jobs", &[("idempotency-key", "other")], &pull()).await;
+    assert_eq!((joined.status.as_u16(), &joined.json()["id"]), (200, &json!(first)));
     app.post(&format!("/v1/jobs/{first}/cancel"), &json!({})).await;
-    app.submit().await;
+    assert_eq!(app.post("/v1/jobs", &pull_number(3)).await.status.as_u16(), 202);
+}
+
+#[tokio::test]
+async fn who_asks_for_the_same_gets_the_same_job() {
+    let app = App::start().await;
+    let first = app.post("/v1/jobs", &pull()).await;
+    let again = app.post("/v1/jobs", &pull()).await;
+    assert_eq!((first.status.as_u16(), again.status.as_u16()), (202, 200));
+    assert_eq!(first.json(), again.json());
+    assert_eq!(first.header("location"), again.header("location"));
+    let mut forced = pull();
+    forced["force"] = json!(true);
+    assert_eq!(app.post("/v1/jobs", &forced).await.status.as_u16(), 202);
+    assert_eq!(app.post("/v1/jobs", &forced).await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn many_jobs_come_in_one_request() {
+    let app = App::start().await;
+    let mut wrong = pull();
+    wrong["clip_version"] = json!(7);
+    let body = json!({"jobs": [pull_number(1), wrong, pull_number(2), pull_number(1), 5]});
+    let key = [("idempotency-key", "all")];
+    let answer = app.post_with("/v1/jobs/bulk", &key, &body).await;
+    assert_eq!(answer.status.as_u16(), 200, "{answer:?}");
+    let jobs = answer.json()["jobs"].as_array().unwrap().clone();
+    let statuses: Vec<_> = jobs.iter().map(|job| job["status"].as_u64().unwrap()).collect();
+    assert_eq!(statuses, [202, 422, 202, 200, 422]);
+    assert_eq!(jobs[0]["job"]["id"], jobs[3]["job"]["id"]);
+    let problem = &jobs[1]["problem"];
+    assert_eq!(problem["code"], "invalid_job");
+    assert_eq!(problem["instance"], "/v1/jobs/bulk#1");
+    assert_eq!(problem["errors"][0]["field"], "clip_version");
+    // The same request again makes no more.
+    let again = app.post_with("/v1/jobs/bulk", &key, &body).await.json();
+    let ids = |jobs: &Value| -> Vec<Value> {
+        jobs.as_array().unwrap().iter().map(|job| job["job"]["id"].clone()).collect()
+    };
+    assert_eq!(ids(&again["jobs"]), ids(&Value::from(jobs)));
+    assert_eq!(app.get("/v1/jobs").await.json()["jobs"].as_array().unwrap().len(), 2);
+
+    for (body, field) in [
+        (json!({"jobs": []}), "jobs"),
+        (json!({"jobs": vec![json!({}); 501]}), "jobs"),
+        (json!({"jobs": {}}), "jobs"),
+        (json!({"jobs": [pull()], "more": 1}), "more"),
+    ] {
+        let answer = app.post("/v1/jobs/bulk", &body).await;
+        assert_eq!((answer.status.as_u16(), answer.wrong_fields()), (422, vec![field.to_owned()]));
+    }
+    // It may be larger than others, but not of any size.
+    let many: Vec<_> = (0..500).map(pull_number).collect();
+    let large = json!({"jobs": many, "more": "x".repeat(64 << 10)});
+    assert_eq!(app.post("/v1/jobs/bulk", &large).await.wrong_fields(), ["more"]);
+    let larger = json!({"jobs": ["x".repeat(1 << 20)]});
+    app.post("/v1/jobs/bulk", &larger).await.problem(413, "too_large");
+}
+
+#[tokio::test]
+async fn webhooks_are_listed_and_sent_again() {
+    let app = App::start().await;
+    let mut body = pull();
+    let url = "https://gateway.example/hook?token=hunter2";
+    body["webhook"] = json!({"url": url, "secret": "hunter3"});
+    let job = app.post("/v1/jobs", &body).await;
+    assert_eq!(job.status.as_u16(), 202, "{job:?}");
+    let listed = app.get("/v1/webhooks").await;
+    let hook = listed.json()["webhooks"][0].clone();
+    assert_eq!((&hook["job_id"], &hook["state"]), (&job.json()["id"], &json!("waiting")));
+    assert_eq!(hook["url"], "https://gateway.example/hook");
+    for text in [job.text(), listed.text(), app.get(job.header("location")).await.text()] {
+        assert!(!text.contains("hunter"), "{text}");
+    }
+    let again = format!("/v1/webhooks/{}/redeliver", hook["id"].as_str().unwrap());
+    assert_eq!(app.post(&again, &json!({})).await.json()["state"], "waiting");
+    app.post(&format!("{}/cancel", job.header("location")), &json!({})).await;
+    assert_eq!(app.get("/v1/webhooks?state=due").await.json()["webhooks"][0]["id"], hook["id"]);
+    assert_eq!(app.get("/v1/webhooks?state=waiting").await.json()["webhooks"], json!([]));
+    let nobody = Uuid::now_v7();
+    app.post(&format!("/v1/webhooks/{nobody}/redeliver"), &json!({}))
+        .await
+        .problem(404, "webhook_not_found");
+    for (webhook, field) in [
+        (json!({"url": "ftp://x"}), "webhook"),
+        (json!({"url": "https://u:hunter2@x"}), "webhook"),
+        (json!({"url": "https://x", "secret": ""}), "webhook"),
+        (json!({"url": "https://x", "secret": 4711}), "webhook.secret"),
+        (json!({"secret": "hunter2"}), "webhook"),
+    ] {
+        let mut body = pull();
+        body["webhook"] = webhook;
+        let answer = app.post("/v1/jobs", &body).await;
+        answer.problem(422, "invalid_job");
+        assert_eq!(answer.wrong_fields(), [field]);
+        assert!(!answer.text().contains("hunter2") && !answer.text().contains("4711"));
+    }
 }

@@ -12,6 +12,7 @@ use crate::archive::{IndexOptions, LayerCache, PackOptions};
 use crate::config::Config;
 use crate::database::Database;
 use crate::fetch::Budget;
+use crate::jobs::courier::Courier;
 use crate::jobs::handlers::Handlers;
 use crate::jobs::job::JobKind;
 use crate::jobs::migrate::Migrator;
@@ -85,7 +86,8 @@ impl Workshop {
         stores: &Stores,
         queue: &Queue,
         stopping: &CancellationToken,
-    ) -> (JoinHandle<()>, JoinHandle<()>) {
+    ) -> anyhow::Result<(JoinHandle<()>, JoinHandle<()>)> {
+        let courier = Courier::new(queue.clone(), config.oci.egress)?.start(stopping.clone());
         let workers = WorkerPool::start(
             queue.clone(),
             self.handlers.clone(),
@@ -100,7 +102,15 @@ impl Workshop {
             stopping.clone(),
         );
         let reconcilers = Reconcilers::new(queue, stores, config.lease, config.retention);
-        (workers, reconcilers.start(stopping.clone()))
+        let reconcilers = reconcilers.start(stopping.clone());
+        let beside = tokio::spawn(async move {
+            // The first of them that ends by itself, which a defect may do, is known to the caller.
+            tokio::select! {
+                _ = reconcilers => {}
+                _ = courier => {}
+            }
+        });
+        Ok((workers, beside))
     }
 }
 

@@ -10,9 +10,11 @@ use super::connection::Connection;
 use super::json::to_json;
 use super::row::{JobRow, job_rows};
 use super::wake::Topic;
+use super::webhooks::NAME;
 use super::{NewJob, Queue, QueueError, Sharing, Submitted, patiently};
 use crate::digest::Digest;
 use crate::jobs::job::JobSpec;
+use crate::jobs::webhook::Webhook;
 
 const ACTION: &str = "submit a job";
 
@@ -37,7 +39,7 @@ impl Queue {
     /// [`NewJob::sharing`] says so.
     pub async fn submit(&self, new: NewJob) -> Result<Submitted, QueueError> {
         // Chosen once: a retry whose first try did arrive finds its own job.
-        let id = Uuid::now_v7();
+        let (id, hook_id) = (Uuid::now_v7(), Uuid::now_v7());
         if let Some(room) = &self.room
             && let Err(full) = room.check(self).await
         {
@@ -47,14 +49,19 @@ impl Queue {
                 found => found,
             };
         }
-        let submitted = patiently(ACTION, || self.try_submit(id, &new)).await?;
+        let submitted = patiently(ACTION, || self.try_submit(id, hook_id, &new)).await?;
         if !submitted.existing {
             self.hub.tell(Topic::Work);
         }
         Ok(submitted)
     }
 
-    async fn try_submit(&self, id: Uuid, new: &NewJob) -> Result<Submitted, QueueError> {
+    async fn try_submit(
+        &self,
+        id: Uuid,
+        hook_id: Uuid,
+        new: &NewJob,
+    ) -> Result<Submitted, QueueError> {
         let spec = to_json(ACTION, &new.spec)?;
         let spec_digest = spec_digest(&spec);
         let request_digest = request_digest(new, spec_digest);
@@ -72,6 +79,8 @@ impl Queue {
             rows.ciphertexts.push(sealed.ciphertext);
             key_id = sealed.key_id;
         }
+        let seal = |webhook: &Webhook| self.vault.seal(hook_id, NAME, &webhook.to_secret());
+        let hook = new.webhook.as_ref().map(seal).transpose()?;
         let mut db = Connection::acquire(&self.pool, ACTION).await?;
         let accepted = sqlx::query_as!(
             JobRow,
@@ -120,6 +129,16 @@ impl Queue {
                           (SELECT now() FROM resting_host
                            WHERE host = $20 AND rests_until IS NOT NULL)
                    FROM accepted),
+               hook AS (
+                   INSERT INTO webhook (id, workspace_id, job_id, shown_url, key_id, nonce,
+                                        ciphertext)
+                   SELECT $23, $2, told.id, $24, $25, $26, $27
+                   FROM (SELECT id FROM accepted
+                         UNION ALL
+                         SELECT job_id FROM same
+                         WHERE $9::text IS NULL OR EXISTS (SELECT FROM keyed)) AS told
+                   WHERE $23::uuid IS NOT NULL
+                   ON CONFLICT (id) DO NOTHING),
                secret AS (
                    INSERT INTO job_secret (job_id, key_id, name, nonce, ciphertext)
                    SELECT accepted.id, $14, given.name, given.nonce, given.ciphertext
@@ -160,6 +179,11 @@ impl Queue {
             new.spec.host(),
             join_digest.as_ref().map(|digest| digest.as_bytes().as_slice()),
             new.sharing == Sharing::WithArchived,
+            hook.as_ref().map(|_| hook_id),
+            new.webhook.as_ref().map(Webhook::shown_url),
+            hook.as_ref().map(|sealed| &sealed.key_id),
+            hook.as_ref().map(|sealed| &sealed.nonce),
+            hook.as_ref().map(|sealed| &sealed.ciphertext),
         )
         .fetch_optional(&mut *db)
         .await;
