@@ -20,6 +20,7 @@ mod index;
 /// `clipwright inspect`.
 mod inspect;
 /// `clipwright submit`, `jobs` and `images`.
+mod job_progress;
 mod jobs;
 /// `clipwright ls`.
 mod ls;
@@ -49,6 +50,7 @@ mod trace;
 mod unmount;
 /// `clipwright verify`.
 mod verify;
+mod webhooks;
 
 use std::process::ExitCode;
 
@@ -100,6 +102,8 @@ enum Command {
     Jobs(jobs::JobsCommand),
     /// Show images, through a service
     Images(jobs::ImagesCommand),
+    /// Show webhooks and send them again, through a service
+    Webhooks(webhooks::WebhooksCommand),
     /// Show and change workspaces, through a service
     Workspace(admin::WorkspaceCommand),
     /// Show and change tokens, through a service
@@ -131,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Submit(command) => command.run(),
         Command::Jobs(command) => command.run(),
         Command::Images(command) => command.run(),
+        Command::Webhooks(command) => command.run(),
         Command::Workspace(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Rollout(command) => command.run(),

@@ -144,6 +144,27 @@ async fn layers_that_are_not_what_they_should_be() {
 }
 
 #[tokio::test]
+async fn a_registry_that_is_away_holds_up_its_own_jobs_alone() {
+    let bench = Bench::new(Settings::default().argument("workers", "1")).await;
+    let mut dead = Vec::new();
+    for n in 0..12 {
+        // The port of an address that nobody listens at.
+        dead.push(bench.service.pull(&format!("{n:016x}"), "127.0.0.1:1/app:1").await);
+    }
+    let good = bench.service.pull(IMAGE, &bench.push(&[good_layer()])).await;
+    assert_eq!(bench.service.finished(&good).await["state"], "succeeded");
+    let mut tried = 0;
+    for job in &dead {
+        let (_, job) = bench.service.get(&format!("/v1/jobs/{job}")).await;
+        tried += u64::from(job["attempt"] != 0);
+        if job["state"] == "queued" {
+            assert_eq!(job["reason"], "registry_away", "{job:#}");
+        }
+    }
+    assert!(tried <= 4, "{tried} jobs have tried");
+}
+
+#[tokio::test]
 async fn names_that_try_to_leave_stay_inside() {
     let bench = Bench::new(Settings::default()).await;
     let layer = Blob::gzip(&tar(&[("/absolute", b"1"), ("../../up", b"22"), ("a/../b", b"333")]));

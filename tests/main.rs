@@ -31,5 +31,6 @@ mod soak;
 mod spans;
 mod store;
 mod tar_headers;
+mod upgrade;
 mod verify;
 mod versions;

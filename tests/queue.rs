@@ -15,4 +15,4 @@ mod silence;
 mod webhooks;
 mod workers;
 
-pub(crate) use harness::new_job;
+pub(crate) use harness::{claim, new_job, result_for};

@@ -109,6 +109,10 @@ async fn refused_credentials_are_nowhere() {
                 .submit(json!({
                     "kind": "pull", "image_id": format!("{number:016x}"),
                     "source": format!("{host}/r:t"), "credentials": credentials,
+                    "webhook": {
+                        "url": format!("{}/hook?token={TOKEN}", registry.uri()),
+                        "secret": PASSWORD,
+                    },
                 }))
                 .await;
             let events = service.events(&job).await;
@@ -130,6 +134,9 @@ async fn refused_credentials_are_nowhere() {
         }
     }
     let (_, jobs) = service.get("/v1/jobs").await;
+    let (_, webhooks) = service.get("/v1/webhooks").await;
+    assert!(webhooks["webhooks"].as_array().unwrap().len() > 1);
+    shows_nothing(&webhooks.to_string(), "the webhooks");
     shows_nothing(&jobs.to_string(), "the list");
     shows_nothing(&service.get_text("/metrics").await, "the metrics");
     let (log, data) = service.stop();

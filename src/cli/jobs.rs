@@ -1,7 +1,7 @@
 //! `clipwright submit`, `jobs` and `images`: what the service's API does, for people and scripts. A command
 //! that follows a job ends as the job did: 0 if it succeeded, 1 if not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::admin::{Output, shown};
 use super::client::Client;
+use super::job_progress::JobProgress;
 use super::run_async;
 use crate::archive::{Fallback, LayerPolicy};
 use crate::digest::Digest;
@@ -78,6 +79,9 @@ enum NewJobArgs {
         /// File that holds the credentials for the image's registry
         #[arg(long, value_name = "FILE")]
         credentials_file: Option<PathBuf>,
+        /// File that holds the address to tell when the job ends, and in a second line the secret to sign with
+        #[arg(long, value_name = "FILE")]
+        webhook_file: Option<PathBuf>,
     },
     /// Bring an archive to the other version
     Migrate {
@@ -96,6 +100,24 @@ fn priority(text: &str) -> Result<Priority, String> {
     serde_json::from_value(json!(text)).map_err(|_| "expected low, normal or high".to_owned())
 }
 
+fn text_of(file: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))
+}
+
+fn credentials_in(file: &Path) -> anyhow::Result<Value> {
+    Ok(json!(text_of(file)?.trim()))
+}
+
+fn webhook_in(file: &Path) -> anyhow::Result<Value> {
+    let text = text_of(file)?;
+    let mut lines = text.lines().map(str::trim);
+    let url = lines.next().unwrap_or_default();
+    Ok(match lines.next().filter(|secret| !secret.is_empty()) {
+        Some(secret) => json!({ "url": url, "secret": secret }),
+        None => json!({ "url": url }),
+    })
+}
+
 impl NewJobArgs {
     fn body(&self) -> anyhow::Result<Value> {
         Ok(match self {
@@ -109,20 +131,19 @@ impl NewJobArgs {
                 force,
                 priority,
                 credentials_file,
+                webhook_file,
             } => {
                 let named = || Digest::of(source.as_bytes()).hex()[..16].to_owned();
                 let id = image_id.as_ref().map_or_else(named, ToString::to_string);
-                let credentials = credentials_file.as_ref().map(|file| {
-                    let text = std::fs::read_to_string(file)
-                        .with_context(|| format!("can't read {}", file.display()))?;
-                    Ok::<_, anyhow::Error>(json!(text.trim()))
-                });
+                let credentials = credentials_file.as_deref().map(credentials_in);
+                let webhook = webhook_file.as_deref().map(webhook_in);
                 let optional = [
                     ("platform", platform.as_ref().map(|platform| json!(platform))),
                     ("clip_version", clip_version.map(Value::from)),
                     ("fallback", fallback.map(|fallback| json!(fallback))),
                     ("layers", layers.map(|layers| json!(layers))),
                     ("credentials", credentials.transpose()?),
+                    ("webhook", webhook.transpose()?),
                 ];
                 let mut body: Map<String, Value> = optional
                     .into_iter()
@@ -154,7 +175,10 @@ impl SubmitCommand {
                 return Ok(job);
             }
             // What happens is told beside what the command prints.
-            self.output.follow(&client, &job, |event| eprintln!("{event}"), &cancel).await
+            let progress = JobProgress::on_stderr(self.output.json);
+            self.output
+                .follow(&client, &job, |event| progress.show(event, &self.output), &cancel)
+                .await
         })?;
         if self.no_wait || self.output.json {
             self.output.print(&job);
@@ -235,7 +259,7 @@ impl JobsCommand {
                 let client = output.client()?;
                 let job = run_async(async |cancel| {
                     if *follow {
-                        let say = |event: &str| println!("{event}");
+                        let say = |event: &Value| println!("{}", output.event(event));
                         return output.follow(&client, &json!({ "id": id }), say, &cancel).await;
                     }
                     let path = format!("/v1/jobs/{id}/events?follow=false");
@@ -250,9 +274,7 @@ impl JobsCommand {
             JobsAction::Retry { id, credentials_file } => {
                 let mut body = json!({});
                 if let Some(file) = credentials_file {
-                    let text = std::fs::read_to_string(file)
-                        .with_context(|| format!("can't read {}", file.display()))?;
-                    body["credentials"] = json!(text.trim());
+                    body["credentials"] = credentials_in(file)?;
                 }
                 output.call((Method::POST, format!("/v1/jobs/{id}/retry"), Some(body)))
             }
@@ -308,7 +330,7 @@ impl Output {
         &self,
         client: &Client,
         job: &Value,
-        say: impl Fn(&str),
+        say: impl Fn(&Value),
         cancel: &CancellationToken,
     ) -> anyhow::Result<Value> {
         let id = job["id"].as_str().context("the service named no job")?;
@@ -317,7 +339,7 @@ impl Output {
             let path = format!("/v1/jobs/{id}/events?after={after}");
             let seen = |line: &Value| {
                 after = line["seq"].as_i64().unwrap_or(after);
-                say(&self.event(line));
+                say(line);
             };
             let broken = client.lines(&path, cancel, seen).await;
             let job: Value = client.get(&format!("/v1/jobs/{id}"), cancel).await?;
@@ -333,7 +355,7 @@ impl Output {
     }
 
     /// One thing that happened, in a line.
-    fn event(&self, event: &Value) -> String {
+    pub(super) fn event(&self, event: &Value) -> String {
         if self.json {
             return event.to_string();
         }

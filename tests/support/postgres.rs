@@ -24,6 +24,15 @@ pub(crate) struct TestDatabase {
 
 impl TestDatabase {
     pub(crate) async fn create() -> Self {
+        Self::start(Migrations::Apply).await
+    }
+
+    /// Without any table.
+    pub(crate) async fn empty() -> Self {
+        Self::start(Migrations::Leave).await
+    }
+
+    async fn start(migrations: Migrations) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let server = Server::get();
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -31,7 +40,7 @@ impl TestDatabase {
         let url = server.options.clone().database(&name).to_url_lossy().to_string();
         let settings = DatabaseSettings::Url(SecretString::from(url.clone()));
         let never = CancellationToken::new();
-        let database = Database::start(&settings, Migrations::Apply, &never).await.unwrap();
+        let database = Database::start(&settings, migrations, &never).await.unwrap();
         Self { database, url, name }
     }
 
