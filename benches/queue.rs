@@ -4,14 +4,16 @@
 //! the same run: a claim must not depend on how many wait, nor on statistics that are out of date.
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clipwright::archive::LayerPolicy;
 use clipwright::database::{Database, DatabaseSettings, Migrations};
 use clipwright::error::Fault;
-use clipwright::jobs::job::{JobError, JobKind, JobSpec, PullSpec};
+use clipwright::jobs::job::{JobError, JobKind, JobResult, JobSpec, PullSpec};
 use clipwright::jobs::queue::{Lease, NewJob, Queue, Vault, Wanted};
+use clipwright::jobs::worker::{Attempt, Handler, Liveness, WorkerPool, WorkerSettings};
 use secrecy::SecretString;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +57,11 @@ async fn main() -> anyhow::Result<()> {
     add(pool, 4 << 40, 1_000_000, false).await?;
     ratio("1,000,000 that ended", 5, 0.6).await?;
 
+    let history = "1,000,000 that ended";
+    under_load(&bench.queue, history).await?;
+    latency(&bench.queue).await?;
+    fairness(&bench, pool).await?;
+
     let leases = bench.hold(256).await?;
     let started = Instant::now();
     for _ in 0..20 {
@@ -63,6 +70,131 @@ async fn main() -> anyhow::Result<()> {
     let beat = started.elapsed() / 20;
     println!("{:<52} {:>6.1} ms", "a heartbeat of 256 jobs", beat.as_secs_f64() * 1e3);
     database.stop().await;
+    Ok(())
+}
+
+fn row(figure: &str, value: f64, unit: &str, must: &str, is_reached: bool) {
+    let reached = if is_reached { "must" } else { "NO" };
+    println!("{:<52} {:>9} {must:>11} {reached:>8}", figure, format!("{value:.1}{unit}"));
+}
+
+/// No-op jobs by four workers as fast as they go, and beside them 300 submits a second.
+async fn under_load(queue: &Queue, history: &str) -> anyhow::Result<()> {
+    const SECONDS: u32 = 10;
+    const WORKERS: u64 = 4;
+    let until = Instant::now() + Duration::from_secs(SECONDS.into());
+    let workers = (0..WORKERS).map(|worker| {
+        let bench = Bench { queue: queue.clone() };
+        tokio::spawn(async move {
+            let mut done = 0u32;
+            while Instant::now() < until {
+                bench.queue.submit(job((20 + worker) << 32 | u64::from(done))?).await?;
+                let lease = bench.claim().await?;
+                bench.queue.fail(&lease, &failure()).await?;
+                done += 1;
+            }
+            anyhow::Ok(done)
+        })
+    });
+    let workers: Vec<_> = workers.collect();
+    let clients = queue.clone();
+    let submits = tokio::spawn(async move {
+        let mut every = tokio::time::interval(Duration::from_micros(3333));
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+        let mut pending = Vec::new();
+        for n in 0..300 * u64::from(SECONDS) {
+            every.tick().await;
+            let (queue, new) = (clients.clone(), job(30 << 32 | n)?);
+            pending.push(tokio::spawn(async move {
+                let started = Instant::now();
+                queue.submit(new).await.map(|_| started.elapsed())
+            }));
+        }
+        let mut took = Vec::new();
+        for submit in pending {
+            took.push(submit.await??);
+        }
+        anyhow::Ok(took)
+    });
+    let mut done = 0;
+    for worker in workers {
+        done += worker.await??;
+    }
+    let mut took = submits.await??;
+    took.sort();
+    let rate = f64::from(done) / f64::from(SECONDS);
+    let figure = format!("jobs a second by {WORKERS} workers, {history}");
+    row(&figure, rate, "", ">= 1000", rate >= 1000.0);
+    let p99 = milliseconds(took[took.len() * 99 / 100]);
+    row("submit at 300 a second meanwhile, p99", p99, " ms", "<= 25 ms", p99 <= 25.0);
+    Ok(())
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Says when it was given which job, and does nothing.
+struct Stopwatch(tokio::sync::mpsc::UnboundedSender<Instant>);
+
+#[async_trait::async_trait]
+impl Handler for Stopwatch {
+    fn kinds(&self) -> Vec<JobKind> {
+        JobKind::ALL.to_vec()
+    }
+
+    async fn run(&self, _: &Attempt) -> Result<JobResult, JobError> {
+        let _ = self.0.send(Instant::now());
+        Err(failure())
+    }
+}
+
+/// From when a job was accepted to when a worker that was idle has it.
+async fn latency(queue: &Queue) -> anyhow::Result<()> {
+    // What is left of the rows before is done first.
+    let (send, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let settings = WorkerSettings {
+        workers: 4,
+        slots: std::collections::BTreeMap::new(),
+        lease: LEASE,
+        // So seldom that only a notification can be the reason.
+        poll: Duration::from_secs(30),
+        liveness: Liveness::default(),
+        worker_id: "stopwatch".to_owned(),
+    };
+    let stop = CancellationToken::new();
+    let pool = WorkerPool::start(queue.clone(), Arc::new(Stopwatch(send)), settings, stop.clone());
+    while tokio::time::timeout(Duration::from_secs(1), begun.recv()).await.is_ok() {}
+    let mut took = Vec::new();
+    for n in 0..300u64 {
+        queue.submit(job(40 << 32 | n)?).await?;
+        let accepted = Instant::now();
+        let begun = begun.recv().await.context("the workers run")?;
+        took.push(begun.saturating_duration_since(accepted));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stop.cancel();
+    pool.await?;
+    took.sort();
+    let [p50, p99] = [50, 99].map(|share| milliseconds(took[took.len() * share / 100]));
+    row("from accepted to begun, p50", p50, " ms", "<= 10 ms", p50 <= 10.0);
+    row("from accepted to begun, p99", p99, " ms", "<= 50 ms", p99 <= 50.0);
+    Ok(())
+}
+
+/// Claims until the single job of a workspace is served beside another's 10,000.
+async fn fairness(bench: &Bench, pool: &PgPool) -> anyhow::Result<()> {
+    sqlx::raw_sql("INSERT INTO workspace (id) VALUES ('single')").execute(pool).await?;
+    for n in 0..10_000u64 {
+        bench.queue.submit(job(50 << 32 | n)?).await?;
+    }
+    let single = NewJob { workspace: "single".parse()?, ..job(60 << 32)? };
+    let single = bench.queue.submit(single).await?.job.id;
+    let mut claims = 1u32;
+    while bench.claim().await?.job.id != single {
+        claims += 1;
+    }
+    row("claims until a single job beside 10,000", f64::from(claims), "", "<= 8", claims <= 8);
     Ok(())
 }
 

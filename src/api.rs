@@ -24,6 +24,7 @@ mod rate;
 mod rollouts;
 mod router;
 mod server;
+mod streams;
 mod tokens;
 mod webhooks;
 mod workspaces;
@@ -32,7 +33,6 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use secrecy::SecretString;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::jobs::queue::Queue;
@@ -43,9 +43,6 @@ use crate::workspaces::Workspaces;
 pub use router::{openapi_json, router};
 pub use server::serve;
 
-/// How many event streams may be open at once; each asks the database now and then.
-const MAX_STREAMS: usize = 256;
-
 /// What the handlers share.
 #[derive(Clone)]
 pub struct AppState {
@@ -55,7 +52,7 @@ pub struct AppState {
     rollouts: Rollouts,
     token: Option<auth::AccessToken>,
     rates: rate::RateLimits,
-    streams: Arc<Semaphore>,
+    streams: streams::Streams,
     /// The service is about to stop: no new clients should come.
     stopping: CancellationToken,
     shutdown: CancellationToken,
@@ -81,7 +78,7 @@ impl AppState {
             rollouts,
             token: token.map(auth::AccessToken::new),
             rates: rate::RateLimits::default(),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            streams: streams::Streams::default(),
             stopping: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             probes_alone: false,

@@ -7,6 +7,7 @@
 use std::time::Duration;
 use std::vec;
 
+use super::streams::StreamPlace;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
@@ -16,7 +17,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, TryStreamExt as _};
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -91,7 +91,7 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let after = last_seen(&headers, params.after)?;
-    let permit = state.streams.clone().try_acquire_owned().map_err(|_| too_many_streams())?;
+    let place = state.streams.open(may.access.actor).ok_or_else(too_many_streams)?;
     // Interest is registered before anything is read, so that nothing falls between.
     let wakes = state.queue.wakes(id);
     let lower = |e: QueueError| ApiError::from_lower(&e);
@@ -105,7 +105,7 @@ pub(super) async fn follow(
         follow: params.follow,
         finished: job.is_final(),
         shutdown: state.shutdown,
-        _permit: permit,
+        _place: place,
     };
     tail.load().await.map_err(lower)?;
     if tail.finished && tail.page.len() == 0 {
@@ -179,7 +179,7 @@ struct Tail {
     /// Whether the job was final before `page` was read, so that nothing can follow it.
     finished: bool,
     shutdown: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 impl Tail {

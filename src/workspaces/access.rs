@@ -135,7 +135,7 @@ impl fmt::Display for Scope {
 }
 
 /// Who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Actor {
     /// A client on the machine of a service that has no token in its settings.
     Local,

@@ -141,7 +141,7 @@ async fn open_streams_are_counted_and_given_back() {
     let app = App::start().await;
     let id = app.submit().await;
     let mut open_streams = Vec::new();
-    for _ in 0..256 {
+    for _ in 0..768 {
         open_streams.push(open(&app, &id, &[]).await);
     }
     let answer = events(&app, &id, "", &[]).await;
