@@ -2,12 +2,11 @@
 //! queue's; what work means is the handler's.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, RwLock, RwLockWriteGuard, Semaphore};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, RwLock, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -180,17 +179,13 @@ impl Pool {
         }
     }
 
-    /// Runs jobs whose worker fell silent, each when all others have ended.
+    /// Runs jobs whose worker fell silent, each when all others have ended. A process that has other work
+    /// leaves them to one that has none, for as long as a lease; then it takes one, and lets nobody in
+    /// until that one has had its turn, while other processes go on.
     async fn take_suspects(&self) {
-        let kinds = self.handler.kinds();
+        let mut waits_since = None;
         loop {
-            if let Some(_alone) = self.company_gone(&kinds).await
-                && let Some(claim) = self.claim(&kinds, true).await
-            {
-                // Like the others it goes on for a while when the shutdown comes. A panic
-                // is told by the panic hook, and its lease ends by itself.
-                let _ = self.attempts.spawn(self.attempt(claim)).await;
-            }
+            self.take_suspect(&mut waits_since).await;
             let wait = sleep(self.settings.poll);
             if self.shutdown.run_until_cancelled(wait).await.is_none() {
                 return;
@@ -198,18 +193,30 @@ impl Pool {
         }
     }
 
-    /// Waits for the end of all other attempts, as long as there is a suspect: nobody new is let in
-    /// meanwhile, which is for nothing once another process has taken it.
-    async fn company_gone(&self, kinds: &[JobKind]) -> Option<RwLockWriteGuard<'_, ()>> {
-        let mut alone = pin!(self.alone.write());
-        while self.suspect_waits(kinds).await {
-            tokio::select! {
-                alone = &mut alone => return Some(alone),
-                () = sleep(self.settings.poll) => {}
-                () = self.shutdown.cancelled() => return None,
+    /// Runs a job whose worker fell silent, if it is this process's turn.
+    async fn take_suspect(&self, waits_since: &mut Option<Instant>) {
+        let kinds = self.handler.kinds();
+        let mut alone = self.alone.clone().try_write_owned().ok();
+        if alone.is_none() {
+            if !self.suspect_waits(&kinds).await {
+                *waits_since = None;
+                return;
+            }
+            let since = *waits_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < self.settings.lease {
+                return;
             }
         }
-        None
+        *waits_since = None;
+        let Some(claim) = self.claim(&kinds, true).await else { return };
+        if alone.is_none() {
+            // When the shutdown comes the attempt gives the job back.
+            alone = self.shutdown.run_until_cancelled(self.alone.clone().write_owned()).await;
+        }
+        // Like the others it goes on for a while when the shutdown comes. A panic is told by the panic
+        // hook, and its lease ends by itself.
+        let _ = self.attempts.spawn(self.attempt(claim)).await;
+        drop(alone);
     }
 
     async fn suspect_waits(&self, kinds: &[JobKind]) -> bool {
@@ -239,8 +246,10 @@ impl Pool {
                 tracing::debug!(%error, "what a lost claim took waits for its lease to end");
             }
         }
+        // The lease ends no later here than in the database, however long the answer takes.
+        let asked = Instant::now();
         match self.queue.claim(&wanted).await {
-            Ok(lease) => lease.map(|lease| ClaimedLease::keep(lease, &self.pulse)),
+            Ok(lease) => lease.map(|lease| ClaimedLease::keep(lease, &self.pulse, asked)),
             Err(error) => {
                 tracing::warn!(%error, "no job can be claimed; trying on");
                 *in_doubt = Some(Instant::now() + LINGERS);

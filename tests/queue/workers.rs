@@ -302,42 +302,56 @@ async fn what_a_claim_takes_that_was_given_up_is_found() {
     pool.stop().await;
 }
 
-/// Who waits for others to end, so that it can run alone what a dead worker left, lets nobody in; until
-/// somebody else has taken it.
+/// Who has other work goes on with it, and leaves what a dead worker left to who has none.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_dead_worker_left_holds_up_nobody_once_it_is_taken() {
+async fn what_a_dead_worker_left_is_done_by_who_is_idle() {
     let f = Fixture::new().await;
     let left = f.submit(0).await;
     f.claim("dead").await.unwrap();
     f.let_time_pass().await;
-    assert_eq!(f.reap().await, 1);
     f.sql("UPDATE live_job SET due_at = now() + interval '1 hour'").await;
     let busy = Fake::new(Deed::Wait);
     let pool = Pool::start(&f.queue, &busy, 1000);
     let long = f.submit(1).await;
     within(busy.started.notified()).await;
+    assert_eq!(f.reap().await, 1);
     f.sql("UPDATE live_job SET due_at = now() WHERE suspect").await;
-    // Before long it takes nothing more.
-    let mut last = long;
-    for n in 2.. {
-        last = f.submit(n).await;
-        let started = busy.started.notified();
-        if tokio::time::timeout(Duration::from_secs(1), started).await.is_err() {
-            break;
-        }
+    for n in 2..10 {
+        let id = f.submit(n).await;
+        f.until(id, |job| job.state == JobState::Running).await;
     }
-    assert_eq!(f.get(last).await.state, JobState::Queued);
-    f.sql(
-        "UPDATE live_job SET due_at = now() + interval '1 hour'
-         WHERE worker_id IS NULL AND NOT suspect",
-    )
-    .await;
+    assert_eq!(f.get(left).await.state, JobState::Queued);
     let other = Pool::start(&f.queue, &Fake::new(Deed::Succeed), 1);
     f.until(left, |job| job.state == JobState::Succeeded).await;
     other.stop().await;
-    f.sql("UPDATE live_job SET due_at = now() WHERE worker_id IS NULL").await;
-    f.until(last, |job| job.state == JobState::Running).await;
     assert_eq!(f.get(long).await.state, JobState::Running);
+    pool.stop().await;
+}
+
+/// Where nobody is idle, one lets nobody in until it has done it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_left_is_done_by_who_is_busy_if_it_must() {
+    let f = Fixture::new().await;
+    let left = f.submit(0).await;
+    f.claim("dead").await.unwrap();
+    f.let_time_pass().await;
+    f.sql("UPDATE live_job SET due_at = now() + interval '1 hour'").await;
+    let busy = Fake::new(Deed::Wait);
+    let pool = Pool::with_lease(&f.queue, &busy, 1000, Duration::from_secs(2));
+    let long = f.submit(1).await;
+    within(busy.started.notified()).await;
+    assert_eq!(f.reap().await, 1);
+    f.sql("UPDATE live_job SET due_at = now() WHERE suspect").await;
+    f.until(left, |job| job.state == JobState::Running).await;
+    let later = f.submit(2).await;
+    busy.go.add_permits(1);
+    f.until(long, |job| job.state == JobState::Succeeded).await;
+    within(busy.started.notified()).await;
+    busy.go.add_permits(1);
+    f.until(left, |job| job.state == JobState::Succeeded).await;
+    busy.go.add_permits(1);
+    f.until(later, |job| job.state == JobState::Succeeded).await;
+    assert!(f.get(left).await.finished_at <= f.get(later).await.started_at);
     pool.stop().await;
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -30,9 +31,10 @@ pub(super) struct ClaimedLease {
 }
 
 impl ClaimedLease {
-    pub(super) fn keep(lease: Lease, pulse: &Arc<Pulse>) -> Self {
+    /// `asked` is when the claim was sent.
+    pub(super) fn keep(lease: Lease, pulse: &Arc<Pulse>, asked: Instant) -> Self {
         let (lease, brake) = (Arc::new(lease), Brake::default());
-        let kept = pulse.keep(lease.clone(), brake.clone());
+        let kept = pulse.keep(lease.clone(), brake.clone(), asked);
         Self { lease, brake, kept }
     }
 }

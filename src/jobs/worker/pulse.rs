@@ -79,9 +79,14 @@ impl Pulse {
 
     /// Keeps a lease alive until the guard is dropped, and pulls the brake when its job is to be
     /// cancelled, or before it may be another's.
-    pub(super) fn keep(self: &Arc<Self>, lease: Arc<Lease>, brake: Brake) -> KeptLease {
+    pub(super) fn keep(
+        self: &Arc<Self>,
+        lease: Arc<Lease>,
+        brake: Brake,
+        asked: Instant,
+    ) -> KeptLease {
         let fence = lease.fence;
-        let (ends, mut told) = watch::channel(Instant::now() + lease.lasts);
+        let (ends, mut told) = watch::channel(asked + lease.lasts);
         let margin = margin(&lease);
         let held = HeldLease { lease, brake: brake.clone(), ends };
         self.lock().insert(fence, held);

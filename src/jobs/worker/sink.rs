@@ -13,7 +13,9 @@ use crate::jobs::queue::{Lease, Queue, QueueError, insist};
 
 /// So many events other than progress wait at most; what comes beyond is counted.
 const WAITING: usize = 1000;
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Progress is written so often at first; and then ever less, a sixtieth of the time that has passed
+/// apart, up to the latter: a job of hours is to have hundreds of events, not thousands.
+const PROGRESS_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Bytes that count as getting on.
 pub(super) const FLOOR: u64 = 1 << 20;
 
@@ -125,14 +127,16 @@ pub(super) async fn write(
     queue: Queue,
     lease: Arc<Lease>,
 ) -> Result<(), QueueError> {
-    let mut progress_at = Instant::now();
+    let started = Instant::now();
+    let mut progress_at = started;
     let mut number = 0;
     loop {
         let (next, closed) = sink.take(Instant::now() >= progress_at);
         match next {
             Some(event) => {
                 if matches!(event, EventKind::Progress { .. }) {
-                    progress_at = Instant::now() + PROGRESS_EVERY;
+                    let (least, most) = PROGRESS_EVERY;
+                    progress_at = Instant::now() + (started.elapsed() / 60).clamp(least, most);
                 }
                 number += 1;
                 match insist(|| queue.append(&lease, number, &event)).await {
