@@ -5,8 +5,8 @@ ALTER TABLE rollout
     ADD COLUMN id uuid NOT NULL DEFAULT gen_random_uuid() UNIQUE,
     -- Kinds of jobs that it is about, also those of later versions; null: any.
     ADD COLUMN kinds text[],
-    -- The chance of a false alarm that its guard may take; null: nobody guards it.
-    ADD COLUMN guard double precision DEFAULT 0.01 CHECK (guard > 0 AND guard < 1);
+    -- The chance of a false alarm that its guard may take; 0: nobody guards it.
+    ADD COLUMN guard double precision NOT NULL DEFAULT 0.01 CHECK (guard BETWEEN 0 AND 0.5);
 
 -- The version that an active rollout chose for a job's first attempt. Later attempts may make another, and
 -- what came of the job counts for this one all the same.
@@ -71,6 +71,20 @@ CREATE TABLE rollout_sketch (
     counts     bigint[] NOT NULL,
     PRIMARY KEY (rollout_id, day, arm, part, measure)
 ) WITH (fillfactor = 50); -- rows are written in place
+
+-- Two of them as one.
+CREATE FUNCTION rollout_merge(
+    one_buckets smallint[], one_counts bigint[], other_buckets smallint[], other_counts bigint[],
+    OUT buckets smallint[], OUT counts bigint[])
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(bucket), array_agg(count)
+    FROM (SELECT bucket, sum(count)::bigint AS count
+          FROM (SELECT unnest(one_buckets) AS bucket, unnest(one_counts) AS count
+                UNION ALL
+                SELECT unnest(other_buckets), unnest(other_counts)) AS both_of_them
+          GROUP BY bucket) AS merged;
+END;
 
 -- What first came of each image: the guard takes no image twice, however often its job is sent.
 CREATE TABLE rollout_unit (
