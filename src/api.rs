@@ -19,9 +19,11 @@ mod new_job;
 mod observe;
 mod origin;
 mod problem;
+mod rollout_report;
 mod rollouts;
 mod router;
 mod server;
+mod starts;
 mod tokens;
 mod workspaces;
 

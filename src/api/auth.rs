@@ -160,6 +160,7 @@ pub(super) mod scope {
         JobsRead,
         JobsWrite,
         ImagesRead,
+        StartsWrite,
         WorkspacesRead,
         WorkspacesWrite,
         TokensWrite,

@@ -6,10 +6,11 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
+use super::rollout_report::ReportArgs;
 use super::run_async;
 use super::service::ServiceArgs;
 use crate::archive::Fallback;
-use crate::rollouts::{RolloutState, SourcePattern, Sticky};
+use crate::rollouts::{KindName, RolloutState, SourcePattern, Sticky};
 use crate::workspace::WorkspaceId;
 use crate::workspaces::{Role, Scope};
 
@@ -184,6 +185,12 @@ enum RolloutAction {
         /// Only pulls from here, such as registry.example/team/*; may be repeated
         #[arg(long = "source", value_name = "PATTERN")]
         sources: Vec<SourcePattern>,
+        /// Only jobs of this kind, such as pull; may be repeated
+        #[arg(long = "kind", value_name = "KIND")]
+        kinds: Vec<KindName>,
+        /// Chance of a false alarm that its guard may take; 0: nobody guards it; 0.01 when absent
+        #[arg(long, value_name = "CHANCE")]
+        guard: Option<f64>,
     },
     /// List rollouts
     List,
@@ -220,6 +227,8 @@ enum RolloutAction {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Compare v1 and v2: what came of the jobs that it decided, and how their images started
+    Report(ReportArgs),
     /// Remove a rollout
     Delete {
         /// Its name
@@ -290,7 +299,16 @@ impl RolloutCommand {
             Ok((Method::PATCH, of_rollout(name)?, Some(body)))
         };
         let call: Call = match &self.action {
-            RolloutAction::Create { name, percent, salt, sticky, workspaces, sources } => {
+            RolloutAction::Create {
+                name,
+                percent,
+                salt,
+                sticky,
+                workspaces,
+                sources,
+                kinds,
+                guard,
+            } => {
                 let mut body = json!({ "name": name, "percent": percent, "sticky": sticky });
                 if let Some(salt) = salt {
                     body["salt"] = json!(salt);
@@ -300,6 +318,12 @@ impl RolloutCommand {
                 }
                 if !sources.is_empty() {
                     body["sources"] = json!(sources);
+                }
+                if !kinds.is_empty() {
+                    body["kinds"] = json!(kinds);
+                }
+                if let Some(guard) = guard {
+                    body["guard"] = json!(guard);
                 }
                 (Method::POST, "/v1/rollouts".to_owned(), Some(body))
             }
@@ -313,6 +337,7 @@ impl RolloutCommand {
             RolloutAction::Rollback { name, reason } => {
                 change(name, becomes(RolloutState::RolledBack, reason.as_deref()))?
             }
+            RolloutAction::Report(report) => return report.run(&self.output),
             RolloutAction::Delete { name } => (Method::DELETE, of_rollout(name)?, None),
         };
         self.output.call(call)
@@ -327,7 +352,7 @@ fn becomes(state: RolloutState, reason: Option<&str>) -> Value {
 }
 
 /// The path of a rollout: its name has the grammar of workspaces.
-fn of_rollout(name: &str) -> anyhow::Result<String> {
+pub(super) fn of_rollout(name: &str) -> anyhow::Result<String> {
     anyhow::ensure!(name.parse::<WorkspaceId>().is_ok(), "{name:?} names no rollout");
     Ok(format!("/v1/rollouts/{name}"))
 }

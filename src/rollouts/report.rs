@@ -262,8 +262,10 @@ impl Rollouts {
         let watched = self.watched(Some(rollout.id)).await?;
         let guard = watched.into_iter().map(|watched| {
             let totals = watched.evidence.totals;
-            let images =
-                |tried: super::guard::evidence::Tried| GuardedImages { images: tried.all, failed: tried.failed };
+            let images = |tried: super::guard::evidence::Tried| GuardedImages {
+                images: tried.all,
+                failed: tried.failed,
+            };
             Guarded {
                 v1: images(totals.v1),
                 v2: images(totals.v2),
@@ -275,8 +277,7 @@ impl Rollouts {
         let guard = guard.collect();
         let drawn = tokio::task::spawn_blocking(move || counts.compared());
         // It does not panic and is not cancelled; if it were, the report would be empty, and say so.
-        let (jobs, starts, measures) =
-            drawn.await.unwrap_or_else(|_| Counts::default().compared());
+        let (jobs, starts, measures) = drawn.await.unwrap_or_else(|_| Counts::default().compared());
         let (enough, verdict) = verdict::of(&jobs, &starts, &measures);
         Ok(Some(Report {
             rollout: rollout.name,
@@ -303,9 +304,8 @@ impl Counts {
     }
 
     fn comparison(&self, measure: Measure) -> Comparison {
-        let quantiles = |arm: u8| {
-            Sample::new(&self.parts(measure.as_str(), arm)).quantiles(arm.into())
-        };
+        let quantiles =
+            |arm: u8| Sample::new(&self.parts(measure.as_str(), arm)).quantiles(arm.into());
         let (one, other) = (quantiles(1), quantiles(2));
         let [median, p95] = ratios(&one, &other);
         let of = |quantiles: &resample::Quantiles| {

@@ -144,9 +144,8 @@ impl Rollouts {
         });
         let written = written.await?;
         let sent = i64::try_from(starts.len()).unwrap_or(i64::MAX);
-        Ok(written.is_there.then_some(ReportedStarts {
-            accepted: written.added,
-            known: sent - written.added,
-        }))
+        Ok(written
+            .is_there
+            .then_some(ReportedStarts { accepted: written.added, known: sent - written.added }))
     }
 }

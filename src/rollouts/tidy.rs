@@ -50,7 +50,7 @@ impl Reconciler for Tidy {
 impl Tidy {
     async fn delete_starts(&self) -> Result<i64, QueueError> {
         const ACTION: &str = "delete old starts of images";
-        let keep = 2 * MAX_AGE;
+        let keep = MAX_AGE * 2;
         patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.rollouts.pool, ACTION).await?;
             let deleted = sqlx::query_scalar!(
@@ -123,10 +123,9 @@ impl Tidy {
         const ACTION: &str = "forget a rollout";
         patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.rollouts.pool, ACTION).await?;
-            let forgotten =
-                sqlx::query!("DELETE FROM rollout_gone WHERE rollout_id = $1", rollout)
-                    .execute(&mut *db)
-                    .await;
+            let forgotten = sqlx::query!("DELETE FROM rollout_gone WHERE rollout_id = $1", rollout)
+                .execute(&mut *db)
+                .await;
             db.answered(ACTION, forgotten).map(drop)
         })
         .await

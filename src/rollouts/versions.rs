@@ -65,11 +65,7 @@ struct Decision {
 }
 
 impl Versions {
-    async fn by_rollout(
-        &self,
-        job: &Job,
-        spec: &PullSpec,
-    ) -> Result<Option<Decision>, QueueError> {
+    async fn by_rollout(&self, job: &Job, spec: &PullSpec) -> Result<Option<Decision>, QueueError> {
         let pulled = Pulled {
             kind: JobKind::Pull.as_str(),
             workspace: &job.workspace,

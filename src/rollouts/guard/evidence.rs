@@ -129,7 +129,13 @@ mod tests {
     }
 
     /// Looks after each outcome until `looks` of them have come; how many there were when it was sure.
-    fn alarm(rng: &mut StdRng, alpha: f64, looks: u64, share: f64, p: impl Fn(u64, bool) -> f64) -> Option<u64> {
+    fn alarm(
+        rng: &mut StdRng,
+        alpha: f64,
+        looks: u64,
+        share: f64,
+        p: impl Fn(u64, bool) -> f64,
+    ) -> Option<u64> {
         let mut evidence = Evidence::default();
         (0..looks).find(|look| {
             let is_v2 = rng.random_bool(share);

@@ -23,7 +23,9 @@ impl Counts {
     }
 
     fn add(&mut self, row: &Row) {
-        let (Ok(arm), Ok(part)) = (u8::try_from(row.arm), usize::try_from(row.part)) else { return };
+        let (Ok(arm), Ok(part)) = (u8::try_from(row.arm), usize::try_from(row.part)) else {
+            return;
+        };
         // Whoever made a schema with more parts than these knows what to do with them.
         if part >= PARTS {
             return;
@@ -46,11 +48,7 @@ struct Row {
 
 impl Rollouts {
     /// What was counted on these days.
-    pub(super) async fn counts(
-        &self,
-        rollout: Uuid,
-        window: Window,
-    ) -> Result<Counts, QueueError> {
+    pub(super) async fn counts(&self, rollout: Uuid, window: Window) -> Result<Counts, QueueError> {
         const ACTION: &str = "read what was counted of a rollout";
         // Days that Postgres has too.
         let first = window.since.or_else(|| NaiveDate::from_ymd_opt(1, 1, 1));

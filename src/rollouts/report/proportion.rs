@@ -63,7 +63,8 @@ mod tests {
     #[track_caller]
     fn is(estimate: Option<Estimate>, value: f64, low: f64, high: f64) {
         let found = estimate.unwrap();
-        for (found, expected) in [(Some(found.value), value), (found.low, low), (found.high, high)] {
+        for (found, expected) in [(Some(found.value), value), (found.low, low), (found.high, high)]
+        {
             assert!((found.unwrap() - expected).abs() < 6e-5, "{estimate:?}");
         }
     }
@@ -83,7 +84,9 @@ mod tests {
     #[test]
     fn the_difference_is_covered_as_often_as_it_says() {
         let mut rng = StdRng::seed_from_u64(7);
-        let draw = |rng: &mut StdRng, n: u64, p: f64| of((0..n).filter(|_| rng.random_bool(p)).count() as u64, n);
+        let draw = |rng: &mut StdRng, n: u64, p: f64| {
+            of((0..n).filter(|_| rng.random_bool(p)).count() as u64, n)
+        };
         let runs = 1000;
         let held = (0..runs).filter(|_| {
             let (v2, v1) = (draw(&mut rng, 60, 0.08), draw(&mut rng, 300, 0.03));

@@ -23,7 +23,8 @@ const MIN_PARTS: usize = 8;
 /// `F(-sqrt(n / (n - 1)) * t)`, where `F` is the normal distribution and `t` what Student's with `n - 1`
 /// degrees exceeds in 2.5 %.
 const TAILS: [f64; PARTS - MIN_PARTS + 1] = [
-    0.005_738, 0.007_225, 0.008_551, 0.009_722, 0.010_757, 0.011_671, 0.012_483, 0.013_207, 0.013_856,
+    0.005_738, 0.007_225, 0.008_551, 0.009_722, 0.010_757, 0.011_671, 0.012_483, 0.013_207,
+    0.013_856,
 ];
 const SEED: u64 = 0x636c_6970;
 
@@ -44,7 +45,7 @@ pub(super) struct Quantiles {
     pub(super) estimates: [Option<Estimate>; QUANTILES.len()],
     draws: Vec<[f64; QUANTILES.len()]>,
     parts: usize,
-    count: u64,
+    pub(super) count: u64,
 }
 
 impl Sample {
@@ -130,8 +131,12 @@ fn bounds(mut draws: Vec<f64>, parts: usize) -> Option<(f64, f64)> {
     let tail = *TAILS.get(parts.checked_sub(MIN_PARTS)?)?;
     draws.sort_by(f64::total_cmp);
     let last = draws.len().checked_sub(1)?;
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss,
-        reason = "there are DRAWS at most")]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "there are DRAWS at most"
+    )]
     let low = (last as f64 * tail).floor() as usize;
     Some((draws[low], draws[last - low]))
 }

@@ -46,8 +46,12 @@ pub(super) fn middle(bucket: i16) -> f64 {
 /// `counts`, which are those of buckets in their order.
 pub(super) fn quantile(counts: &[u64], q: f64) -> Option<usize> {
     let all: u64 = counts.iter().sum();
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss,
-        reason = "counts are far below 2^52, shares from 0 to 1")]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts are far below 2^52, shares from 0 to 1"
+    )]
     let rank = ((all as f64 * q).ceil() as u64).max(1);
     let mut seen = 0;
     counts.iter().position(|count| {
@@ -85,7 +89,10 @@ mod tests {
 
     #[test]
     fn nothing_has_no_quantile() {
-        assert_eq!((quantile(&[], 0.5), quantile(&[0, 0], 0.5), quantile(&[0, 1], 0.0)), (None, None, Some(1)));
+        assert_eq!(
+            (quantile(&[], 0.5), quantile(&[0, 0], 0.5), quantile(&[0, 1], 0.0)),
+            (None, None, Some(1))
+        );
         assert_eq!((middle(ZERO), middle(0)), (0.0, 2.0 / 2.02));
     }
 }

@@ -48,12 +48,7 @@ fn failures(what: &str, outcomes: &Outcomes) -> String {
 }
 
 /// `Err`: there are too few.
-fn speed(
-    what: &str,
-    better: &str,
-    worse: &str,
-    comparison: &Comparison,
-) -> Result<String, String> {
+fn speed(what: &str, better: &str, worse: &str, comparison: &Comparison) -> Result<String, String> {
     let Some((low, high)) = comparison.ratio.median.and_then(Estimate::bounds) else {
         return Err(format!(
             "too few {what} to compare: {} of v1 and {} of v2, 30 of each are needed, of a dozen images or \
