@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use axum::response::{IntoResponse as _, Response};
-use chrono::NaiveDate;
+use chrono::{Datelike as _, NaiveDate};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -38,6 +38,7 @@ pub(super) struct ReportParams {
     /// The last day (UTC), which is a part of it; to the end when absent.
     until: Option<NaiveDate>,
     /// How to write it; as the `Accept` header says when absent.
+    #[param(inline)]
     format: Option<Format>,
 }
 
@@ -82,6 +83,12 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let ReportParams { since, until, format } = params;
+    for (field, day) in [("since", since), ("until", until)] {
+        if let Some(day) = day.filter(|day| !(2000..=9999).contains(&day.year())) {
+            let detail = format!("{field} is {day}: expected a day of the years 2000 to 9999");
+            return Err(ApiError::bad_parameter(field, detail));
+        }
+    }
     if let (Some(since), Some(until)) = (since, until)
         && since > until
     {

@@ -337,7 +337,10 @@ impl RolloutCommand {
             RolloutAction::Rollback { name, reason } => {
                 change(name, becomes(RolloutState::RolledBack, reason.as_deref()))?
             }
-            RolloutAction::Report(report) => return report.run(&self.output),
+            RolloutAction::Report(report) => {
+                let path = of_rollout(report.name())?;
+                return report.run(&self.output.client()?, &path, self.output.json);
+            }
             RolloutAction::Delete { name } => (Method::DELETE, of_rollout(name)?, None),
         };
         self.output.call(call)
@@ -352,7 +355,7 @@ fn becomes(state: RolloutState, reason: Option<&str>) -> Value {
 }
 
 /// The path of a rollout: its name has the grammar of workspaces.
-pub(super) fn of_rollout(name: &str) -> anyhow::Result<String> {
+fn of_rollout(name: &str) -> anyhow::Result<String> {
     anyhow::ensure!(name.parse::<WorkspaceId>().is_ok(), "{name:?} names no rollout");
     Ok(format!("/v1/rollouts/{name}"))
 }

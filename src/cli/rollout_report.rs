@@ -4,8 +4,8 @@ use chrono::NaiveDate;
 use clap::Args;
 use serde_json::Value;
 
-use super::admin::{Output, of_rollout, shown};
-use super::run_async;
+use super::client::Client;
+use super::{printable, run_async};
 
 /// Which report, and how to print it.
 #[derive(Debug, Args)]
@@ -24,25 +24,35 @@ pub(super) struct ReportArgs {
 }
 
 impl ReportArgs {
-    pub(super) fn run(&self, output: &Output) -> anyhow::Result<()> {
+    /// The rollout's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Prints the report of the rollout at `path`: with `json` as the service answered.
+    pub(super) fn run(&self, client: &Client, path: &str, json: bool) -> anyhow::Result<()> {
         let format = if self.csv { "csv" } else { "json" };
-        let mut path = format!("{}/report?format={format}", of_rollout(&self.name)?);
+        let mut path = format!("{path}/report?format={format}");
         for (name, day) in [("since", self.since), ("until", self.until)] {
             if let Some(day) = day {
                 path.push_str(&format!("&{name}={day}"));
             }
         }
-        let client = output.client()?;
         let text = run_async(async |cancel| Ok(client.text(&path, &cancel).await?))?;
         if self.csv {
             print!("{text}");
-        } else if output.json {
+        } else if json {
             println!("{text}");
         } else {
             print(&serde_json::from_str(&text)?);
         }
         Ok(())
     }
+}
+
+/// A value as people write it.
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), |text| printable(text.as_bytes()))
 }
 
 /// How jobs end, in words and by name.
@@ -57,11 +67,9 @@ const COUNTS: [(&str, &str); 5] = [
 fn print(report: &Value) {
     let state = shown(&report["state"]);
     match report["reason"].as_str() {
-        Some(reason) => println!(
-            "{}: {state}, {}",
-            shown(&report["rollout"]),
-            super::printable(reason.as_bytes())
-        ),
+        Some(reason) => {
+            println!("{}: {state}, {}", shown(&report["rollout"]), printable(reason.as_bytes()))
+        }
         None => println!("{}: {state}", shown(&report["rollout"])),
     }
     line("", "v1", "v2", "");

@@ -143,7 +143,7 @@ async fn a_report_is_json_or_a_table() {
         app.get(&format!("{path}?{query}")).await.problem(400, "invalid_parameter");
     }
     for query in ["since=-262142-01-01", "until=262142-12-31"] {
-        assert!(app.get(&format!("{path}?{query}")).await.status.as_u16() < 500, "{query}");
+        app.get(&format!("{path}?{query}")).await.problem(400, "invalid_parameter");
     }
 }
 
