@@ -35,7 +35,7 @@ impl ReportArgs {
         let mut path = format!("{path}/report?format={format}");
         for (name, day) in [("since", self.since), ("until", self.until)] {
             if let Some(day) = day {
-                path.push_str(&format!("&{name}={day}"));
+                path = format!("{path}&{name}={day}");
             }
         }
         let text = run_async(async |cancel| Ok(client.text(&path, &cancel).await?))?;
@@ -66,12 +66,9 @@ const COUNTS: [(&str, &str); 5] = [
 
 fn print(report: &Value) {
     let state = shown(&report["state"]);
-    match report["reason"].as_str() {
-        Some(reason) => {
-            println!("{}: {state}, {}", shown(&report["rollout"]), printable(reason.as_bytes()))
-        }
-        None => println!("{}: {state}", shown(&report["rollout"])),
-    }
+    let reason = report["reason"].as_str().map(|reason| printable(reason.as_bytes()));
+    let reason = reason.map_or_else(String::new, |reason| format!(", {reason}"));
+    println!("{}: {state}{reason}", shown(&report["rollout"]));
     line("", "v1", "v2", "");
     for what in ["jobs", "starts"] {
         let outcomes = &report[what];

@@ -20,7 +20,7 @@ pub(super) mod evidence;
 use evidence::{Evidence, Pair, Tried};
 
 /// Images that are judged at a time.
-const PAGE: i64 = 1000;
+const PAGE: usize = 1000;
 
 /// Rollouts, guarded.
 #[derive(Debug)]
@@ -85,8 +85,10 @@ impl Reconciler for Guard {
         for mut watched in self.rollouts.watched(None).await? {
             loop {
                 let images = self.unjudged(&watched).await?;
-                let more = images.len() as i64 == PAGE;
-                images.iter().for_each(|image| watched.evidence.add(image.is_v2, image.has_failed));
+                let more = images.len() == PAGE;
+                for image in &images {
+                    watched.evidence.add(image.is_v2, image.has_failed);
+                }
                 if images.is_empty() && !watched.is_alarm() {
                     break;
                 }
@@ -190,7 +192,7 @@ impl Guard {
                    WHERE rollout_id = $1 AND stage = $2 AND NOT is_judged ORDER BY seq LIMIT $3"#,
                 watched.rollout,
                 watched.stage,
-                PAGE,
+                i64::try_from(PAGE).unwrap_or(i64::MAX),
             )
             .fetch_all(&mut *db)
             .await;

@@ -1,5 +1,7 @@
 //! What is counted is what happened, once; and what is reported is what was counted.
 
+#![allow(clippy::cast_precision_loss, reason = "numbers of a test are small")]
+
 use chrono::{TimeDelta, Utc};
 use clipwright::rollouts::{NewStart, RolloutState, StartOutcome, Temperature, Window};
 

@@ -112,6 +112,13 @@ fn count(number: u64) -> f64 {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::needless_for_each,
+    reason = "numbers of a test are small"
+)]
 mod tests {
     use proptest::prelude::*;
     use rand::rngs::StdRng;
@@ -149,7 +156,7 @@ mod tests {
     fn a_block_is_worth_what_the_formula_says() {
         // 4 of 4 against 0 of 4: one way of 70.
         let odds = 60.0_f64;
-        let all: f64 = (0..=4).map(|k| choose(4, k) * choose(4, 4 - k) * odds.powi(k as i32)).sum();
+        let all: f64 = (0..=4).map(|k| choose(4, k) * choose(4, 4 - k) * odds.powf(count(k))).sum();
         let expected = (odds.powi(4) / all * 70.0).ln();
         assert!((log_ratio(pair((4, 0), (4, 4)), odds) - expected).abs() < 1e-9);
         for none in [pair((4, 0), (9, 0)), pair((7, 7), (4, 4))] {

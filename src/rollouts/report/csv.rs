@@ -19,7 +19,7 @@ impl Report {
             table.estimate(what, "v1/v2", "p95", comparison.ratio.p95);
         }
         for sentence in &self.verdict {
-            table.0.push_str(&format!("verdict,,{},,,\r\n", quoted(sentence)));
+            table.line(&format!("verdict,,{},,,", quoted(sentence)));
         }
         table.0
     }
@@ -33,15 +33,20 @@ fn quoted(text: &str) -> String {
 struct Table(String);
 
 impl Table {
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line);
+        self.0.push_str("\r\n");
+    }
+
     fn count(&mut self, what: &str, version: &str, figure: &str, count: u64) {
-        self.0.push_str(&format!("{what},{version},{figure},{count},,\r\n"));
+        self.line(&format!("{what},{version},{figure},{count},,"));
     }
 
     fn estimate(&mut self, what: &str, version: &str, figure: &str, estimate: Option<Estimate>) {
         let Some(Estimate { value, low, high }) = estimate else { return };
         let text = |bound: Option<f64>| bound.map_or_else(String::new, |bound| bound.to_string());
         let (low, high) = (text(low), text(high));
-        self.0.push_str(&format!("{what},{version},{figure},{value},{low},{high}\r\n"));
+        self.line(&format!("{what},{version},{figure},{value},{low},{high}"));
     }
 
     fn outcomes(&mut self, what: &str, outcomes: &Outcomes) {

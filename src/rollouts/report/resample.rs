@@ -142,6 +142,13 @@ fn bounds(mut draws: Vec<f64>, parts: usize) -> Option<(f64, f64)> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::needless_for_each,
+    reason = "numbers of a test are small"
+)]
 mod tests {
     use super::*;
 
@@ -171,7 +178,7 @@ mod tests {
     #[test]
     fn intervals_cover_what_they_should() {
         let mut rng = StdRng::seed_from_u64(5);
-        let (runs, mut medians, mut compared) = (400, 0, 0);
+        let (runs, mut medians, mut compared) = (200, 0, 0);
         for _ in 0..runs {
             let [v1, v2] = [(1, 6.0), (2, 2.0)].map(|(series, median)| {
                 Sample::new(&fleet(&mut rng, 150, median)).quantiles(series)
@@ -184,8 +191,8 @@ mod tests {
             compared += holds(ratios(&v1, &v2)[0], 3.0);
         }
         for (name, held) in [("median", medians), ("ratio", compared)] {
-            // 380 are expected; 360 is four standard deviations less.
-            assert!((360..=398).contains(&held), "{name}: {held} of {runs}");
+            // 190 are expected; 178 is four standard deviations less.
+            assert!((178..200).contains(&held), "{name}: {held} of {runs}");
         }
     }
 
