@@ -1,6 +1,10 @@
 //! What is counted is what happened, once; and what is reported is what was counted.
 
-#![allow(clippy::cast_precision_loss, reason = "numbers of a test are small")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "numbers of a test are small"
+)]
 
 use chrono::{TimeDelta, Utc};
 use clipwright::rollouts::{NewStart, RolloutState, StartOutcome, Temperature, Window};

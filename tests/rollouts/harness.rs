@@ -1,5 +1,7 @@
 //! Rollouts over a database of their own, and jobs and images as a service leaves them there.
 
+#![allow(clippy::cast_sign_loss, reason = "versions are 1 and 2")]
+
 use clipwright::archive::ClipVersion;
 use clipwright::jobs::reconcile::Reconciler as _;
 use clipwright::rollouts::{

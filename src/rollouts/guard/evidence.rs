@@ -112,14 +112,15 @@ fn count(number: u64) -> f64 {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    clippy::needless_for_each,
-    reason = "numbers of a test are small"
-)]
 mod tests {
+    #![allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        clippy::needless_for_each,
+        reason = "numbers of a test are small"
+    )]
+
     use proptest::prelude::*;
     use rand::rngs::StdRng;
     use rand::{Rng as _, SeedableRng as _};

@@ -142,14 +142,15 @@ fn bounds(mut draws: Vec<f64>, parts: usize) -> Option<(f64, f64)> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    clippy::needless_for_each,
-    reason = "numbers of a test are small"
-)]
 mod tests {
+    #![allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        clippy::needless_for_each,
+        reason = "numbers of a test are small"
+    )]
+
     use super::*;
 
     fn bucket(value: f64) -> i16 {

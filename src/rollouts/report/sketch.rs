@@ -61,14 +61,15 @@ pub(super) fn quantile(counts: &[u64], q: f64) -> Option<usize> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::cast_sign_loss,
-    clippy::needless_for_each,
-    reason = "numbers of a test are small"
-)]
 mod tests {
+    #![allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        clippy::needless_for_each,
+        reason = "numbers of a test are small"
+    )]
+
     use proptest::prelude::*;
 
     use super::*;
