@@ -20,11 +20,12 @@ fuzz: ## every fuzz target for 10 s; FUZZ_SECONDS chooses
 	scripts/setup.sh fuzz
 	scripts/fuzz.sh
 
-bench: ## index and pack the corpus with upstream's tools and with ours, then the queue; BENCH_IMAGES="debian node" chooses
+bench: ## index and pack the corpus with upstream's tools and with ours, then the queue and a rollout's report; BENCH_IMAGES="debian node" chooses
 	scripts/setup.sh bench
 	bench/index.sh
 	bench/pack.sh
 	bench/queue.sh
+	bench/report.sh
 
 lint: ## formatting, clippy, checked-in documents, dependencies, scripts
 	scripts/setup.sh lint

@@ -40,6 +40,8 @@ mod progress;
 mod registry;
 /// What a command that made an archive says.
 mod report;
+/// `clipwright rollout report`.
+mod rollout_report;
 /// `clipwright serve`.
 mod serve;
 /// Options for commands that work through a service.

@@ -7,4 +7,5 @@ mod images;
 mod jobs;
 mod problems;
 mod server;
+mod starts;
 mod tenants;

@@ -24,6 +24,7 @@ mod openapi;
 mod pack;
 mod push;
 mod queue;
+mod rollouts;
 mod secrets;
 mod service;
 mod shutdown;

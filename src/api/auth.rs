@@ -171,6 +171,7 @@ pub(super) mod scope {
         JobsRead,
         JobsWrite,
         ImagesRead,
+        StartsWrite,
         WorkspacesRead,
         WorkspacesWrite,
         TokensWrite,

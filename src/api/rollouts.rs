@@ -10,11 +10,15 @@ use super::AppState;
 use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, invalid};
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
-use crate::rollouts::{NewRollout, Rollout, RolloutChanges, RolloutState, SourcePattern, Sticky};
+use crate::rollouts::{
+    KindName, NewRollout, Rollout, RolloutChanges, RolloutState, SourcePattern, Sticky,
+};
 use crate::workspace::WorkspaceId;
 
 /// Entries of a list at most.
 const MAX_LIST: usize = 1000;
+/// Kinds of jobs in a list at most.
+const MAX_KINDS: usize = 20;
 /// Bytes of a salt or a reason at most.
 const MAX_TEXT: usize = 200;
 
@@ -42,6 +46,19 @@ pub(super) struct NewRolloutBody {
     /// Only pulls from these registries or repositories; all when absent.
     #[schema(max_items = 1000)]
     sources: Option<Vec<SourcePattern>>,
+    /// Only jobs of these kinds, such as `pull`, which is the one that a version is chosen for today; all
+    /// when absent.
+    #[schema(max_items = 20)]
+    kinds: Option<Vec<KindName>>,
+    /// The chance of a false alarm that its guard may take, which rolls it back by itself when v2 fails
+    /// significantly more often than v1; with 0 nobody guards it.
+    #[serde(default = "default_guard")]
+    #[schema(default = 0.01, minimum = 0, maximum = 0.5)]
+    guard: f64,
+}
+
+fn default_guard() -> f64 {
+    0.01
 }
 
 /// What becomes of a rollout; what is absent stays.
@@ -57,6 +74,9 @@ pub(super) struct RolloutChangesBody {
     /// Why its state is changed.
     #[schema(max_length = 200)]
     reason: Option<String>,
+    /// The chance of a false alarm that its guard may take; with 0 nobody guards it.
+    #[schema(minimum = 0, maximum = 0.5)]
+    guard: Option<f64>,
 }
 
 /// All rollouts, the oldest first.
@@ -66,7 +86,15 @@ pub(super) struct RolloutList {
 }
 
 /// Collects what is wrong with the fields that both bodies have.
-fn check(wrong: &mut Vec<FieldError>, percent: Option<f64>, texts: [(&str, Option<&String>); 2]) {
+fn check(
+    wrong: &mut Vec<FieldError>,
+    percent: Option<f64>,
+    guard: Option<f64>,
+    texts: [(&str, Option<&String>); 2],
+) {
+    if let Some(guard) = guard.filter(|guard| !(0.0..=0.5).contains(guard)) {
+        wrong.push(FieldError::new("guard", format!("is {guard}: expected 0 to 0.5")));
+    }
     if let Some(percent) = percent.filter(|percent| !(0.0..=100.0).contains(percent)) {
         wrong.push(FieldError::new("percent", format!("is {percent}: expected 0 to 100")));
     }
@@ -78,7 +106,7 @@ fn check(wrong: &mut Vec<FieldError>, percent: Option<f64>, texts: [(&str, Optio
     }
 }
 
-fn no_rollout(name: &str) -> ApiError {
+pub(super) fn no_rollout(name: &str) -> ApiError {
     let name: String = name.chars().take(64).collect();
     ApiError::not_found("rollout_not_found", format!("there is no rollout {name:?}"))
 }
@@ -105,20 +133,21 @@ pub(super) async fn create(
     may: May<scope::RolloutsWrite>,
     JsonBody(new): JsonBody<NewRolloutBody>,
 ) -> Result<(StatusCode, Json<Rollout>), ApiError> {
-    let NewRolloutBody { name, percent, salt, sticky, workspaces, sources } = new;
+    let NewRolloutBody { name, percent, salt, sticky, workspaces, sources, kinds, guard } = new;
     let mut wrong = Vec::new();
     // The grammar of names is that of workspaces.
     if let Err(error) = name.parse::<WorkspaceId>() {
         let detail = error.to_string().replace("is not a workspace", "names no rollout");
         wrong.push(FieldError::new("name", detail));
     }
-    check(&mut wrong, Some(percent), [("salt", salt.as_ref()), ("reason", None)]);
-    for (field, count) in [
-        ("workspaces", workspaces.as_ref().map(Vec::len)),
-        ("sources", sources.as_ref().map(Vec::len)),
+    check(&mut wrong, Some(percent), Some(guard), [("salt", salt.as_ref()), ("reason", None)]);
+    for (field, count, most) in [
+        ("workspaces", workspaces.as_ref().map(Vec::len), MAX_LIST),
+        ("sources", sources.as_ref().map(Vec::len), MAX_LIST),
+        ("kinds", kinds.as_ref().map(Vec::len), MAX_KINDS),
     ] {
-        if let Some(count) = count.filter(|count| !(1..=MAX_LIST).contains(count)) {
-            let detail = format!("has {count} entries: expected 1 to {MAX_LIST}");
+        if let Some(count) = count.filter(|count| !(1..=most).contains(count)) {
+            let detail = format!("has {count} entries: expected 1 to {most}");
             wrong.push(FieldError::new(field, detail));
         }
     }
@@ -126,7 +155,7 @@ pub(super) async fn create(
         return Err(invalid("the rollout", wrong));
     }
     let salt = salt.unwrap_or_else(|| name.clone());
-    let new = NewRollout { name, percent, salt, sticky, workspaces, sources };
+    let new = NewRollout { name, percent, salt, sticky, workspaces, kinds, sources, guard };
     let made = state.rollouts.create(&new, &may.change()).await;
     Ok((StatusCode::CREATED, Json(made.map_err(|error| ApiError::from_lower(&error))?)))
 }
@@ -198,13 +227,13 @@ pub(super) async fn change(
     PathParam(name): PathParam<String>,
     JsonBody(changes): JsonBody<RolloutChangesBody>,
 ) -> Result<Json<Rollout>, ApiError> {
-    let RolloutChangesBody { percent, state: becomes, reason } = changes;
+    let RolloutChangesBody { percent, state: becomes, reason, guard } = changes;
     let mut wrong = Vec::new();
-    check(&mut wrong, percent, [("reason", reason.as_ref()), ("salt", None)]);
+    check(&mut wrong, percent, guard, [("reason", reason.as_ref()), ("salt", None)]);
     if !wrong.is_empty() {
         return Err(invalid("the rollout", wrong));
     }
-    let changes = RolloutChanges { percent, state: becomes, reason };
+    let changes = RolloutChanges { percent, state: becomes, reason, guard };
     let changed = state.rollouts.change(&name, &changes, &may.change()).await;
     let changed = changed.map_err(|error| ApiError::from_lower(&error))?;
     changed.map(Json).ok_or_else(|| no_rollout(&name))

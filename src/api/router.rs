@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::extract::MAX_BODY;
 use super::{
     AppState, archives, auth, bulk, deadline, docs, events, health, images, jobs, metrics, observe,
-    origin, problem, rollouts, tokens, webhooks, workspaces,
+    origin, problem, rollout_report, rollouts, starts, tokens, webhooks, workspaces,
 };
 
 /// What needs the token, when there is one.
@@ -28,11 +28,13 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(images::list))
         .routes(routes!(images::get))
         .routes(routes!(images::archive))
+        .routes(routes!(starts::report))
         .routes(routes!(archives::list))
         .routes(routes!(workspaces::create, workspaces::list))
         .routes(routes!(workspaces::get, workspaces::change))
         .routes(routes!(rollouts::create, rollouts::list))
         .routes(routes!(rollouts::get, rollouts::change, rollouts::delete))
+        .routes(routes!(rollout_report::show))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::rotate))
         .routes(routes!(tokens::revoke))

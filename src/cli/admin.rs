@@ -6,10 +6,11 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::client::Client;
+use super::rollout_report::ReportArgs;
 use super::run_async;
 use super::service::ServiceArgs;
 use crate::archive::Fallback;
-use crate::rollouts::{RolloutState, SourcePattern, Sticky};
+use crate::rollouts::{KindName, RolloutState, SourcePattern, Sticky};
 use crate::workspace::WorkspaceId;
 use crate::workspaces::{Role, Scope};
 
@@ -192,6 +193,12 @@ enum RolloutAction {
         /// Only pulls from here, such as registry.example/team/*; may be repeated
         #[arg(long = "source", value_name = "PATTERN")]
         sources: Vec<SourcePattern>,
+        /// Only jobs of this kind, such as pull; may be repeated
+        #[arg(long = "kind", value_name = "KIND")]
+        kinds: Vec<KindName>,
+        /// Chance of a false alarm that its guard may take; 0: nobody guards it; 0.01 when absent
+        #[arg(long, value_name = "CHANCE")]
+        guard: Option<f64>,
     },
     /// List rollouts
     List,
@@ -228,6 +235,8 @@ enum RolloutAction {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Compare v1 and v2: what came of the jobs that it decided, and how their images started
+    Report(ReportArgs),
     /// Remove a rollout
     Delete {
         /// Its name
@@ -308,7 +317,16 @@ impl RolloutCommand {
             Ok((Method::PATCH, of_rollout(name)?, Some(body)))
         };
         let call: Call = match &self.action {
-            RolloutAction::Create { name, percent, salt, sticky, workspaces, sources } => {
+            RolloutAction::Create {
+                name,
+                percent,
+                salt,
+                sticky,
+                workspaces,
+                sources,
+                kinds,
+                guard,
+            } => {
                 let mut body = json!({ "name": name, "percent": percent, "sticky": sticky });
                 if let Some(salt) = salt {
                     body["salt"] = json!(salt);
@@ -318,6 +336,12 @@ impl RolloutCommand {
                 }
                 if !sources.is_empty() {
                     body["sources"] = json!(sources);
+                }
+                if !kinds.is_empty() {
+                    body["kinds"] = json!(kinds);
+                }
+                if let Some(guard) = guard {
+                    body["guard"] = json!(guard);
                 }
                 (Method::POST, "/v1/rollouts".to_owned(), Some(body))
             }
@@ -330,6 +354,10 @@ impl RolloutCommand {
             RolloutAction::Resume { name } => change(name, becomes(RolloutState::Active, None))?,
             RolloutAction::Rollback { name, reason } => {
                 change(name, becomes(RolloutState::RolledBack, reason.as_deref()))?
+            }
+            RolloutAction::Report(report) => {
+                let path = of_rollout(report.name())?;
+                return report.run(&self.output.client()?, &path, self.output.json);
             }
             RolloutAction::Delete { name } => (Method::DELETE, of_rollout(name)?, None),
         };

@@ -191,12 +191,33 @@ impl Client {
         cancel.run_until_cancelled(sent).await.unwrap_or(Err(ClientError::Cancelled))
     }
 
+    /// An answer that is not JSON, as it is.
+    pub(super) async fn text(
+        &self,
+        path: &str,
+        cancel: &CancellationToken,
+    ) -> Result<String, ClientError> {
+        let bytes = retry(&self.retry, cancel, || self.exchange(Method::GET, path, None)).await?;
+        String::from_utf8(bytes).map_err(|error| self.nonsense(error.to_string()))
+    }
+
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<(&Value, Option<&str>)>,
     ) -> Result<T, ClientError> {
+        let bytes = self.exchange(method, path, body).await?;
+        let answer = if bytes.is_empty() { b"null" } else { &bytes[..] };
+        serde_json::from_slice(answer).map_err(|error| self.nonsense(error.to_string()))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&Value, Option<&str>)>,
+    ) -> Result<Vec<u8>, ClientError> {
         let mut request = self.request(method, path);
         if let Some((body, key)) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
@@ -214,11 +235,7 @@ impl Client {
                 return Err(self.nonsense(format!("it is longer than {MAX_ANSWER} bytes")));
             }
         }
-        if !status.is_success() {
-            return Err(refused(status, &bytes));
-        }
-        let answer = if bytes.is_empty() { b"null" } else { &bytes[..] };
-        serde_json::from_slice(answer).map_err(|error| self.nonsense(error.to_string()))
+        if status.is_success() { Ok(bytes) } else { Err(refused(status, &bytes)) }
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

@@ -8,6 +8,8 @@ mod daemon;
 mod record;
 /// From a mount's beginning to its end.
 pub(super) mod serve;
+/// Telling how it started.
+mod start;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use crate::telemetry::init;
 use cache::SpanCacheArgs;
 use record::RecordArgs;
 use serve::{Signals, block_on, serve};
+use start::StartArgs;
 
 /// Mount an archive; what is read is fetched when it is read. Ends when it is unmounted, or on
 /// SIGTERM or SIGINT. A mount at MOUNTPOINT that nobody serves any more is taken away first.
@@ -61,6 +64,8 @@ pub(super) struct Mount {
     #[command(flatten)]
     record: RecordArgs,
     #[command(flatten)]
+    start: StartArgs,
+    #[command(flatten)]
     cache: SpanCacheArgs,
     #[command(flatten)]
     content: ContentArgs,
@@ -94,9 +99,20 @@ impl Mount {
 
     async fn mount_and_serve(self) -> anyhow::Result<()> {
         let mut end = Signals::new()?;
+        let start = self.start.begin(&self.archive)?;
+        let path = self.archive.clone();
+        let archive = tokio::task::spawn_blocking(move || Archive::open(&path)).await??;
+        let version = start::version(&archive.storage);
         let mounted = tokio::select! {
-            mounted = self.mount() => mounted?,
+            mounted = self.mount(archive) => mounted,
             () = end.received() => anyhow::bail!("cancelled"),
+        };
+        let (mounted, start) = match (mounted, start) {
+            (Err(error), Some(start)) => {
+                start.failed(version).await;
+                return Err(error);
+            }
+            (mounted, start) => (mounted?, start),
         };
         let handle = mounted.handle();
         if self.fill.is_some() {
@@ -119,12 +135,15 @@ impl Mount {
         } else {
             println!("{ready}");
         }
-        serve(mounted, &mut end, &self.record).await
+        let telling = start.map(|start| start.ready(version, handle));
+        let served = serve(mounted, &mut end, &self.record).await;
+        if let Some(telling) = telling {
+            telling.finish().await;
+        }
+        served
     }
 
-    async fn mount(&self) -> anyhow::Result<Mounted> {
-        let path = self.archive.clone();
-        let archive = tokio::task::spawn_blocking(move || Archive::open(&path)).await??;
+    async fn mount(&self, archive: Archive) -> anyhow::Result<Mounted> {
         let settings = ContentSettings {
             read: self.content.settings(&archive.storage)?,
             ambient: self.ambient_credentials,

@@ -29,6 +29,14 @@ pub(super) struct ServiceArgs {
     workspace: Option<WorkspaceId>,
 }
 
+/// The service at an address, as whom the environment says: for commands whose main work is another.
+pub(super) fn client_at(server: &str) -> anyhow::Result<Client> {
+    let workspace = std::env::var("CLIPWRIGHT_WORKSPACE").ok();
+    let workspace = workspace.map(|id| id.parse()).transpose()?;
+    let token_file = std::env::var_os("CLIPWRIGHT_TOKEN_FILE").map(PathBuf::from);
+    ServiceArgs { server: server.to_owned(), token_file, workspace }.client()
+}
+
 impl ServiceArgs {
     pub(super) fn client(&self) -> anyhow::Result<Client> {
         Client::new(&self.server, self.token()?, self.workspace.clone())

@@ -104,6 +104,13 @@ impl Reconcilers {
         Self(all)
     }
 
+    /// And what a floor above puts right.
+    #[must_use]
+    pub fn with(mut self, one: impl Reconciler + 'static) -> Self {
+        self.0.push(Box::new(one));
+        self
+    }
+
     /// Runs them until `shutdown`.
     pub fn start(self, shutdown: CancellationToken) -> JoinHandle<()> {
         tokio::spawn(async move {

@@ -4,7 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
+use super::kind::KindName;
 use super::rule::{RolloutState, Rule, SourcePattern, Sticky};
 use super::{RolloutError, Rollouts};
 use crate::jobs::queue::{Connection, QueueError, patiently};
@@ -24,8 +26,12 @@ pub struct NewRollout {
     pub sticky: Sticky,
     /// Only these workspaces; all when absent.
     pub workspaces: Option<Vec<WorkspaceId>>,
+    /// Only jobs of these kinds; all when absent.
+    pub kinds: Option<Vec<KindName>>,
     /// Only pulls from these; all when absent.
     pub sources: Option<Vec<SourcePattern>>,
+    /// The chance of a false alarm that its guard may take, at most 0.5; with 0 nobody guards it.
+    pub guard: f64,
 }
 
 /// What becomes of a rollout; what is absent stays.
@@ -37,11 +43,16 @@ pub struct RolloutChanges {
     pub state: Option<RolloutState>,
     /// Why.
     pub reason: Option<String>,
+    /// The chance of a false alarm that its guard may take.
+    pub guard: Option<f64>,
 }
 
 /// A rollout as it is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Rollout {
+    /// What is kept about it refers to this.
+    #[serde(skip)]
+    pub(super) id: Uuid,
     /// Names it.
     pub name: String,
     /// Whether it decides.
@@ -63,6 +74,11 @@ pub struct Rollout {
     /// Only pulls from these; all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sources: Option<Vec<String>>,
+    /// Only jobs of these kinds; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kinds: Option<Vec<String>>,
+    /// The chance of a false alarm that its guard may take; with 0 nobody guards it.
+    pub guard: f64,
     /// When it was made: of several that match the oldest decides.
     pub created_at: DateTime<Utc>,
     /// When it was changed last.
@@ -79,6 +95,10 @@ impl Rollout {
             Some(ids) => Some(all(ids)?),
             None => None,
         };
+        let kinds = match &self.kinds {
+            Some(names) => Some(all(names)?),
+            None => None,
+        };
         let sources = match &self.sources {
             Some(patterns) => Some(all(patterns)?),
             None => None,
@@ -90,6 +110,7 @@ impl Rollout {
             salt: self.salt.clone(),
             sticky: Sticky::of(&self.sticky)?,
             workspaces,
+            kinds,
             sources,
         })
     }
@@ -104,8 +125,10 @@ impl Rollouts {
     pub async fn create(&self, new: &NewRollout, change: &Change) -> Result<Rollout, RolloutError> {
         const ACTION: &str = "make a rollout";
         let (workspaces, sources) = (texts(new.workspaces.as_ref()), texts(new.sources.as_ref()));
+        let kinds = texts(new.kinds.as_ref());
         let detail = json!({
-            "percent": new.percent, "sticky": new.sticky, "workspaces": workspaces, "sources": sources,
+            "percent": new.percent, "sticky": new.sticky, "workspaces": workspaces, "kinds": kinds,
+            "sources": sources, "guard": new.guard,
         });
         let made = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
@@ -113,8 +136,9 @@ impl Rollouts {
             let made = sqlx::query_as!(
                 Rollout,
                 r#"WITH made AS (
-                       INSERT INTO rollout (name, percent, salt, sticky, workspaces, sources)
-                       VALUES ($1, $2, $3, $4, $5, $6)
+                       INSERT INTO rollout
+                           (name, percent, salt, sticky, workspaces, sources, kinds, guard)
+                       VALUES ($1, $2, $3, $4, $5, $6, $11, $12)
                        ON CONFLICT (name) DO UPDATE SET salt = rollout.salt
                        WHERE EXISTS (SELECT FROM audit_event WHERE id = $7)
                        RETURNING *),
@@ -122,8 +146,8 @@ impl Rollouts {
                        INSERT INTO audit_event (id, actor, action, subject, detail, request_id)
                        SELECT $7, $8, 'rollout.create', name, $9, $10 FROM made
                        ON CONFLICT DO NOTHING)
-                   SELECT name, state, reason, percent, salt, sticky, workspaces, sources, created_at,
-                          updated_at
+                   SELECT id, name, state, reason, percent, salt, sticky, workspaces, sources,
+                          kinds, guard, created_at, updated_at
                    FROM made"#,
                 new.name,
                 new.percent,
@@ -135,6 +159,8 @@ impl Rollouts {
                 change.actor(),
                 detail,
                 change.request_id(),
+                kinds.as_deref(),
+                new.guard,
             )
             .fetch_optional(&mut *db)
             .await;
@@ -152,24 +178,30 @@ impl Rollouts {
     ) -> Result<Option<Rollout>, QueueError> {
         const ACTION: &str = "change a rollout";
         let state = changes.state.map(RolloutState::as_str);
-        let detail =
-            json!({ "percent": changes.percent, "state": state, "reason": changes.reason });
+        let detail = json!({
+            "percent": changes.percent, "state": state, "reason": changes.reason, "guard": changes.guard,
+        });
         patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let changed = sqlx::query_as!(
                 Rollout,
-                r#"WITH changed AS (
+                r#"WITH resumed AS (
+                       SELECT id FROM rollout WHERE name = $1 AND $3 = 'active' AND state <> $3),
+                   -- What made somebody stop it is known to whoever lets it go on.
+                   forgotten AS (
+                       DELETE FROM rollout_guard WHERE rollout_id IN (SELECT id FROM resumed)),
+                   changed AS (
                        UPDATE rollout
                        SET percent = coalesce($2, percent), state = coalesce($3, state),
                            reason = CASE WHEN $3::text IS NULL THEN reason ELSE $4 END,
-                           updated_at = now()
+                           guard = coalesce($9, guard), updated_at = now()
                        WHERE name = $1 RETURNING *),
                    noted AS (
                        INSERT INTO audit_event (id, actor, action, subject, detail, request_id)
                        SELECT $5, $6, 'rollout.change', name, $7, $8 FROM changed
                        ON CONFLICT DO NOTHING)
-                   SELECT name, state, reason, percent, salt, sticky, workspaces, sources, created_at,
-                          updated_at
+                   SELECT id, name, state, reason, percent, salt, sticky, workspaces, sources,
+                          kinds, guard, created_at, updated_at
                    FROM changed"#,
                 name,
                 changes.percent,
@@ -179,6 +211,7 @@ impl Rollouts {
                 change.actor(),
                 detail,
                 change.request_id(),
+                changes.guard,
             )
             .fetch_optional(&mut *db)
             .await;
@@ -194,7 +227,9 @@ impl Rollouts {
         let removed = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let removed = sqlx::query_scalar!(
-                r#"WITH removed AS (DELETE FROM rollout WHERE name = $1 RETURNING name),
+                r#"WITH removed AS (DELETE FROM rollout WHERE name = $1 RETURNING id, name),
+                   -- What was kept about it may be much: that is removed by and by.
+                   gone AS (INSERT INTO rollout_gone SELECT id FROM removed),
                    noted AS (
                        INSERT INTO audit_event (id, actor, action, subject, request_id)
                        SELECT $2, $3, 'rollout.delete', name, $4 FROM removed)
@@ -219,8 +254,8 @@ impl Rollouts {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let rollouts = sqlx::query_as!(
                 Rollout,
-                "SELECT name, state, reason, percent, salt, sticky, workspaces, sources, created_at,
-                        updated_at
+                "SELECT id, name, state, reason, percent, salt, sticky, workspaces, sources,
+                          kinds, guard, created_at, updated_at
                  FROM rollout ORDER BY created_at, name LIMIT 1000"
             )
             .fetch_all(&mut *db)
@@ -237,8 +272,8 @@ impl Rollouts {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let rollout = sqlx::query_as!(
                 Rollout,
-                "SELECT name, state, reason, percent, salt, sticky, workspaces, sources, created_at,
-                        updated_at
+                "SELECT id, name, state, reason, percent, salt, sticky, workspaces, sources,
+                          kinds, guard, created_at, updated_at
                  FROM rollout WHERE name = $1",
                 name
             )

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
+use super::kind::KindName;
 use crate::archive::ClipVersion;
 use crate::image_id::ImageId;
 use crate::oci::Reference;
@@ -174,6 +175,8 @@ pub struct Rule {
     pub sticky: Sticky,
     /// Only these workspaces; all when absent.
     pub workspaces: Option<Vec<WorkspaceId>>,
+    /// Only jobs of these kinds; all when absent.
+    pub kinds: Option<Vec<KindName>>,
     /// Only pulls from these; all when absent.
     pub sources: Option<Vec<SourcePattern>>,
 }
@@ -181,6 +184,8 @@ pub struct Rule {
 /// What is pulled, as far as rules ask.
 #[derive(Debug, Clone, Copy)]
 pub struct Pulled<'a> {
+    /// The kind of the job.
+    pub kind: &'a str,
     /// Whose it is.
     pub workspace: &'a WorkspaceId,
     /// The image that is made.
@@ -195,7 +200,9 @@ impl Rule {
         let is_one = |ids: &Vec<WorkspaceId>| ids.contains(pulled.workspace);
         let comes_from =
             |patterns: &Vec<SourcePattern>| patterns.iter().any(|p| p.matches(pulled.source));
+        let is_kind = |kinds: &Vec<KindName>| kinds.iter().any(|k| k.as_str() == pulled.kind);
         if !self.workspaces.as_ref().is_none_or(is_one)
+            || !self.kinds.as_ref().is_none_or(is_kind)
             || !self.sources.as_ref().is_none_or(comes_from)
         {
             return None;
@@ -237,6 +244,7 @@ mod tests {
             salt: "salt".into(),
             sticky: Sticky::Image,
             workspaces: None,
+            kinds: None,
             sources: None,
         }
     }
@@ -245,7 +253,7 @@ mod tests {
         let workspace = workspace.parse().unwrap();
         let image = format!("{image:016x}").parse().unwrap();
         let source = source.parse().unwrap();
-        let pulled = Pulled { workspace: &workspace, image: &image, source: &source };
+        let pulled = Pulled { kind: "pull", workspace: &workspace, image: &image, source: &source };
         rule.decide(pulled).map(|version| version as u8)
     }
 
@@ -291,6 +299,12 @@ mod tests {
             let found = decide(&from(&[pattern]), "w", 1, source).is_some();
             assert_eq!(found, matches, "{pattern} {source}");
         }
+        let about = |kinds: &[&str]| Rule {
+            kinds: Some(kinds.iter().map(|name| name.parse().unwrap()).collect()),
+            ..all.clone()
+        };
+        assert_eq!(decide(&about(&["build", "pull"]), "w", 1, "app"), Some(2));
+        assert_eq!(decide(&about(&["build"]), "w", 1, "app"), None);
         let paused = Rule { state: RolloutState::Paused, ..all.clone() };
         let back = Rule { state: RolloutState::RolledBack, ..all };
         assert_eq!((decide(&paused, "w", 1, "app"), decide(&back, "w", 1, "app")), (None, Some(1)));

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 const JOB_ATTEMPTS: &str = "clipwright_job_attempts_total";
 const ARCHIVES: &str = "clipwright_archives_total";
+const ROLLED_BACK: &str = "clipwright_rollouts_rolled_back_total";
 const STORE_REQUESTS: &str = "clipwright_store_requests_total";
 const STORE_SECONDS: &str = "clipwright_store_request_seconds";
 
@@ -28,6 +29,7 @@ static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
     let _ = metrics::set_global_recorder(recorder);
     describe_counter!(JOB_ATTEMPTS, "Attempts at jobs that ended in this process");
     describe_counter!(ARCHIVES, "Archives published, by the version wanted and that made");
+    describe_counter!(ROLLED_BACK, "Rollouts that the guard rolled back in this process");
     describe_counter!(STORE_REQUESTS, "What the store was asked for, by how it ended");
     describe_histogram!(STORE_SECONDS, Unit::Seconds, "Time that the store took to answer");
     handle
@@ -45,6 +47,12 @@ pub fn archive_published(requested: u8, produced: u8, reason: &'static str) {
     let (requested, produced) = (requested.to_string(), produced.to_string());
     counter!(ARCHIVES, "requested" => requested, "produced" => produced, "reason" => reason)
         .increment(1);
+}
+
+/// The guard rolled a rollout back.
+pub fn rollout_rolled_back() {
+    LazyLock::force(&RECORDER);
+    counter!(ROLLED_BACK).increment(1);
 }
 
 /// The store did what it was asked for, or did not: `outcome` is `ok` or the error's code.

@@ -62,6 +62,9 @@ pub enum Scope {
     /// See images and their archives.
     #[serde(rename = "images:read")]
     ImagesRead,
+    /// Report how images started. Of its own, so that what a worker holds is good for nothing else.
+    #[serde(rename = "starts:write")]
+    StartsWrite,
     /// See workspaces and what they set.
     #[serde(rename = "workspaces:read")]
     WorkspacesRead,
@@ -84,10 +87,11 @@ pub enum Scope {
 
 impl Scope {
     /// All there are.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::ImagesRead,
+        Self::StartsWrite,
         Self::WorkspacesRead,
         Self::WorkspacesWrite,
         Self::TokensWrite,
@@ -102,6 +106,7 @@ impl Scope {
             Self::JobsRead => "jobs:read",
             Self::JobsWrite => "jobs:write",
             Self::ImagesRead => "images:read",
+            Self::StartsWrite => "starts:write",
             Self::WorkspacesRead => "workspaces:read",
             Self::WorkspacesWrite => "workspaces:write",
             Self::TokensWrite => "tokens:write",

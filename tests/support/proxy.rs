@@ -115,6 +115,11 @@ impl Proxy {
         self.faults.cut.notify_waiters();
     }
 
+    /// Serves again after [`Self::go_down`].
+    pub(crate) fn come_up(&self) {
+        self.faults.down.store(false, Ordering::SeqCst);
+    }
+
     /// Lets nothing pass from now on, over old connections and new ones, without closing any.
     pub(crate) fn fall_silent(&self) {
         self.faults.silent.send_replace(true);

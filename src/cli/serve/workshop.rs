@@ -22,13 +22,14 @@ use crate::jobs::reconcile::Reconcilers;
 use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
 use crate::memory::MemoryBudget;
 use crate::publish::archives::Stores;
-use crate::rollouts::{Rollouts, Versions};
+use crate::rollouts::{Guard, Rollouts, Tally, Tidy, Versions};
 use crate::store::ObjectStore;
 use crate::workspaces::Workspaces;
 
 /// Handlers, and where they put what is not finished.
 pub(super) struct Workshop {
     handlers: Arc<Handlers>,
+    rollouts: Rollouts,
     /// Held as long as anybody may write in it.
     _scratch: Scratch,
 }
@@ -61,13 +62,14 @@ impl Workshop {
             build_registry: config.build_registry.clone(),
             scratch: scratch.path().to_owned(),
         });
+        let rollouts = Rollouts::new(database.work_pool().clone());
         let puller = Arc::new(Puller {
             archives: stores.archives.clone(),
             oci: config.oci.clone(),
             index,
             versions: Arc::new(Versions {
                 workspaces: Workspaces::new(database.work_pool().clone()),
-                rollouts: Rollouts::new(database.work_pool().clone()),
+                rollouts: rollouts.clone(),
                 configured: config.clip_version,
             }),
             fallback: config.fallback,
@@ -76,7 +78,7 @@ impl Workshop {
         });
         let memory = MemoryBudget::new(config.limits.memory_bytes);
         let handlers = Arc::new(Handlers { puller, migrator, memory });
-        Ok(Self { handlers, _scratch: scratch })
+        Ok(Self { handlers, rollouts, _scratch: scratch })
     }
 
     /// The workers and the reconcilers, until `stopping`.
@@ -101,7 +103,11 @@ impl Workshop {
             },
             stopping.clone(),
         );
-        let reconcilers = Reconcilers::new(queue, stores, config.lease, config.retention);
+        let rollouts = || self.rollouts.clone();
+        let reconcilers = Reconcilers::new(queue, stores, config.lease, config.retention)
+            .with(Tally { rollouts: rollouts() })
+            .with(Guard { rollouts: rollouts() })
+            .with(Tidy { rollouts: rollouts() });
         let reconcilers = reconcilers.start(stopping.clone());
         let beside = tokio::spawn(async move {
             // The first of them that ends by itself, which a defect may do, is known to the caller.

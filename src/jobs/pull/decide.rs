@@ -86,6 +86,10 @@ impl Policy {
 }
 
 impl Finding {
+    /// All codes there are: a job that ends with one of them has failed for being v2.
+    pub const CODES: [&str; 5] =
+        ["layer_unsupported", "layer_sparse", "no_layers", "misread_name", "archive_too_large"];
+
     /// Stable, in `snake_case`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -166,6 +170,7 @@ mod tests {
             Just(layer()),
             Just(Finding::NoLayers),
             Just(Finding::TooLarge { size: 1 << 30 }),
+            Just(Finding::SparseFile { layer: Digest::of(b"s"), path: "/holes".into() }),
             Just(name),
         ];
         proptest::collection::vec(one, 0..4)
@@ -220,6 +225,7 @@ mod tests {
             }
             let all = [found, more].concat();
             prop_assert!(is_v2(&decision) || !is_v2(&policy.decide(&all)));
+            prop_assert!(all.iter().all(|finding| Finding::CODES.contains(&finding.code())));
         }
     }
 }
