@@ -6,6 +6,7 @@
 
 mod archives;
 mod auth;
+mod beta9;
 mod byte_range;
 mod deadline;
 mod docs;

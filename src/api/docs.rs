@@ -42,6 +42,7 @@ for people, `request_id` for whoever runs the service."#,
         (name = "workspaces", description = "Tenants and what they set"),
         (name = "rollouts", description = "Rules that send a share of pulls to v2"),
         (name = "tokens", description = "Who may act, and who did"),
+        (name = "beta9", description = "Builds as beta9's gateway asks for them"),
         (name = "health", description = "Probes; never need a token"),
     )
 )]

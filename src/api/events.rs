@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::jobs::job::JobEvent;
 use crate::jobs::queue::{Queue, QueueError, Wakeups};
+use crate::workspaces::Access;
 
 use super::AppState;
 use super::auth::{May, scope};
@@ -91,24 +92,8 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let after = last_seen(&headers, params.after)?;
-    let permit = state.streams.clone().try_acquire_owned().map_err(|_| too_many_streams())?;
-    // Interest is registered before anything is read, so that nothing falls between.
-    let wakes = state.queue.wakes(id);
-    let lower = |e: QueueError| ApiError::from_lower(&e);
-    let job = visible(&state, &may.access, id).await?;
-    let mut tail = Tail {
-        queue: state.queue,
-        job: id,
-        after,
-        page: Vec::new().into_iter(),
-        wakes,
-        follow: params.follow,
-        finished: job.is_final(),
-        shutdown: state.shutdown,
-        _permit: permit,
-    };
-    tail.load().await.map_err(lower)?;
-    if tail.finished && tail.page.len() == 0 {
+    let tail = Tail::open(&state, &may.access, id, after, params.follow).await?;
+    if tail.is_over() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let events = tail.into_stream();
@@ -161,7 +146,7 @@ fn ndjson(events: impl Stream<Item = Result<JobEvent, StreamError>> + Send + 'st
 
 /// Why a stream breaks off. The client sees only a broken connection, and resumes.
 #[derive(Debug, thiserror::Error)]
-enum StreamError {
+pub(super) enum StreamError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error(transparent)]
@@ -169,7 +154,7 @@ enum StreamError {
 }
 
 /// One reader of a job's events.
-struct Tail {
+pub(super) struct Tail {
     queue: Queue,
     job: Uuid,
     after: i64,
@@ -183,6 +168,43 @@ struct Tail {
 }
 
 impl Tail {
+    /// Of the events after the one of seq `after`, of a job that `access` may see.
+    pub(super) async fn open(
+        state: &AppState,
+        access: &Access,
+        id: Uuid,
+        after: i64,
+        follow: bool,
+    ) -> Result<Self, ApiError> {
+        let permit = state.streams.clone().try_acquire_owned().map_err(|_| too_many_streams())?;
+        // Interest is registered before anything is read, so that nothing falls between.
+        let wakes = state.queue.wakes(id);
+        let job = visible(state, access, id).await?;
+        let mut tail = Self {
+            queue: state.queue.clone(),
+            job: id,
+            after,
+            page: Vec::new().into_iter(),
+            wakes,
+            follow,
+            finished: job.is_final(),
+            shutdown: state.shutdown.clone(),
+            _permit: permit,
+        };
+        tail.load().await.map_err(|error| ApiError::from_lower(&error))?;
+        Ok(tail)
+    }
+
+    /// Whether nothing is left, and nothing will come.
+    pub(super) fn is_over(&self) -> bool {
+        self.finished && self.page.len() == 0
+    }
+
+    /// The job.
+    pub(super) fn job(&self) -> Uuid {
+        self.job
+    }
+
     fn into_stream(self) -> impl Stream<Item = Result<JobEvent, StreamError>> + Send + 'static {
         stream::try_unfold(self, async |mut tail| {
             let next = tail.next().await.inspect_err(|error| {
@@ -192,7 +214,9 @@ impl Tail {
         })
     }
 
-    async fn next(&mut self) -> Result<Option<JobEvent>, QueueError> {
+    /// The next event, when it is there; `None` after the last, or when the service stops. What has not
+    /// come may be asked for again.
+    pub(super) async fn next(&mut self) -> Result<Option<JobEvent>, QueueError> {
         loop {
             if let Some(event) = self.page.next() {
                 self.after = event.seq;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::error::Classify as _;
 use crate::jobs::job::{ImageId, Job, JobState};
-use crate::jobs::queue::{JobFilter, JobList, NewJob, QueueError};
+use crate::jobs::queue::{JobFilter, JobList, NewJob, QueueError, Submitted};
 use crate::workspaces::Access;
 
 use super::AppState;
@@ -79,21 +79,26 @@ async fn accept(
         trace_context: trace_context(headers),
         ..new
     };
-    let submitted = state.queue.submit(new).await.map_err(|error| match error {
-        QueueError::Full { .. } => {
-            ApiError::new(StatusCode::TOO_MANY_REQUESTS, error.code(), error.to_string())
-                .with_header("retry-after", "10")
-        }
-        error => ApiError::from_lower(&error),
-    })?;
+    let submitted = submit_to(state, new).await?;
     let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/jobs/{}", submitted.job.id);
     Ok((status, [(LOCATION, location)], Json(submitted.job)).into_response())
 }
 
+/// The job that was accepted, or 429.
+pub(super) async fn submit_to(state: &AppState, new: NewJob) -> Result<Submitted, ApiError> {
+    state.queue.submit(new).await.map_err(|error| match error {
+        QueueError::Full { .. } => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, error.code(), error.to_string())
+                .with_header("retry-after", "10")
+        }
+        error => ApiError::from_lower(&error),
+    })
+}
+
 /// The trace that the request is a part of (W3C Trace Context, version 00); a header that is not one
 /// is as good as none.
-fn trace_context(headers: &HeaderMap) -> Option<String> {
+pub(super) fn trace_context(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let lengths: Vec<_> = text.split('-').map(str::len).collect();
@@ -326,6 +331,6 @@ pub(super) async fn cancel(
 }
 
 /// 404: there is no job of this id.
-fn not_found(id: Uuid) -> ApiError {
+pub(super) fn not_found(id: impl std::fmt::Display) -> ApiError {
     ApiError::not_found("job_not_found", format!("there is no job {id}"))
 }

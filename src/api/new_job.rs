@@ -25,7 +25,7 @@ use super::extract::invalid_job;
 use super::problem::{ApiError, FieldError};
 
 const MAX_SOURCE: usize = 1024;
-const MAX_CREDENTIALS: usize = 16 * 1024;
+pub(super) const MAX_CREDENTIALS: usize = 16 * 1024;
 /// The longest that a job may wait for a worker: 30 days, in seconds.
 const MAX_EXPIRY: u64 = 30 * 24 * 60 * 60;
 
@@ -321,7 +321,7 @@ impl Faults {
 }
 
 /// A reference; one that has credentials in it is refused without being quoted.
-fn source_of(text: &str) -> Result<Reference, String> {
+pub(super) fn source_of(text: &str) -> Result<Reference, String> {
     if text.split('@').skip(1).any(|digest| digest.parse::<Digest>().is_err()) {
         return Err("has something before an @ that is no reference, or no digest behind it: \
                     credentials belong into `credentials`"

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, archives, auth, deadline, docs, events, health, images, jobs, metrics, observe,
+    AppState, archives, auth, beta9, deadline, docs, events, health, images, jobs, metrics, observe,
     origin, problem, rollouts, tokens, workspaces,
 };
 
@@ -36,6 +36,11 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(tokens::rotate))
         .routes(routes!(tokens::revoke))
         .routes(routes!(tokens::audit))
+        .routes(routes!(beta9::submit))
+        .routes(routes!(beta9::get))
+        .routes(routes!(beta9::stop))
+        .routes(routes!(beta9::verify))
+        .routes(routes!(beta9::logs::follow))
 }
 
 /// What never does.

@@ -14,6 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
+/// The grammar, for documents.
+mod pattern;
+
+pub use pattern::pattern;
+
 /// The canonical name of Docker Hub (CONTRACT B.1).
 pub const DOCKER_HUB: &str = "index.docker.io";
 /// Every name Docker Hub goes by.
