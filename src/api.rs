@@ -8,10 +8,12 @@ mod archives;
 mod auth;
 mod beta9;
 mod byte_range;
+mod bytes;
 mod deadline;
 mod docs;
 mod events;
 mod extract;
+mod files;
 mod health;
 mod images;
 mod jobs;
@@ -33,7 +35,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::jobs::queue::Queue;
+use crate::oci::OciSettings;
 use crate::publish::archives::ArchiveStore;
+use crate::publish::files::ArchiveReader;
 use crate::rollouts::Rollouts;
 use crate::workspaces::Workspaces;
 
@@ -48,6 +52,7 @@ const MAX_STREAMS: usize = 256;
 pub struct AppState {
     queue: Queue,
     archives: Arc<dyn ArchiveStore>,
+    reader: Arc<ArchiveReader>,
     workspaces: Workspaces,
     rollouts: Rollouts,
     token: Option<auth::AccessToken>,
@@ -72,6 +77,7 @@ impl AppState {
     ) -> Self {
         Self {
             queue,
+            reader: Arc::new(ArchiveReader::new(archives.clone(), OciSettings::default())),
             archives,
             workspaces,
             rollouts,
@@ -87,6 +93,13 @@ impl AppState {
     #[must_use]
     pub fn for_probes_alone(self) -> Self {
         Self { probes_alone: true, ..self }
+    }
+
+    /// Files' content is fetched from registries by these settings.
+    #[must_use]
+    pub fn with_oci(self, oci: OciSettings) -> Self {
+        let reader = Arc::new(ArchiveReader::new(self.archives.clone(), oci));
+        Self { reader, ..self }
     }
 
     /// `/readyz` says no from when `stopping` fires.

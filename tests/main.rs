@@ -9,6 +9,8 @@ mod support;
 mod admin;
 mod api;
 mod architecture;
+mod beta9;
+mod clients;
 mod database;
 mod extract;
 mod faults;

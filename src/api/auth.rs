@@ -160,6 +160,7 @@ pub(super) mod scope {
         JobsRead,
         JobsWrite,
         ImagesRead,
+        ImagesWrite,
         WorkspacesRead,
         WorkspacesWrite,
         TokensWrite,

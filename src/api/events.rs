@@ -114,7 +114,7 @@ fn last_seen(headers: &HeaderMap, after: i64) -> Result<i64, ApiError> {
     Ok(after)
 }
 
-fn too_many_streams() -> ApiError {
+pub(super) fn too_many_streams() -> ApiError {
     let detail = "too many event streams are open; try again later, or use follow=false";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", detail)
         .with_header("retry-after", "5")

@@ -12,8 +12,8 @@ use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, archives, auth, beta9, deadline, docs, events, health, images, jobs, metrics, observe,
-    origin, problem, rollouts, tokens, workspaces,
+    AppState, archives, auth, beta9, deadline, docs, events, files, health, images, jobs, metrics,
+    observe, origin, problem, rollouts, tokens, workspaces,
 };
 
 /// What needs the token, when there is one.
@@ -25,8 +25,10 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::retry))
         .routes(routes!(events::follow))
         .routes(routes!(images::list))
-        .routes(routes!(images::get))
+        .routes(routes!(images::get, images::delete))
         .routes(routes!(images::archive))
+        .routes(routes!(files::list))
+        .routes(routes!(files::content))
         .routes(routes!(archives::list))
         .routes(routes!(workspaces::create, workspaces::list))
         .routes(routes!(workspaces::get, workspaces::change))

@@ -68,7 +68,7 @@ impl ExitCode {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::jobs::recorded::Recorded;
 

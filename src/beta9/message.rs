@@ -148,7 +148,8 @@ impl Narrator {
     /// The last message. A job that is gone, or has not ended, ended in a way that nobody knows.
     pub fn end(&self, job: Option<&Job>) -> Message {
         let code = job.and_then(ExitCode::of).unwrap_or(ExitCode::UNKNOWN);
-        let msg = line(&job.map_or_else(|| "Build failed: it is not there any more".into(), outcome));
+        let msg =
+            line(&job.map_or_else(|| "Build failed: it is not there any more".into(), outcome));
         let (done, success) = (true, code == ExitCode::OK);
         let exit_code = Some(code.number());
         Message { msg, done, success, exit_code, ..self.sign_of_life() }
@@ -195,7 +196,8 @@ mod tests {
     }
 
     fn progress(second: u32, layers: u64) -> JobEvent {
-        let data = json!({"layers_done": layers, "layers_total": 3, "bytes_done": 1, "bytes_total": 9});
+        let data =
+            json!({"layers_done": layers, "layers_total": 3, "bytes_done": 1, "bytes_total": 9});
         event(second, json!({"event": "progress", "data": data}))
     }
 

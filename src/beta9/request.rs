@@ -151,8 +151,7 @@ impl BuildOptions {
 }
 
 /// What `VerifyImageBuild` is asked.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[schema(example = json!({"existing_image_uri": "docker.io/library/alpine:3.20", "python_version": "python3.11"}))]
 pub struct VerifyRequest {
     /// Such as `python3.11`.
@@ -172,11 +171,11 @@ pub struct VerifyRequest {
     /// The object that holds the Dockerfile's context.
     pub build_ctx_object: Option<String>,
     /// The image, if its id is known.
-    #[serde(deserialize_with = "unless_empty")]
+    #[serde(default, deserialize_with = "unless_empty")]
     #[schema(value_type = Option<String>, pattern = "^([0-9a-f]{16})?$")]
     pub image_id: Option<ImageId>,
     /// The archive version that the gateway is configured for; 2 when absent. beta9 has no such field.
-    #[serde(deserialize_with = "version")]
+    #[serde(default, deserialize_with = "version")]
     #[schema(minimum = 1, maximum = 2)]
     pub clip_version: Option<u8>,
 }

@@ -44,7 +44,7 @@ fn index() -> ObjectBuilder {
         .description(Some("An image is indexed as it is."))
         .property("source_image", source)
         .required("source_image")
-        .property("source_image_creds", credentials.write_only(Some(true)))
+        .property("source_image_creds", credentials.write_only(true))
         .property("dockerfile", optional("Empty, if it is there").max_length(Some(0)))
         .property("build_context", optional("The object that holds a context"))
 }
@@ -63,7 +63,7 @@ fn dockerfile() -> ObjectBuilder {
         .property("dockerfile", text)
         .required("dockerfile")
         .property("source_image", optional("The image that it begins with"))
-        .property("source_image_creds", optional("For its registry").write_only(Some(true)))
+        .property("source_image_creds", optional("For its registry").write_only(true))
         .property("build_context", optional("The object that holds the context"))
         .property("build_secrets", secrets)
 }

@@ -61,6 +61,9 @@ pub enum Scope {
     /// See images and their archives.
     #[serde(rename = "images:read")]
     ImagesRead,
+    /// Delete images.
+    #[serde(rename = "images:write")]
+    ImagesWrite,
     /// See workspaces and what they set.
     #[serde(rename = "workspaces:read")]
     WorkspacesRead,
@@ -83,10 +86,11 @@ pub enum Scope {
 
 impl Scope {
     /// All there are.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::ImagesRead,
+        Self::ImagesWrite,
         Self::WorkspacesRead,
         Self::WorkspacesWrite,
         Self::TokensWrite,
@@ -101,6 +105,7 @@ impl Scope {
             Self::JobsRead => "jobs:read",
             Self::JobsWrite => "jobs:write",
             Self::ImagesRead => "images:read",
+            Self::ImagesWrite => "images:write",
             Self::WorkspacesRead => "workspaces:read",
             Self::WorkspacesWrite => "workspaces:write",
             Self::TokensWrite => "tokens:write",
