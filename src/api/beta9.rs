@@ -51,6 +51,7 @@ pub(super) mod logs;
             headers(("Location" = String, description = "Where the build is shown"))),
         (status = 200, description = "The build that this container_id stands for", body = Build,
             headers(("Location" = String, description = "Where the build is shown"))),
+        (status = 409, description = "The container_id stands for a build of something else", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
         (status = 501, description = "There is a Dockerfile, which this version does not build", body = Problem, content_type = "application/problem+json"),
     ),
@@ -69,18 +70,21 @@ pub(super) async fn submit(
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "dockerfile_not_built", detail));
     }
     let (spec, secrets) = pull_of(&request)?;
-    let submitted = submit_to(
-        &state,
-        NewJob {
-            workspace: may.access.workspace,
-            secrets,
-            idempotency_key: request.container_id.as_ref().map(key_of),
-            request_id: Some(request_id.as_str().to_owned()),
-            trace_context: trace_context(&headers),
-            ..NewJob::new(JobSpec::Pull(spec))
-        },
-    )
-    .await?;
+    let new = NewJob {
+        workspace: may.access.workspace,
+        secrets,
+        idempotency_key: request.container_id.as_ref().map(key_of),
+        request_id: Some(request_id.as_str().to_owned()),
+        trace_context: trace_context(&headers),
+        ..NewJob::new(JobSpec::Pull(spec))
+    };
+    let submitted = submit_to(&state, new).await.map_err(|error| match error.code() {
+        "idempotency_mismatch" => {
+            let detail = "the container_id was sent before, with a build of something else";
+            ApiError::new(StatusCode::CONFLICT, "container_id_taken", detail)
+        }
+        _ => error,
+    })?;
     let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/beta9/builds/{}", submitted.job.id);
     Ok((status, [(LOCATION, location)], Json(Build::of(&submitted.job))).into_response())
@@ -189,7 +193,7 @@ impl BuildName {
     path = "/v1/beta9/builds/{id}",
     operation_id = "get_build",
     tag = "beta9",
-    params(("id" = BuildName, Path, description = "The job's id, or the `container_id` that it was sent with")),
+    params(("id" = inline(BuildName), Path, description = "The job's id, or the `container_id` that it was sent with")),
     responses(
         CommonProblems,
         (status = 200, description = "The build", body = Build),
@@ -215,7 +219,7 @@ pub(super) async fn get(
     path = "/v1/beta9/builds/{id}/stop",
     operation_id = "stop_build",
     tag = "beta9",
-    params(("id" = BuildName, Path, description = "The job's id, or the `container_id` that it was sent with")),
+    params(("id" = inline(BuildName), Path, description = "The job's id, or the `container_id` that it was sent with")),
     responses(
         CommonProblems,
         (status = 200, description = "The build as it is now", body = Build),

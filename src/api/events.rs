@@ -71,7 +71,7 @@ fn default_follow() -> bool {
     params(
         ("id" = Uuid, Path, description = "The job's id"),
         EventParams,
-        ("Last-Event-ID" = Option<i64>, Header, description = "The `seq` of the last event seen"),
+        ("Last-Event-ID" = Option<i64>, Header, minimum = 0, description = "The `seq` of the last event seen"),
     ),
     responses(
         CommonProblems,

@@ -36,7 +36,7 @@ const MAX_WAIT: u64 = 25;
     path = "/v1/jobs",
     operation_id = "submit_job",
     tag = "jobs",
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters")),
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,200}$", description = "1 to 200 visible ASCII characters")),
     request_body = NewJobBody,
     responses(
         CommonProblems,
@@ -254,7 +254,7 @@ pub(super) struct RetryBody {
     tag = "jobs",
     params(
         ("id" = Uuid, Path, description = "The job's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters"),
+        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,200}$", description = "1 to 200 visible ASCII characters"),
     ),
     request_body = RetryBody,
     responses(

@@ -10,12 +10,14 @@ use super::AppState;
 use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, invalid};
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
-use crate::rollouts::{NewRollout, Rollout, RolloutChanges, RolloutState, SourcePattern, Sticky};
+use crate::rollouts::{
+    NewRollout, Rollout, RolloutChanges, RolloutError, RolloutState, SourcePattern, Sticky,
+};
 use crate::workspace::WorkspaceId;
 
 /// Entries of a list at most.
 const MAX_LIST: usize = 1000;
-/// Bytes of a salt or a reason at most.
+/// Characters of a salt or a reason at most.
 const MAX_TEXT: usize = 200;
 
 /// A rollout to be made.
@@ -30,17 +32,17 @@ pub(super) struct NewRolloutBody {
     #[schema(minimum = 0, maximum = 100)]
     percent: f64,
     /// Another salt chooses others; the name when absent.
-    #[schema(max_length = 200)]
+    #[schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]{0,200}$")]
     salt: Option<String>,
     /// What always gets the same version.
     #[serde(default)]
     #[schema(default = "image")]
     sticky: Sticky,
     /// Only these workspaces; all when absent.
-    #[schema(max_items = 1000)]
+    #[schema(min_items = 1, max_items = 1000)]
     workspaces: Option<Vec<WorkspaceId>>,
     /// Only pulls from these registries or repositories; all when absent.
-    #[schema(max_items = 1000)]
+    #[schema(min_items = 1, max_items = 1000)]
     sources: Option<Vec<SourcePattern>>,
 }
 
@@ -55,7 +57,7 @@ pub(super) struct RolloutChangesBody {
     /// Whether it decides.
     state: Option<RolloutState>,
     /// Why its state is changed.
-    #[schema(max_length = 200)]
+    #[schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]{0,200}$")]
     reason: Option<String>,
 }
 
@@ -71,8 +73,11 @@ fn check(wrong: &mut Vec<FieldError>, percent: Option<f64>, texts: [(&str, Optio
         wrong.push(FieldError::new("percent", format!("is {percent}: expected 0 to 100")));
     }
     for (field, text) in texts {
-        if text.is_some_and(|text| text.len() > MAX_TEXT || text.chars().any(char::is_control)) {
-            let detail = format!("expected at most {MAX_TEXT} bytes without control characters");
+        if text.is_some_and(|text| {
+            text.chars().count() > MAX_TEXT || text.chars().any(char::is_control)
+        }) {
+            let detail =
+                format!("expected at most {MAX_TEXT} characters without control characters");
             wrong.push(FieldError::new(field, detail));
         }
     }
@@ -97,6 +102,7 @@ fn no_rollout(name: &str) -> ApiError {
         CommonProblems,
         BodyProblems,
         (status = 201, description = "The rollout", body = Rollout),
+        (status = 409, description = "There is one of that name", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -128,7 +134,11 @@ pub(super) async fn create(
     let salt = salt.unwrap_or_else(|| name.clone());
     let new = NewRollout { name, percent, salt, sticky, workspaces, sources };
     let made = state.rollouts.create(&new, &may.change()).await;
-    Ok((StatusCode::CREATED, Json(made.map_err(|error| ApiError::from_lower(&error))?)))
+    let made = made.map_err(|error| match error {
+        RolloutError::Exists(_) => ApiError::conflict(&error),
+        error => ApiError::from_lower(&error),
+    })?;
+    Ok((StatusCode::CREATED, Json(made)))
 }
 
 /// Lists rollouts

@@ -35,6 +35,14 @@ pub(crate) struct LogParams {
     #[serde(default)]
     #[param(inline)]
     python_version: PythonVersion,
+    /// Whether to wait for the build's end; `false` sends what there is, and no `done` before the end.
+    #[serde(default = "default_follow")]
+    #[param(default = true)]
+    follow: bool,
+}
+
+fn default_follow() -> bool {
+    true
 }
 
 /// Follows a build
@@ -48,7 +56,7 @@ pub(crate) struct LogParams {
     operation_id = "follow_build",
     tag = "beta9",
     params(
-        ("id" = BuildName, Path, description = "The job's id, or the `container_id` that it was sent with"),
+        ("id" = inline(BuildName), Path, description = "The job's id, or the `container_id` that it was sent with"),
         LogParams,
     ),
     responses(
@@ -68,7 +76,7 @@ pub(crate) async fn follow(
     let job = visible(&state, &may.access, id).await?;
     let image_id = Build::of(&job).image_id.parse();
     let image_id = image_id.map_err(|error| ApiError::internal(&error))?;
-    let tail = Tail::open(&state, &may.access, id, 0, true).await?;
+    let tail = Tail::open(&state, &may.access, id, 0, params.follow).await?;
     let narrator = Narrator::new(image_id, params.python_version);
     let telling = Telling { tail, queue: state.queue, narrator, due: soon(), has_ended: false };
     let lines = stream::try_unfold(telling, async |mut telling| {
