@@ -1,7 +1,7 @@
 //! The HTTP face: the router, one file per resource, problem+json, the docs page.
 //!
 //! A handler turns a request into types, asks the queue, and turns the answer into JSON. It knows
-//! no SQL, no registry and no archive format. What can go wrong leaves as a `problem::ApiError`
+//! no SQL and no registry. What can go wrong leaves as a `problem::ApiError`
 //! and is rendered in one place.
 
 mod archives;

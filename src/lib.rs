@@ -4,7 +4,7 @@
 //! (`docs/architecture.md` has the map):
 //!
 //! ```text
-//! main -> cli -> api -> jobs -> publish -> archive, mount -> content -> fetch
+//! main -> cli -> api, beta9 -> jobs -> publish -> archive, mount -> content -> fetch
 //!                               store                            -> layer, oci -> clip, gzip
 //!                       database, telemetry, config: from jobs upward only
 //! ```

@@ -64,23 +64,34 @@ fn names(page: &Value) -> Vec<&str> {
 }
 
 async fn tree_and_bytes_are_there(service: &Service, version: u8, large: &[u8]) {
-    let root = list(service, "").await;
-    assert_eq!((&root["entry"]["type"], &root["entry"]["path"]), (&json!("dir"), &json!("/")));
-    assert_eq!(names(&root), ["/conf", "/etc", "/large"]);
-    let etc = list(service, "path=/conf/").await;
+    let top = list(service, "").await;
+    assert_eq!((&top["entry"]["type"], &top["entry"]["path"]), (&json!("dir"), &json!("/")));
+    // In v1 archives the image's files are below a directory of their own.
+    let root = if version == 1 { "/rootfs" } else { "" };
+    assert_eq!(names(&top).contains(&"/rootfs"), version == 1, "{top}");
+    let below = |names: &[&str]| -> Vec<String> {
+        names.iter().map(|name| format!("{root}{name}")).collect()
+    };
+    let whole = list(service, &format!("path={root}/")).await;
+    assert_eq!(names(&whole), below(&["/conf", "/etc", "/large"]));
+    let etc = list(service, &format!("path={root}/conf/")).await;
     assert_eq!(etc["entry"]["target"], "etc", "a link that is asked for itself is shown");
-    let etc = list(service, "path=etc").await;
-    assert_eq!(
-        names(&etc),
-        ["/etc/empty", "/etc/hello", "/etc/link", "/etc/world", "/etc/\u{fffd}"]
-    );
-    assert_eq!(etc["entries"][4]["path_hex"], hex::encode(b"/etc/\xff"));
-    let hello = list(service, "path=/conf/hello").await;
+    let etc = list(service, &format!("path={}", &format!("{root}/etc")[1..])).await;
+    let expected = ["/etc/empty", "/etc/hello", "/etc/link", "/etc/world", "/etc/\u{fffd}"];
+    assert_eq!(names(&etc), below(&expected));
+    let odd = hex::encode([root.as_bytes(), b"/etc/\xff"].concat());
+    assert_eq!(etc["entries"][4]["path_hex"], odd);
+    let hello = list(service, &format!("path={root}/conf/hello")).await;
     let entry = &hello["entry"];
     assert!(hello.get("entries").is_none());
     assert_eq!(
         (&entry["mode"], &entry["size"], &entry["mtime"], &entry["path"]),
-        (&json!("4755"), &json!(6), &json!("2023-11-14T22:13:20Z"), &json!("/etc/hello"))
+        (
+            &json!("4755"),
+            &json!(6),
+            &json!("2023-11-14T22:13:20Z"),
+            &json!(format!("{root}/etc/hello"))
+        )
     );
     let layer = entry["layer"].as_str().unwrap_or_default().starts_with("sha256:");
     let digest = entry["digest"].as_str().unwrap_or_default().starts_with("sha256:");
@@ -89,46 +100,46 @@ async fn tree_and_bytes_are_there(service: &Service, version: u8, large: &[u8]) 
     // Page by page it is the same.
     let (mut after, mut walked) = (String::new(), Vec::new());
     loop {
-        let page = list(service, &format!("path=/etc&limit=2{after}")).await;
+        let page = list(service, &format!("path={root}/etc&limit=2{after}")).await;
         walked.extend(page["entries"].as_array().unwrap().clone());
         let Some(next) = page["next"].as_str() else { break };
         after = format!("&after={next}");
     }
     assert_eq!(Value::Array(walked), etc["entries"]);
 
-    let hello = content(service, "path=/conf/link", &[]).await;
+    let hello = content(service, &format!("path={root}/conf/link"), &[]).await;
     assert_eq!((hello.status, hello.body.as_slice()), (200, &b"hello\n"[..]));
     let header = |name: &str| hello.headers[name].to_str().unwrap().to_owned();
     assert_eq!(header("content-type"), "application/octet-stream");
     assert_eq!(header("x-content-type-options"), "nosniff");
     assert_eq!(header("content-disposition"), "attachment; filename=\"hello\"");
     let etag = header("etag");
-    let again = content(service, "path=/etc/hello", &[("if-none-match", &etag)]).await;
+    let again =
+        content(service, &format!("path={root}/etc/hello"), &[("if-none-match", &etag)]).await;
     assert_eq!((again.status, again.body.len()), (304, 0));
-    let odd = format!("path_hex={}", hex::encode(b"/etc/\xff"));
-    assert_eq!(content(service, &odd, &[]).await.body, b"odd");
-    assert_eq!(content(service, "path=/etc/empty", &[]).await.body, b"");
-    assert_eq!(content(service, "path=/etc/world", &[]).await.body, b"upper\n");
+    assert_eq!(content(service, &format!("path_hex={odd}"), &[]).await.body, b"odd");
+    assert_eq!(content(service, &format!("path={root}/etc/empty"), &[]).await.body, b"");
+    assert_eq!(content(service, &format!("path={root}/etc/world"), &[]).await.body, b"upper\n");
 
-    assert!(content(service, "path=/large", &[]).await.body == large);
+    assert!(content(service, &format!("path={root}/large"), &[]).await.body == large);
     let end = large.len() - 1000;
     for (range, first, last) in [
         ("bytes=5000000-5000009".to_owned(), 5_000_000, 5_000_010),
         (format!("bytes={end}-"), end, large.len()),
         ("bytes=-7".to_owned(), large.len() - 7, large.len()),
     ] {
-        let part = content(service, "path=/large", &[("range", &range)]).await;
+        let part = content(service, &format!("path={root}/large"), &[("range", &range)]).await;
         assert_eq!(part.status, 206, "{range}");
         assert!(part.body == large[first..last], "{range}");
         let told = format!("bytes {first}-{}/{}", last - 1, large.len());
         assert_eq!(part.headers["content-range"], told.as_str());
     }
-    let past = content(service, "path=/large", &[("range", "bytes=99999999-")]).await;
+    let past =
+        content(service, &format!("path={root}/large"), &[("range", "bytes=99999999-")]).await;
     assert_eq!(past.status, 416);
     for (query, status, code) in [
         ("path=/none", 404, "file_not_found"),
-        ("path=/etc/hello/x", 404, "file_not_found"),
-        ("path=/etc", 422, "not_a_file"),
+        ("path=/", 422, "not_a_file"),
         ("path_hex=0", 400, "invalid_parameter"),
         ("path_hex=AA", 400, "invalid_parameter"),
     ] {
@@ -222,4 +233,43 @@ async fn an_image_that_is_worked_on_stays() {
     service.finished(&job).await;
     assert_eq!(delete(&service).await, 204);
     assert!(service.stored().is_empty());
+}
+
+#[tokio::test]
+async fn the_command_line_reads_and_deletes_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let large = noise(7, 5 << 20);
+    let source = registry.push(Layout::of(&layers(&large)).path(), "image");
+    let service = Service::start(Settings::default()).await;
+    made(&service, &source, 2).await;
+    let url = service.url.clone();
+    let clipwright = move |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_clipwright"));
+        command.args(["images", "--server", &url]).args(arguments);
+        for name in ["CLIPWRIGHT_TOKEN", "CLIPWRIGHT_TOKEN_FILE", "CLIPWRIGHT_WORKSPACE"] {
+            command.env_remove(name);
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), output.stdout, said)
+    };
+    tokio::task::spawn_blocking(move || {
+        assert!(clipwright(&["cat", IMAGE, "/large"]).1 == large);
+        let (_, listed, _) = clipwright(&["ls", IMAGE, "/etc"]);
+        let listed = String::from_utf8(listed).unwrap();
+        assert_eq!(listed.lines().count(), 5, "{listed}");
+        assert!(listed.contains("symlink 0777"), "{listed}");
+        assert!(listed.contains("/etc/link -> hello"), "{listed}");
+        let (_, json, _) = clipwright(&["--json", "ls", IMAGE, "/etc/hello"]);
+        let entry: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(entry["size"], 6);
+        let (ok, _, said) = clipwright(&["cat", IMAGE, "/none"]);
+        assert!(!ok && said.contains("404"), "{said}");
+        assert!(clipwright(&["rm", IMAGE]).0);
+        let (ok, _, said) = clipwright(&["show", IMAGE]);
+        assert!(!ok && said.contains("there is no archive"), "{said}");
+    })
+    .await
+    .unwrap();
 }

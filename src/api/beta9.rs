@@ -22,11 +22,12 @@ use super::jobs::{not_found, submit_to, trace_context, visible};
 use super::new_job::{MAX_CREDENTIALS, source_of};
 use super::observe::RequestId;
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
+use crate::archive::LayerPolicy;
 use crate::beta9::{Build, BuildRequest, ContainerId, VerifyRequest};
 use crate::jobs::job::{JobSpec, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
-use crate::oci::{Credentials, Platform};
+use crate::oci::{Credentials, Platform, Reference};
 use crate::workspaces::Access;
 
 /// `/v1/beta9/builds/{id}/logs`.
@@ -99,7 +100,7 @@ fn pull_of(request: &BuildRequest) -> Result<(PullSpec, Secrets), ApiError> {
     };
     let source = options.source_image().ok_or_else(|| "is missing".to_owned());
     let source = source.and_then(source_of).map_err(|error| fault("source_image", &error)).ok();
-    let registry = source.as_ref().map(|source| source.registry());
+    let registry = source.as_ref().map(Reference::registry);
     let secrets = match (&options.source_image_creds, registry) {
         (Some(text), Some(registry)) => {
             let secrets = secrets_for(text, registry);
@@ -114,7 +115,7 @@ fn pull_of(request: &BuildRequest) -> Result<(PullSpec, Secrets), ApiError> {
                 source,
                 platform: Platform::host().normalised(),
                 clip_version: request.clip_version,
-                layers: Default::default(),
+                layers: LayerPolicy::default(),
                 fallback: None,
                 force: false,
             };

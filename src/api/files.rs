@@ -198,9 +198,9 @@ pub(super) async fn content(
     let part = subject.part(&headers)?;
     let permit = state.streams.clone().try_acquire_owned();
     let permit = permit.map_err(|_| super::events::too_many_streams())?;
-    let lower = |error: &_| ApiError::from_lower(error);
     let cancel = CancellationToken::new();
-    let mut file = state.reader.file(&open, node, &cancel).await.map_err(|error| lower(&error))?;
+    let file = state.reader.file(&open, node, &cancel).await;
+    let mut file = file.map_err(|error| ApiError::from_lower(&error))?;
     // The first bytes before anything is answered: what is wrong mostly shows there.
     let (first, end) = (part.first, part.end);
     let begin = file.read(first, CHUNK.min(end - first), &cancel).await;

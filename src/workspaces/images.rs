@@ -24,7 +24,7 @@ pub enum ImageEnd {
     Deleted,
     /// The workspace has none of that id.
     Missing,
-    /// A job about it waits or runs.
+    /// A job of the workspace about it waits or runs.
     Busy,
 }
 
@@ -33,7 +33,8 @@ impl Workspaces {
     /// database says of it; the image id is free again. The job that made it stays for its time.
     ///
     /// Who is about to publish under the id says first whose it is: that row is locked meanwhile, so that
-    /// no archive is removed but the one that is deleted.
+    /// no archive is removed but the one that is deleted. Jobs of other workspaces are none of its concern:
+    /// they can't publish under it before that.
     pub async fn delete_image(
         &self,
         archives: &dyn ArchiveStore,
@@ -79,8 +80,11 @@ async fn delete(
     .fetch_one(&mut *step)
     .await?;
     let busy = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM live_job WHERE image_id = $1) AS "busy!""#,
-        image_id.as_str()
+        r#"SELECT EXISTS (
+               SELECT FROM live_job JOIN job ON job.id = live_job.job_id
+               WHERE live_job.image_id = $1 AND job.workspace_id = $2) AS "busy!""#,
+        image_id.as_str(),
+        workspace.as_str()
     )
     .fetch_one(&mut *step)
     .await?;
