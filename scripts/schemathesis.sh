@@ -19,6 +19,6 @@ url=$1
 shift
 # Where it writes what it found, which is no part of the tree.
 cd "$(mktemp -d)"
-exec "$OLDPWD/$tool/bin/schemathesis" --config-file "$OLDPWD/openapi/schemathesis.toml" \
+PYTHONPATH="$OLDPWD/scripts" SCHEMATHESIS_HOOKS=schemathesis_hooks exec "$OLDPWD/$tool/bin/schemathesis" --config-file "$OLDPWD/openapi/schemathesis.toml" \
   run "$OLDPWD/openapi/openapi.json" --url "$url" --seed 1 --max-examples 30 \
   --continue-on-failure --request-timeout 20 --no-color "$@"

@@ -140,9 +140,8 @@ fn shells_complete_the_commands() {
     }
     let completed = "COMP_WORDS=(clipwright ro) COMP_CWORD=1; _clipwright clipwright ro clipwright; \
                      echo ${COMPREPLY[@]}";
-    let output = Command::new("bash")
-        .args(["-c", &format!("{}\n{completed}", scripts[0])])
-        .output()
-        .unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{}\n{completed}\n", scripts[0])).unwrap();
+    let output = Command::new("bash").arg(file.path()).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "rollout");
 }

@@ -18,7 +18,7 @@ use futures_util::stream::{self, Stream, TryStreamExt as _};
 use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::jobs::job::JobEvent;
@@ -56,6 +56,18 @@ fn default_follow() -> bool {
     true
 }
 
+/// One server-sent event, as it is read.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is for the document")]
+struct ServerSentEvent {
+    /// The event's `seq`.
+    id: String,
+    /// Its name.
+    event: String,
+    /// The JSON object.
+    data: String,
+}
+
 /// Follows a job
 ///
 /// Server-sent events: `id` is the event's `seq`, `event` its name, `data` the JSON object. With
@@ -71,12 +83,12 @@ fn default_follow() -> bool {
     params(
         ("id" = Uuid, Path, description = "The job's id"),
         EventParams,
-        ("Last-Event-ID" = Option<i64>, Header, minimum = 0, description = "The `seq` of the last event seen"),
+        ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{1,18}$", description = "The `seq` of the last event seen"),
     ),
     responses(
         CommonProblems,
         (status = 200, description = "Events in order", content(
-            (String = "text/event-stream", example = "id: 1\nevent: queued\ndata: {\"seq\":1,\"at\":\"2026-11-24T02:00:00Z\",\"attempt\":0,\"event\":\"queued\"}\n\n"),
+            (ServerSentEvent = "text/event-stream", example = "id: 1\nevent: queued\ndata: {\"seq\":1,\"at\":\"2026-11-24T02:00:00Z\",\"attempt\":0,\"event\":\"queued\"}\n\n"),
             (JobEvent = "application/x-ndjson", example = json!({"seq": 1, "at": "2026-11-24T02:00:00Z", "attempt": 0, "event": "queued"})),
         )),
         (status = 204, description = "The job is final and has no event after the one given"),

@@ -19,12 +19,11 @@ use crate::digest::Digest;
 use crate::jobs::job::{ImageId, JobSpec, MigrateSpec, Priority, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
-use crate::oci::{Credentials, Platform, Reference, reference_pattern};
+use crate::oci::{Credentials, MAX_SOURCE, Platform, Reference, reference_pattern};
 
 use super::extract::{invalid_job, whole_numbers};
 use super::problem::{ApiError, FieldError};
 
-const MAX_SOURCE: usize = 1024;
 pub(super) const MAX_CREDENTIALS: usize = 16 * 1024;
 /// The longest that a job may wait for a worker: 30 days, in seconds.
 const MAX_EXPIRY: u64 = 30 * 24 * 60 * 60;

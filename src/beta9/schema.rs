@@ -7,7 +7,7 @@ use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::BuildOptions;
-use crate::oci::{Credentials, reference_pattern};
+use crate::oci::{Credentials, MAX_SOURCE, reference_pattern};
 
 /// The variant that indexes an image, and the one that builds a Dockerfile.
 const VARIANTS: [&str; 2] = ["IndexOptions", "DockerfileOptions"];
@@ -31,7 +31,7 @@ impl ToSchema for BuildOptions {
 fn index() -> ObjectBuilder {
     let source = ObjectBuilder::new()
         .schema_type(Type::String)
-        .max_length(Some(1024))
+        .max_length(Some(MAX_SOURCE))
         .pattern(Some(reference_pattern()))
         .description(Some("Image reference, such as `docker.io/library/alpine:3.20`"));
     let credentials = optional(
