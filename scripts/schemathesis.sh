@@ -19,6 +19,7 @@ url=$1
 shift
 # Where it writes what it found, which is no part of the tree.
 cd "$(mktemp -d)"
-PYTHONPATH="$OLDPWD/scripts" SCHEMATHESIS_HOOKS=schemathesis_hooks exec "$OLDPWD/$tool/bin/schemathesis" --config-file "$OLDPWD/openapi/schemathesis.toml" \
+export PYTHONPATH="$OLDPWD/scripts" SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONDONTWRITEBYTECODE=1
+exec "$OLDPWD/$tool/bin/schemathesis" --config-file "$OLDPWD/openapi/schemathesis.toml" \
   run "$OLDPWD/openapi/openapi.json" --url "$url" --seed 1 --max-examples 30 \
   --continue-on-failure --request-timeout 20 --no-color "$@"

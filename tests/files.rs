@@ -211,12 +211,10 @@ async fn an_image_in_s3_goes_with_its_data() {
     tree_and_bytes_are_there(&service, 1, &large).await;
     let of_image =
         || -> Vec<_> { s3.objects().into_iter().filter(|key| key.contains(IMAGE)).collect() };
-    let kept = format!("kept/{IMAGE}");
-    let keeps = s3.objects().iter().any(|key| key.contains(IMAGE) && key.contains("kept"));
-    assert!(keeps, "what was before is kept ({kept}): {:?}", s3.objects());
+    let kept = || std::fs::read_dir(s3.object_path("kept")).map_or(0, Iterator::count);
+    assert_eq!((of_image().len(), kept()), (2, 1), "index and data, and what was before");
     assert_eq!(delete(&service).await, 204);
-    let left = of_image();
-    assert!(left.is_empty(), "{left:?}");
+    assert_eq!((of_image(), kept()), (Vec::new(), 0));
 }
 
 #[tokio::test]

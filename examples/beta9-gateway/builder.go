@@ -16,8 +16,8 @@ import (
 // How long a silent stream is borne: the service says something every ten seconds.
 const patience = 30 * time.Second
 
-// verify asks whether the image is there.
-func (b *builder) verify(ctx context.Context, request buildRequest) (bool, error) {
+// verify asks what the image is called, and whether it is there.
+func (b *builder) verify(ctx context.Context, request buildRequest) (*clipwright.Verdict, error) {
 	body := clipwright.VerifyRequest{PythonVersion: &request.pythonVersion}
 	if request.dockerfile != "" {
 		body.Dockerfile = &request.dockerfile
@@ -26,19 +26,19 @@ func (b *builder) verify(ctx context.Context, request buildRequest) (bool, error
 	}
 	answer, err := b.client.VerifyBuildWithResponse(ctx, nil, body)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if answer.JSON200 == nil {
-		return false, refusal(answer.HTTPResponse, answer.Body)
+		return nil, refusal(answer.HTTPResponse, answer.Body)
 	}
 	if !answer.JSON200.Valid {
-		return false, fmt.Errorf("%q is no image", request.image)
+		return nil, fmt.Errorf("%q is no image", request.image)
 	}
-	return answer.JSON200.Exists, nil
+	return answer.JSON200, nil
 }
 
-// submit asks for the build; its id.
-func (b *builder) submit(ctx context.Context, request buildRequest) (string, error) {
+// submit asks for the build of the image that is called so; the build's id.
+func (b *builder) submit(ctx context.Context, request buildRequest, imageID string) (string, error) {
 	var options clipwright.BuildOptions
 	var err error
 	if request.dockerfile != "" {
@@ -49,7 +49,7 @@ func (b *builder) submit(ctx context.Context, request buildRequest) (string, err
 	if err != nil {
 		return "", err
 	}
-	body := clipwright.BuildRequest{ContainerId: &request.containerID, BuildOptions: options}
+	body := clipwright.BuildRequest{ContainerId: &request.containerID, ImageId: &imageID, BuildOptions: options}
 	answer, err := b.client.SubmitBuildWithResponse(ctx, nil, body)
 	if err != nil {
 		return "", err

@@ -81,15 +81,15 @@ type builder struct {
 
 // build makes the image, unless it is there.
 func (b *builder) build(ctx context.Context, request buildRequest) error {
-	exists, err := b.verify(ctx, request)
+	image, err := b.verify(ctx, request)
 	if err != nil {
 		return err
 	}
-	if exists {
+	if image.Exists {
 		fmt.Fprintln(b.out, "Image already exists")
 		return nil
 	}
-	id, err := b.submit(ctx, request)
+	id, err := b.submit(ctx, request, image.ImageId)
 	if err != nil {
 		return err
 	}
