@@ -2230,6 +2230,18 @@ type RolloutState string
 // Scope What a token may do.
 type Scope string
 
+// ServerSentEvent One server-sent event, as it is read.
+type ServerSentEvent struct {
+	// Data The JSON object.
+	Data string `json:"data"`
+
+	// Event Its name.
+	Event string `json:"event"`
+
+	// Id The event's `seq`.
+	Id string `json:"id"`
+}
+
 // SourcePattern Which sources: a registry, `registry.example`, or a pattern of repositories in one,
 // `registry.example/team/*`, in which `*` stands for anything.
 //
@@ -2692,7 +2704,7 @@ type FollowJobParams struct {
 	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
 
 	// LastEventID The `seq` of the last event seen
-	LastEventID *int64 `json:"Last-Event-ID,omitempty"`
+	LastEventID *string `json:"Last-Event-ID,omitempty"`
 
 	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
@@ -6656,7 +6668,7 @@ func NewFollowJobRequest(server string, id openapi_types.UUID, params *FollowJob
 		if params.LastEventID != nil {
 			var headerParam0 string
 
-			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Last-Event-ID", *params.LastEventID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "integer", Format: "int64"})
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Last-Event-ID", *params.LastEventID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
 			if err != nil {
 				return nil, err
 			}
