@@ -181,6 +181,11 @@ async fn roles_and_scopes_bound_what_a_token_may() {
     assert_eq!(reader.get("/v1/jobs").await.status.as_u16(), 200);
     reader.post("/v1/jobs", &pull()).await.problem(403, "scope_missing");
     reader.get("/v1/images/961eaef6668e480f").await.problem(403, "scope_missing");
+    let build = json!({"build_options": {"source_image": "registry.example/app:1"}});
+    reader.post("/v1/beta9/builds", &build).await.problem(403, "scope_missing");
+    reader.post("/v1/beta9/verify", &json!({})).await.problem(403, "scope_missing");
+    let path = "/v1/images/961eaef6668e480f";
+    reader.send(Method::DELETE, path, None).await.problem(403, "scope_missing");
 
     // A gateway acts for whom it names, who comes into being; an admin for those that are there.
     let gateway = tenants.client(json!({"role": "gateway"})).await.0;
