@@ -136,7 +136,7 @@ pub(super) async fn create(
     let made = state.rollouts.create(&new, &may.change()).await;
     let made = made.map_err(|error| match error {
         RolloutError::Exists(_) => ApiError::conflict(&error),
-        error => ApiError::from_lower(&error),
+        error @ RolloutError::Database(_) => ApiError::from_lower(&error),
     })?;
     Ok((StatusCode::CREATED, Json(made)))
 }

@@ -47,14 +47,17 @@ mod tests {
     use super::*;
     use crate::oci::Reference;
 
+    /// The pattern, with few repetitions where there may be any number: no limit is hit then.
+    fn few() -> String {
+        let pattern = pattern().replace('*', "{0,3}").replace('+', "{1,3}");
+        pattern.trim_start_matches('^').trim_end_matches('$').to_owned()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2048))]
 
         #[test]
-        fn what_matches_is_a_reference(
-            text in string_regex(pattern().trim_start_matches('^').trim_end_matches('$')).unwrap()
-        ) {
-            prop_assume!(text.len() <= MAX_SOURCE);
+        fn what_matches_is_a_reference(text in string_regex(&few()).unwrap()) {
             prop_assert!(text.parse::<Reference>().is_ok(), "{text}");
         }
     }
