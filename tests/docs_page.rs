@@ -10,10 +10,10 @@ use crate::support::service::{Service, Settings};
 
 /// What a page needs to come up on a machine that is busy.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// The key of an element in answers (W3C WebDriver, section 11).
+/// The key of an element in answers (`WebDriver`, section 11).
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// Chromium without a window, by WebDriver; ends when dropped.
+/// Chromium without a window, by `WebDriver`; ends when dropped.
 struct Browser {
     driver: Child,
     http: reqwest::Client,

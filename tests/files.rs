@@ -1,8 +1,9 @@
 //! What is in images, read through the service, and the end of images.
 
 use serde_json::{Value, json};
+use tar::EntryType::{Directory, Regular, Symlink};
 
-use crate::support::layout::{Blob, Layout, noise, tar};
+use crate::support::layout::{Blob, Layout, noise};
 use crate::support::registry::Registry;
 use crate::support::s3::S3Server;
 use crate::support::service::{Service, Settings};
@@ -25,7 +26,6 @@ fn layers(large: &[u8]) -> [Blob; 2] {
         header.set_cksum();
         tar.append(&header, content).unwrap();
     };
-    use tar::EntryType::{Directory, Regular, Symlink};
     add(Directory, b"etc", "", b"", 0o755);
     add(Regular, b"etc/hello", "", b"hello\n", 0o4755);
     add(Symlink, b"etc/link", "hello", b"", 0o777);
