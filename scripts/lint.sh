@@ -46,10 +46,14 @@ shellcheck -x scripts/*.sh bench/*.sh .ci/run
 
 if command -v go > /dev/null; then
   check "Go"
-  unformatted=$(gofmt -l tests/interop)
+  unformatted=$(gofmt -l tests/interop clients/go examples)
   [ -z "$unformatted" ] || { echo "not gofmt's: $unformatted" >&2; exit 1; }
-  go -C tests/interop vet .
+  for module in tests/interop clients/go examples/beta9-gateway; do
+    go -C "$module" vet .
+  done
+  check "the Go client is what the OpenAPI document makes (else: scripts/go_client.sh)"
+  scripts/go_client.sh --check
 else
-  echo "lint: tests/interop NOT checked: no Go here"
+  echo "lint: Go NOT checked: there is none here"
 fi
 echo "lint: all is well"

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 case ${1:-} in
   demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
-  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv' ;;
+  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv chromium chromedriver' ;;
   bench) need='buildah skopeo registry postgresql python3 umoci mmdebstrap cc igzip openssl' ;;
   fuzz)  need='cc c++' ;;
   lint)  need='postgresql shellcheck cc' ;;
@@ -37,6 +37,7 @@ package() {
     cc)       echo gcc libc6-dev ;;
     libdeflate-gzip) echo libdeflate-tools ;;
     igzip)    echo isal ;;
+    chromedriver) echo chromium-driver ;;
     c++)      echo g++ ;;
     venv)     echo python3-venv ;;
     *)        echo "$1" ;;
@@ -80,6 +81,10 @@ if [ "$1" = lint ]; then
       rustup component add "$component"
     }
   done
+fi
+if [ "$1" = test ]; then
+  scripts/schemathesis.sh --install \
+    || echo "schemathesis can't be had: its test skips itself, or fails where CI is true" >&2
 fi
 if [ "$1" = test ] && ! target/tools/zlib-ng/bin/python3 -c 'import zlib_ng' 2> /dev/null; then
   echo "installing zlib-ng's Python module into target/tools"

@@ -1,17 +1,20 @@
 //! The HTTP face: the router, one file per resource, problem+json, the docs page.
 //!
 //! A handler turns a request into types, asks the queue, and turns the answer into JSON. It knows
-//! no SQL, no registry and no archive format. What can go wrong leaves as a `problem::ApiError`
+//! no SQL and no registry. What can go wrong leaves as a `problem::ApiError`
 //! and is rendered in one place.
 
 mod archives;
 mod auth;
+mod beta9;
 mod bulk;
 mod byte_range;
+mod bytes;
 mod deadline;
 mod docs;
 mod events;
 mod extract;
+mod files;
 mod health;
 mod images;
 mod jobs;
@@ -38,7 +41,9 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::jobs::queue::Queue;
+use crate::oci::OciSettings;
 use crate::publish::archives::ArchiveStore;
+use crate::publish::files::ArchiveReader;
 use crate::rollouts::Rollouts;
 use crate::workspaces::Workspaces;
 
@@ -50,6 +55,7 @@ pub use server::serve;
 pub struct AppState {
     queue: Queue,
     archives: Arc<dyn ArchiveStore>,
+    reader: Arc<ArchiveReader>,
     workspaces: Workspaces,
     rollouts: Rollouts,
     token: Option<auth::AccessToken>,
@@ -75,6 +81,7 @@ impl AppState {
     ) -> Self {
         Self {
             queue,
+            reader: Arc::new(ArchiveReader::new(archives.clone(), OciSettings::default())),
             archives,
             workspaces,
             rollouts,
@@ -97,6 +104,13 @@ impl AppState {
     #[must_use]
     pub fn with_rate_limit(self, requests_per_minute: Option<NonZeroU32>) -> Self {
         Self { rates: rate::RateLimits::new(requests_per_minute), ..self }
+    }
+
+    /// Files' content is fetched from registries by these settings.
+    #[must_use]
+    pub fn with_oci(self, oci: OciSettings) -> Self {
+        let reader = Arc::new(ArchiveReader::new(self.archives.clone(), oci));
+        Self { reader, ..self }
     }
 
     /// `/readyz` says no from when `stopping` fires.

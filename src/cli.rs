@@ -9,6 +9,8 @@ mod cache;
 mod cat;
 /// A client of the service.
 mod client;
+/// `clipwright completion`.
+mod completion;
 /// Options for commands that read content.
 mod content;
 /// `clipwright extract`.
@@ -114,6 +116,8 @@ enum Command {
     Rollout(admin::RolloutCommand),
     /// Print the OpenAPI document
     Openapi,
+    /// Print what makes a shell complete these commands
+    Completion(completion::Completion),
 }
 
 /// Runs the command line; errors go to standard error, one line for each cause.
@@ -142,6 +146,7 @@ pub fn main() -> ExitCode {
         Command::Token(command) => command.run(),
         Command::Rollout(command) => command.run(),
         Command::Openapi => openapi::run(),
+        Command::Completion(command) => command.run::<Cli>(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

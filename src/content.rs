@@ -8,6 +8,8 @@ mod error;
 pub mod extract;
 /// A layer of which only what is read is fetched.
 pub mod lazy;
+/// Parts of a file's content.
+pub mod part;
 /// Files that many read at once.
 mod positional;
 /// A file's content, wherever the archive says it lives.
@@ -22,6 +24,7 @@ pub(crate) mod stored_layers;
 pub use blocks::{BlockData, S3Override};
 pub use error::ContentError;
 pub use extract::{ExtractOptions, Extraction, extract};
+pub use part::FileParts;
 pub use read::{ReadSettings, image_source, open_file, resolve_stored};
 pub use span_cache::SpanCache;
 pub use spans::{SpanMemory, SpanReader};

@@ -42,6 +42,12 @@ impl FromStr for ImageId {
     }
 }
 
+impl From<u64> for ImageId {
+    fn from(hash: u64) -> Self {
+        Self(format!("{hash:016x}"))
+    }
+}
+
 impl TryFrom<String> for ImageId {
     type Error = InvalidImageId;
 

@@ -9,6 +9,8 @@ pub mod courier;
 pub mod handlers;
 /// The types.
 pub mod job;
+/// Which job an idempotency key stands for.
+mod keys;
 /// The way of a migration.
 pub mod migrate;
 /// Progress, as events.

@@ -4,7 +4,7 @@
 //! (`docs/architecture.md` has the map):
 //!
 //! ```text
-//! main -> cli -> api -> jobs -> publish -> archive, mount -> content -> fetch
+//! main -> cli -> api, beta9 -> jobs -> publish -> archive, mount -> content -> fetch
 //!                               store                            -> layer, oci -> clip, gzip
 //!                       database, telemetry, config: from jobs upward only
 //! ```
@@ -13,6 +13,8 @@
 pub mod api;
 /// Use cases: an image becomes an archive, which is what it should be.
 pub mod archive;
+/// beta9's words for what the service does.
+pub mod beta9;
 /// The command line, one file per subcommand.
 pub mod cli;
 /// The archive format: header, index, storage info. No async, network, database or clock.

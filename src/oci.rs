@@ -43,6 +43,9 @@ pub use pinned::{InvalidReferenceForm, PinnedReference, ReferenceForm};
 pub use platform::{InvalidPlatform, Platform};
 pub use push::{Publisher, PushedBlob};
 pub use range::{Access, Ranges};
-pub use reference::{DOCKER_HUB, InvalidReference, Reference, normalise_registry};
+pub use reference::{
+    DOCKER_HUB, InvalidReference, MAX_SOURCE, Reference, normalise_registry,
+    pattern as reference_pattern,
+};
 pub use settings::{AmbientCredentials, OciSettings, is_local};
 pub use source::{ResolvedImage, Source};

@@ -5,6 +5,8 @@
 pub mod archives;
 /// Why an archive could not be published.
 mod error;
+/// Archives that are read where they lie.
+pub mod files;
 /// What lies in a store and serves nobody.
 pub mod garbage;
 /// From one archive version to the other.

@@ -9,6 +9,8 @@ pub mod access;
 pub mod audit;
 /// Why a tenant's thing could not be read or changed.
 mod error;
+/// The end of an image.
+pub mod images;
 /// Bearer tokens.
 pub mod token;
 /// Workspaces and their settings.
@@ -17,6 +19,7 @@ pub mod workspace;
 pub use access::{Access, Actor, Role, Scope};
 pub use audit::{AuditEvent, Change};
 pub use error::WorkspaceError;
+pub use images::ImageEnd;
 pub use token::{NewToken, Token, TokenSecret};
 pub use workspace::{Workspace, WorkspaceSettings};
 

@@ -124,3 +124,24 @@ async fn a_tenant_is_set_up_and_works() {
     bench.prints(&["token", "revoke", id], ADMIN);
     assert!(bench.fails(&["jobs", "list"], own).contains("401"));
 }
+
+#[test]
+fn shells_complete_the_commands() {
+    let scripts = ["bash", "zsh", "fish"].map(|shell| {
+        let mut script = Command::new(env!("CARGO_BIN_EXE_clipwright"));
+        let output = script.args(["completion", shell]).output().unwrap();
+        assert!(output.status.success(), "{shell}");
+        String::from_utf8(output.stdout).unwrap()
+    });
+    for script in &scripts {
+        for word in ["rollout", "completion", "credentials-file"] {
+            assert!(script.contains(word), "{word}");
+        }
+    }
+    let completed = "COMP_WORDS=(clipwright ro) COMP_CWORD=1; _clipwright clipwright ro clipwright; \
+                     echo ${COMPREPLY[@]}";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{}\n{completed}\n", scripts[0])).unwrap();
+    let output = Command::new("bash").arg(file.path()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "rollout");
+}

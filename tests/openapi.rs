@@ -1,7 +1,13 @@
 //! The API document: it is checked in, so that every change to the API shows in review.
 
+use std::path::Path;
+use std::process::Command;
+
 use clipwright::api::openapi_json;
 use serde_json::Value;
+
+use crate::support::service::{Service, Settings};
+use crate::support::upstream::skip;
 
 #[test]
 fn the_checked_in_document_is_the_one_the_code_makes() {
@@ -59,4 +65,23 @@ fn every_reference_leads_somewhere() {
     }
     let document: Value = serde_json::from_str(openapi_json()).unwrap();
     walk(&document, &document);
+}
+
+/// More than a thousand requests that are made from the document, good ones and bad ones: all are answered
+/// as it says.
+#[tokio::test]
+async fn the_document_takes_what_the_service_takes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !root.join("target/tools/schemathesis/bin/schemathesis").exists() {
+        return skip("no schemathesis here: scripts/setup.sh test installs it");
+    }
+    let service = Service::start(Settings::default().argument("role", "api")).await;
+    let mut command = Command::new(root.join("scripts/schemathesis.sh"));
+    command.arg(&service.url);
+    let run = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let told = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{told}\n{}", String::from_utf8_lossy(&run.stderr));
+    let generated =
+        told.lines().find_map(|line| line.trim().split_once(" generated")?.0.parse().ok());
+    assert!(generated.is_some_and(|cases: u32| cases >= 1000), "{told}");
 }

@@ -22,6 +22,7 @@ use super::problem::{ApiError, CommonProblems};
 pub(super) struct ListParams {
     /// Only archives of images whose ids begin so: up to 16 lowercase hex digits.
     #[serde(default)]
+    #[param(pattern = "^[0-9a-f]{0,16}$")]
     prefix: String,
     /// Only archives of images whose ids sort behind this one: the `next` of the page before.
     after: Option<ImageId>,

@@ -88,7 +88,7 @@ async fn access(state: &AppState, request: &Parts) -> Result<Access, ApiError> {
     if let Actor::Token(token) = access.actor {
         state.rates.count(token, access.requests_per_minute).map_err(too_often)?;
     }
-    in_workspace(state, request, access).await
+    Ok(access)
 }
 
 fn too_often(wait: Duration) -> ApiError {
@@ -171,6 +171,7 @@ pub(super) mod scope {
         JobsRead,
         JobsWrite,
         ImagesRead,
+        ImagesWrite,
         StartsWrite,
         WorkspacesRead,
         WorkspacesWrite,
@@ -199,7 +200,7 @@ impl<S: Needs> May<S> {
 impl<S: Needs> FromRequestParts<AppState> for May<S> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let Some(access) = parts.extensions.get::<Access>().cloned() else {
             return Err(ApiError::internal(&"a route without access control asks who is asking"));
         };
@@ -207,6 +208,7 @@ impl<S: Needs> FromRequestParts<AppState> for May<S> {
             let detail = format!("this token may not do that: it lacks the scope {}", S::SCOPE);
             return Err(ApiError::new(StatusCode::FORBIDDEN, "scope_missing", detail));
         }
+        let access = in_workspace(state, parts, access).await?;
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.as_str().to_owned());
         Ok(Self { access, request_id, scope: PhantomData })
     }

@@ -6,9 +6,9 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{OpenApi as Document, Required};
+use utoipa::openapi::{OpenApi as Document, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -42,6 +42,7 @@ for people, `request_id` for whoever runs the service."#,
         (name = "workspaces", description = "Tenants and what they set"),
         (name = "rollouts", description = "Rules that send a share of pulls to v2"),
         (name = "tokens", description = "Who may act, and who did"),
+        (name = "beta9", description = "Builds as beta9's gateway asks for them"),
         (name = "health", description = "Probes; never need a token"),
     )
 )]
@@ -82,6 +83,15 @@ pub(super) fn name_the_workspace(document: &mut Document) {
         let operations =
             [&mut item.get, &mut item.post, &mut item.patch, &mut item.put, &mut item.delete];
         for operation in operations.into_iter().flatten() {
+            // A header that is not sent is no null.
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(parameter) = parameter
+                    && parameter.parameter_in == ParameterIn::Header
+                    && let Some(RefOr::T(Schema::Object(object))) = &mut parameter.schema
+                {
+                    object.schema_type = SchemaType::Type(Type::String);
+                }
+            }
             operation.parameters.get_or_insert_default().push(header.clone().into());
             operation
                 .responses

@@ -18,11 +18,12 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream, TryStreamExt as _};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::jobs::job::JobEvent;
 use crate::jobs::queue::{Queue, QueueError, Wakeups};
+use crate::workspaces::Access;
 
 use super::AppState;
 use super::auth::{May, scope};
@@ -55,6 +56,18 @@ fn default_follow() -> bool {
     true
 }
 
+/// One server-sent event, as it is read.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it is for the document")]
+struct ServerSentEvent {
+    /// The event's `seq`.
+    id: String,
+    /// Its name.
+    event: String,
+    /// The JSON object.
+    data: String,
+}
+
 /// Follows a job
 ///
 /// Server-sent events: `id` is the event's `seq`, `event` its name, `data` the JSON object. With
@@ -70,12 +83,12 @@ fn default_follow() -> bool {
     params(
         ("id" = Uuid, Path, description = "The job's id"),
         EventParams,
-        ("Last-Event-ID" = Option<i64>, Header, description = "The `seq` of the last event seen"),
+        ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{1,18}$", description = "The `seq` of the last event seen"),
     ),
     responses(
         CommonProblems,
         (status = 200, description = "Events in order", content(
-            (String = "text/event-stream", example = "id: 1\nevent: queued\ndata: {\"seq\":1,\"at\":\"2026-11-24T02:00:00Z\",\"attempt\":0,\"event\":\"queued\"}\n\n"),
+            (ServerSentEvent = "text/event-stream", example = "id: 1\nevent: queued\ndata: {\"seq\":1,\"at\":\"2026-11-24T02:00:00Z\",\"attempt\":0,\"event\":\"queued\"}\n\n"),
             (JobEvent = "application/x-ndjson", example = json!({"seq": 1, "at": "2026-11-24T02:00:00Z", "attempt": 0, "event": "queued"})),
         )),
         (status = 204, description = "The job is final and has no event after the one given"),
@@ -91,24 +104,8 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let after = last_seen(&headers, params.after)?;
-    let place = state.streams.open(may.access.actor).ok_or_else(too_many_streams)?;
-    // Interest is registered before anything is read, so that nothing falls between.
-    let wakes = state.queue.wakes(id);
-    let lower = |e: QueueError| ApiError::from_lower(&e);
-    let job = visible(&state, &may.access, id).await?;
-    let mut tail = Tail {
-        queue: state.queue,
-        job: id,
-        after,
-        page: Vec::new().into_iter(),
-        wakes,
-        follow: params.follow,
-        finished: job.is_final(),
-        shutdown: state.shutdown,
-        _place: place,
-    };
-    tail.load().await.map_err(lower)?;
-    if tail.finished && tail.page.len() == 0 {
+    let tail = Tail::open(&state, &may.access, id, after, params.follow).await?;
+    if tail.is_over() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let events = tail.into_stream();
@@ -129,7 +126,7 @@ fn last_seen(headers: &HeaderMap, after: i64) -> Result<i64, ApiError> {
     Ok(after)
 }
 
-fn too_many_streams() -> ApiError {
+pub(super) fn too_many_streams() -> ApiError {
     let detail = "too many event streams are open; try again later, or use follow=false";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", detail)
         .with_header("retry-after", "5")
@@ -161,7 +158,7 @@ fn ndjson(events: impl Stream<Item = Result<JobEvent, StreamError>> + Send + 'st
 
 /// Why a stream breaks off. The client sees only a broken connection, and resumes.
 #[derive(Debug, thiserror::Error)]
-enum StreamError {
+pub(super) enum StreamError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error(transparent)]
@@ -169,7 +166,7 @@ enum StreamError {
 }
 
 /// One reader of a job's events.
-struct Tail {
+pub(super) struct Tail {
     queue: Queue,
     job: Uuid,
     after: i64,
@@ -183,6 +180,43 @@ struct Tail {
 }
 
 impl Tail {
+    /// Of the events after the one of seq `after`, of a job that `access` may see.
+    pub(super) async fn open(
+        state: &AppState,
+        access: &Access,
+        id: Uuid,
+        after: i64,
+        follow: bool,
+    ) -> Result<Self, ApiError> {
+        let place = state.streams.open(access.actor).ok_or_else(too_many_streams)?;
+        // Interest is registered before anything is read, so that nothing falls between.
+        let wakes = state.queue.wakes(id);
+        let job = visible(state, access, id).await?;
+        let mut tail = Self {
+            queue: state.queue.clone(),
+            job: id,
+            after,
+            page: Vec::new().into_iter(),
+            wakes,
+            follow,
+            finished: job.is_final(),
+            shutdown: state.shutdown.clone(),
+            _place: place,
+        };
+        tail.load().await.map_err(|error| ApiError::from_lower(&error))?;
+        Ok(tail)
+    }
+
+    /// Whether nothing is left, and nothing will come.
+    pub(super) fn is_over(&self) -> bool {
+        self.finished && self.page.len() == 0
+    }
+
+    /// The job.
+    pub(super) fn job(&self) -> Uuid {
+        self.job
+    }
+
     fn into_stream(self) -> impl Stream<Item = Result<JobEvent, StreamError>> + Send + 'static {
         stream::try_unfold(self, async |mut tail| {
             let next = tail.next().await.inspect_err(|error| {
@@ -192,7 +226,9 @@ impl Tail {
         })
     }
 
-    async fn next(&mut self) -> Result<Option<JobEvent>, QueueError> {
+    /// The next event, when it is there; `None` after the last, or when the service stops. What has not
+    /// come may be asked for again.
+    pub(super) async fn next(&mut self) -> Result<Option<JobEvent>, QueueError> {
         loop {
             if let Some(event) = self.page.next() {
                 self.after = event.seq;

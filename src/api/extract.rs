@@ -9,6 +9,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::error::Category;
 
 use super::problem::{ApiError, FieldError};
@@ -66,7 +67,13 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         )]));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let read = serde_path_to_error::deserialize(&mut json);
+    if read.is_err()
+        && let Some(value) = read_whole(body)
+    {
+        return Ok(value);
+    }
+    let value = read.map_err(|error| {
         let field = error.path().to_string();
         let error = error.into_inner();
         if error.classify() != Category::Data {
@@ -77,6 +84,35 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     })?;
     json.end().map_err(|error| malformed(&error))?;
     Ok(value)
+}
+
+/// Reads a body in which whole numbers are written with a fraction, such as `2.0`: to JSON Schema they
+/// are integers, to serde they are not.
+fn read_whole<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let mut value: Value = serde_json::from_slice(body).ok()?;
+    whole_numbers(&mut value).then(|| T::deserialize(value).ok())?
+}
+
+/// Writes whole numbers without a fraction; says whether there was one that had any.
+pub(super) fn whole_numbers(value: &mut Value) -> bool {
+    /// Beyond it, numbers with a fraction can't be told from their neighbours.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => {
+            let float = number.as_f64().filter(|_| number.is_f64());
+            let whole = float.filter(|float| float.fract() == 0.0 && float.abs() <= EXACT);
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "it is whole, and no larger than that"
+            )]
+            let whole = whole.map(|float| float as i64);
+            whole.inspect(|whole| *number = (*whole).into()).is_some()
+        }
+        // Each of them: there may be several.
+        Value::Array(items) => items.iter_mut().map(whole_numbers).fold(false, |a, b| a | b),
+        Value::Object(map) => map.values_mut().map(whole_numbers).fold(false, |a, b| a | b),
+        _ => false,
+    }
 }
 
 fn malformed(error: &serde_json::Error) -> ApiError {

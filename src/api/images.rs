@@ -6,26 +6,24 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, IF_NONE_MATCH, LOCATION, RANGE,
-};
-use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::http::header::{CACHE_CONTROL, LOCATION};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::auth::{May, scope};
-use super::byte_range::{Wanted, wanted};
+use super::bytes::Subject;
 use super::extract::{PathParam, QueryParams, default_limit, page_limit};
 use super::problem::{ApiError, CommonProblems, Problem};
-use crate::jobs::job::{Image, ImageId};
+use crate::jobs::job::{Image, ImageId, Job};
 use crate::publish::archives::{ArchiveName, ArchiveStore};
 use crate::store::Key;
-use crate::workspaces::Access;
+use crate::workspaces::{Access, ImageEnd};
 
 /// How long an address of the store is good.
 const SIGNED_FOR: Duration = Duration::from_mins(15);
@@ -78,10 +76,55 @@ pub(super) async fn list(
     Ok(Json(ImagePage { images, next }))
 }
 
+/// An image, and how it was made.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ImageDetail {
+    #[serde(flatten)]
+    image: Image,
+    /// How long that took; absent once the job is not kept any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timing: Option<Timing>,
+}
+
+/// How long a job took.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Timing {
+    /// When it was accepted.
+    queued_at: DateTime<Utc>,
+    /// When its last attempt started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<DateTime<Utc>>,
+    /// Attempts that were started.
+    attempts: i32,
+    /// Seconds from when it was accepted to when its last attempt started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_seconds: Option<f64>,
+    /// Seconds from when it was accepted to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_seconds: Option<f64>,
+}
+
+impl Timing {
+    fn of(job: &Job) -> Self {
+        let since = |at: DateTime<Utc>| (at - job.created_at).as_seconds_f64().max(0.0);
+        Self {
+            queued_at: job.created_at,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
+            attempts: job.attempt,
+            waited_seconds: job.started_at.map(since),
+            total_seconds: job.finished_at.map(since),
+        }
+    }
+}
+
 /// Shows an image
 ///
-/// What is known of the archive that an image id names: where it is, what it was made from, and
-/// by which job.
+/// What is known of the archive that an image id names: where it is, what it was made from, layer by layer,
+/// by which job, and how long that took.
 #[utoipa::path(
     get,
     path = "/v1/images/{image_id}",
@@ -90,7 +133,7 @@ pub(super) async fn list(
     params(("image_id" = ImageId, Path, description = "16 lowercase hex digits")),
     responses(
         CommonProblems,
-        (status = 200, description = "The image", body = Image),
+        (status = 200, description = "The image", body = ImageDetail),
         (status = 404, description = "No such image", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
@@ -99,18 +142,61 @@ pub(super) async fn get(
     State(state): State<AppState>,
     may: May<scope::ImagesRead>,
     PathParam(image_id): PathParam<ImageId>,
-) -> Result<Json<Image>, ApiError> {
-    image(&state, &may.access, &image_id).await.map(Json)
+) -> Result<Json<ImageDetail>, ApiError> {
+    let image = image(&state, &may.access, &image_id).await?;
+    let job = state.queue.get(image.job_id).await.map_err(|error| ApiError::from_lower(&error))?;
+    Ok(Json(ImageDetail { image, timing: job.as_ref().map(Timing::of) }))
+}
+
+/// Deletes an image
+///
+/// Its archive, what migrations kept of it, the data beside them, and what is known of it; the image id is
+/// free for anybody again. The job that made it stays for its time. Containers that run from a v1 archive in
+/// S3 read from there: delete no image that is in use.
+#[utoipa::path(
+    delete,
+    path = "/v1/images/{image_id}",
+    operation_id = "delete_image",
+    tag = "images",
+    params(("image_id" = ImageId, Path, description = "16 lowercase hex digits")),
+    responses(
+        CommonProblems,
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "No such image", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A job about it waits or runs", body = Problem, content_type = "application/problem+json"),
+    ),
+    security((), ("token" = []))
+)]
+pub(super) async fn delete(
+    State(state): State<AppState>,
+    may: May<scope::ImagesWrite>,
+    PathParam(image_id): PathParam<ImageId>,
+) -> Result<StatusCode, ApiError> {
+    let (archives, workspace) = (&*state.archives, &may.access.workspace);
+    let end = state.workspaces.delete_image(archives, workspace, &image_id, &may.change()).await;
+    match end.map_err(|error| ApiError::from_lower(&error))? {
+        ImageEnd::Deleted => Ok(StatusCode::NO_CONTENT),
+        ImageEnd::Missing => Err(no_image(&image_id)),
+        ImageEnd::Busy => {
+            let detail = format!("a job about the image {image_id} waits or runs: cancel it first");
+            Err(ApiError::new(StatusCode::CONFLICT, "image_in_use", detail))
+        }
+    }
+}
+
+fn no_image(id: &ImageId) -> ApiError {
+    ApiError::not_found("image_not_found", format!("there is no archive of an image {id}"))
 }
 
 /// The image, if the workspace has it.
-async fn image(state: &AppState, access: &Access, id: &ImageId) -> Result<Image, ApiError> {
+pub(super) async fn image(
+    state: &AppState,
+    access: &Access,
+    id: &ImageId,
+) -> Result<Image, ApiError> {
     let image = state.queue.image(&access.workspace, id).await;
     let image = image.map_err(|error| ApiError::from_lower(&error))?;
-    image.ok_or_else(|| {
-        let detail = format!("there is no archive of an image {id}");
-        ApiError::not_found("image_not_found", detail)
-    })
+    image.ok_or_else(|| no_image(id))
 }
 
 /// How to give an archive.
@@ -142,6 +228,7 @@ fn default_redirect() -> bool {
         ("image_id" = ImageId, Path, description = "16 lowercase hex digits"),
         ArchiveParams,
         ("Range" = Option<String>, Header, description = "One range of bytes"),
+        ("If-Range" = Option<String>, Header, description = "The `ETag` of what the range continues"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of what is there already"),
     ),
     responses(
@@ -171,10 +258,14 @@ pub(super) async fn archive(
         let detail = format!("the archive {key} is not in the store any more");
         return Err(ApiError::not_found("image_not_found", detail));
     };
-    let etag = format!("\"{}\"", found.version.to_string().trim_matches('"'));
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    if text(IF_NONE_MATCH).is_some_and(|seen| seen.split(',').any(|seen| seen.trim() == etag)) {
-        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
+    let subject = Subject {
+        what: "archive",
+        size: found.size,
+        etag: format!("\"{}\"", found.version.to_string().trim_matches('"')),
+        name: key.to_string(),
+    };
+    if let Some(answer) = subject.unchanged(&headers) {
+        return Ok(answer);
     }
     if params.redirect
         && let Some(address) = state.archives.presign(&key, SIGNED_FOR).await.map_err(lower)?
@@ -182,31 +273,9 @@ pub(super) async fn archive(
         let headers = [(LOCATION, address), (CACHE_CONTROL, "no-store".to_owned())];
         return Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response());
     }
-    let (status, first, end) = match wanted(text(RANGE), found.size) {
-        Wanted::All => (StatusCode::OK, 0, found.size),
-        Wanted::Part(first, end) => (StatusCode::PARTIAL_CONTENT, first, end),
-        Wanted::Nothing => {
-            let detail = format!("the archive has {} bytes, and none of those", found.size);
-            return Err(ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "no_such_range", detail));
-        }
-    };
-    let common = [
-        // Whatever is in it, no browser is to take it for a page.
-        (CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (HeaderName::from_static("x-content-type-options"), "nosniff".to_owned()),
-        (CONTENT_DISPOSITION, format!("attachment; filename=\"{key}\"")),
-        (CONTENT_LENGTH, (end - first).to_string()),
-        (ACCEPT_RANGES, "bytes".to_owned()),
-        (ETAG, etag),
-    ];
-    let mut answer = (status, common, body(state.archives, key, first, end)).into_response();
-    if status == StatusCode::PARTIAL_CONTENT {
-        let range = format!("bytes {first}-{}/{}", end - 1, found.size);
-        if let Ok(range) = range.parse() {
-            answer.headers_mut().insert(CONTENT_RANGE, range);
-        }
-    }
-    Ok(answer)
+    let part = subject.part(&headers)?;
+    let body = body(state.archives, key, part.first, part.end);
+    Ok(subject.answer(&part, body))
 }
 
 /// The bytes of an object, a piece at a time.

@@ -39,7 +39,7 @@ const MAX_WAIT: u64 = 25;
     path = "/v1/jobs",
     operation_id = "submit_job",
     tag = "jobs",
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters")),
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,200}$", description = "1 to 200 visible ASCII characters")),
     request_body = NewJobBody,
     responses(
         CommonProblems,
@@ -108,13 +108,7 @@ pub(super) async fn queue(
         trace_context: trace_context(headers),
         ..new
     };
-    state.queue.submit(new).await.map_err(|error| match error {
-        QueueError::Full { .. } | QueueError::ServiceFull => {
-            ApiError::new(StatusCode::TOO_MANY_REQUESTS, error.code(), error.to_string())
-                .with_header("retry-after", "10")
-        }
-        error => ApiError::from_lower(&error),
-    })
+    submit_to(state, new).await
 }
 
 /// A job that a client asks for: what has no archive yet, or is to have another, is done; else what is
@@ -125,9 +119,20 @@ pub(super) fn asked_for(new: NewJob, workspace: WorkspaceId) -> NewJob {
     NewJob { workspace, sharing, ..new }
 }
 
+/// The job that was accepted, or 429.
+pub(super) async fn submit_to(state: &AppState, new: NewJob) -> Result<Submitted, ApiError> {
+    state.queue.submit(new).await.map_err(|error| match error {
+        QueueError::Full { .. } | QueueError::ServiceFull => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, error.code(), error.to_string())
+                .with_header("retry-after", "10")
+        }
+        error => ApiError::from_lower(&error),
+    })
+}
+
 /// The trace that the request is a part of (W3C Trace Context, version 00); a header that is not one
 /// is as good as none.
-fn trace_context(headers: &HeaderMap) -> Option<String> {
+pub(super) fn trace_context(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let lengths: Vec<_> = text.split('-').map(str::len).collect();
@@ -283,7 +288,7 @@ pub(super) struct RetryBody {
     tag = "jobs",
     params(
         ("id" = Uuid, Path, description = "The job's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "1 to 200 visible ASCII characters"),
+        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,200}$", description = "1 to 200 visible ASCII characters"),
     ),
     request_body = RetryBody,
     responses(
@@ -361,6 +366,6 @@ pub(super) async fn cancel(
 }
 
 /// 404: there is no job of this id.
-fn not_found(id: Uuid) -> ApiError {
+pub(super) fn not_found(id: impl std::fmt::Display) -> ApiError {
     ApiError::not_found("job_not_found", format!("there is no job {id}"))
 }

@@ -20,13 +20,12 @@ use crate::jobs::job::{ImageId, JobSpec, MigrateSpec, Priority, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
 use crate::jobs::webhook::Webhook;
-use crate::oci::{Credentials, Platform, Reference};
+use crate::oci::{Credentials, MAX_SOURCE, Platform, Reference, reference_pattern};
 
-use super::extract::invalid_job;
+use super::extract::{invalid_job, whole_numbers};
 use super::problem::{ApiError, FieldError};
 
-const MAX_SOURCE: usize = 1024;
-const MAX_CREDENTIALS: usize = 16 * 1024;
+pub(super) const MAX_CREDENTIALS: usize = 16 * 1024;
 /// The longest that a job may wait for a worker: 30 days, in seconds.
 const MAX_EXPIRY: u64 = 30 * 24 * 60 * 60;
 
@@ -52,10 +51,10 @@ pub(super) struct NewPull {
     #[schema(value_type = ImageId, required)]
     image_id: Option<String>,
     /// Image reference, such as `docker.io/library/alpine:3.20` or `host:5000/app@sha256:...`.
-    #[schema(value_type = String, max_length = 1024, required)]
+    #[schema(schema_with = source_schema, required)]
     source: Option<String>,
     /// `os/architecture[/variant]`; the service's own platform when absent.
-    #[schema(value_type = Option<String>, max_length = 200, examples("linux/arm64"))]
+    #[schema(value_type = Option<String>, pattern = r"^[A-Za-z0-9._-]{1,64}(/[A-Za-z0-9._-]{1,64}){1,2}$", examples("linux/arm64"))]
     platform: Option<String>,
     /// The archive version wanted, 1 or 2; the configured one when absent.
     #[schema(minimum = 1, maximum = 2)]
@@ -80,6 +79,16 @@ pub(super) struct NewPull {
     credentials: Option<CredentialText>,
     /// Whom to tell when the job ends.
     webhook: Option<NewWebhook>,
+}
+
+fn source_schema() -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some(reference_pattern()))
+        .max_length(Some(MAX_SOURCE))
+        .description(Some(
+            "Image reference, such as `docker.io/library/alpine:3.20` or `host:5000/app@sha256:...`.",
+        ))
 }
 
 /// A migration: bring an archive to the other version.
@@ -198,11 +207,25 @@ impl PartialSchema for CredentialText {
     fn schema() -> RefOr<Schema> {
         let text = ObjectBuilder::new()
             .schema_type(Type::String)
+            .pattern(Some(Credentials::PATTERN))
+            .max_length(Some(MAX_CREDENTIALS))
             .description(Some("`user:password`, or one of the objects as text"));
-        let object = ObjectBuilder::new().schema_type(Type::Object).description(Some(
-            "A flat map such as `{\"USERNAME\": \"..\", \"PASSWORD\": \"..\"}`, or \
-             `{\"registry\": \"..\", \"type\": \"..\", \"credentials\": {..}}`",
-        ));
+        let some = || {
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1))
+                .max_length(Some(4096))
+        };
+        let object = ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .property("USERNAME", some())
+            .required("USERNAME")
+            .property("PASSWORD", some())
+            .required("PASSWORD")
+            .description(Some(
+                "A flat map; the other keys that beta9 knows are understood as well, and so is \
+                 `{\"registry\": \"..\", \"type\": \"..\", \"credentials\": {..}}`",
+            ));
         OneOfBuilder::new().item(text).item(object).into()
     }
 }
@@ -239,7 +262,8 @@ impl NewJobBody {
     }
 }
 
-fn fields<T: DeserializeOwned>(body: Value) -> Result<T, ApiError> {
+fn fields<T: DeserializeOwned>(mut body: Value) -> Result<T, ApiError> {
+    whole_numbers(&mut body);
     serde_path_to_error::deserialize(body).map_err(|error| {
         let field = error.path().to_string();
         let field = if field == "." { "body".to_owned() } else { field };
@@ -362,7 +386,7 @@ impl Faults {
 }
 
 /// A reference; one that has credentials in it is refused without being quoted.
-fn source_of(text: &str) -> Result<Reference, String> {
+pub(super) fn source_of(text: &str) -> Result<Reference, String> {
     if text.split('@').skip(1).any(|digest| digest.parse::<Digest>().is_err()) {
         return Err("has something before an @ that is no reference, or no digest behind it: \
                     credentials belong into `credentials`"

@@ -110,6 +110,11 @@ impl ApiError {
         self
     }
 
+    /// The stable code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// 400 for a header or parameter.
     pub(super) fn bad_parameter(field: &str, detail: impl fmt::Display) -> Self {
         let detail = detail.to_string();
@@ -129,6 +134,11 @@ impl ApiError {
             "internal",
             "the service failed; its log has the cause under this request id",
         )
+    }
+
+    /// 409: what is asked for is right, and doesn't go with what is there.
+    pub(super) fn conflict(error: &impl Classify) -> Self {
+        Self::new(StatusCode::CONFLICT, error.code(), error.to_string())
     }
 
     /// An error of a lower floor. Its own sentence reaches the client only where the client is

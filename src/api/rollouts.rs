@@ -11,7 +11,8 @@ use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, invalid};
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::rollouts::{
-    KindName, NewRollout, Rollout, RolloutChanges, RolloutState, SourcePattern, Sticky,
+    KindName, NewRollout, Rollout, RolloutChanges, RolloutError, RolloutState, SourcePattern,
+    Sticky,
 };
 use crate::workspace::WorkspaceId;
 
@@ -19,7 +20,7 @@ use crate::workspace::WorkspaceId;
 const MAX_LIST: usize = 1000;
 /// Kinds of jobs in a list at most.
 const MAX_KINDS: usize = 20;
-/// Bytes of a salt or a reason at most.
+/// Characters of a salt or a reason at most.
 const MAX_TEXT: usize = 200;
 
 /// A rollout to be made.
@@ -34,17 +35,17 @@ pub(super) struct NewRolloutBody {
     #[schema(minimum = 0, maximum = 100)]
     percent: f64,
     /// Another salt chooses others; the name when absent.
-    #[schema(max_length = 200)]
+    #[schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]{0,200}$")]
     salt: Option<String>,
     /// What always gets the same version.
     #[serde(default)]
     #[schema(default = "image")]
     sticky: Sticky,
     /// Only these workspaces; all when absent.
-    #[schema(max_items = 1000)]
+    #[schema(min_items = 1, max_items = 1000)]
     workspaces: Option<Vec<WorkspaceId>>,
     /// Only pulls from these registries or repositories; all when absent.
-    #[schema(max_items = 1000)]
+    #[schema(min_items = 1, max_items = 1000)]
     sources: Option<Vec<SourcePattern>>,
     /// Only jobs of these kinds, such as `pull`, which is the one that a version is chosen for today; all
     /// when absent.
@@ -72,7 +73,7 @@ pub(super) struct RolloutChangesBody {
     /// Whether it decides.
     state: Option<RolloutState>,
     /// Why its state is changed.
-    #[schema(max_length = 200)]
+    #[schema(pattern = r"^[^\x00-\x1f\x7f-\x9f]{0,200}$")]
     reason: Option<String>,
     /// The chance of a false alarm that its guard may take; with 0 nobody guards it.
     #[schema(minimum = 0, maximum = 0.5)]
@@ -99,8 +100,11 @@ fn check(
         wrong.push(FieldError::new("percent", format!("is {percent}: expected 0 to 100")));
     }
     for (field, text) in texts {
-        if text.is_some_and(|text| text.len() > MAX_TEXT || text.chars().any(char::is_control)) {
-            let detail = format!("expected at most {MAX_TEXT} bytes without control characters");
+        if text.is_some_and(|text| {
+            text.chars().count() > MAX_TEXT || text.chars().any(char::is_control)
+        }) {
+            let detail =
+                format!("expected at most {MAX_TEXT} characters without control characters");
             wrong.push(FieldError::new(field, detail));
         }
     }
@@ -125,6 +129,7 @@ pub(super) fn no_rollout(name: &str) -> ApiError {
         CommonProblems,
         BodyProblems,
         (status = 201, description = "The rollout", body = Rollout),
+        (status = 409, description = "There is one of that name", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -157,7 +162,11 @@ pub(super) async fn create(
     let salt = salt.unwrap_or_else(|| name.clone());
     let new = NewRollout { name, percent, salt, sticky, workspaces, kinds, sources, guard };
     let made = state.rollouts.create(&new, &may.change()).await;
-    Ok((StatusCode::CREATED, Json(made.map_err(|error| ApiError::from_lower(&error))?)))
+    let made = made.map_err(|error| match error {
+        RolloutError::Exists(_) => ApiError::conflict(&error),
+        error @ RolloutError::Database(_) => ApiError::from_lower(&error),
+    })?;
+    Ok((StatusCode::CREATED, Json(made)))
 }
 
 /// Lists rollouts

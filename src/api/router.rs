@@ -12,8 +12,9 @@ use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, archives, auth, bulk, deadline, docs, events, health, images, jobs, metrics, observe,
-    origin, problem, rollout_report, rollouts, starts, tokens, webhooks, workspaces,
+    AppState, archives, auth, beta9, bulk, deadline, docs, events, files, health, images, jobs,
+    metrics, observe, origin, problem, rollout_report, rollouts, starts, tokens, webhooks,
+    workspaces,
 };
 
 /// What needs the token, when there is one.
@@ -26,9 +27,11 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::retry))
         .routes(routes!(events::follow))
         .routes(routes!(images::list))
-        .routes(routes!(images::get))
+        .routes(routes!(images::get, images::delete))
         .routes(routes!(images::archive))
         .routes(routes!(starts::report))
+        .routes(routes!(files::list))
+        .routes(routes!(files::content))
         .routes(routes!(archives::list))
         .routes(routes!(workspaces::create, workspaces::list))
         .routes(routes!(workspaces::get, workspaces::change))
@@ -41,6 +44,11 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(tokens::audit))
         .routes(routes!(webhooks::list))
         .routes(routes!(webhooks::redeliver))
+        .routes(routes!(beta9::submit))
+        .routes(routes!(beta9::get))
+        .routes(routes!(beta9::stop))
+        .routes(routes!(beta9::verify))
+        .routes(routes!(beta9::logs::follow))
 }
 
 /// What never does.

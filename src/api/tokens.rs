@@ -10,28 +10,31 @@ use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde_json::json;
+use utoipa::openapi::schema::{
+    AdditionalProperties, ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type,
+};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::AppState;
-use super::auth::{May, scope};
+use super::auth::{May, no_workspace, scope};
 use super::extract::{JsonBody, PathParam, QueryParams, default_limit, invalid, page_limit};
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::workspace::WorkspaceId;
-use crate::workspaces::{AuditEvent, NewToken, Role, Scope, Token, TokenSecret};
+use crate::workspaces::{AuditEvent, NewToken, Role, Scope, Token, TokenSecret, WorkspaceError};
 
 /// The longest that a token may last: ten years, in seconds.
 const MAX_LASTS: u64 = 10 * 366 * 24 * 60 * 60;
-/// Bytes of a token's name at most.
+/// Characters of a token's name at most.
 const MAX_NAME: usize = 200;
 
 /// A token to be made.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"name": "ci of team-a", "role": "workspace", "workspace": "team-a", "expires_in": 2_592_000}))]
 pub(super) struct NewTokenBody {
     /// What it is for, in words.
-    #[schema(min_length = 1, max_length = 200)]
     name: String,
     /// Whose things it may touch.
     role: Role,
@@ -40,11 +43,64 @@ pub(super) struct NewTokenBody {
     /// What it may do: no more than its role may; all of that when absent.
     scopes: Option<BTreeSet<Scope>>,
     /// For how many seconds it is good; for ever when absent.
-    #[schema(minimum = 1, maximum = 316_224_000)]
     expires_in: Option<u64>,
     /// How often it may ask, by each process of the service; as the settings say when absent.
     #[schema(minimum = 1, maximum = 2_147_483_647)]
     requests_per_minute: Option<u32>,
+}
+
+impl PartialSchema for NewTokenBody {
+    /// One variant for each role, since the role says what else there is.
+    fn schema() -> RefOr<Schema> {
+        let roles = [Role::Admin, Role::Gateway, Role::Workspace];
+        let one_of = OneOfBuilder::new().description(Some("A token to be made."));
+        let one_of = one_of.examples([json!({
+            "name": "ci of team-a", "role": "workspace", "workspace": "team-a",
+            "expires_in": 2_592_000,
+        })]);
+        roles.into_iter().fold(one_of, |one_of, role| one_of.item(token_of(role))).into()
+    }
+}
+
+impl ToSchema for NewTokenBody {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((WorkspaceId::name().into_owned(), WorkspaceId::schema()));
+    }
+}
+
+/// What a token of a role may be asked to be.
+fn token_of(role: Role) -> ObjectBuilder {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let or_null = |kind| SchemaType::from_iter([kind, Type::Null]);
+    let name = text()
+        .pattern(Some("^[^\\x00-\\x1f\\x7f-\\x9f]{1,200}$"))
+        .description(Some("What it is for, in words"));
+    let scopes = role.scopes().into_iter().map(Scope::as_str);
+    let scopes = ArrayBuilder::new()
+        .schema_type(or_null(Type::Array))
+        .items(text().enum_values(Some(scopes)))
+        .description(Some("What it may do: all that its role may when absent"));
+    let expires_in = ObjectBuilder::new()
+        .schema_type(or_null(Type::Integer))
+        .minimum(Some(1))
+        .maximum(Some(MAX_LASTS))
+        .description(Some("For how many seconds it is good; for ever when absent"));
+    let object = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .title(Some(format!("A token of role {}", role.as_str())))
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
+        .property("name", name)
+        .required("name")
+        .property("role", text().enum_values(Some([role.as_str()])))
+        .required("role")
+        .property("scopes", scopes)
+        .property("expires_in", expires_in);
+    match role {
+        Role::Workspace => object
+            .property("workspace", Ref::from_schema_name(WorkspaceId::name()))
+            .required("workspace"),
+        _ => object.property("workspace", ObjectBuilder::new().schema_type(Type::Null)),
+    }
 }
 
 /// A token and its text, which is shown this once.
@@ -66,8 +122,8 @@ impl NewTokenBody {
     fn checked(self) -> Result<NewToken, ApiError> {
         let Self { name, role, workspace, scopes, expires_in, requests_per_minute } = self;
         let mut wrong = Vec::new();
-        if !(1..=MAX_NAME).contains(&name.len()) || name.chars().any(char::is_control) {
-            let detail = format!("expected 1 to {MAX_NAME} bytes without control characters");
+        if !(1..=MAX_NAME).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+            let detail = format!("expected 1 to {MAX_NAME} characters without control characters");
             wrong.push(FieldError::new("name", detail));
         }
         if (role == Role::Workspace) != workspace.is_some() {
@@ -120,7 +176,10 @@ pub(super) async fn create(
     JsonBody(new): JsonBody<NewTokenBody>,
 ) -> Result<Response, ApiError> {
     let made = state.workspaces.create_token(&new.checked()?, &may.change()).await;
-    let (token, secret) = made.map_err(|error| ApiError::from_lower(&error))?;
+    let (token, secret) = made.map_err(|error| match error {
+        WorkspaceError::NoWorkspace(id) => no_workspace(&id),
+        error => ApiError::from_lower(&error),
+    })?;
     Ok(shown_once(StatusCode::CREATED, token, &secret))
 }
 

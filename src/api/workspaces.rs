@@ -11,11 +11,16 @@ use super::auth::{May, no_workspace, scope};
 use super::extract::{JsonBody, PathParam, QueryParams, invalid, page_limit};
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::workspace::WorkspaceId;
-use crate::workspaces::{Workspace, WorkspaceSettings};
+use crate::workspaces::{Workspace, WorkspaceError, WorkspaceSettings};
 
 /// Names in a list at most, and bytes of each.
 const MAX_REGISTRIES: usize = 100;
 const MAX_REGISTRY: usize = 255;
+
+/// A registry, by host and port: how it stands in documents.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = r"^[A-Za-z0-9.:\[\]_-]{1,255}$", examples("registry.example:5000"))]
+struct RegistryHost(#[expect(dead_code, reason = "it is read as text")] String);
 
 /// A workspace to be made.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -30,7 +35,7 @@ pub(super) struct NewWorkspace {
     /// What becomes of images that can't be served as v2, of pulls that don't say.
     fallback: Option<crate::archive::Fallback>,
     /// Registries that jobs may pull from, by host and port; any when absent.
-    #[schema(max_items = 100)]
+    #[schema(value_type = Option<Vec<RegistryHost>>, max_items = 100)]
     allowed_registries: Option<Vec<String>>,
     /// How many jobs may wait at a time.
     #[schema(minimum = 0, maximum = 2_147_483_647)]
@@ -55,7 +60,7 @@ pub(super) struct WorkspaceChanges {
     fallback: Patch<crate::archive::Fallback>,
     /// Registries that jobs may pull from, by host and port.
     #[serde(default)]
-    #[schema(value_type = Option<Vec<String>>, max_items = 100)]
+    #[schema(value_type = Option<Vec<RegistryHost>>, max_items = 100)]
     allowed_registries: Patch<Vec<String>>,
     /// How many jobs may wait at a time.
     #[serde(default)]
@@ -135,6 +140,7 @@ fn checked(settings: WorkspaceSettings) -> Result<WorkspaceSettings, ApiError> {
         CommonProblems,
         BodyProblems,
         (status = 201, description = "The workspace", body = Workspace),
+        (status = 409, description = "There is one of that name", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -153,7 +159,11 @@ pub(super) async fn create(
         max_running,
     })?;
     let made = state.workspaces.create(&id, &settings, &may.change()).await;
-    Ok((StatusCode::CREATED, Json(made.map_err(|error| ApiError::from_lower(&error))?)))
+    let made = made.map_err(|error| match error {
+        WorkspaceError::Exists(_) => ApiError::conflict(&error),
+        error => ApiError::from_lower(&error),
+    })?;
+    Ok((StatusCode::CREATED, Json(made)))
 }
 
 /// Which workspaces to list.

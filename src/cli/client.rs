@@ -238,6 +238,29 @@ impl Client {
         if status.is_success() { Ok(bytes) } else { Err(refused(status, &bytes)) }
     }
 
+    /// Copies an answer's bytes as they come.
+    pub(super) async fn download(
+        &self,
+        path: &str,
+        out: &mut impl std::io::Write,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let request = self.request(Method::GET, path).timeout(Duration::from_hours(24));
+        let reading = async {
+            let mut answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let status = answer.status();
+            if !status.is_success() {
+                let body = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+                return Err(refused(status, &body).into());
+            }
+            while let Some(chunk) = answer.chunk().await.map_err(|e| self.unreachable(&e))? {
+                out.write_all(&chunk)?;
+            }
+            Ok(out.flush()?)
+        };
+        cancel.run_until_cancelled(reading).await.unwrap_or(Err(ClientError::Cancelled.into()))
+    }
+
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let mut request = self.http.request(method, format!("{}{path}", self.server));
         if let Some(token) = &self.token {

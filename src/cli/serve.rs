@@ -109,7 +109,7 @@ async fn run(
     let rollouts = Rollouts::new(database.pool().clone());
     let state =
         AppState::new(clients, stores.archives, workspaces, rollouts, config.token.as_ref());
-    let state = state.with_stopping(stopping.clone());
+    let state = state.with_stopping(stopping.clone()).with_oci(config.oci.clone());
     let state = state.with_rate_limit(config.requests_per_minute);
     let state = if config.role == Role::Worker { state.for_probes_alone() } else { state };
     let serving = Box::pin(api::serve(listener, state, shutdown.clone()));

@@ -5,6 +5,7 @@
 //! before a byte is handed out.
 
 use std::io::{Read, Seek, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -111,7 +112,7 @@ fn not_a_file(node: &Node, detail: &str) -> ContentError {
     ContentError::NotAFile { path: node.path.to_string(), detail: detail.to_owned() }
 }
 
-async fn from_block(
+pub(super) async fn from_block(
     data: &BlockData,
     block: Block,
     cancel: &CancellationToken,
@@ -135,18 +136,53 @@ async fn from_layer(
     settings: ReadSettings,
     cancel: &CancellationToken,
 ) -> Result<SpooledTempFile, ContentError> {
-    let StoredLayer { digest: layer, size, diff_id } = StoredLayer::of(image, remote.layer)?;
+    let layer = open_layer(file, archive, image, remote, settings).await?;
+    layer_content(layer, remote, cancel).await
+}
+
+/// The layer that a file's content is in.
+pub(super) struct LayerContent {
+    source: Source,
+    layer: StoredLayer,
+    /// The way to the content, if there is one that leads past the rest of the layer.
+    pub(super) spans: Option<SpanReader>,
+}
+
+/// Opens the layer that `remote` is in.
+pub(super) async fn open_layer(
+    file: &Path,
+    archive: &Archive,
+    image: &OciStorageInfo,
+    remote: RemoteRef,
+    settings: ReadSettings,
+) -> Result<LayerContent, ContentError> {
+    let layer = StoredLayer::of(image, remote.layer)?;
     let source = match settings.source {
         Some(source) => source,
         None => image_source(image)?,
     };
     let source = Source::open(&source, &settings.oci, settings.credentials).await?;
-    let range = remote.offset..remote.offset.saturating_add(remote.length);
-    let memory = SpanMemory::default();
-    let spans = SpanReader::open(file, &archive.header, source.clone(), layer, size, memory)?;
-    if let Some(spans) = spans.filter(|spans| spans.is_seekable(&range)) {
+    let (memory, StoredLayer { digest, size, .. }) = (SpanMemory::default(), layer);
+    let spans = SpanReader::open(file, &archive.header, source.clone(), digest, size, memory)?;
+    let spans = spans.filter(|spans| spans.is_seekable(&plain_range(remote)));
+    Ok(LayerContent { source, layer, spans })
+}
+
+fn plain_range(remote: RemoteRef) -> Range<u64> {
+    remote.offset..remote.offset.saturating_add(remote.length)
+}
+
+/// Copies content out of its layer.
+pub(super) async fn layer_content(
+    content: LayerContent,
+    remote: RemoteRef,
+    cancel: &CancellationToken,
+) -> Result<SpooledTempFile, ContentError> {
+    let LayerContent { source, layer: StoredLayer { digest: layer, size, diff_id }, spans } =
+        content;
+    if let Some(spans) = spans {
         let mut spool = spooled_tempfile(SPOOL);
-        spans.copy(range, &mut spool, cancel).await?;
+        spans.copy(plain_range(remote), &mut spool, cancel).await?;
         spool.rewind().map_err(io_error("can't keep the content"))?;
         return Ok(spool);
     }

@@ -93,6 +93,9 @@ const CLOUD_KEYS: [(&str, &str); 6] = [
 ];
 
 impl Credentials {
+    /// `user:password` as a regular expression (ECMA 262), for documents.
+    pub const PATTERN: &str = "^[!-9;-z|~][ -9;-~]*:[!-~]+$";
+
     /// Reads a credential text for an image in `registry` (`host[:port]`).
     ///
     /// In the order tried (CONTRACT F.1): a JSON object with `registry`, `type` and

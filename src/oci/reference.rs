@@ -14,14 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 
+/// The grammar, for documents.
+mod pattern;
+
+pub use pattern::{MAX_SOURCE, pattern};
+
 /// The canonical name of Docker Hub (CONTRACT B.1).
 pub const DOCKER_HUB: &str = "index.docker.io";
 /// Every name Docker Hub goes by.
 const DOCKER_HUB_NAMES: [&str; 3] = [DOCKER_HUB, "docker.io", "registry-1.docker.io"];
 pub(super) const DEFAULT_TAG: &str = "latest";
 const MAX_TEXT: usize = 1024;
-const MAX_HOST: usize = 255;
-const MAX_REPOSITORY: usize = 255;
 const MAX_TAG: usize = 128;
 const BAD_DIGEST: &str = "its digest is not sha256: and 64 hex digits";
 
@@ -134,9 +137,6 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     } else {
         path.to_owned()
     };
-    if repository.len() > MAX_REPOSITORY {
-        return Err("its repository is longer than 255 bytes");
-    }
     Ok(Reference { registry, repository, tag: tag.map(str::to_owned), digest })
 }
 
@@ -149,9 +149,7 @@ fn is_host(registry: &str) -> bool {
         let (name, port) = registry.split_at(registry.find(':').unwrap_or(registry.len()));
         (name.split('.').all(is_label), port)
     };
-    registry.len() <= MAX_HOST
-        && is_named
-        && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+    is_named && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// `domain-component` of the grammar.
@@ -254,7 +252,7 @@ mod tests {
 
     #[test]
     fn refuses() {
-        let long = "a".repeat(256);
+        let long = "a".repeat(1025);
         for text in [
             "",
             ":",

@@ -74,7 +74,7 @@ impl RolloutState {
 /// `registry.example/team/*`, in which `*` stands for anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
-#[schema(value_type = String, examples("registry.example/team/*"))]
+#[schema(value_type = String, pattern = r"^[0-9A-Za-z._:*\[\]-][0-9A-Za-z._:/*\[\]-]{0,254}$", examples("registry.example/team/*"))]
 pub struct SourcePattern(String);
 
 /// The text is not a [`SourcePattern`].

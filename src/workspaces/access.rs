@@ -62,6 +62,9 @@ pub enum Scope {
     /// See images and their archives.
     #[serde(rename = "images:read")]
     ImagesRead,
+    /// Delete images.
+    #[serde(rename = "images:write")]
+    ImagesWrite,
     /// Report how images started. Of its own, so that what a worker holds is good for nothing else.
     #[serde(rename = "starts:write")]
     StartsWrite,
@@ -87,10 +90,11 @@ pub enum Scope {
 
 impl Scope {
     /// All there are.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::JobsRead,
         Self::JobsWrite,
         Self::ImagesRead,
+        Self::ImagesWrite,
         Self::StartsWrite,
         Self::WorkspacesRead,
         Self::WorkspacesWrite,
@@ -106,6 +110,7 @@ impl Scope {
             Self::JobsRead => "jobs:read",
             Self::JobsWrite => "jobs:write",
             Self::ImagesRead => "images:read",
+            Self::ImagesWrite => "images:write",
             Self::StartsWrite => "starts:write",
             Self::WorkspacesRead => "workspaces:read",
             Self::WorkspacesWrite => "workspaces:write",

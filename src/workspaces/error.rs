@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Classify, Fault};
 use crate::jobs::queue::QueueError;
+use crate::publish::PublishError;
 use crate::workspace::WorkspaceId;
 
 /// Why a tenant's thing could not be read or changed.
@@ -21,11 +22,18 @@ pub enum WorkspaceError {
     /// The database.
     #[error(transparent)]
     Database(#[from] QueueError),
+    /// The store.
+    #[error(transparent)]
+    Archive(#[from] PublishError),
 }
 
 impl Classify for WorkspaceError {
     fn is_transient(&self) -> bool {
-        matches!(self, Self::Database(error) if error.is_transient())
+        match self {
+            Self::Database(error) => error.is_transient(),
+            Self::Archive(error) => error.is_transient(),
+            _ => false,
+        }
     }
 
     fn fault(&self) -> Fault {
@@ -33,12 +41,14 @@ impl Classify for WorkspaceError {
             Self::Exists(_) | Self::NoWorkspace(_) => Fault::User,
             Self::NoRandomness(_) => Fault::Ours,
             Self::Database(error) => error.fault(),
+            Self::Archive(error) => error.fault(),
         }
     }
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Database(error) => error.retry_after(),
+            Self::Archive(error) => error.retry_after(),
             _ => None,
         }
     }
@@ -49,6 +59,7 @@ impl Classify for WorkspaceError {
             Self::NoWorkspace(_) => "workspace_not_found",
             Self::NoRandomness(_) => "internal",
             Self::Database(error) => error.code(),
+            Self::Archive(error) => error.code(),
         }
     }
 }

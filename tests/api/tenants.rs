@@ -114,12 +114,14 @@ async fn another_workspaces_things_are_not_there() {
     .await
     .unwrap();
 
-    std::fs::write(tenants.app.directory.path().join(format!("{image}.clip")), b"x").unwrap();
+    let archive = include_bytes!("../fixtures/v1-local.clip");
+    std::fs::write(tenants.app.directory.path().join(format!("{image}.clip")), archive).unwrap();
 
     let document: Value = serde_json::from_str(openapi_json()).unwrap();
     let mut walked = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         let of_tenants = path.starts_with("/v1/jobs/{id}")
+            || path.starts_with("/v1/beta9/builds/{id}")
             || path.starts_with("/v1/images/{image_id}")
             || path.starts_with("/v1/webhooks/{id}")
             || path.starts_with("/v1/workspaces/{id}");
@@ -131,23 +133,32 @@ async fn another_workspaces_things_are_not_there() {
             Some("webhooks") => hook.as_str(),
             _ => job.as_str(),
         };
-        let url = path.replace("{id}", id).replace("{image_id}", &image);
+        let mut url = path.replace("{id}", id).replace("{image_id}", &image);
+        if path.ends_with("/files/content") {
+            url.push_str("?path=/etc/motd");
+        }
         for method in item.as_object().unwrap().keys() {
             let method: Method = method.to_uppercase().parse().unwrap();
             let foreign = other.send(method.clone(), &url, Some(&json!({}))).await;
             let forbidden = foreign.status.as_u16() == 403 && path.starts_with("/v1/workspaces");
             assert!(forbidden || foreign.status.as_u16() == 404, "{method} {path}: {foreign:?}");
             assert!(!foreign.text().contains("one-"), "{foreign:?}");
+            walked.push(format!("{method} {path}"));
+            if method == Method::DELETE {
+                continue;
+            }
             let own = one.send(method.clone(), &url, Some(&json!({}))).await;
             let own = own.status.as_u16();
             assert!(
                 own < 400 || own == 403 && path.starts_with("/v1/workspaces"),
                 "{method} {path}: {own}"
             );
-            walked.push(format!("{method} {path}"));
         }
     }
-    assert!(walked.len() >= 6, "{walked:?}");
+    assert!(walked.len() >= 12, "{walked:?}");
+    // The job that was done once more is about the image.
+    let path = format!("/v1/images/{image}");
+    one.send(Method::DELETE, &path, None).await.problem(409, "image_in_use");
 
     // The job, and the one that did it once more.
     assert_eq!((one.jobs().await, other.jobs().await), (2, 0));
@@ -180,6 +191,11 @@ async fn roles_and_scopes_bound_what_a_token_may() {
     assert_eq!(reader.get("/v1/jobs").await.status.as_u16(), 200);
     reader.post("/v1/jobs", &pull()).await.problem(403, "scope_missing");
     reader.get("/v1/images/961eaef6668e480f").await.problem(403, "scope_missing");
+    let build = json!({"build_options": {"source_image": "registry.example/app:1"}});
+    reader.post("/v1/beta9/builds", &build).await.problem(403, "scope_missing");
+    reader.post("/v1/beta9/verify", &json!({})).await.problem(403, "scope_missing");
+    let path = "/v1/images/961eaef6668e480f";
+    reader.send(Method::DELETE, path, None).await.problem(403, "scope_missing");
 
     // A gateway acts for whom it names, who comes into being; an admin for those that are there.
     let gateway = tenants.client(json!({"role": "gateway"})).await.0;
@@ -328,9 +344,9 @@ async fn what_is_wrong_with_a_token_or_a_workspace_is_named() {
         assert_eq!(answer.wrong_fields(), fields, "{body}");
     }
     let nobodys = json!({"name": "x", "role": "workspace", "workspace": "nobody"});
-    admin.post("/v1/tokens", &nobodys).await.problem(422, "workspace_not_found");
+    admin.post("/v1/tokens", &nobodys).await.problem(404, "workspace_not_found");
     tenants.workspace("one").await;
-    admin.post("/v1/workspaces", &json!({"id": "one"})).await.problem(422, "workspace_exists");
+    admin.post("/v1/workspaces", &json!({"id": "one"})).await.problem(409, "workspace_exists");
     admin.get("/v1/workspaces/nobody").await.problem(404, "workspace_not_found");
 }
 

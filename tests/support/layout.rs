@@ -36,6 +36,16 @@ impl Blob {
         Self { digest: Digest::of(&bytes), diff_id: Digest::of(tar), bytes, media_type: GZIP }
     }
 
+    /// A gzip layer of one file.
+    pub(crate) fn file(name: &str, content: &[u8]) -> Self {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, content).unwrap();
+        Self::gzip(&builder.into_inner().unwrap())
+    }
+
     /// A zstd layer of this tar.
     pub(crate) fn zstd(tar: &[u8]) -> Self {
         let bytes = zstd::encode_all(tar, 0).unwrap();
