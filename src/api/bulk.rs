@@ -26,7 +26,7 @@ pub(super) const MAX_BULK: usize = 1 << 20;
 #[serde(deny_unknown_fields)]
 pub(super) struct BulkBody {
     /// Each is as `POST /v1/jobs` takes it.
-    #[schema(value_type = Vec<NewJobBody>, min_items = 1, max_items = 500)]
+    #[schema(min_items = 1, max_items = 500)]
     jobs: Vec<Value>,
 }
 

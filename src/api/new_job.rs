@@ -125,7 +125,11 @@ pub(super) struct NewMigrate {
 #[schema(example = json!({"url": "https://gateway.example/hooks/clipwright", "secret": "a long random text"}))]
 pub(super) struct NewWebhook {
     /// Where to send it. Redirects are not followed.
-    #[schema(max_length = 2048, write_only)]
+    #[schema(
+        max_length = 2048,
+        pattern = r"^https?://(([a-z0-9]|[a-z0-9]-[a-z0-9])+[.])*[a-z]([a-z0-9]|[a-z0-9]-[a-z0-9])*(:[1-9][0-9]{0,3})?(/[!-~]*)?$",
+        write_only
+    )]
     url: String,
     /// What to sign it with: `Clipwright-Signature: t=SECONDS,v1=HEX`, the HMAC-SHA-256 of
     /// `SECONDS.BODY`.

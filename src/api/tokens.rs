@@ -45,7 +45,6 @@ pub(super) struct NewTokenBody {
     /// For how many seconds it is good; for ever when absent.
     expires_in: Option<u64>,
     /// How often it may ask, by each process of the service; as the settings say when absent.
-    #[schema(minimum = 1, maximum = 2_147_483_647)]
     requests_per_minute: Option<u32>,
 }
 
@@ -85,6 +84,13 @@ fn token_of(role: Role) -> ObjectBuilder {
         .minimum(Some(1))
         .maximum(Some(MAX_LASTS))
         .description(Some("For how many seconds it is good; for ever when absent"));
+    let requests_per_minute = ObjectBuilder::new()
+        .schema_type(or_null(Type::Integer))
+        .minimum(Some(1))
+        .maximum(Some(i32::MAX))
+        .description(Some(
+            "How often it may ask, by each process of the service; as the settings say when absent",
+        ));
     let object = ObjectBuilder::new()
         .schema_type(Type::Object)
         .title(Some(format!("A token of role {}", role.as_str())))
@@ -94,7 +100,8 @@ fn token_of(role: Role) -> ObjectBuilder {
         .property("role", text().enum_values(Some([role.as_str()])))
         .required("role")
         .property("scopes", scopes)
-        .property("expires_in", expires_in);
+        .property("expires_in", expires_in)
+        .property("requests_per_minute", requests_per_minute);
     match role {
         Role::Workspace => object
             .property("workspace", Ref::from_schema_name(WorkspaceId::name()))

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// Bytes of an address at most.
 pub const MAX_URL: usize = 2048;
-/// Bytes of a secret at most.
+/// Characters of a secret at most.
 pub const MAX_SECRET: usize = 256;
 
 /// Where to tell of a job's end. Neither the address, whose query may be a secret, nor the secret prints.
@@ -36,7 +36,7 @@ pub enum InvalidWebhook {
     #[error("is at an address that this service does not reach")]
     OutOfReach,
     /// Too short or too long.
-    #[error("has a secret of another length than 1 to {MAX_SECRET} bytes")]
+    #[error("has a secret of another length than 1 to {MAX_SECRET} characters")]
     Secret,
 }
 
@@ -58,7 +58,7 @@ impl Webhook {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidWebhook::UserInfo);
         }
-        let length = secret.as_ref().map(|secret| secret.expose_secret().len());
+        let length = secret.as_ref().map(|secret| secret.expose_secret().chars().count());
         if length.is_some_and(|length| !(1..=MAX_SECRET).contains(&length)) {
             return Err(InvalidWebhook::Secret);
         }
