@@ -46,6 +46,30 @@ func (e DecidedBy) Valid() bool {
 	}
 }
 
+// Defines values for DeliveryState.
+const (
+	DeliveryStateDelivered DeliveryState = "delivered"
+	DeliveryStateDue       DeliveryState = "due"
+	DeliveryStateGivenUp   DeliveryState = "given_up"
+	DeliveryStateWaiting   DeliveryState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the DeliveryState enum.
+func (e DeliveryState) Valid() bool {
+	switch e {
+	case DeliveryStateDelivered:
+		return true
+	case DeliveryStateDue:
+		return true
+	case DeliveryStateGivenUp:
+		return true
+	case DeliveryStateWaiting:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EventKind0Event.
 const (
 	EventKind0EventQueued EventKind0Event = "queued"
@@ -586,6 +610,45 @@ func (e LayerPolicy) Valid() bool {
 	}
 }
 
+// Defines values for Measure.
+const (
+	ArchiveBytes     Measure = "archive_bytes"
+	BuildSeconds     Measure = "build_seconds"
+	CacheHits        Measure = "cache_hits"
+	ColdStartSeconds Measure = "cold_start_seconds"
+	FirstExecMs      Measure = "first_exec_ms"
+	PullSeconds      Measure = "pull_seconds"
+	RangeGets        Measure = "range_gets"
+	WarmStartSeconds Measure = "warm_start_seconds"
+	WireBytes        Measure = "wire_bytes"
+)
+
+// Valid indicates whether the value is a known member of the Measure enum.
+func (e Measure) Valid() bool {
+	switch e {
+	case ArchiveBytes:
+		return true
+	case BuildSeconds:
+		return true
+	case CacheHits:
+		return true
+	case ColdStartSeconds:
+		return true
+	case FirstExecMs:
+		return true
+	case PullSeconds:
+		return true
+	case RangeGets:
+		return true
+	case WarmStartSeconds:
+		return true
+	case WireBytes:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for MigrateKind.
 const (
 	MigrateKindMigrate MigrateKind = "migrate"
@@ -625,6 +688,7 @@ const (
 	NewTokenBody0ScopesJobsWrite       NewTokenBody0Scopes = "jobs:write"
 	NewTokenBody0ScopesRolloutsRead    NewTokenBody0Scopes = "rollouts:read"
 	NewTokenBody0ScopesRolloutsWrite   NewTokenBody0Scopes = "rollouts:write"
+	NewTokenBody0ScopesStartsWrite     NewTokenBody0Scopes = "starts:write"
 	NewTokenBody0ScopesTokensWrite     NewTokenBody0Scopes = "tokens:write"
 	NewTokenBody0ScopesWorkspacesRead  NewTokenBody0Scopes = "workspaces:read"
 	NewTokenBody0ScopesWorkspacesWrite NewTokenBody0Scopes = "workspaces:write"
@@ -646,6 +710,8 @@ func (e NewTokenBody0Scopes) Valid() bool {
 	case NewTokenBody0ScopesRolloutsRead:
 		return true
 	case NewTokenBody0ScopesRolloutsWrite:
+		return true
+	case NewTokenBody0ScopesStartsWrite:
 		return true
 	case NewTokenBody0ScopesTokensWrite:
 		return true
@@ -679,6 +745,7 @@ const (
 	NewTokenBody1ScopesImagesWrite    NewTokenBody1Scopes = "images:write"
 	NewTokenBody1ScopesJobsRead       NewTokenBody1Scopes = "jobs:read"
 	NewTokenBody1ScopesJobsWrite      NewTokenBody1Scopes = "jobs:write"
+	NewTokenBody1ScopesStartsWrite    NewTokenBody1Scopes = "starts:write"
 	NewTokenBody1ScopesWorkspacesRead NewTokenBody1Scopes = "workspaces:read"
 )
 
@@ -692,6 +759,8 @@ func (e NewTokenBody1Scopes) Valid() bool {
 	case NewTokenBody1ScopesJobsRead:
 		return true
 	case NewTokenBody1ScopesJobsWrite:
+		return true
+	case NewTokenBody1ScopesStartsWrite:
 		return true
 	case NewTokenBody1ScopesWorkspacesRead:
 		return true
@@ -721,6 +790,7 @@ const (
 	NewTokenBody2ScopesImagesWrite    NewTokenBody2Scopes = "images:write"
 	NewTokenBody2ScopesJobsRead       NewTokenBody2Scopes = "jobs:read"
 	NewTokenBody2ScopesJobsWrite      NewTokenBody2Scopes = "jobs:write"
+	NewTokenBody2ScopesStartsWrite    NewTokenBody2Scopes = "starts:write"
 	NewTokenBody2ScopesWorkspacesRead NewTokenBody2Scopes = "workspaces:read"
 )
 
@@ -734,6 +804,8 @@ func (e NewTokenBody2Scopes) Valid() bool {
 	case NewTokenBody2ScopesJobsRead:
 		return true
 	case NewTokenBody2ScopesJobsWrite:
+		return true
+	case NewTokenBody2ScopesStartsWrite:
 		return true
 	case NewTokenBody2ScopesWorkspacesRead:
 		return true
@@ -829,6 +901,7 @@ const (
 	ScopeJobsWrite       Scope = "jobs:write"
 	ScopeRolloutsRead    Scope = "rollouts:read"
 	ScopeRolloutsWrite   Scope = "rollouts:write"
+	ScopeStartsWrite     Scope = "starts:write"
 	ScopeTokensWrite     Scope = "tokens:write"
 	ScopeWorkspacesRead  Scope = "workspaces:read"
 	ScopeWorkspacesWrite Scope = "workspaces:write"
@@ -851,11 +924,31 @@ func (e Scope) Valid() bool {
 		return true
 	case ScopeRolloutsWrite:
 		return true
+	case ScopeStartsWrite:
+		return true
 	case ScopeTokensWrite:
 		return true
 	case ScopeWorkspacesRead:
 		return true
 	case ScopeWorkspacesWrite:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StartOutcome.
+const (
+	StartOutcomeFailed    StartOutcome = "failed"
+	StartOutcomeSucceeded StartOutcome = "succeeded"
+)
+
+// Valid indicates whether the value is a known member of the StartOutcome enum.
+func (e StartOutcome) Valid() bool {
+	switch e {
+	case StartOutcomeFailed:
+		return true
+	case StartOutcomeSucceeded:
 		return true
 	default:
 		return false
@@ -874,6 +967,24 @@ func (e Sticky) Valid() bool {
 	case StickyImage:
 		return true
 	case StickyWorkspace:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for Temperature.
+const (
+	Cold Temperature = "cold"
+	Warm Temperature = "warm"
+)
+
+// Valid indicates whether the value is a known member of the Temperature enum.
+func (e Temperature) Valid() bool {
+	switch e {
+	case Cold:
+		return true
+	case Warm:
 		return true
 	default:
 		return false
@@ -904,6 +1015,48 @@ func (e ListJobsParamsState) Valid() bool {
 	case ListJobsParamsStateRunning:
 		return true
 	case ListJobsParamsStateSucceeded:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReportRolloutParamsFormat.
+const (
+	Csv  ReportRolloutParamsFormat = "csv"
+	Json ReportRolloutParamsFormat = "json"
+)
+
+// Valid indicates whether the value is a known member of the ReportRolloutParamsFormat enum.
+func (e ReportRolloutParamsFormat) Valid() bool {
+	switch e {
+	case Csv:
+		return true
+	case Json:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListWebhooksParamsState.
+const (
+	ListWebhooksParamsStateDelivered ListWebhooksParamsState = "delivered"
+	ListWebhooksParamsStateDue       ListWebhooksParamsState = "due"
+	ListWebhooksParamsStateGivenUp   ListWebhooksParamsState = "given_up"
+	ListWebhooksParamsStateWaiting   ListWebhooksParamsState = "waiting"
+)
+
+// Valid indicates whether the value is a known member of the ListWebhooksParamsState enum.
+func (e ListWebhooksParamsState) Valid() bool {
+	switch e {
+	case ListWebhooksParamsStateDelivered:
+		return true
+	case ListWebhooksParamsStateDue:
+		return true
+	case ListWebhooksParamsStateGivenUp:
+		return true
+	case ListWebhooksParamsStateWaiting:
 		return true
 	default:
 		return false
@@ -1022,16 +1175,39 @@ type BuildStep struct {
 	Type *string `json:"type,omitempty"`
 }
 
-// Comparison What was found to be the same.
+// BulkAnswer What became of the jobs, in the order of the request.
+type BulkAnswer struct {
+	Jobs []BulkItem `json:"jobs"`
+}
+
+// BulkBody Jobs to be done.
+type BulkBody struct {
+	// Jobs Each is as `POST /v1/jobs` takes it.
+	Jobs []interface{} `json:"jobs"`
+}
+
+// BulkItem What became of one of them: a job or a problem.
+type BulkItem struct {
+	Job     *Job     `json:"job,omitempty"`
+	Problem *Problem `json:"problem,omitempty"`
+
+	// Status What `POST /v1/jobs` would have answered.
+	Status int32 `json:"status"`
+}
+
+// Comparison A measure of both versions.
 type Comparison struct {
-	// Bytes Bytes in them, by their SHA-256.
-	Bytes int64 `json:"bytes"`
+	// Measure What is measured.
+	Measure Measure `json:"measure"`
 
-	// Files Regular files, each name counted.
-	Files int64 `json:"files"`
+	// Ratio v1 by v2.
+	Ratio Ratio `json:"ratio"`
 
-	// Nodes Nodes of every kind.
-	Nodes int64 `json:"nodes"`
+	// V1 Of v1.
+	V1 Distribution `json:"v1"`
+
+	// V2 Of v2.
+	V2 Distribution `json:"v2"`
 }
 
 // CredentialText defines model for CredentialText.
@@ -1051,6 +1227,57 @@ type CredentialText1 struct {
 // DecidedBy What decided which version an archive was to get: the first of these that had something to say.
 type DecidedBy string
 
+// Delivery What is known of one webhook of one job.
+type Delivery struct {
+	// Attempts How often it was tried.
+	Attempts int32 `json:"attempts"`
+
+	// CreatedAt When it came into being.
+	CreatedAt time.Time `json:"created_at"`
+
+	// DeliveredAt When the receiver took it.
+	DeliveredAt *time.Time `json:"delivered_at,omitempty"`
+
+	// DueAt When it is tried next.
+	DueAt *time.Time `json:"due_at,omitempty"`
+
+	// Id Names it; the same in each attempt, so that a receiver knows what it has had.
+	Id openapi_types.UUID `json:"id"`
+
+	// JobId The job.
+	JobId openapi_types.UUID `json:"job_id"`
+
+	// LastError Why the last attempt failed.
+	LastError *string `json:"last_error,omitempty"`
+
+	// LastStatus The status of the last answer.
+	LastStatus *int32 `json:"last_status,omitempty"`
+
+	// State Where it stands.
+	State DeliveryState `json:"state"`
+
+	// Url Where it goes, without the query.
+	Url string `json:"url"`
+}
+
+// DeliveryPage One page of webhooks, newest first.
+type DeliveryPage struct {
+	// Next Pass it as `before` to see the next page; absent on the last one.
+	Next     *openapi_types.UUID `json:"next,omitempty"`
+	Webhooks []Delivery          `json:"webhooks"`
+}
+
+// DeliveryState Where a webhook stands.
+type DeliveryState string
+
+// Distribution A measure of one version.
+type Distribution struct {
+	// Count How often it was measured.
+	Count  int64     `json:"count"`
+	Median *Estimate `json:"median,omitempty"`
+	P95    *Estimate `json:"p95,omitempty"`
+}
+
 // DockerfileOptions A Dockerfile is built. There are no such jobs yet: answered by 501.
 type DockerfileOptions struct {
 	// BuildContext The object that holds the context
@@ -1067,6 +1294,19 @@ type DockerfileOptions struct {
 
 	// SourceImageCreds For its registry
 	SourceImageCreds *string `json:"source_image_creds,omitempty"`
+}
+
+// Estimate A figure, and between which two the true one lies with 95 % confidence; these are absent where there are
+// too few data to say.
+type Estimate struct {
+	// High It is hardly more than this.
+	High *float64 `json:"high,omitempty"`
+
+	// Low It is hardly less than this.
+	Low *float64 `json:"low,omitempty"`
+
+	// Value As it was measured.
+	Value float64 `json:"value"`
 }
 
 // EventKind What happened.
@@ -1315,6 +1555,35 @@ type FilePage struct {
 
 // FileType What an entry is.
 type FileType string
+
+// Guarded What the guard has seen, since the rollout last became active.
+type Guarded struct {
+	// Evidence How many times as likely as by chance that is.
+	Evidence float64 `json:"evidence"`
+
+	// Stage `job`: what first came of an image's job. `start`: its first start.
+	//
+	// Examples: job
+	Stage string `json:"stage"`
+
+	// Threshold From which on the rollout is rolled back; absent if nobody guards it.
+	Threshold *float64 `json:"threshold,omitempty"`
+
+	// V1 Images of v1, and those that failed.
+	V1 GuardedImages `json:"v1"`
+
+	// V2 Images of v2, and those that failed.
+	V2 GuardedImages `json:"v2"`
+}
+
+// GuardedImages Images of one version.
+type GuardedImages struct {
+	// Failed How many failed.
+	Failed int64 `json:"failed"`
+
+	// Images How many.
+	Images int64 `json:"images"`
+}
 
 // Health A good answer.
 type Health struct {
@@ -1824,6 +2093,11 @@ type JobSpec1Kind string
 // JobState Where a job stands. All but `queued` and `running` are final.
 type JobState string
 
+// KindName A kind of jobs, such as `pull`; one that this version does not know matches nothing yet.
+//
+// Examples: pull
+type KindName = string
+
 // LayerPolicy What becomes of layers that beta9's workers can't read.
 type LayerPolicy string
 
@@ -1864,6 +2138,9 @@ type ListedArchive struct {
 	// Size Bytes of the archive object. Of a v1 archive in S3 that is the index alone.
 	Size int64 `json:"size"`
 }
+
+// Measure What is measured.
+type Measure string
 
 // Message One message of a build, in the shape of beta9's `BuildImageResponse`.
 type Message struct {
@@ -1951,7 +2228,8 @@ type NewMigrate struct {
 	Priority *Priority   `json:"priority,omitempty"`
 
 	// To The archive version wanted.
-	To int32 `json:"to"`
+	To      int32       `json:"to"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
 }
 
 // NewPull A pull: index an image that is in a registry already.
@@ -1983,11 +2261,20 @@ type NewPull struct {
 	Priority *Priority `json:"priority,omitempty"`
 
 	// Source Image reference, such as `docker.io/library/alpine:3.20` or `host:5000/app@sha256:...`.
-	Source string `json:"source"`
+	Source  string      `json:"source"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
 }
 
 // NewRolloutBody A rollout to be made.
 type NewRolloutBody struct {
+	// Guard The chance of a false alarm that its guard may take, which rolls it back by itself when v2 fails
+	// significantly more often than v1; with 0 nobody guards it.
+	Guard *float64 `json:"guard,omitempty"`
+
+	// Kinds Only jobs of these kinds, such as `pull`, which is the one that a version is chosen for today; all
+	// when absent.
+	Kinds *[]KindName `json:"kinds,omitempty"`
+
 	// Name Names it: lowercase letters, digits, `-` and `_`.
 	Name string `json:"name"`
 
@@ -2020,8 +2307,11 @@ type NewTokenBody0 struct {
 	ExpiresIn *int `json:"expires_in,omitempty"`
 
 	// Name What it is for, in words
-	Name string            `json:"name"`
-	Role NewTokenBody0Role `json:"role"`
+	Name string `json:"name"`
+
+	// RequestsPerMinute How often it may ask, by each process of the service; as the settings say when absent
+	RequestsPerMinute *int              `json:"requests_per_minute,omitempty"`
+	Role              NewTokenBody0Role `json:"role"`
 
 	// Scopes What it may do: all that its role may when absent
 	Scopes    *[]NewTokenBody0Scopes `json:"scopes,omitempty"`
@@ -2040,8 +2330,11 @@ type NewTokenBody1 struct {
 	ExpiresIn *int `json:"expires_in,omitempty"`
 
 	// Name What it is for, in words
-	Name string            `json:"name"`
-	Role NewTokenBody1Role `json:"role"`
+	Name string `json:"name"`
+
+	// RequestsPerMinute How often it may ask, by each process of the service; as the settings say when absent
+	RequestsPerMinute *int              `json:"requests_per_minute,omitempty"`
+	Role              NewTokenBody1Role `json:"role"`
 
 	// Scopes What it may do: all that its role may when absent
 	Scopes    *[]NewTokenBody1Scopes `json:"scopes,omitempty"`
@@ -2060,8 +2353,11 @@ type NewTokenBody2 struct {
 	ExpiresIn *int `json:"expires_in,omitempty"`
 
 	// Name What it is for, in words
-	Name string            `json:"name"`
-	Role NewTokenBody2Role `json:"role"`
+	Name string `json:"name"`
+
+	// RequestsPerMinute How often it may ask, by each process of the service; as the settings say when absent
+	RequestsPerMinute *int              `json:"requests_per_minute,omitempty"`
+	Role              NewTokenBody2Role `json:"role"`
 
 	// Scopes What it may do: all that its role may when absent
 	Scopes *[]NewTokenBody2Scopes `json:"scopes,omitempty"`
@@ -2077,6 +2373,16 @@ type NewTokenBody2Role string
 
 // NewTokenBody2Scopes defines model for NewTokenBody.2.Scopes.
 type NewTokenBody2Scopes string
+
+// NewWebhook Whom to tell when a job ends: by a POST of the job, as `GET /v1/jobs/{id}` shows it. Kept encrypted.
+type NewWebhook struct {
+	// Secret What to sign it with: `Clipwright-Signature: t=SECONDS,v1=HEX`, the HMAC-SHA-256 of
+	// `SECONDS.BODY`.
+	Secret *string `json:"secret,omitempty"`
+
+	// Url Where to send it. Redirects are not followed.
+	Url *string `json:"url,omitempty"`
+}
 
 // NewWorkspace A workspace to be made.
 type NewWorkspace struct {
@@ -2094,6 +2400,20 @@ type NewWorkspace struct {
 
 	// MaxQueued How many jobs may wait at a time.
 	MaxQueued *int32 `json:"max_queued,omitempty"`
+
+	// MaxRunning How many jobs may run at a time; with 0 none is begun.
+	MaxRunning *int32 `json:"max_running,omitempty"`
+}
+
+// Outcomes How jobs ended, or starts.
+type Outcomes struct {
+	MoreFailures *Estimate `json:"more_failures,omitempty"`
+
+	// V1 Those of v1.
+	V1 Tries `json:"v1"`
+
+	// V2 Those of v2.
+	V2 Tries `json:"v2"`
 }
 
 // Priority Which of several jobs is taken first.
@@ -2154,6 +2474,12 @@ type PullSpec struct {
 	Source string `json:"source"`
 }
 
+// Ratio How many times as much v1 needs as v2: more than 1 is better for v2.
+type Ratio struct {
+	Median *Estimate `json:"median,omitempty"`
+	P95    *Estimate `json:"p95,omitempty"`
+}
+
 // Readiness What is ready, and what this process can't do.
 type Readiness struct {
 	// Status Examples: ok
@@ -2168,6 +2494,57 @@ type Readiness struct {
 // Examples: registry.example:5000
 type RegistryHost = string
 
+// Report What came of a rollout.
+type Report struct {
+	// Confidence How often an interval holds the true value.
+	Confidence float64 `json:"confidence"`
+
+	// Enough Whether there are enough data to compare the failures of jobs, and the cold starts.
+	Enough bool `json:"enough"`
+
+	// Guard What the guard has seen, whatever days are asked for.
+	Guard []Guarded `json:"guard"`
+
+	// Jobs How jobs ended.
+	Jobs Outcomes `json:"jobs"`
+
+	// Measures What was measured.
+	Measures []Comparison `json:"measures"`
+
+	// Reason Why it is in this state.
+	Reason *string `json:"reason,omitempty"`
+
+	// RelativeError How far a median or a p95 is from the exact one of what was measured at most, as a part of it.
+	RelativeError float64 `json:"relative_error"`
+
+	// Rollout The rollout.
+	Rollout string `json:"rollout"`
+
+	// Since The first day; from the beginning when absent.
+	Since *openapi_types.Date `json:"since,omitempty"`
+
+	// Starts How starts ended.
+	Starts Outcomes `json:"starts"`
+
+	// State Whether it decides.
+	State RolloutState `json:"state"`
+
+	// Until The last day; to the end when absent.
+	Until *openapi_types.Date `json:"until,omitempty"`
+
+	// Verdict What it comes to, one sentence each.
+	Verdict []string `json:"verdict"`
+}
+
+// ReportedStarts What became of reported starts.
+type ReportedStarts struct {
+	// Accepted How many are new.
+	Accepted int64 `json:"accepted"`
+
+	// Known How many were known by their ids; nothing was changed about them.
+	Known int64 `json:"known"`
+}
+
 // RetryBody What a job needs that is done once more.
 type RetryBody struct {
 	Credentials *CredentialText `json:"credentials,omitempty"`
@@ -2180,6 +2557,12 @@ type Role string
 type Rollout struct {
 	// CreatedAt When it was made: of several that match the oldest decides.
 	CreatedAt time.Time `json:"created_at"`
+
+	// Guard The chance of a false alarm that its guard may take; with 0 nobody guards it.
+	Guard float64 `json:"guard"`
+
+	// Kinds Only jobs of these kinds; all when absent.
+	Kinds *[]string `json:"kinds,omitempty"`
 
 	// Name Names it.
 	Name string `json:"name"`
@@ -2211,6 +2594,9 @@ type Rollout struct {
 
 // RolloutChangesBody What becomes of a rollout; what is absent stays.
 type RolloutChangesBody struct {
+	// Guard The chance of a false alarm that its guard may take; with 0 nobody guards it.
+	Guard *float64 `json:"guard,omitempty"`
+
 	// Percent The share that gets v2.
 	Percent *float64 `json:"percent,omitempty"`
 
@@ -2248,6 +2634,50 @@ type ServerSentEvent struct {
 // Examples: registry.example/team/*
 type SourcePattern = string
 
+// StartBody One start; what was not measured is left out.
+type StartBody struct {
+	// At When it was: in the last 7 days; now when absent.
+	At *time.Time `json:"at,omitempty"`
+
+	// CacheHits How often something was found in a cache.
+	CacheHits *int64 `json:"cache_hits,omitempty"`
+
+	// ClipVersion The version of the archive that was mounted.
+	ClipVersion int32 `json:"clip_version"`
+
+	// FirstExecMs Milliseconds from mounting to the first read of a file.
+	FirstExecMs *float64 `json:"first_exec_ms,omitempty"`
+
+	// Host Where it was.
+	Host *string `json:"host,omitempty"`
+
+	// Id Of the client's choice: who sends it twice reports it once.
+	Id openapi_types.UUID `json:"id"`
+
+	// Outcome How it ended.
+	Outcome StartOutcome `json:"outcome"`
+
+	// RangeGets Requests for ranges.
+	RangeGets *int64 `json:"range_gets,omitempty"`
+
+	// StartSeconds Seconds from mounting until it was ready.
+	StartSeconds *float64 `json:"start_seconds,omitempty"`
+
+	// Temperature Whether something of the image was there before.
+	Temperature Temperature `json:"temperature"`
+
+	// WireBytes Bytes that came over the link.
+	WireBytes *int64 `json:"wire_bytes,omitempty"`
+}
+
+// StartOutcome How a start ended.
+type StartOutcome string
+
+// Starts Starts of one image.
+type Starts struct {
+	Starts *[]StartBody `json:"starts,omitempty"`
+}
+
 // Sticky What always gets the same version.
 type Sticky string
 
@@ -2284,6 +2714,9 @@ type Summary struct {
 	Warnings []string `json:"warnings"`
 }
 
+// Temperature Whether a start could make use of what earlier ones had left.
+type Temperature string
+
 // Timing How long a job took.
 type Timing struct {
 	// Attempts Attempts that were started.
@@ -2319,6 +2752,9 @@ type Token struct {
 	// Name What it is for, in words.
 	Name string `json:"name"`
 
+	// RequestsPerMinute How often it may ask; as the service's settings say when absent.
+	RequestsPerMinute *int32 `json:"requests_per_minute,omitempty"`
+
 	// RevokedAt When it was revoked.
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
 
@@ -2351,6 +2787,9 @@ type TokenWithSecret struct {
 	// Name What it is for, in words.
 	Name string `json:"name"`
 
+	// RequestsPerMinute How often it may ask; as the service's settings say when absent.
+	RequestsPerMinute *int32 `json:"requests_per_minute,omitempty"`
+
 	// RevokedAt When it was revoked.
 	RevokedAt *time.Time `json:"revoked_at,omitempty"`
 
@@ -2363,6 +2802,29 @@ type TokenWithSecret struct {
 	// Secret What to send as bearer token.
 	Secret    string       `json:"secret"`
 	Workspace *WorkspaceId `json:"workspace,omitempty"`
+}
+
+// Tries Jobs of one version, or starts of images.
+type Tries struct {
+	// Cancelled Those that were cancelled or that nobody took in time.
+	Cancelled int64 `json:"cancelled"`
+
+	// Count All that ended.
+	Count int64 `json:"count"`
+
+	// Failed Those that failed, and not for what their users got wrong.
+	Failed       int64     `json:"failed"`
+	FailureRate  *Estimate `json:"failure_rate,omitempty"`
+	FallbackRate *Estimate `json:"fallback_rate,omitempty"`
+
+	// FellBack Those of v2 that another version was made for, or that started another one.
+	FellBack int64 `json:"fell_back"`
+
+	// Refused Those that failed for what their users got wrong, such as credentials: they say nothing of a version.
+	Refused int64 `json:"refused"`
+
+	// Succeeded Those that succeeded.
+	Succeeded int64 `json:"succeeded"`
 }
 
 // UnknownKey A key that is not here.
@@ -2461,6 +2923,9 @@ type Workspace struct {
 	// MaxQueued How many jobs may wait at a time.
 	MaxQueued *int32 `json:"max_queued,omitempty"`
 
+	// MaxRunning How many jobs may run at a time; with 0 none is begun.
+	MaxRunning *int32 `json:"max_running,omitempty"`
+
 	// UpdatedAt When its settings were changed last.
 	UpdatedAt time.Time `json:"updated_at"`
 }
@@ -2476,6 +2941,9 @@ type WorkspaceChanges struct {
 
 	// MaxQueued How many jobs may wait at a time.
 	MaxQueued *int32 `json:"max_queued,omitempty"`
+
+	// MaxRunning How many jobs may run at a time; with 0 none is begun.
+	MaxRunning *int32 `json:"max_running,omitempty"`
 }
 
 // WorkspaceId A tenant: lowercase letters, digits, `-` and `_`, at most 64 of them, a letter or digit first.
@@ -2500,6 +2968,9 @@ type WorkspaceSettings struct {
 
 	// MaxQueued How many jobs may wait at a time.
 	MaxQueued *int32 `json:"max_queued,omitempty"`
+
+	// MaxRunning How many jobs may run at a time; with 0 none is begun.
+	MaxRunning *int32 `json:"max_running,omitempty"`
 }
 
 // ListArchivesParams defines parameters for ListArchives.
@@ -2650,6 +3121,12 @@ type GetFileContentParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
+// ReportStartsParams defines parameters for ReportStarts.
+type ReportStartsParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
 // ListJobsParams defines parameters for ListJobs.
 type ListJobsParams struct {
 	// State Only jobs in this state.
@@ -2674,6 +3151,15 @@ type ListJobsParamsState string
 // SubmitJobParams defines parameters for SubmitJob.
 type SubmitJobParams struct {
 	// IdempotencyKey 1 to 200 visible ASCII characters
+	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
+
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// SubmitJobsParams defines parameters for SubmitJobs.
+type SubmitJobsParams struct {
+	// IdempotencyKey 1 to 190 visible ASCII characters
 	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
 
 	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
@@ -2749,6 +3235,27 @@ type ChangeRolloutParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
+// ReportRolloutParams defines parameters for ReportRollout.
+type ReportRolloutParams struct {
+	// Since The first day (UTC), such as `2026-11-01`; from the beginning when absent.
+	Since *openapi_types.Date `form:"since,omitempty" json:"since,omitempty"`
+
+	// Until The last day (UTC), which is a part of it; to the end when absent.
+	Until *openapi_types.Date `form:"until,omitempty" json:"until,omitempty"`
+
+	// Format How to write it; as the `Accept` header says when absent.
+	Format *ReportRolloutParamsFormat `form:"format,omitempty" json:"format,omitempty"`
+
+	// Accept `text/csv` for a table
+	Accept *string `json:"Accept,omitempty"`
+
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// ReportRolloutParamsFormat defines parameters for ReportRollout.
+type ReportRolloutParamsFormat string
+
 // ListTokensParams defines parameters for ListTokens.
 type ListTokensParams struct {
 	// Before Only what is older than this one: the `next` of the page before.
@@ -2775,6 +3282,30 @@ type RevokeTokenParams struct {
 
 // RotateTokenParams defines parameters for RotateToken.
 type RotateTokenParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// ListWebhooksParams defines parameters for ListWebhooks.
+type ListWebhooksParams struct {
+	// State Only those that stand so.
+	State *ListWebhooksParamsState `form:"state,omitempty" json:"state,omitempty"`
+
+	// Before Only webhooks older than this one: the `next` of the page before.
+	Before *openapi_types.UUID `form:"before,omitempty" json:"before,omitempty"`
+
+	// Limit At most this many.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// ListWebhooksParamsState defines parameters for ListWebhooks.
+type ListWebhooksParamsState string
+
+// RedeliverWebhookParams defines parameters for RedeliverWebhook.
+type RedeliverWebhookParams struct {
 	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
@@ -2815,8 +3346,14 @@ type SubmitBuildJSONRequestBody = BuildRequest
 // VerifyBuildJSONRequestBody defines body for VerifyBuild for application/json ContentType.
 type VerifyBuildJSONRequestBody = VerifyRequest
 
+// ReportStartsJSONRequestBody defines body for ReportStarts for application/json ContentType.
+type ReportStartsJSONRequestBody = Starts
+
 // SubmitJobJSONRequestBody defines body for SubmitJob for application/json ContentType.
 type SubmitJobJSONRequestBody = NewJob
+
+// SubmitJobsJSONRequestBody defines body for SubmitJobs for application/json ContentType.
+type SubmitJobsJSONRequestBody = BulkBody
 
 // RetryJobJSONRequestBody defines body for RetryJob for application/json ContentType.
 type RetryJobJSONRequestBody = RetryBody
@@ -4186,6 +4723,26 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/images/{image_id}/files/content (the `GetFileContent` operationId).
 	GetFileContent(ctx context.Context, imageId ImageId, params *GetFileContentParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ReportStartsWithBody Reports how an image started
+	//
+	// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
+	// so that a report may be sent again. Reports of rollouts count them some seconds later.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
+	ReportStartsWithBody(ctx context.Context, imageId ImageId, params *ReportStartsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportStarts Reports how an image started
+	//
+	// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
+	// so that a report may be sent again. Reports of rollouts count them some seconds later.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
+	ReportStarts(ctx context.Context, imageId ImageId, params *ReportStartsParams, body ReportStartsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListJobs Lists jobs
 	//
 	// Newest first, page by page.
@@ -4196,7 +4753,9 @@ type ClientInterface interface {
 	// SubmitJobWithBody Submits a job
 	//
 	// The job is validated, queued and answered at once; follow it by its events. With an
-	// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+	// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+	// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+	// when its archive is there it is the answer at once, unless `force` is set.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -4206,12 +4765,36 @@ type ClientInterface interface {
 	// SubmitJob Submits a job
 	//
 	// The job is validated, queued and answered at once; follow it by its events. With an
-	// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+	// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+	// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+	// when its archive is there it is the answer at once, unless `force` is set.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/jobs (the `SubmitJob` operationId).
 	SubmitJob(ctx context.Context, params *SubmitJobParams, body SubmitJobJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SubmitJobsWithBody Submits many jobs
+	//
+	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+	// that the first one made, and goes on where that one broke off.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
+	SubmitJobsWithBody(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SubmitJobs Submits many jobs
+	//
+	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+	// that the first one made, and goes on where that one broke off.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
+	SubmitJobs(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetJob Shows a job
 	//
@@ -4320,6 +4903,16 @@ type ClientInterface interface {
 	// Corresponds with PATCH /v1/rollouts/{name} (the `ChangeRollout` operationId).
 	ChangeRollout(ctx context.Context, name string, params *ChangeRolloutParams, body ChangeRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ReportRollout Reports what came of a rollout
+	//
+	// v1 against v2, of the jobs that the rollout decided and of the starts of their images: how many failed
+	// and fell back, and medians and p95 of what was measured, with 95 % confidence intervals and a
+	// verdict in words. A job counts for the version that was chosen for its first attempt, whatever became
+	// of it. Jobs and starts are counted some seconds after they end.
+	//
+	// Corresponds with GET /v1/rollouts/{name}/report (the `ReportRollout` operationId).
+	ReportRollout(ctx context.Context, name string, params *ReportRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListTokens Lists tokens
 	//
 	// Newest first, page by page; what was revoked and what has ended as well. Their texts are not kept.
@@ -4358,6 +4951,21 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/tokens/{id}/rotate (the `RotateToken` operationId).
 	RotateToken(ctx context.Context, id openapi_types.UUID, params *RotateTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListWebhooks Lists webhooks
+	//
+	// Those of the jobs of the workspace, newest first, page by page, and what became of them.
+	//
+	// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+	ListWebhooks(ctx context.Context, params *ListWebhooksParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RedeliverWebhook Sends a webhook again
+	//
+	// Now, and as if it had never been sent: for a day if the receiver does not take it. While its job has not
+	// ended it stays as it is.
+	//
+	// Corresponds with POST /v1/webhooks/{id}/redeliver (the `RedeliverWebhook` operationId).
+	RedeliverWebhook(ctx context.Context, id openapi_types.UUID, params *RedeliverWebhookParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListWorkspaces Lists workspaces
 	//
@@ -4734,6 +5342,46 @@ func (c *Client) GetFileContent(ctx context.Context, imageId ImageId, params *Ge
 	return c.Client.Do(req)
 }
 
+// ReportStartsWithBody Reports how an image started
+//
+// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
+// so that a report may be sent again. Reports of rollouts count them some seconds later.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
+func (c *Client) ReportStartsWithBody(ctx context.Context, imageId ImageId, params *ReportStartsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportStartsRequestWithBody(c.Server, imageId, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportStarts Reports how an image started
+//
+// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
+// so that a report may be sent again. Reports of rollouts count them some seconds later.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
+func (c *Client) ReportStarts(ctx context.Context, imageId ImageId, params *ReportStartsParams, body ReportStartsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportStartsRequest(c.Server, imageId, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListJobs Lists jobs
 //
 // Newest first, page by page.
@@ -4754,7 +5402,9 @@ func (c *Client) ListJobs(ctx context.Context, params *ListJobsParams, reqEditor
 // SubmitJobWithBody Submits a job
 //
 // The job is validated, queued and answered at once; follow it by its events. With an
-// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+// when its archive is there it is the answer at once, unless `force` is set.
 //
 // Takes any type of body and a specified content type.
 //
@@ -4774,13 +5424,57 @@ func (c *Client) SubmitJobWithBody(ctx context.Context, params *SubmitJobParams,
 // SubmitJob Submits a job
 //
 // The job is validated, queued and answered at once; follow it by its events. With an
-// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+// when its archive is there it is the answer at once, unless `force` is set.
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/jobs (the `SubmitJob` operationId).
 func (c *Client) SubmitJob(ctx context.Context, params *SubmitJobParams, body SubmitJobJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSubmitJobRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SubmitJobsWithBody Submits many jobs
+//
+// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+// that the first one made, and goes on where that one broke off.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
+func (c *Client) SubmitJobsWithBody(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSubmitJobsRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SubmitJobs Submits many jobs
+//
+// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+// that the first one made, and goes on where that one broke off.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
+func (c *Client) SubmitJobs(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSubmitJobsRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5018,6 +5712,26 @@ func (c *Client) ChangeRollout(ctx context.Context, name string, params *ChangeR
 	return c.Client.Do(req)
 }
 
+// ReportRollout Reports what came of a rollout
+//
+// v1 against v2, of the jobs that the rollout decided and of the starts of their images: how many failed
+// and fell back, and medians and p95 of what was measured, with 95 % confidence intervals and a
+// verdict in words. A job counts for the version that was chosen for its first attempt, whatever became
+// of it. Jobs and starts are counted some seconds after they end.
+//
+// Corresponds with GET /v1/rollouts/{name}/report (the `ReportRollout` operationId).
+func (c *Client) ReportRollout(ctx context.Context, name string, params *ReportRolloutParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportRolloutRequest(c.Server, name, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListTokens Lists tokens
 //
 // Newest first, page by page; what was revoked and what has ended as well. Their texts are not kept.
@@ -5097,6 +5811,41 @@ func (c *Client) RevokeToken(ctx context.Context, id openapi_types.UUID, params 
 // Corresponds with POST /v1/tokens/{id}/rotate (the `RotateToken` operationId).
 func (c *Client) RotateToken(ctx context.Context, id openapi_types.UUID, params *RotateTokenParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRotateTokenRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListWebhooks Lists webhooks
+//
+// Those of the jobs of the workspace, newest first, page by page, and what became of them.
+//
+// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+func (c *Client) ListWebhooks(ctx context.Context, params *ListWebhooksParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListWebhooksRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RedeliverWebhook Sends a webhook again
+//
+// Now, and as if it had never been sent: for a day if the receiver does not take it. While its job has not
+// ended it stays as it is.
+//
+// Corresponds with POST /v1/webhooks/{id}/redeliver (the `RedeliverWebhook` operationId).
+func (c *Client) RedeliverWebhook(ctx context.Context, id openapi_types.UUID, params *RedeliverWebhookParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRedeliverWebhookRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -6297,6 +7046,68 @@ func NewGetFileContentRequest(server string, imageId ImageId, params *GetFileCon
 	return req, nil
 }
 
+// NewReportStartsRequest calls the generic ReportStarts builder with application/json body
+func NewReportStartsRequest(server string, imageId ImageId, params *ReportStartsParams, body ReportStartsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReportStartsRequestWithBody(server, imageId, params, "application/json", bodyReader)
+}
+
+// NewReportStartsRequestWithBody constructs an http.Request for the ReportStarts method, with any body, and a specified content type
+func NewReportStartsRequestWithBody(server string, imageId ImageId, params *ReportStartsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image_id", imageId, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/starts", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListJobsRequest constructs an http.Request for the ListJobs method
 func NewListJobsRequest(server string, params *ListJobsParams) (*http.Request, error) {
 	var err error
@@ -6423,6 +7234,72 @@ func NewSubmitJobRequestWithBody(server string, params *SubmitJobParams, content
 	}
 
 	operationPath := fmt.Sprintf("/v1/jobs")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewSubmitJobsRequest calls the generic SubmitJobs builder with application/json body
+func NewSubmitJobsRequest(server string, params *SubmitJobsParams, body SubmitJobsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSubmitJobsRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewSubmitJobsRequestWithBody constructs an http.Request for the SubmitJobs method, with any body, and a specified content type
+func NewSubmitJobsRequestWithBody(server string, params *SubmitJobsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/jobs/bulk")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -7022,6 +7899,117 @@ func NewChangeRolloutRequestWithBody(server string, name string, params *ChangeR
 	return req, nil
 }
 
+// NewReportRolloutRequest constructs an http.Request for the ReportRollout method
+func NewReportRolloutRequest(server string, name string, params *ReportRolloutParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "name", name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/rollouts/%s/report", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Since != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "since", *params.Since, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Until != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "until", *params.Until, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Format != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "format", *params.Format, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.Accept != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Accept", *params.Accept, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Accept", headerParam0)
+		}
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListTokensRequest constructs an http.Request for the ListTokens method
 func NewListTokensRequest(server string, params *ListTokensParams) (*http.Request, error) {
 	var err error
@@ -7224,6 +8212,148 @@ func NewRotateTokenRequest(server string, id openapi_types.UUID, params *RotateT
 	}
 
 	operationPath := fmt.Sprintf("/v1/tokens/%s/rotate", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListWebhooksRequest constructs an http.Request for the ListWebhooks method
+func NewListWebhooksRequest(server string, params *ListWebhooksParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Before != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "before", *params.Before, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewRedeliverWebhookRequest constructs an http.Request for the RedeliverWebhook method
+func NewRedeliverWebhookRequest(server string, id openapi_types.UUID, params *RedeliverWebhookParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s/redeliver", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -7723,6 +8853,26 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/images/{image_id}/files/content (the `GetFileContent` operationId).
 	GetFileContentWithResponse(ctx context.Context, imageId ImageId, params *GetFileContentParams, reqEditors ...RequestEditorFn) (*GetFileContentResponse, error)
 
+	// ReportStartsWithBodyWithResponse Reports how an image started
+	//
+	// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
+	// so that a report may be sent again. Reports of rollouts count them some seconds later.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
+	ReportStartsWithBodyWithResponse(ctx context.Context, imageId ImageId, params *ReportStartsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportStartsResponse, error)
+
+	// ReportStartsWithResponse Reports how an image started
+	//
+	// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
+	// so that a report may be sent again. Reports of rollouts count them some seconds later.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
+	ReportStartsWithResponse(ctx context.Context, imageId ImageId, params *ReportStartsParams, body ReportStartsJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportStartsResponse, error)
+
 	// ListJobsWithResponse Lists jobs
 	//
 	// Newest first, page by page.
@@ -7735,7 +8885,9 @@ type ClientWithResponsesInterface interface {
 	// SubmitJobWithBodyWithResponse Submits a job
 	//
 	// The job is validated, queued and answered at once; follow it by its events. With an
-	// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+	// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+	// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+	// when its archive is there it is the answer at once, unless `force` is set.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -7745,12 +8897,36 @@ type ClientWithResponsesInterface interface {
 	// SubmitJobWithResponse Submits a job
 	//
 	// The job is validated, queued and answered at once; follow it by its events. With an
-	// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+	// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+	// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+	// when its archive is there it is the answer at once, unless `force` is set.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/jobs (the `SubmitJob` operationId).
 	SubmitJobWithResponse(ctx context.Context, params *SubmitJobParams, body SubmitJobJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobResponse, error)
+
+	// SubmitJobsWithBodyWithResponse Submits many jobs
+	//
+	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+	// that the first one made, and goes on where that one broke off.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
+	SubmitJobsWithBodyWithResponse(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error)
+
+	// SubmitJobsWithResponse Submits many jobs
+	//
+	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+	// that the first one made, and goes on where that one broke off.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
+	SubmitJobsWithResponse(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error)
 
 	// GetJobWithResponse Shows a job
 	//
@@ -7871,6 +9047,18 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PATCH /v1/rollouts/{name} (the `ChangeRollout` operationId).
 	ChangeRolloutWithResponse(ctx context.Context, name string, params *ChangeRolloutParams, body ChangeRolloutJSONRequestBody, reqEditors ...RequestEditorFn) (*ChangeRolloutResponse, error)
 
+	// ReportRolloutWithResponse Reports what came of a rollout
+	//
+	// v1 against v2, of the jobs that the rollout decided and of the starts of their images: how many failed
+	// and fell back, and medians and p95 of what was measured, with 95 % confidence intervals and a
+	// verdict in words. A job counts for the version that was chosen for its first attempt, whatever became
+	// of it. Jobs and starts are counted some seconds after they end.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/rollouts/{name}/report (the `ReportRollout` operationId).
+	ReportRolloutWithResponse(ctx context.Context, name string, params *ReportRolloutParams, reqEditors ...RequestEditorFn) (*ReportRolloutResponse, error)
+
 	// ListTokensWithResponse Lists tokens
 	//
 	// Newest first, page by page; what was revoked and what has ended as well. Their texts are not kept.
@@ -7915,6 +9103,25 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/tokens/{id}/rotate (the `RotateToken` operationId).
 	RotateTokenWithResponse(ctx context.Context, id openapi_types.UUID, params *RotateTokenParams, reqEditors ...RequestEditorFn) (*RotateTokenResponse, error)
+
+	// ListWebhooksWithResponse Lists webhooks
+	//
+	// Those of the jobs of the workspace, newest first, page by page, and what became of them.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+	ListWebhooksWithResponse(ctx context.Context, params *ListWebhooksParams, reqEditors ...RequestEditorFn) (*ListWebhooksResponse, error)
+
+	// RedeliverWebhookWithResponse Sends a webhook again
+	//
+	// Now, and as if it had never been sent: for a day if the receiver does not take it. While its job has not
+	// ended it stays as it is.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/webhooks/{id}/redeliver (the `RedeliverWebhook` operationId).
+	RedeliverWebhookWithResponse(ctx context.Context, id openapi_types.UUID, params *RedeliverWebhookParams, reqEditors ...RequestEditorFn) (*RedeliverWebhookResponse, error)
 
 	// ListWorkspacesWithResponse Lists workspaces
 	//
@@ -8124,6 +9331,8 @@ type ListArchivesResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8153,6 +9362,11 @@ func (r ListArchivesResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r ListArchivesResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListArchivesResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -8207,6 +9421,8 @@ type ListAuditEventsResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8236,6 +9452,11 @@ func (r ListAuditEventsResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r ListAuditEventsResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListAuditEventsResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -8443,6 +9664,8 @@ type GetBuildResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8472,6 +9695,11 @@ func (r GetBuildResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r GetBuildResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetBuildResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -8524,6 +9752,8 @@ type FollowBuildResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8548,6 +9778,11 @@ func (r FollowBuildResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r FollowBuildResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r FollowBuildResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -8602,6 +9837,8 @@ type StopBuildResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8631,6 +9868,11 @@ func (r StopBuildResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r StopBuildResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r StopBuildResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -8693,6 +9935,8 @@ type VerifyBuildResponse struct {
 	ApplicationproblemJSON415 *Problem
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
 	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8742,6 +9986,11 @@ func (r VerifyBuildResponse) GetApplicationproblemJSON415() *Problem {
 // GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
 func (r VerifyBuildResponse) GetApplicationproblemJSON422() *Problem {
 	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r VerifyBuildResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -8796,6 +10045,8 @@ type ListImagesResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8825,6 +10076,11 @@ func (r ListImagesResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r ListImagesResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListImagesResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -8879,6 +10135,8 @@ type DeleteImageResponse struct {
 	ApplicationproblemJSON404 *Problem
 	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
 	ApplicationproblemJSON409 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8908,6 +10166,11 @@ func (r DeleteImageResponse) GetApplicationproblemJSON404() *Problem {
 // GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
 func (r DeleteImageResponse) GetApplicationproblemJSON409() *Problem {
 	return r.ApplicationproblemJSON409
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r DeleteImageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -8962,6 +10225,8 @@ type GetImageResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -8991,6 +10256,11 @@ func (r GetImageResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r GetImageResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetImageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -9045,6 +10315,8 @@ type GetImageArchiveResponse struct {
 	ApplicationproblemJSON404 *Problem
 	// ApplicationproblemJSON416 the response for an HTTP 416 `application/problem+json` response
 	ApplicationproblemJSON416 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -9074,6 +10346,11 @@ func (r GetImageArchiveResponse) GetApplicationproblemJSON404() *Problem {
 // GetApplicationproblemJSON416 returns the response for an HTTP 416 `application/problem+json` response
 func (r GetImageArchiveResponse) GetApplicationproblemJSON416() *Problem {
 	return r.ApplicationproblemJSON416
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetImageArchiveResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -9128,6 +10405,8 @@ type ListFilesResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -9157,6 +10436,11 @@ func (r ListFilesResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r ListFilesResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListFilesResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -9213,6 +10497,8 @@ type GetFileContentResponse struct {
 	ApplicationproblemJSON416 *Problem
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
 	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -9247,6 +10533,11 @@ func (r GetFileContentResponse) GetApplicationproblemJSON416() *Problem {
 // GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
 func (r GetFileContentResponse) GetApplicationproblemJSON422() *Problem {
 	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetFileContentResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -9288,6 +10579,124 @@ func (r GetFileContentResponse) ContentType() string {
 	return ""
 }
 
+type ReportStartsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ReportedStarts
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
+	ApplicationproblemJSON408 *Problem
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *Problem
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReportStartsResponse) GetJSON200() *ReportedStarts {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON408() *Problem {
+	return r.ApplicationproblemJSON408
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON413() *Problem {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON415() *Problem {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ReportStartsResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ReportStartsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReportStartsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReportStartsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReportStartsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListJobsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9301,6 +10710,8 @@ type ListJobsResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -9330,6 +10741,11 @@ func (r ListJobsResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r ListJobsResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListJobsResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -9510,6 +10926,124 @@ func (r SubmitJobResponse) ContentType() string {
 	return ""
 }
 
+type SubmitJobsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BulkAnswer
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
+	ApplicationproblemJSON408 *Problem
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *Problem
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SubmitJobsResponse) GetJSON200() *BulkAnswer {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON408() *Problem {
+	return r.ApplicationproblemJSON408
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON413() *Problem {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON415() *Problem {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r SubmitJobsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SubmitJobsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SubmitJobsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SubmitJobsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type GetJobResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -9523,6 +11057,8 @@ type GetJobResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -9552,6 +11088,11 @@ func (r GetJobResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r GetJobResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetJobResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -9606,6 +11147,8 @@ type CancelJobResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -9635,6 +11178,11 @@ func (r CancelJobResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r CancelJobResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r CancelJobResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -9687,6 +11235,8 @@ type FollowJobResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -9711,6 +11261,11 @@ func (r FollowJobResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r FollowJobResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r FollowJobResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -9911,6 +11466,8 @@ type ListRolloutsResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -9940,6 +11497,11 @@ func (r ListRolloutsResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r ListRolloutsResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListRolloutsResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -10004,6 +11566,8 @@ type CreateRolloutResponse struct {
 	ApplicationproblemJSON415 *Problem
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
 	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10060,6 +11624,11 @@ func (r CreateRolloutResponse) GetApplicationproblemJSON422() *Problem {
 	return r.ApplicationproblemJSON422
 }
 
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r CreateRolloutResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
 func (r CreateRolloutResponse) GetApplicationproblemJSON500() *Problem {
 	return r.ApplicationproblemJSON500
@@ -10110,6 +11679,8 @@ type DeleteRolloutResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10134,6 +11705,11 @@ func (r DeleteRolloutResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r DeleteRolloutResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r DeleteRolloutResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -10188,6 +11764,8 @@ type GetRolloutResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10217,6 +11795,11 @@ func (r GetRolloutResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r GetRolloutResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetRolloutResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -10279,6 +11862,8 @@ type ChangeRolloutResponse struct {
 	ApplicationproblemJSON415 *Problem
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
 	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10330,6 +11915,11 @@ func (r ChangeRolloutResponse) GetApplicationproblemJSON422() *Problem {
 	return r.ApplicationproblemJSON422
 }
 
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ChangeRolloutResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
 func (r ChangeRolloutResponse) GetApplicationproblemJSON500() *Problem {
 	return r.ApplicationproblemJSON500
@@ -10369,6 +11959,96 @@ func (r ChangeRolloutResponse) ContentType() string {
 	return ""
 }
 
+type ReportRolloutResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Report
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReportRolloutResponse) GetJSON200() *Report {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ReportRolloutResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ReportRolloutResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ReportRolloutResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ReportRolloutResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ReportRolloutResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ReportRolloutResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ReportRolloutResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ReportRolloutResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReportRolloutResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReportRolloutResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReportRolloutResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListTokensResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10382,6 +12062,8 @@ type ListTokensResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10411,6 +12093,11 @@ func (r ListTokensResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r ListTokensResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListTokensResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -10473,6 +12160,8 @@ type CreateTokenResponse struct {
 	ApplicationproblemJSON415 *Problem
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
 	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10522,6 +12211,11 @@ func (r CreateTokenResponse) GetApplicationproblemJSON415() *Problem {
 // GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
 func (r CreateTokenResponse) GetApplicationproblemJSON422() *Problem {
 	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r CreateTokenResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -10576,6 +12270,8 @@ type RevokeTokenResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10605,6 +12301,11 @@ func (r RevokeTokenResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r RevokeTokenResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RevokeTokenResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -10659,6 +12360,8 @@ type RotateTokenResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10688,6 +12391,11 @@ func (r RotateTokenResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r RotateTokenResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RotateTokenResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -10729,6 +12437,186 @@ func (r RotateTokenResponse) ContentType() string {
 	return ""
 }
 
+type ListWebhooksResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DeliveryPage
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListWebhooksResponse) GetJSON200() *DeliveryPage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ListWebhooksResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ListWebhooksResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ListWebhooksResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ListWebhooksResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListWebhooksResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ListWebhooksResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ListWebhooksResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListWebhooksResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListWebhooksResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListWebhooksResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListWebhooksResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type RedeliverWebhookResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Delivery
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RedeliverWebhookResponse) GetJSON200() *Delivery {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RedeliverWebhookResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RedeliverWebhookResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RedeliverWebhookResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r RedeliverWebhookResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RedeliverWebhookResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r RedeliverWebhookResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RedeliverWebhookResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RedeliverWebhookResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RedeliverWebhookResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RedeliverWebhookResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RedeliverWebhookResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListWorkspacesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10742,6 +12630,8 @@ type ListWorkspacesResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10771,6 +12661,11 @@ func (r ListWorkspacesResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r ListWorkspacesResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ListWorkspacesResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -10835,6 +12730,8 @@ type CreateWorkspaceResponse struct {
 	ApplicationproblemJSON415 *Problem
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
 	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10891,6 +12788,11 @@ func (r CreateWorkspaceResponse) GetApplicationproblemJSON422() *Problem {
 	return r.ApplicationproblemJSON422
 }
 
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r CreateWorkspaceResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
 func (r CreateWorkspaceResponse) GetApplicationproblemJSON500() *Problem {
 	return r.ApplicationproblemJSON500
@@ -10943,6 +12845,8 @@ type GetWorkspaceResponse struct {
 	ApplicationproblemJSON403 *Problem
 	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
 	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -10972,6 +12876,11 @@ func (r GetWorkspaceResponse) GetApplicationproblemJSON403() *Problem {
 // GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
 func (r GetWorkspaceResponse) GetApplicationproblemJSON404() *Problem {
 	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetWorkspaceResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -11034,6 +12943,8 @@ type ChangeWorkspaceResponse struct {
 	ApplicationproblemJSON415 *Problem
 	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
 	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
@@ -11083,6 +12994,11 @@ func (r ChangeWorkspaceResponse) GetApplicationproblemJSON415() *Problem {
 // GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
 func (r ChangeWorkspaceResponse) GetApplicationproblemJSON422() *Problem {
 	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ChangeWorkspaceResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
 }
 
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
@@ -11408,6 +13324,38 @@ func (c *ClientWithResponses) GetFileContentWithResponse(ctx context.Context, im
 	return ParseGetFileContentResponse(rsp)
 }
 
+// ReportStartsWithBodyWithResponse Reports how an image started
+//
+// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
+// so that a report may be sent again. Reports of rollouts count them some seconds later.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
+func (c *ClientWithResponses) ReportStartsWithBodyWithResponse(ctx context.Context, imageId ImageId, params *ReportStartsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportStartsResponse, error) {
+	rsp, err := c.ReportStartsWithBody(ctx, imageId, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportStartsResponse(rsp)
+}
+
+// ReportStartsWithResponse Reports how an image started
+//
+// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
+// so that a report may be sent again. Reports of rollouts count them some seconds later.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
+func (c *ClientWithResponses) ReportStartsWithResponse(ctx context.Context, imageId ImageId, params *ReportStartsParams, body ReportStartsJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportStartsResponse, error) {
+	rsp, err := c.ReportStarts(ctx, imageId, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportStartsResponse(rsp)
+}
+
 // ListJobsWithResponse Lists jobs
 //
 // Newest first, page by page.
@@ -11426,7 +13374,9 @@ func (c *ClientWithResponses) ListJobsWithResponse(ctx context.Context, params *
 // SubmitJobWithBodyWithResponse Submits a job
 //
 // The job is validated, queued and answered at once; follow it by its events. With an
-// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+// when its archive is there it is the answer at once, unless `force` is set.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -11442,7 +13392,9 @@ func (c *ClientWithResponses) SubmitJobWithBodyWithResponse(ctx context.Context,
 // SubmitJobWithResponse Submits a job
 //
 // The job is validated, queued and answered at once; follow it by its events. With an
-// `Idempotency-Key`, sending the same request again returns the job that the first one made.
+// `Idempotency-Key`, sending the same request again returns the job that the first one made. A job of the
+// workspace that asks for the same and was brought the same credentials is joined while it has not ended;
+// when its archive is there it is the answer at once, unless `force` is set.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -11453,6 +13405,40 @@ func (c *ClientWithResponses) SubmitJobWithResponse(ctx context.Context, params 
 		return nil, err
 	}
 	return ParseSubmitJobResponse(rsp)
+}
+
+// SubmitJobsWithBodyWithResponse Submits many jobs
+//
+// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+// that the first one made, and goes on where that one broke off.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
+func (c *ClientWithResponses) SubmitJobsWithBodyWithResponse(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error) {
+	rsp, err := c.SubmitJobsWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSubmitJobsResponse(rsp)
+}
+
+// SubmitJobsWithResponse Submits many jobs
+//
+// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+// that the first one made, and goes on where that one broke off.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
+func (c *ClientWithResponses) SubmitJobsWithResponse(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error) {
+	rsp, err := c.SubmitJobs(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSubmitJobsResponse(rsp)
 }
 
 // GetJobWithResponse Shows a job
@@ -11646,6 +13632,24 @@ func (c *ClientWithResponses) ChangeRolloutWithResponse(ctx context.Context, nam
 	return ParseChangeRolloutResponse(rsp)
 }
 
+// ReportRolloutWithResponse Reports what came of a rollout
+//
+// v1 against v2, of the jobs that the rollout decided and of the starts of their images: how many failed
+// and fell back, and medians and p95 of what was measured, with 95 % confidence intervals and a
+// verdict in words. A job counts for the version that was chosen for its first attempt, whatever became
+// of it. Jobs and starts are counted some seconds after they end.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/rollouts/{name}/report (the `ReportRollout` operationId).
+func (c *ClientWithResponses) ReportRolloutWithResponse(ctx context.Context, name string, params *ReportRolloutParams, reqEditors ...RequestEditorFn) (*ReportRolloutResponse, error) {
+	rsp, err := c.ReportRollout(ctx, name, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportRolloutResponse(rsp)
+}
+
 // ListTokensWithResponse Lists tokens
 //
 // Newest first, page by page; what was revoked and what has ended as well. Their texts are not kept.
@@ -11719,6 +13723,37 @@ func (c *ClientWithResponses) RotateTokenWithResponse(ctx context.Context, id op
 		return nil, err
 	}
 	return ParseRotateTokenResponse(rsp)
+}
+
+// ListWebhooksWithResponse Lists webhooks
+//
+// Those of the jobs of the workspace, newest first, page by page, and what became of them.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+func (c *ClientWithResponses) ListWebhooksWithResponse(ctx context.Context, params *ListWebhooksParams, reqEditors ...RequestEditorFn) (*ListWebhooksResponse, error) {
+	rsp, err := c.ListWebhooks(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListWebhooksResponse(rsp)
+}
+
+// RedeliverWebhookWithResponse Sends a webhook again
+//
+// Now, and as if it had never been sent: for a day if the receiver does not take it. While its job has not
+// ended it stays as it is.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/webhooks/{id}/redeliver (the `RedeliverWebhook` operationId).
+func (c *ClientWithResponses) RedeliverWebhookWithResponse(ctx context.Context, id openapi_types.UUID, params *RedeliverWebhookParams, reqEditors ...RequestEditorFn) (*RedeliverWebhookResponse, error) {
+	rsp, err := c.RedeliverWebhook(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRedeliverWebhookResponse(rsp)
 }
 
 // ListWorkspacesWithResponse Lists workspaces
@@ -11955,6 +13990,13 @@ func ParseListArchivesResponse(rsp *http.Response) (*ListArchivesResponse, error
 		}
 		response.ApplicationproblemJSON404 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12022,6 +14064,13 @@ func ParseListAuditEventsResponse(rsp *http.Response) (*ListAuditEventsResponse,
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -12238,6 +14287,13 @@ func ParseGetBuildResponse(rsp *http.Response) (*GetBuildResponse, error) {
 		}
 		response.ApplicationproblemJSON404 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12298,6 +14354,13 @@ func ParseFollowBuildResponse(rsp *http.Response) (*FollowBuildResponse, error) 
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -12366,6 +14429,13 @@ func ParseStopBuildResponse(rsp *http.Response) (*StopBuildResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -12463,6 +14533,13 @@ func ParseVerifyBuildResponse(rsp *http.Response) (*VerifyBuildResponse, error) 
 		}
 		response.ApplicationproblemJSON422 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12530,6 +14607,13 @@ func ParseListImagesResponse(rsp *http.Response) (*ListImagesResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -12602,6 +14686,13 @@ func ParseDeleteImageResponse(rsp *http.Response) (*DeleteImageResponse, error) 
 		}
 		response.ApplicationproblemJSON409 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12669,6 +14760,13 @@ func ParseGetImageResponse(rsp *http.Response) (*GetImageResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -12744,6 +14842,13 @@ func ParseGetImageArchiveResponse(rsp *http.Response) (*GetImageArchiveResponse,
 		}
 		response.ApplicationproblemJSON416 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12811,6 +14916,13 @@ func ParseListFilesResponse(rsp *http.Response) (*ListFilesResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -12890,6 +15002,116 @@ func ParseGetFileContentResponse(rsp *http.Response) (*GetFileContentResponse, e
 		}
 		response.ApplicationproblemJSON422 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseReportStartsResponse parses an HTTP response from a ReportStartsWithResponse call
+func ParseReportStartsResponse(rsp *http.Response) (*ReportStartsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReportStartsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ReportedStarts
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 408:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON408 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -12957,6 +15179,13 @@ func ParseListJobsResponse(rsp *http.Response) (*ListJobsResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -13110,6 +15339,109 @@ func ParseSubmitJobResponse(rsp *http.Response) (*SubmitJobResponse, error) {
 	return response, nil
 }
 
+// ParseSubmitJobsResponse parses an HTTP response from a SubmitJobsWithResponse call
+func ParseSubmitJobsResponse(rsp *http.Response) (*SubmitJobsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SubmitJobsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BulkAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 408:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON408 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseGetJobResponse parses an HTTP response from a GetJobWithResponse call
 func ParseGetJobResponse(rsp *http.Response) (*GetJobResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -13158,6 +15490,13 @@ func ParseGetJobResponse(rsp *http.Response) (*GetJobResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -13227,6 +15566,13 @@ func ParseCancelJobResponse(rsp *http.Response) (*CancelJobResponse, error) {
 		}
 		response.ApplicationproblemJSON404 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13290,6 +15636,13 @@ func ParseFollowJobResponse(rsp *http.Response) (*FollowJobResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -13499,6 +15852,13 @@ func ParseListRolloutsResponse(rsp *http.Response) (*ListRolloutsResponse, error
 		}
 		response.ApplicationproblemJSON404 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13602,6 +15962,13 @@ func ParseCreateRolloutResponse(rsp *http.Response) (*CreateRolloutResponse, err
 		}
 		response.ApplicationproblemJSON422 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13665,6 +16032,13 @@ func ParseDeleteRolloutResponse(rsp *http.Response) (*DeleteRolloutResponse, err
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -13733,6 +16107,13 @@ func ParseGetRolloutResponse(rsp *http.Response) (*GetRolloutResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -13830,6 +16211,13 @@ func ParseChangeRolloutResponse(rsp *http.Response) (*ChangeRolloutResponse, err
 		}
 		response.ApplicationproblemJSON422 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -13843,6 +16231,84 @@ func ParseChangeRolloutResponse(rsp *http.Response) (*ChangeRolloutResponse, err
 			return nil, err
 		}
 		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseReportRolloutResponse parses an HTTP response from a ReportRolloutWithResponse call
+func ParseReportRolloutResponse(rsp *http.Response) (*ReportRolloutResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReportRolloutResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Report
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
 
 	}
 
@@ -13897,6 +16363,13 @@ func ParseListTokensResponse(rsp *http.Response) (*ListTokensResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -13994,6 +16467,13 @@ func ParseCreateTokenResponse(rsp *http.Response) (*CreateTokenResponse, error) 
 		}
 		response.ApplicationproblemJSON422 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14061,6 +16541,13 @@ func ParseRevokeTokenResponse(rsp *http.Response) (*RevokeTokenResponse, error) 
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -14130,6 +16617,163 @@ func ParseRotateTokenResponse(rsp *http.Response) (*RotateTokenResponse, error) 
 		}
 		response.ApplicationproblemJSON404 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseListWebhooksResponse parses an HTTP response from a ListWebhooksWithResponse call
+func ParseListWebhooksResponse(rsp *http.Response) (*ListWebhooksResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListWebhooksResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DeliveryPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRedeliverWebhookResponse parses an HTTP response from a RedeliverWebhookWithResponse call
+func ParseRedeliverWebhookResponse(rsp *http.Response) (*RedeliverWebhookResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RedeliverWebhookResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Delivery
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14197,6 +16841,13 @@ func ParseListWorkspacesResponse(rsp *http.Response) (*ListWorkspacesResponse, e
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -14301,6 +16952,13 @@ func ParseCreateWorkspaceResponse(rsp *http.Response) (*CreateWorkspaceResponse,
 		}
 		response.ApplicationproblemJSON422 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -14368,6 +17026,13 @@ func ParseGetWorkspaceResponse(rsp *http.Response) (*GetWorkspaceResponse, error
 			return nil, err
 		}
 		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
@@ -14464,6 +17129,13 @@ func ParseChangeWorkspaceResponse(rsp *http.Response) (*ChangeWorkspaceResponse,
 			return nil, err
 		}
 		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Problem
