@@ -45,7 +45,11 @@ async fn main() -> anyhow::Result<()> {
     fill(database.pool()).await?;
 
     let started = Instant::now();
-    Tally { rollouts: rollouts.clone() }.run().await?;
+    let tally = Tally { rollouts: rollouts.clone() };
+    let is_left = "SELECT EXISTS (SELECT FROM image_start WHERE counted_at IS NULL)";
+    while sqlx::query_scalar(is_left).fetch_one(database.pool()).await? {
+        tally.run().await?;
+    }
     let rate = f64::from(STARTS) / started.elapsed().as_secs_f64();
     println!("{:<52} {:>9} {:>11} {:>8}", "figure", "value", "must", "reached");
     println!("{:<52} {rate:>9.0}", "starts counted a second");

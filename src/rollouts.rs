@@ -34,7 +34,7 @@ pub use kind::KindName;
 pub use records::{NewRollout, Rollout, RolloutChanges};
 pub use report::{Report, Window};
 pub use rule::{RolloutState, Rule, SourcePattern, Sticky};
-pub use starts::{MAX_AGE, MAX_AHEAD, NewStart, ReportedStarts, StartOutcome, Temperature};
+pub use starts::{MAX_AGE, NewStart, ReportedStarts, StartOutcome, Temperature};
 pub use tally::Tally;
 pub use tidy::Tidy;
 pub use versions::Versions;

@@ -2636,8 +2636,8 @@ type SourcePattern = string
 
 // StartBody One start; what was not measured is left out.
 type StartBody struct {
-	// At When it was: in the last 7 days; now when absent.
-	At *time.Time `json:"at,omitempty"`
+	// AgeSeconds How many seconds ago it was, so that no two clocks need to agree; now when absent.
+	AgeSeconds *float64 `json:"age_seconds,omitempty"`
 
 	// CacheHits How often something was found in a cache.
 	CacheHits *int64 `json:"cache_hits,omitempty"`
@@ -3039,6 +3039,15 @@ type VerifyBuildParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
+// SubmitJobsParams defines parameters for SubmitJobs.
+type SubmitJobsParams struct {
+	// IdempotencyKey 1 to 190 visible ASCII characters
+	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
+
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
 // ListImagesParams defines parameters for ListImages.
 type ListImagesParams struct {
 	// After Only images whose ids sort behind this one: the `next` of the page before.
@@ -3151,15 +3160,6 @@ type ListJobsParamsState string
 // SubmitJobParams defines parameters for SubmitJob.
 type SubmitJobParams struct {
 	// IdempotencyKey 1 to 200 visible ASCII characters
-	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
-
-	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
-	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
-}
-
-// SubmitJobsParams defines parameters for SubmitJobs.
-type SubmitJobsParams struct {
-	// IdempotencyKey 1 to 190 visible ASCII characters
 	IdempotencyKey *string `json:"Idempotency-Key,omitempty"`
 
 	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
@@ -3346,14 +3346,14 @@ type SubmitBuildJSONRequestBody = BuildRequest
 // VerifyBuildJSONRequestBody defines body for VerifyBuild for application/json ContentType.
 type VerifyBuildJSONRequestBody = VerifyRequest
 
+// SubmitJobsJSONRequestBody defines body for SubmitJobs for application/json ContentType.
+type SubmitJobsJSONRequestBody = BulkBody
+
 // ReportStartsJSONRequestBody defines body for ReportStarts for application/json ContentType.
 type ReportStartsJSONRequestBody = Starts
 
 // SubmitJobJSONRequestBody defines body for SubmitJob for application/json ContentType.
 type SubmitJobJSONRequestBody = NewJob
-
-// SubmitJobsJSONRequestBody defines body for SubmitJobs for application/json ContentType.
-type SubmitJobsJSONRequestBody = BulkBody
 
 // RetryJobJSONRequestBody defines body for RetryJob for application/json ContentType.
 type RetryJobJSONRequestBody = RetryBody
@@ -4674,6 +4674,28 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/beta9/verify (the `VerifyBuild` operationId).
 	VerifyBuild(ctx context.Context, params *VerifyBuildParams, body VerifyBuildJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// SubmitJobsWithBody Submits many jobs
+	//
+	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+	// that the first one made, and goes on where that one broke off.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
+	SubmitJobsWithBody(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SubmitJobs Submits many jobs
+	//
+	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+	// that the first one made, and goes on where that one broke off.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
+	SubmitJobs(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListImages Lists images
 	//
 	// Those of the workspace, page by page, in the order of their ids.
@@ -4773,28 +4795,6 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/jobs (the `SubmitJob` operationId).
 	SubmitJob(ctx context.Context, params *SubmitJobParams, body SubmitJobJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
-
-	// SubmitJobsWithBody Submits many jobs
-	//
-	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
-	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-	// that the first one made, and goes on where that one broke off.
-	//
-	// Takes any type of body and a specified content type.
-	//
-	// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
-	SubmitJobsWithBody(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
-
-	// SubmitJobs Submits many jobs
-	//
-	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
-	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-	// that the first one made, and goes on where that one broke off.
-	//
-	// Takes a body of the `application/json` content type.
-	//
-	// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
-	SubmitJobs(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetJob Shows a job
 	//
@@ -5233,6 +5233,48 @@ func (c *Client) VerifyBuild(ctx context.Context, params *VerifyBuildParams, bod
 	return c.Client.Do(req)
 }
 
+// SubmitJobsWithBody Submits many jobs
+//
+// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+// that the first one made, and goes on where that one broke off.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
+func (c *Client) SubmitJobsWithBody(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSubmitJobsRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SubmitJobs Submits many jobs
+//
+// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+// that the first one made, and goes on where that one broke off.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
+func (c *Client) SubmitJobs(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSubmitJobsRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListImages Lists images
 //
 // Those of the workspace, page by page, in the order of their ids.
@@ -5433,48 +5475,6 @@ func (c *Client) SubmitJobWithBody(ctx context.Context, params *SubmitJobParams,
 // Corresponds with POST /v1/jobs (the `SubmitJob` operationId).
 func (c *Client) SubmitJob(ctx context.Context, params *SubmitJobParams, body SubmitJobJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSubmitJobRequest(c.Server, params, body)
-	if err != nil {
-		return nil, err
-	}
-	req = req.WithContext(ctx)
-	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
-		return nil, err
-	}
-	return c.Client.Do(req)
-}
-
-// SubmitJobsWithBody Submits many jobs
-//
-// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
-// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-// that the first one made, and goes on where that one broke off.
-//
-// Takes any type of body and a specified content type.
-//
-// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
-func (c *Client) SubmitJobsWithBody(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewSubmitJobsRequestWithBody(c.Server, params, contentType, body)
-	if err != nil {
-		return nil, err
-	}
-	req = req.WithContext(ctx)
-	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
-		return nil, err
-	}
-	return c.Client.Do(req)
-}
-
-// SubmitJobs Submits many jobs
-//
-// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
-// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-// that the first one made, and goes on where that one broke off.
-//
-// Takes a body of the `application/json` content type.
-//
-// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
-func (c *Client) SubmitJobs(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewSubmitJobsRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -6525,6 +6525,72 @@ func NewVerifyBuildRequestWithBody(server string, params *VerifyBuildParams, con
 	return req, nil
 }
 
+// NewSubmitJobsRequest calls the generic SubmitJobs builder with application/json body
+func NewSubmitJobsRequest(server string, params *SubmitJobsParams, body SubmitJobsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSubmitJobsRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewSubmitJobsRequestWithBody constructs an http.Request for the SubmitJobs method, with any body, and a specified content type
+func NewSubmitJobsRequestWithBody(server string, params *SubmitJobsParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/bulk/jobs")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam1)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListImagesRequest constructs an http.Request for the ListImages method
 func NewListImagesRequest(server string, params *ListImagesParams) (*http.Request, error) {
 	var err error
@@ -7234,72 +7300,6 @@ func NewSubmitJobRequestWithBody(server string, params *SubmitJobParams, content
 	}
 
 	operationPath := fmt.Sprintf("/v1/jobs")
-	if operationPath[0] == '/' {
-		operationPath = "." + operationPath
-	}
-
-	queryURL, err := serverURL.Parse(operationPath)
-	if err != nil {
-		return nil, err
-	}
-
-	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
-	if err != nil {
-		return nil, err
-	}
-
-	req.Header.Add("Content-Type", contentType)
-
-	if params != nil {
-
-		if params.IdempotencyKey != nil {
-			var headerParam0 string
-
-			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
-			if err != nil {
-				return nil, err
-			}
-
-			req.Header.Set("Idempotency-Key", headerParam0)
-		}
-
-		if params.ClipwrightWorkspace != nil {
-			var headerParam1 string
-
-			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
-			if err != nil {
-				return nil, err
-			}
-
-			req.Header.Set("Clipwright-Workspace", headerParam1)
-		}
-
-	}
-
-	return req, nil
-}
-
-// NewSubmitJobsRequest calls the generic SubmitJobs builder with application/json body
-func NewSubmitJobsRequest(server string, params *SubmitJobsParams, body SubmitJobsJSONRequestBody) (*http.Request, error) {
-	var bodyReader io.Reader
-	buf, err := json.Marshal(body)
-	if err != nil {
-		return nil, err
-	}
-	bodyReader = bytes.NewReader(buf)
-	return NewSubmitJobsRequestWithBody(server, params, "application/json", bodyReader)
-}
-
-// NewSubmitJobsRequestWithBody constructs an http.Request for the SubmitJobs method, with any body, and a specified content type
-func NewSubmitJobsRequestWithBody(server string, params *SubmitJobsParams, contentType string, body io.Reader) (*http.Request, error) {
-	var err error
-
-	serverURL, err := url.Parse(server)
-	if err != nil {
-		return nil, err
-	}
-
-	operationPath := fmt.Sprintf("/v1/jobs/bulk")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -8792,6 +8792,28 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/beta9/verify (the `VerifyBuild` operationId).
 	VerifyBuildWithResponse(ctx context.Context, params *VerifyBuildParams, body VerifyBuildJSONRequestBody, reqEditors ...RequestEditorFn) (*VerifyBuildResponse, error)
 
+	// SubmitJobsWithBodyWithResponse Submits many jobs
+	//
+	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+	// that the first one made, and goes on where that one broke off.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
+	SubmitJobsWithBodyWithResponse(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error)
+
+	// SubmitJobsWithResponse Submits many jobs
+	//
+	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+	// that the first one made, and goes on where that one broke off.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
+	SubmitJobsWithResponse(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error)
+
 	// ListImagesWithResponse Lists images
 	//
 	// Those of the workspace, page by page, in the order of their ids.
@@ -8905,28 +8927,6 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/jobs (the `SubmitJob` operationId).
 	SubmitJobWithResponse(ctx context.Context, params *SubmitJobParams, body SubmitJobJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobResponse, error)
-
-	// SubmitJobsWithBodyWithResponse Submits many jobs
-	//
-	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
-	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-	// that the first one made, and goes on where that one broke off.
-	//
-	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
-	//
-	// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
-	SubmitJobsWithBodyWithResponse(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error)
-
-	// SubmitJobsWithResponse Submits many jobs
-	//
-	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
-	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-	// that the first one made, and goes on where that one broke off.
-	//
-	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
-	//
-	// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
-	SubmitJobsWithResponse(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error)
 
 	// GetJobWithResponse Shows a job
 	//
@@ -10032,6 +10032,124 @@ func (r VerifyBuildResponse) ContentType() string {
 	return ""
 }
 
+type SubmitJobsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *BulkAnswer
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
+	ApplicationproblemJSON408 *Problem
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *Problem
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SubmitJobsResponse) GetJSON200() *BulkAnswer {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON408() *Problem {
+	return r.ApplicationproblemJSON408
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON413() *Problem {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON415() *Problem {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r SubmitJobsResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r SubmitJobsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SubmitJobsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SubmitJobsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SubmitJobsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type ListImagesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -10920,124 +11038,6 @@ func (r SubmitJobResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r SubmitJobResponse) ContentType() string {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.Header.Get("Content-Type")
-	}
-	return ""
-}
-
-type SubmitJobsResponse struct {
-	Body         []byte
-	HTTPResponse *http.Response
-	// JSON200 the response for an HTTP 200 `application/json` response
-	JSON200 *BulkAnswer
-	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
-	ApplicationproblemJSON400 *Problem
-	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
-	ApplicationproblemJSON401 *Problem
-	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
-	ApplicationproblemJSON403 *Problem
-	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
-	ApplicationproblemJSON404 *Problem
-	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
-	ApplicationproblemJSON408 *Problem
-	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
-	ApplicationproblemJSON413 *Problem
-	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
-	ApplicationproblemJSON415 *Problem
-	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
-	ApplicationproblemJSON422 *Problem
-	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
-	ApplicationproblemJSON429 *Problem
-	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
-	ApplicationproblemJSON500 *Problem
-	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Problem
-}
-
-// GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r SubmitJobsResponse) GetJSON200() *BulkAnswer {
-	return r.JSON200
-}
-
-// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON400() *Problem {
-	return r.ApplicationproblemJSON400
-}
-
-// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON401() *Problem {
-	return r.ApplicationproblemJSON401
-}
-
-// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON403() *Problem {
-	return r.ApplicationproblemJSON403
-}
-
-// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON404() *Problem {
-	return r.ApplicationproblemJSON404
-}
-
-// GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON408() *Problem {
-	return r.ApplicationproblemJSON408
-}
-
-// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON413() *Problem {
-	return r.ApplicationproblemJSON413
-}
-
-// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON415() *Problem {
-	return r.ApplicationproblemJSON415
-}
-
-// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON422() *Problem {
-	return r.ApplicationproblemJSON422
-}
-
-// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON429() *Problem {
-	return r.ApplicationproblemJSON429
-}
-
-// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON500() *Problem {
-	return r.ApplicationproblemJSON500
-}
-
-// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r SubmitJobsResponse) GetApplicationproblemJSON503() *Problem {
-	return r.ApplicationproblemJSON503
-}
-
-// GetBody returns the raw response body bytes
-func (r SubmitJobsResponse) GetBody() []byte {
-	return r.Body
-}
-
-// Status returns HTTPResponse.Status
-func (r SubmitJobsResponse) Status() string {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.Status
-	}
-	return http.StatusText(0)
-}
-
-// StatusCode returns HTTPResponse.StatusCode
-func (r SubmitJobsResponse) StatusCode() int {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.StatusCode
-	}
-	return 0
-}
-
-// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r SubmitJobsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -13227,6 +13227,40 @@ func (c *ClientWithResponses) VerifyBuildWithResponse(ctx context.Context, param
 	return ParseVerifyBuildResponse(rsp)
 }
 
+// SubmitJobsWithBodyWithResponse Submits many jobs
+//
+// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+// that the first one made, and goes on where that one broke off.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
+func (c *ClientWithResponses) SubmitJobsWithBodyWithResponse(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error) {
+	rsp, err := c.SubmitJobsWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSubmitJobsResponse(rsp)
+}
+
+// SubmitJobsWithResponse Submits many jobs
+//
+// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
+// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
+// that the first one made, and goes on where that one broke off.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
+func (c *ClientWithResponses) SubmitJobsWithResponse(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error) {
+	rsp, err := c.SubmitJobs(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSubmitJobsResponse(rsp)
+}
+
 // ListImagesWithResponse Lists images
 //
 // Those of the workspace, page by page, in the order of their ids.
@@ -13405,40 +13439,6 @@ func (c *ClientWithResponses) SubmitJobWithResponse(ctx context.Context, params 
 		return nil, err
 	}
 	return ParseSubmitJobResponse(rsp)
-}
-
-// SubmitJobsWithBodyWithResponse Submits many jobs
-//
-// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
-// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-// that the first one made, and goes on where that one broke off.
-//
-// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
-//
-// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
-func (c *ClientWithResponses) SubmitJobsWithBodyWithResponse(ctx context.Context, params *SubmitJobsParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error) {
-	rsp, err := c.SubmitJobsWithBody(ctx, params, contentType, body, reqEditors...)
-	if err != nil {
-		return nil, err
-	}
-	return ParseSubmitJobsResponse(rsp)
-}
-
-// SubmitJobsWithResponse Submits many jobs
-//
-// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
-// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-// that the first one made, and goes on where that one broke off.
-//
-// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
-//
-// Corresponds with POST /v1/jobs/bulk (the `SubmitJobs` operationId).
-func (c *ClientWithResponses) SubmitJobsWithResponse(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error) {
-	rsp, err := c.SubmitJobs(ctx, params, body, reqEditors...)
-	if err != nil {
-		return nil, err
-	}
-	return ParseSubmitJobsResponse(rsp)
 }
 
 // GetJobWithResponse Shows a job
@@ -14559,6 +14559,109 @@ func ParseVerifyBuildResponse(rsp *http.Response) (*VerifyBuildResponse, error) 
 	return response, nil
 }
 
+// ParseSubmitJobsResponse parses an HTTP response from a SubmitJobsWithResponse call
+func ParseSubmitJobsResponse(rsp *http.Response) (*SubmitJobsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SubmitJobsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest BulkAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 408:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON408 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseListImagesResponse parses an HTTP response from a ListImagesWithResponse call
 func ParseListImagesResponse(rsp *http.Response) (*ListImagesResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -15334,109 +15437,6 @@ func ParseSubmitJobResponse(rsp *http.Response) (*SubmitJobResponse, error) {
 			headers.Location = &value
 		}
 		response.Headers202 = &headers
-	}
-
-	return response, nil
-}
-
-// ParseSubmitJobsResponse parses an HTTP response from a SubmitJobsWithResponse call
-func ParseSubmitJobsResponse(rsp *http.Response) (*SubmitJobsResponse, error) {
-	bodyBytes, err := io.ReadAll(rsp.Body)
-	defer func() { _ = rsp.Body.Close() }()
-	if err != nil {
-		return nil, err
-	}
-
-	response := &SubmitJobsResponse{
-		Body:         bodyBytes,
-		HTTPResponse: rsp,
-	}
-
-	switch {
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
-		var dest BulkAnswer
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON200 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON400 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON401 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON403 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON404 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 408:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON408 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON413 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON415 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON422 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON429 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON500 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON503 = &dest
-
 	}
 
 	return response, nil

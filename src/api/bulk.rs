@@ -56,10 +56,10 @@ pub(super) struct BulkItem {
 /// that the first one made, and goes on where that one broke off.
 #[utoipa::path(
     post,
-    path = "/v1/jobs/bulk",
+    path = "/v1/bulk/jobs",
     operation_id = "submit_jobs",
     tag = "jobs",
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 190 visible ASCII characters")),
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,190}$", description = "1 to 190 visible ASCII characters")),
     request_body = BulkBody,
     responses(
         CommonProblems,
@@ -110,7 +110,7 @@ pub(super) async fn submit(
                 if status.is_server_error() {
                     away = Some(error.clone());
                 }
-                let instance = format!("/v1/jobs/bulk#{n}");
+                let instance = format!("/v1/bulk/jobs#{n}");
                 let problem = error.into_problem(instance, request_id.as_str().to_owned());
                 BulkItem { status: status.as_u16(), job: None, problem: Some(problem) }
             }

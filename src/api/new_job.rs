@@ -301,7 +301,7 @@ impl NewPull {
         };
         let priority = self.priority.unwrap_or_default();
         let new = NewJob::new(JobSpec::Pull(spec));
-        Some(NewJob { priority, secrets, expires_in, webhook, ..new })
+        Some(NewJob { priority, secrets, webhook, expires_in, ..new })
     }
 }
 
@@ -318,7 +318,7 @@ impl NewMigrate {
         let spec = MigrateSpec { image_id: image_id?, to: to?, discard_kept };
         let priority = self.priority.unwrap_or_default();
         let new = NewJob::new(JobSpec::Migrate(spec));
-        Some(NewJob { priority, secrets, expires_in, webhook, ..new })
+        Some(NewJob { priority, secrets, webhook, expires_in, ..new })
     }
 }
 

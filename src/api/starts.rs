@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use super::extract::{JsonBody, PathParam, invalid};
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::archive::ClipVersion;
 use crate::image_id::ImageId;
-use crate::rollouts::{MAX_AGE, MAX_AHEAD, NewStart, ReportedStarts, StartOutcome, Temperature};
+use crate::rollouts::{MAX_AGE, NewStart, ReportedStarts, StartOutcome, Temperature};
 
 /// Starts in one request at most; so many fit into the largest body.
 const MAX_STARTS: usize = 200;
@@ -21,7 +21,7 @@ const MAX_STARTS: usize = 200;
 const MAX_SECONDS: f64 = 86_400.0;
 /// No image is larger, and no start asks more often.
 const MAX_COUNT: i64 = 1 << 50;
-/// Bytes of a host's name.
+/// Characters of a host's name.
 const MAX_HOST: usize = 128;
 
 /// Starts of one image.
@@ -44,8 +44,9 @@ pub(super) struct Starts {
 struct StartBody {
     /// Of the client's choice: who sends it twice reports it once.
     id: Uuid,
-    /// When it was: in the last 7 days; now when absent.
-    at: Option<DateTime<Utc>>,
+    /// How many seconds ago it was, so that no two clocks need to agree; now when absent.
+    #[schema(minimum = 0, maximum = 604_800)]
+    age_seconds: Option<f64>,
     /// The version of the archive that was mounted.
     #[schema(minimum = 1, maximum = 2)]
     clip_version: u8,
@@ -69,8 +70,13 @@ struct StartBody {
     #[schema(minimum = 0, maximum = 1_125_899_906_842_624_i64)]
     cache_hits: Option<i64>,
     /// Where it was.
-    #[schema(max_length = 128)]
+    #[schema(max_length = 128, pattern = r"^[^\x00-\x1f\x7f-\x9f]{0,128}$")]
     host: Option<String>,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "it was found to be 7 days at most")]
+fn milliseconds(seconds: f64) -> TimeDelta {
+    TimeDelta::milliseconds((seconds * 1000.0) as i64)
 }
 
 impl StartBody {
@@ -90,10 +96,8 @@ impl StartBody {
                 format!("{} is not an archive version: expected 1 or 2", self.clip_version);
             no("clip_version", detail);
         }
-        if let Some(at) = self.at.filter(|at| *at < now - MAX_AGE || *at > now + MAX_AHEAD) {
-            no("at", format!("is {at}: expected a time in the last {} days", MAX_AGE.num_days()));
-        }
         for (field, value, most) in [
+            ("age_seconds", self.age_seconds, MAX_AGE.as_seconds_f64()),
             ("start_seconds", self.start_seconds, MAX_SECONDS),
             ("first_exec_ms", self.first_exec_ms, MAX_SECONDS * 1000.0),
         ] {
@@ -111,14 +115,17 @@ impl StartBody {
             }
         }
         let is_plain =
-            |host: &String| host.len() <= MAX_HOST && !host.chars().any(char::is_control);
+            |host: &String| host.chars().count() <= MAX_HOST && !host.chars().any(char::is_control);
         if self.host.as_ref().is_some_and(|host| !is_plain(host)) {
-            no("host", format!("expected at most {MAX_HOST} bytes without control characters"));
+            no(
+                "host",
+                format!("expected at most {MAX_HOST} characters without control characters"),
+            );
         }
         let clip_version = version.filter(|_| wrong.len() == before)?;
         Some(NewStart {
             id: self.id,
-            at: self.at,
+            at: self.age_seconds.map(|age| now - milliseconds(age)),
             clip_version,
             temperature: self.temperature,
             outcome: self.outcome,

@@ -14,8 +14,6 @@ use crate::workspace::WorkspaceId;
 
 /// How old a start may be that is reported: longer than any outage that a fleet sits out.
 pub const MAX_AGE: TimeDelta = TimeDelta::days(7);
-/// How far a client's clock may be ahead.
-pub const MAX_AHEAD: TimeDelta = TimeDelta::minutes(5);
 
 /// Whether a start could make use of what earlier ones had left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

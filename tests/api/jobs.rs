@@ -286,7 +286,7 @@ async fn many_jobs_come_in_one_request() {
     wrong["clip_version"] = json!(7);
     let body = json!({"jobs": [pull_number(1), wrong, pull_number(2), pull_number(1), 5]});
     let key = [("idempotency-key", "all")];
-    let answer = app.post_with("/v1/jobs/bulk", &key, &body).await;
+    let answer = app.post_with("/v1/bulk/jobs", &key, &body).await;
     assert_eq!(answer.status.as_u16(), 200, "{answer:?}");
     let jobs = answer.json()["jobs"].as_array().unwrap().clone();
     let statuses: Vec<_> = jobs.iter().map(|job| job["status"].as_u64().unwrap()).collect();
@@ -294,10 +294,10 @@ async fn many_jobs_come_in_one_request() {
     assert_eq!(jobs[0]["job"]["id"], jobs[3]["job"]["id"]);
     let problem = &jobs[1]["problem"];
     assert_eq!(problem["code"], "invalid_job");
-    assert_eq!(problem["instance"], "/v1/jobs/bulk#1");
+    assert_eq!(problem["instance"], "/v1/bulk/jobs#1");
     assert_eq!(problem["errors"][0]["field"], "clip_version");
     // The same request again makes no more.
-    let again = app.post_with("/v1/jobs/bulk", &key, &body).await.json();
+    let again = app.post_with("/v1/bulk/jobs", &key, &body).await.json();
     let ids = |jobs: &Value| -> Vec<Value> {
         jobs.as_array().unwrap().iter().map(|job| job["job"]["id"].clone()).collect()
     };
@@ -310,15 +310,15 @@ async fn many_jobs_come_in_one_request() {
         (json!({"jobs": {}}), "jobs"),
         (json!({"jobs": [pull()], "more": 1}), "more"),
     ] {
-        let answer = app.post("/v1/jobs/bulk", &body).await;
+        let answer = app.post("/v1/bulk/jobs", &body).await;
         assert_eq!((answer.status.as_u16(), answer.wrong_fields()), (422, vec![field.to_owned()]));
     }
     // It may be larger than others, but not of any size.
     let many: Vec<_> = (0..500).map(pull_number).collect();
     let large = json!({"jobs": many, "more": "x".repeat(64 << 10)});
-    assert_eq!(app.post("/v1/jobs/bulk", &large).await.wrong_fields(), ["more"]);
+    assert_eq!(app.post("/v1/bulk/jobs", &large).await.wrong_fields(), ["more"]);
     let larger = json!({"jobs": ["x".repeat(1 << 20)]});
-    app.post("/v1/jobs/bulk", &larger).await.problem(413, "too_large");
+    app.post("/v1/bulk/jobs", &larger).await.problem(413, "too_large");
 }
 
 #[tokio::test]

@@ -48,8 +48,8 @@ async fn a_registry_that_is_away_holds_up_its_own_jobs_alone() {
         dead.push(submit(&f, DEAD, n).await);
     }
     let alive = submit(&f, "alive.example", 1000).await;
-    for n in 0..3 {
-        assert_eq!(fail(&f).await, Some((dead[n], n == 2)));
+    for (n, first) in dead[..3].iter().enumerate() {
+        assert_eq!(fail(&f).await, Some((*first, n == 2)));
     }
     let lease = f.claim("w").await.unwrap();
     assert_eq!(lease.job.id, alive);

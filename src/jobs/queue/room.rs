@@ -29,13 +29,12 @@ impl Room {
     pub(super) async fn check(&self, queue: &Queue) -> Result<(), QueueError> {
         let mut last = self.last.lock().await;
         let known = last.filter(|(at, _)| at.elapsed() < LASTS);
-        let is_left = match known {
-            Some((_, is_left)) => is_left,
-            None => {
-                let is_left = self.count(queue).await? < i64::from(self.max_queued);
-                *last = Some((Instant::now(), is_left));
-                is_left
-            }
+        let is_left = if let Some((_, is_left)) = known {
+            is_left
+        } else {
+            let is_left = self.count(queue).await? < i64::from(self.max_queued);
+            *last = Some((Instant::now(), is_left));
+            is_left
         };
         if is_left { Ok(()) } else { Err(QueueError::ServiceFull) }
     }
