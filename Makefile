@@ -1,6 +1,6 @@
 # Thin: each target is a line or two over a script or cargo. All of them install what they lack.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full fuzz bench lint fmt clean
+.PHONY: help demo test test-full soak fuzz bench lint fmt clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -16,14 +16,19 @@ test-full: ## the same, on the whole corpus (debian, pydata, node, torch)
 	scripts/setup.sh test
 	CLIPWRIGHT_FULL=1 scripts/test.sh debian pydata node torch tiny odd
 
+soak: ## 10,000 pulls while everything fails, and the counts; CLIPWRIGHT_SOAK=N chooses
+	scripts/setup.sh test
+	CLIPWRIGHT_SOAK=$${CLIPWRIGHT_SOAK:-10000} cargo test --locked --test all -- soak --nocapture
+
 fuzz: ## every fuzz target for 10 s; FUZZ_SECONDS chooses
 	scripts/setup.sh fuzz
 	scripts/fuzz.sh
 
-bench: ## index and pack the corpus with upstream's tools and with ours, then the queue and a rollout's report; BENCH_IMAGES="debian node" chooses
+bench: ## index and pack the corpus with upstream's tools and with ours, start containers from mounts, then the queue and a rollout's report; BENCH_IMAGES="debian node" chooses
 	scripts/setup.sh bench
 	bench/index.sh
 	bench/pack.sh
+	bench/mount.sh
 	bench/queue.sh
 	bench/report.sh
 

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 case ${1:-} in
   demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
   test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv chromium chromedriver' ;;
-  bench) need='buildah skopeo registry postgresql python3 umoci mmdebstrap cc igzip openssl' ;;
+  bench) need='buildah skopeo registry postgresql python3 umoci mmdebstrap cc igzip openssl fuse ip pgrep' ;;
   fuzz)  need='cc c++' ;;
   lint)  need='postgresql shellcheck cc' ;;
   *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
@@ -37,6 +37,8 @@ package() {
     cc)       echo gcc libc6-dev ;;
     libdeflate-gzip) echo libdeflate-tools ;;
     igzip)    echo isal ;;
+    ip)       echo iproute2 ;;
+    pgrep)    echo procps ;;
     chromedriver) echo chromium-driver ;;
     c++)      echo g++ ;;
     venv)     echo python3-venv ;;

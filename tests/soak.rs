@@ -1,7 +1,7 @@
 //! Many pulls while everything fails: the service is killed, its database falls silent, the registry
 //! breaks off and lies. Nothing is lost and nothing is done twice.
 //!
-//! `CLIPWRIGHT_FULL=1` makes it a thousand pulls.
+//! `CLIPWRIGHT_SOAK` says how many pulls; `make soak` does 10,000.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +16,11 @@ use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
 use crate::support::service::{Service, Settings};
 
-/// Jobs between two faults.
-const EVERY: i64 = 12;
+/// Pulls unless told otherwise.
+const PULLS: i64 = 80;
+/// Faults in a long run; the jobs between two of them are as many in a short one as there is time for.
+const FAULTS: i64 = 100;
+const LEAST_BETWEEN: i64 = 12;
 
 struct Counts {
     jobs: i64,
@@ -50,8 +53,8 @@ fn behind(proxy: &Proxy, database: &TestDatabase) -> SecretString {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_pulls_while_everything_fails() {
     use secrecy::ExposeSecret as _;
-    let full = std::env::var_os("CLIPWRIGHT_FULL").is_some();
-    let pulls: u64 = if full { 1000 } else { 80 };
+    let pulls = std::env::var("CLIPWRIGHT_SOAK").map_or(PULLS, |pulls| pulls.parse().unwrap());
+    let every = (pulls / FAULTS).max(LEAST_BETWEEN);
     let database = TestDatabase::create().await;
     let options = PgConnectOptions::clone(&database.pool().connect_options());
     let far = Proxy::to_socket(options.get_socket().unwrap().join(".s.PGSQL.5432")).await;
@@ -74,7 +77,7 @@ async fn many_pulls_while_everything_fails() {
         submitted.insert(service.pull(&format!("{n:016x}"), &source).await);
     }
     let mut faults = BTreeMap::<&str, u32>::new();
-    let mut next = EVERY / 2;
+    let mut next = every / 2;
     loop {
         let Counts { jobs, done } = counts(&database).await;
         if done == jobs {
@@ -84,7 +87,7 @@ async fn many_pulls_while_everything_fails() {
             tokio::task::yield_now().await;
             continue;
         }
-        next = done + EVERY;
+        next = done + every;
         let fault = ["kill -9", "database silent", "registry breaks off", "registry lies"]
             [usize::try_from(faults.values().sum::<u32>() % 4).unwrap()];
         *faults.entry(fault).or_default() += 1;

@@ -141,7 +141,7 @@ async fn a_report_is_json_or_a_table() {
     }
     for query in [
         "since=2026-11-02&until=2026-11-01",
-        "since=-262142-01-01&until=262142-12-31",
+        "since=-262142-01-01&until=%2B262142-12-31",
         "until=-262142-01-01",
     ] {
         let report = app.get(&format!("{path}?{query}")).await.json();
