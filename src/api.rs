@@ -31,6 +31,7 @@ mod server;
 mod starts;
 mod streams;
 mod tokens;
+mod traces;
 mod webhooks;
 mod workspaces;
 

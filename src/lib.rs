@@ -63,6 +63,8 @@ pub mod rollouts;
 pub mod store;
 /// Tracing set-up.
 pub mod telemetry;
+/// What starts of an image touched.
+pub mod trace;
 /// `WorkspaceId`: a tenant's name.
 pub mod workspace;
 /// Tenants, their tokens, and the record of changes.

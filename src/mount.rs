@@ -7,19 +7,19 @@ mod content;
 mod error;
 /// What the kernel asks, answered.
 mod filesystem;
+/// What a start is going to read, when nobody has told.
+mod guess;
 /// Mount points of this machine.
 pub mod points;
 /// Readers that go through a file from its beginning.
 mod sequence;
 /// An archive, mounted.
 mod session;
-/// What starts touch.
-pub mod trace;
 /// The tree that the kernel is shown.
 pub mod tree;
 
 pub use content::{ContentSettings, MountContent};
 pub use error::MountError;
+pub use guess::Needs;
 pub use session::{Mount, MountEnding, MountHandle, MountOptions};
-pub use trace::Trace;
 pub use tree::{FileTree, Ino, Place};

@@ -2,6 +2,8 @@
 //! and of what is pulled; the rules are in the database, and each attempt asks for them anew, so that
 //! a rollback is obeyed by the next claim.
 //!
+//! What workers tell of starts comes here too: how they went, and what they touched (`traces`).
+//!
 //! What came of it is counted beside the jobs (`tally`): the report reads these counts, and the guard what
 //! first came of each image.
 
@@ -25,6 +27,8 @@ mod starts;
 mod tally;
 /// Removes what is not needed any more.
 mod tidy;
+/// What starts of images touched.
+mod traces;
 /// Which version a pull is to make.
 mod versions;
 

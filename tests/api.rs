@@ -9,3 +9,4 @@ mod problems;
 mod server;
 mod starts;
 mod tenants;
+mod traces;

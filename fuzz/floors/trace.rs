@@ -1,1 +1,1 @@
-../../src/mount/trace.rs
+../../src/trace.rs

@@ -184,7 +184,7 @@ pub(super) async fn delete(
     }
 }
 
-fn no_image(id: &ImageId) -> ApiError {
+pub(super) fn no_image(id: &ImageId) -> ApiError {
     ApiError::not_found("image_not_found", format!("there is no archive of an image {id}"))
 }
 

@@ -13,9 +13,10 @@ use utoipa_axum::routes;
 use super::extract::MAX_BODY;
 use super::{
     AppState, archives, auth, beta9, bulk, deadline, docs, events, files, health, images, jobs,
-    metrics, observe, origin, problem, rollout_report, rollouts, starts, tokens, webhooks,
+    metrics, observe, origin, problem, rollout_report, rollouts, starts, tokens, traces, webhooks,
     workspaces,
 };
+use crate::trace;
 
 /// What needs the token, when there is one.
 fn v1() -> OpenApiRouter<AppState> {
@@ -30,6 +31,9 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(images::get, images::delete))
         .routes(routes!(images::archive))
         .routes(routes!(starts::report))
+        .routes(
+            routes!(traces::report, traces::show).layer(DefaultBodyLimit::max(trace::MAX_BYTES)),
+        )
         .routes(routes!(files::list))
         .routes(routes!(files::content))
         .routes(routes!(archives::list))

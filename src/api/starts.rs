@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, invalid};
+use super::images::no_image;
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::archive::ClipVersion;
 use crate::image_id::ImageId;
@@ -177,8 +178,5 @@ pub(super) async fn report(
     let workspace = &may.access.workspace;
     let written = state.rollouts.report_starts(workspace, &image_id, &starts).await;
     let written = written.map_err(|error| ApiError::from_lower(&error))?;
-    written.map(Json).ok_or_else(|| {
-        let detail = format!("there is no archive of an image {image_id}");
-        ApiError::not_found("image_not_found", detail)
-    })
+    written.map(Json).ok_or_else(|| no_image(&image_id))
 }

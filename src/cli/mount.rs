@@ -4,13 +4,18 @@
 pub(super) mod cache;
 /// The process that goes on when the command has ended.
 mod daemon;
+/// For Prometheus.
+mod metrics;
+/// When a program is ready.
+mod ready;
 /// What a mount writes of itself.
 mod record;
 /// From a mount's beginning to its end.
 pub(super) mod serve;
-/// Telling how it started.
+/// What is learnt from starts, and told of this one.
 mod start;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,7 +29,7 @@ use crate::telemetry::init;
 use cache::SpanCacheArgs;
 use record::RecordArgs;
 use serve::{Signals, block_on, serve};
-use start::StartArgs;
+use start::{Start, StartArgs};
 
 /// Mount an archive; what is read is fetched when it is read. Ends when it is unmounted, or on
 /// SIGTERM or SIGINT. A mount at MOUNTPOINT that nobody serves any more is taken away first.
@@ -55,12 +60,19 @@ pub(super) struct Mount {
     /// MiB a second that --fill may take of the link
     #[arg(long, value_name = "MIB", requires = "fill", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     fill_rate: Option<u64>,
+    /// Fetch nothing ahead of its readers that they don't go towards: neither what traces tell nor what the image's
+    /// program is going to need
+    #[arg(long)]
+    no_prefetch: bool,
     /// Mount without asking whether the registry or the bucket answers: what is in the cache can be read
     #[arg(long)]
     offline: bool,
     /// Use the machine's own credentials where none are given: docker's configuration file, the AWS chain
     #[arg(long)]
     ambient_credentials: bool,
+    /// Show what the mount does at http://ADDRESS/metrics, for Prometheus
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     record: RecordArgs,
     #[command(flatten)]
@@ -99,22 +111,29 @@ impl Mount {
 
     async fn mount_and_serve(self) -> anyhow::Result<()> {
         let mut end = Signals::new()?;
-        let start = self.start.begin(&self.archive)?;
+        let metrics = match self.metrics {
+            Some(address) => Some(metrics::listen(address).await?),
+            None => None,
+        };
+        let mut start = self.start.begin(&self.archive)?;
         let path = self.archive.clone();
         let archive = tokio::task::spawn_blocking(move || Archive::open(&path)).await??;
         let version = start::version(&archive.storage);
         let mounted = tokio::select! {
-            mounted = self.mount(archive) => mounted,
+            mounted = self.mount(archive, &mut start) => mounted,
             () = end.received() => anyhow::bail!("cancelled"),
         };
-        let (mounted, start) = match (mounted, start) {
-            (Err(error), Some(start)) => {
+        let mounted = match mounted {
+            Ok(mounted) => mounted,
+            Err(error) => {
                 start.failed(version).await;
                 return Err(error);
             }
-            (mounted, start) => (mounted?, start),
         };
         let handle = mounted.handle();
+        if let Some(listener) = metrics {
+            metrics::serve(listener, handle.clone());
+        }
         if self.fill.is_some() {
             handle.fill();
         }
@@ -135,22 +154,23 @@ impl Mount {
         } else {
             println!("{ready}");
         }
-        let telling = start.map(|start| start.ready(version, handle));
+        let watch = start.watch(version, handle);
         let served = serve(mounted, &mut end, &self.record).await;
-        if let Some(telling) = telling {
-            telling.finish().await;
-        }
+        watch.finish().await;
         served
     }
 
-    async fn mount(&self, archive: Archive) -> anyhow::Result<Mounted> {
+    async fn mount(&self, archive: Archive, start: &mut Start) -> anyhow::Result<Mounted> {
+        let noted = self.record.notes().then_some(start.limit());
         let settings = ContentSettings {
             read: self.content.settings(&archive.storage)?,
             ambient: self.ambient_credentials,
             check: !self.offline,
             cache: self.cache.open()?,
-            trace: self.record.trace()?,
-            note: self.record.note().map(Duration::from_secs),
+            trace: start::merged(self.record.trace()?, start.known().await)
+                .filter(|_| !self.no_prefetch),
+            guess: !self.no_prefetch,
+            note: start.note().or(noted),
             fill_rate: self.fill_rate.map(|rate| rate << 20),
         };
         let options = MountOptions {

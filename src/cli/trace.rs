@@ -86,6 +86,7 @@ impl Trace {
             check: true,
             cache: self.cache.open()?,
             trace: None,
+            guess: false,
             note: Some(LONGEST),
             fill_rate: None,
         };

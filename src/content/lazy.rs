@@ -89,6 +89,16 @@ impl LazyShared {
         self.0.touches.note_for(time);
     }
 
+    /// Notes no more.
+    pub fn stop_noting(&self) {
+        self.0.touches.note_for(Duration::ZERO);
+    }
+
+    /// For how long nothing was touched for the first time; `None` before the first touch, or if nothing is noted.
+    pub fn quiet_for(&self) -> Option<Duration> {
+        self.0.touches.quiet_for()
+    }
+
     /// What was touched.
     pub fn touches(&self) -> Vec<Touch> {
         self.0.touches.so_far()

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::error::MountError;
-use super::trace::Trace;
 use super::tree::{FileTree, Ino, Place};
 use crate::clip::header::Header;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
@@ -21,6 +20,7 @@ use crate::digest::Digest;
 use crate::fetch::Budget;
 use crate::oci::{Credentials, OciSettings, Source};
 use crate::retry::RetrySettings;
+use crate::trace::Trace;
 
 /// Somebody waits: what does not come soon is tried again sooner than elsewhere, and given up.
 const RETRY: RetrySettings = RetrySettings {
@@ -47,6 +47,8 @@ pub struct ContentSettings {
     pub cache: Option<SpanCache>,
     /// What earlier starts have touched: it is fetched from the first moment on.
     pub trace: Option<Trace>,
+    /// Whether to guess what a start is going to touch, if there is no trace.
+    pub guess: bool,
     /// For how long to note what is touched.
     pub note: Option<Duration>,
     /// Bytes a second that filling may take.
@@ -78,7 +80,8 @@ impl MountContent {
         tree: &FileTree,
         settings: ContentSettings,
     ) -> Result<Self, MountError> {
-        let ContentSettings { mut read, ambient, check, cache, trace, note, fill_rate } = settings;
+        let ContentSettings { mut read, ambient, check, cache, trace, note, fill_rate, .. } =
+            settings;
         read.oci = OciSettings { retry: RETRY, idle_timeout: SILENCE, ..read.oci };
         let shared = LazyShared::new(cache);
         if let Some(note) = note {
@@ -168,18 +171,18 @@ impl MountContent {
     }
 
     /// Says that the bytes of a file in `range` are about to be read.
-    pub(super) fn expect(&self, tree: &FileTree, ino: Ino, range: &Range<u64>) {
+    pub(super) fn expect(&self, tree: &FileTree, ino: Ino, range: &Range<u64>, priority: Priority) {
         match (tree.place(ino), &self.blocks) {
             (Some(Place::Layer { layer, offset }), _) => {
                 if let Some(Layer::Spans(layer)) = self.layers.get(layer)
                     && let Ok(spans) = layer.holding(&shifted(range, offset))
                 {
-                    self.prefetcher.add_spans(layer, spans, Priority::ReadAhead);
+                    self.prefetcher.add_spans(layer, spans, priority);
                 }
             }
             (Some(Place::Block { offset, .. }), Some(blocks)) => {
                 let range = shifted(range, offset);
-                self.prefetcher.add_blocks(blocks, range, Priority::ReadAhead);
+                self.prefetcher.add_blocks(blocks, range, priority);
             }
             _ => {}
         }
@@ -207,7 +210,7 @@ impl MountContent {
 
     /// Fetches what earlier starts have touched, in the order in which they did, but neighbours that
     /// were touched at about the same time together. What the archive has not is passed over.
-    fn prefetch(&self, tree: &FileTree, trace: &Trace) {
+    pub(super) fn prefetch(&self, tree: &FileTree, trace: &Trace) {
         let mut batch: Vec<(usize, Range<usize>)> = Vec::new();
         let mut plain = 0;
         for (layer, bytes) in trace.order() {

@@ -20,6 +20,7 @@ use super::sequence::Sequences;
 use super::tree::{FileTree, Ino, Inode, Kind};
 use crate::clip::node::Special;
 use crate::content::ContentError;
+use crate::content::lazy::Priority;
 use crate::local::io_error;
 
 /// How long the kernel may keep what it was told: for ever.
@@ -162,7 +163,7 @@ impl Filesystem for ArchiveFs {
         shared.content.shared().counters().read();
         if let Some(ahead) = shared.sequences.note(ino, &range, inode.size) {
             let _runtime = self.runtime.enter();
-            shared.content.expect(&shared.tree, ino, &ahead);
+            shared.content.expect(&shared.tree, ino, &ahead, Priority::ReadAhead);
         }
         if let Some(bytes) = shared.content.at_hand(&shared.tree, ino, &range) {
             return reply.data(&bytes);

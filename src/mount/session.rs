@@ -13,13 +13,15 @@ use tokio::runtime::Handle;
 use super::content::{ContentSettings, MountContent};
 use super::error::MountError;
 use super::filesystem::{ArchiveFs, Shared};
+use super::guess;
 use super::points;
 use super::sequence::Sequences;
-use super::trace::Trace;
 use super::tree::FileTree;
 use crate::clip::reader::Archive;
+use crate::clip::storage_info::StorageInfo;
 use crate::content::lazy::Report;
 use crate::local::{blocking, io_error};
+use crate::trace::Trace;
 
 /// How far the kernel reads ahead, in KiB: less keeps large files slow.
 const READ_AHEAD: &str = "1024";
@@ -129,6 +131,21 @@ impl MountHandle {
         Trace::of(touches.into_iter().map(|touch| (touch.layer, touch.bytes, touch.at)))
     }
 
+    /// Notes no more of what is touched.
+    pub fn stop_noting(&self) {
+        self.0.content.shared().stop_noting();
+    }
+
+    /// For how long nothing new has been touched; `None` before the first touch.
+    pub fn quiet_for(&self) -> Option<Duration> {
+        self.0.content.shared().quiet_for()
+    }
+
+    /// Fetches what a trace tells of ahead of its readers.
+    pub fn prefetch(&self, trace: &Trace) {
+        self.0.content.prefetch(&self.0.tree, trace);
+    }
+
     /// Waits until what has come is in the cache, but not for ever.
     pub async fn settled(&self) {
         self.0.content.shared().settled().await;
@@ -167,9 +184,17 @@ async fn open(
         let (file, count) = (file.display(), tree.unreachable());
         tracing::warn!("{file}: {count} entries are in no directory: they can't be seen");
     }
+    // Whoever asks nobody wants nothing fetched either.
+    let is_guessed = settings.guess && settings.check && settings.trace.is_none();
     let content = MountContent::open(file, &header, &storage, &tree, settings).await?;
     let (name, sequences) = (file.display().to_string(), Sequences::default());
-    Ok(Arc::new(Shared { tree, content, name, sequences }))
+    let shared = Arc::new(Shared { tree, content, name, sequences });
+    if let StorageInfo::Oci(image) = storage
+        && let Some(image) = image.image_metadata.filter(|_| is_guessed)
+    {
+        tokio::spawn(guess::fetch_ahead(shared.clone(), image));
+    }
+    Ok(shared)
 }
 
 fn absolute(file: &Path) -> PathBuf {

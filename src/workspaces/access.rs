@@ -65,7 +65,8 @@ pub enum Scope {
     /// Delete images.
     #[serde(rename = "images:write")]
     ImagesWrite,
-    /// Report how images started. Of its own, so that what a worker holds is good for nothing else.
+    /// Report how images started and what they touched, and see what others did. Of its own, so that what a
+    /// worker holds is good for nothing else.
     #[serde(rename = "starts:write")]
     StartsWrite,
     /// See workspaces and what they set.

@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::harness::{App, request};
 
-const IMAGE: &str = "961eaef6668e480f";
+pub(super) const IMAGE: &str = "961eaef6668e480f";
 const STARTS: &str = "/v1/images/961eaef6668e480f/starts";
 
 impl App {
-    async fn has_image(&self) {
+    pub(super) async fn has_image(&self) {
         sqlx::query(
             "WITH job AS (
                  INSERT INTO job (id, workspace_id, kind, spec_version, spec, spec_digest, image_id,

@@ -200,7 +200,7 @@ async fn a_mount_tells_how_it_started() {
     std::fs::create_dir(&point).unwrap();
     let mount = |arguments: &[&str]| {
         let mut mount = Command::new(env!("CARGO_BIN_EXE_clipwright"));
-        mount.args(["mount", "--report-to", &service.url, "--report-host", "worker-17"]);
+        mount.args(["mount", "--service", &service.url, "--host-name", "worker-17"]);
         mount.args(arguments).env("CLIPWRIGHT_TOKEN", "s3cret").env("HOME", bench.dir.path());
         mount.env("CLIPWRIGHT_SPAN_CACHE_DIR", bench.dir.path().join("cache"));
         mount

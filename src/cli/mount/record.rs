@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use clap::Args;
 
 use crate::clip::atomic;
-use crate::mount::{MountHandle, Trace};
+use crate::mount::MountHandle;
+use crate::trace::Trace;
 
 /// What a mount writes, and which traces it is given.
 #[derive(Debug, Args)]
@@ -20,9 +21,6 @@ pub(super) struct RecordArgs {
     /// Write a trace of what is read, when the mount ends and on SIGUSR1
     #[arg(long, value_name = "FILE")]
     trace_out: Option<PathBuf>,
-    /// For how long what is read belongs to the trace
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "trace_out")]
-    trace_seconds: u64,
 }
 
 impl RecordArgs {
@@ -49,9 +47,9 @@ impl RecordArgs {
         Ok(merged)
     }
 
-    /// For how many seconds to note what is read; `None`: not at all.
-    pub(super) fn note(&self) -> Option<u64> {
-        self.trace_out.as_ref().map(|_| self.trace_seconds)
+    /// Whether to note what is read.
+    pub(super) fn notes(&self) -> bool {
+        self.trace_out.is_some()
     }
 
     /// Writes what is to be written of a mount.

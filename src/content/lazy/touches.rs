@@ -55,6 +55,12 @@ impl Touches {
         }
     }
 
+    /// For how long nothing was.
+    pub(super) fn quiet_for(&self) -> Option<Duration> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(self.began.elapsed().saturating_sub(noted.touches.last()?.at))
+    }
+
     /// What was touched so far.
     pub(super) fn so_far(&self) -> Vec<Touch> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).touches.clone()
