@@ -1,5 +1,7 @@
 //! The bytes of files, wherever an archive says they live.
 
+/// Archives that lie in a bucket.
+mod archive_object;
 /// The data of a v1 archive.
 pub(crate) mod blocks;
 /// Why the content of files could not be read.
@@ -21,6 +23,7 @@ pub mod spans;
 /// What a v2 archive says of its layers.
 pub(crate) mod stored_layers;
 
+pub use archive_object::ArchiveObject;
 pub use blocks::{BlockData, S3Override};
 pub use error::ContentError;
 pub use extract::{ExtractOptions, Extraction, extract};

@@ -4,6 +4,7 @@ mod faults;
 mod life;
 mod traces;
 mod whole;
+mod worker;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

@@ -45,6 +45,11 @@ struct S3Args {
 }
 
 impl ContentArgs {
+    /// How to reach a bucket.
+    pub(super) fn bucket(&self) -> anyhow::Result<S3Override> {
+        self.s3.settings()
+    }
+
     /// How to read the content of an archive with this storage info.
     pub(super) fn settings(&self, storage: &StorageInfo) -> anyhow::Result<ReadSettings> {
         let (source, credentials) = match (&self.source, storage) {

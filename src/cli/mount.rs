@@ -6,6 +6,8 @@ pub(super) mod cache;
 mod daemon;
 /// For Prometheus.
 mod metrics;
+/// Where an archive is.
+mod place;
 /// When a program is ready.
 mod ready;
 /// What a mount writes of itself.
@@ -16,9 +18,10 @@ pub(super) mod serve;
 mod start;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 
 use super::content::ContentArgs;
@@ -27,6 +30,7 @@ use crate::mount::{ContentSettings, Mount as Mounted, MountOptions};
 use crate::telemetry::init;
 
 use cache::SpanCacheArgs;
+use place::ArchivePlace;
 use record::RecordArgs;
 use serve::{Signals, block_on, serve};
 use start::{Start, StartArgs};
@@ -35,8 +39,9 @@ use start::{Start, StartArgs};
 /// SIGTERM or SIGINT. A mount at MOUNTPOINT that nobody serves any more is taken away first.
 #[derive(Debug, Args)]
 pub(super) struct Mount {
-    /// The archive
-    archive: PathBuf,
+    /// The archive: a file, or s3://BUCKET/KEY
+    #[arg(value_parser = OsStringValueParser::new().try_map(ArchivePlace::parse))]
+    archive: ArchivePlace,
     /// Directory to mount at
     mountpoint: PathBuf,
     /// Return when it is mounted, and serve it from a process of its own
@@ -115,12 +120,18 @@ impl Mount {
             Some(address) => Some(metrics::listen(address).await?),
             None => None,
         };
-        let mut start = self.start.begin(&self.archive)?;
-        let path = self.archive.clone();
+        let s3 = self.content.bucket()?;
+        let file = self.archive.file(&s3, self.ambient_credentials, || self.cache.directory());
+        let file = tokio::select! {
+            file = file => file?,
+            () = end.received() => anyhow::bail!("cancelled"),
+        };
+        let mut start = self.start.begin(&self.archive, &file)?;
+        let path = file.clone();
         let archive = tokio::task::spawn_blocking(move || Archive::open(&path)).await??;
         let version = start::version(&archive.storage);
         let mounted = tokio::select! {
-            mounted = self.mount(archive, &mut start) => mounted,
+            mounted = self.mount(&file, archive, &mut start) => mounted,
             () = end.received() => anyhow::bail!("cancelled"),
         };
         let mounted = match mounted {
@@ -144,7 +155,7 @@ impl Mount {
             };
             anyhow::ensure!(missing == 0, "{missing} parts of the content could not be fetched");
         }
-        let ready = format!("mounted {} at {}", self.archive.display(), mounted.point().display());
+        let ready = format!("mounted {} at {}", self.archive, mounted.point().display());
         if self.detached {
             let log = match &self.log {
                 Some(log) => log.clone(),
@@ -160,7 +171,12 @@ impl Mount {
         served
     }
 
-    async fn mount(&self, archive: Archive, start: &mut Start) -> anyhow::Result<Mounted> {
+    async fn mount(
+        &self,
+        file: &Path,
+        archive: Archive,
+        start: &mut Start,
+    ) -> anyhow::Result<Mounted> {
         let noted = self.record.notes().then_some(start.limit());
         let settings = ContentSettings {
             read: self.content.settings(&archive.storage)?,
@@ -178,7 +194,6 @@ impl Mount {
             threads: self.threads.into(),
             patience: Duration::from_secs(self.read_timeout),
         };
-        let (file, point) = (&self.archive, &self.mountpoint);
-        Ok(Mounted::new(file, archive, point, settings, options).await?)
+        Ok(Mounted::new(file, archive, &self.mountpoint, settings, options).await?)
     }
 }

@@ -55,6 +55,23 @@ pub struct S3Override {
     pub keys: Option<(SecretString, SecretString)>,
 }
 
+/// The bucket that an archive's storage info names, with what takes its place.
+pub(super) async fn open_bucket(
+    object: &S3StorageInfo,
+    settings: &S3Override,
+) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let endpoint = settings.endpoint.as_ref().unwrap_or(&object.endpoint);
+    store::open(&StoreSettings::S3(S3Settings {
+        bucket: settings.bucket.as_ref().unwrap_or(&object.bucket).clone(),
+        region: settings.region.as_ref().unwrap_or(&object.region).clone(),
+        endpoint: Some(endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
+        force_path_style: settings.force_path_style.unwrap_or(object.force_path_style),
+        keys: settings.keys.clone(),
+        part_size: S3Settings::DEFAULT_PART_SIZE,
+    }))
+    .await
+}
+
 /// One file's content in the data, as the index tells of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Block {
@@ -159,16 +176,7 @@ impl BlockData {
         object: &S3StorageInfo,
         settings: &S3Override,
     ) -> Result<Self, ContentError> {
-        let endpoint = settings.endpoint.as_ref().unwrap_or(&object.endpoint);
-        let store = store::open(&StoreSettings::S3(S3Settings {
-            bucket: settings.bucket.as_ref().unwrap_or(&object.bucket).clone(),
-            region: settings.region.as_ref().unwrap_or(&object.region).clone(),
-            endpoint: Some(endpoint.clone()).filter(|endpoint| !endpoint.is_empty()),
-            force_path_style: settings.force_path_style.unwrap_or(object.force_path_style),
-            keys: settings.keys.clone(),
-            part_size: S3Settings::DEFAULT_PART_SIZE,
-        }))
-        .await?;
+        let store = open_bucket(object, settings).await?;
         let key = object.key.parse().map_err(|error| ContentError::NotAFile {
             path: object.key.clone(),
             detail: format!("the archive's storage info: {error}"),

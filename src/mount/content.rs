@@ -144,8 +144,8 @@ impl MountContent {
         }
     }
 
-    /// The bytes of a file in `range`, which is within its size.
-    pub(super) async fn read(
+    /// The bytes of a file in `range`, which is within its size. What is in no cache is fetched and verified.
+    pub async fn read(
         &self,
         tree: &FileTree,
         ino: Ino,

@@ -296,6 +296,8 @@ async fn v1_in_s3() {
         }
     };
     let path = server.object_path("x.clip");
+    let (endpoint, index_path) = (server.endpoint.clone(), server.object_path("x.rclip"));
+    let address = format!("s3://{}/x.rclip", server.bucket);
     let work = move || {
         for cold in [true, false] {
             let mounted = Mounted::with(command(), &archive, dir.path(), &[]);
@@ -317,6 +319,18 @@ async fn v1_in_s3() {
                 assert_eq!(bytes, 0, "{report}");
             }
         }
+        // The archive may lie in the bucket as well; it is copied once.
+        std::fs::copy(&archive, &index_path).unwrap();
+        for _ in 0..2 {
+            let arguments = ["--s3-endpoint", &endpoint, "--s3-force-path-style", "true"];
+            let mounted = Mounted::with(command(), Path::new(&address), dir.path(), &arguments);
+            assert_eq!(mounted.read("small").unwrap(), b"small");
+            mounted.end();
+        }
+        let copies = std::fs::read_dir(dir.path().join("cache/archives")).unwrap();
+        assert_eq!(copies.count(), 1);
+        let missing = Mounted::begin(command(), Path::new("s3://none/x"), dir.path(), &[]);
+        assert!(missing.is_err());
         // Without keys nobody is asked, least of all with the machine's own.
         let refused = Mounted::begin(clipwright(dir.path()), &archive, dir.path(), &[]);
         assert!(refused.is_err_and(|said| said.contains("it takes an access key")));

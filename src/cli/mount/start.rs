@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::place::ArchivePlace;
 use super::ready::ReadyWhen;
 use crate::cli::client::{Client, ClientError};
 use crate::cli::service::client_at;
@@ -55,9 +56,9 @@ pub(super) struct StartArgs {
 }
 
 impl StartArgs {
-    /// Begins the start of an archive.
-    pub(super) fn begin(&self, archive: &Path) -> anyhow::Result<Start> {
-        let mut beside = std::path::absolute(archive)?.into_os_string();
+    /// Begins the start of an archive that is in `file`, or has a copy there.
+    pub(super) fn begin(&self, archive: &ArchivePlace, file: &Path) -> anyhow::Result<Start> {
+        let mut beside = std::path::absolute(file)?.into_os_string();
         beside.push(".trace");
         let service = self.service.as_ref().map(|server| self.service(server, archive));
         let service = service.transpose()?;
@@ -74,10 +75,10 @@ impl StartArgs {
         })
     }
 
-    fn service(&self, server: &str, archive: &Path) -> anyhow::Result<Service> {
-        let named = || archive.file_stem()?.to_str()?.parse().ok();
+    fn service(&self, server: &str, archive: &ArchivePlace) -> anyhow::Result<Service> {
+        let named = || archive.stem()?.parse().ok();
         let image = self.image_id.clone().or_else(named).with_context(|| {
-            format!("{} does not say which image it is: give --image-id", archive.display())
+            format!("{archive} does not say which image it is: give --image-id")
         })?;
         let own_name = || nix::unistd::gethostname().ok()?.into_string().ok();
         Ok(Service {

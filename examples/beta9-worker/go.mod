@@ -1,0 +1,3 @@
+module clipwright/examples/beta9-worker
+
+go 1.22
