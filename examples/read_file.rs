@@ -53,6 +53,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     content.shared().settled().await;
     let report = content.shared().counters().report();
-    eprintln!("{} spans fetched, {} bytes", report.spans_fetched, report.clip_range_get_bytes_total);
+    eprintln!(
+        "{} spans fetched, {} bytes",
+        report.spans_fetched, report.clip_range_get_bytes_total
+    );
     Ok(())
 }

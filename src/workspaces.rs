@@ -1,7 +1,10 @@
 //! Tenants: workspaces and what they set, tokens and what these may do, and the record of who changed
 //! what. It must not know HTTP, nor what jobs do.
 
+use std::sync::Arc;
+
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 /// Who asks, and what he may.
 pub mod access;
@@ -27,11 +30,13 @@ pub use workspace::{Workspace, WorkspaceSettings};
 #[derive(Debug, Clone)]
 pub struct Workspaces {
     pool: PgPool,
+    /// Places for those who delete images.
+    deleting: Arc<Semaphore>,
 }
 
 impl Workspaces {
     /// Those in the database of `pool`, which must be migrated.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { pool, deleting: Arc::new(Semaphore::new(images::DELETING)) }
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct BulkAnswer {
 pub(super) struct BulkItem {
     /// What `POST /v1/jobs` would have answered.
     status: u16,
-    /// The job, if it was accepted or was there.
+    /// The job, if it was accepted or was there; without its `result`, which the job itself shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     job: Option<Job>,
     /// Why there is none.
@@ -53,7 +53,8 @@ pub(super) struct BulkItem {
 ///
 /// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 /// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-/// that the first one made, and goes on where that one broke off.
+/// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+/// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 #[utoipa::path(
     post,
     path = "/v1/bulk/jobs",
@@ -103,7 +104,9 @@ pub(super) async fn submit(
         jobs.push(match submitted {
             Ok(submitted) => {
                 let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
-                BulkItem { status: status.as_u16(), job: Some(submitted.job), problem: None }
+                // A result may have a MiB, and take several in memory.
+                let job = Job { result: None, ..submitted.job };
+                BulkItem { status: status.as_u16(), job: Some(job), problem: None }
             }
             Err(error) => {
                 let status = error.status();

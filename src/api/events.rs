@@ -126,12 +126,6 @@ fn last_seen(headers: &HeaderMap, after: i64) -> Result<i64, ApiError> {
     Ok(after)
 }
 
-pub(super) fn too_many_streams() -> ApiError {
-    let detail = "too many event streams are open; try again later, or use follow=false";
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", detail)
-        .with_header("retry-after", "5")
-}
-
 fn wants_ndjson(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types = accepted.flat_map(|list| list.split(','));
@@ -188,7 +182,7 @@ impl Tail {
         after: i64,
         follow: bool,
     ) -> Result<Self, ApiError> {
-        let place = state.streams.open(access.actor).ok_or_else(too_many_streams)?;
+        let place = state.streams.open(access)?;
         // Interest is registered before anything is read, so that nothing falls between.
         let wakes = state.queue.wakes(id);
         let job = visible(state, access, id).await?;

@@ -1,7 +1,5 @@
 //! `/v1/images/{image_id}/files`: what is in an image, read through its archive.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -17,15 +15,13 @@ use super::AppState;
 use super::auth::{May, scope};
 use super::bytes::Subject;
 use super::extract::{PathParam, QueryParams, default_limit, page_limit};
-use super::images::image;
+use super::images::opened;
 use super::problem::{ApiError, CommonProblems, Problem};
 use crate::clip::node::{Node, NodeKind, NodePath};
 use crate::content::FileParts;
 use crate::digest::Digest;
 use crate::jobs::job::ImageId;
-use crate::publish::archives::ArchiveName;
 use crate::publish::files::OpenArchive;
-use crate::workspaces::Access;
 
 /// What a node is, as JSON.
 mod entry;
@@ -128,7 +124,7 @@ pub(super) async fn list(
     let limit = page_limit(params.limit)?;
     let path = bytes_of(params.path, params.path_hex)?;
     let after = params.after.map(|after| unhex("after", &after)).transpose()?;
-    let open = opened(&state, &may.access, image_id).await?;
+    let open = opened(&state, &may.access, &image_id).await?;
     let node = entry_at(&open, &path)?;
     if node.kind != NodeKind::Directory {
         return Ok(Json(FilePage { entry: FileEntry::of(node), entries: None, next: None }));
@@ -180,7 +176,7 @@ pub(super) async fn content(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let path = bytes_of(params.path, params.path_hex)?;
-    let open = opened(&state, &may.access, image_id).await?;
+    let open = opened(&state, &may.access, &image_id).await?;
     let node = open.archive().tree.resolve(&path).map_err(|error| no_file(&error))?;
     if !matches!(node.kind, NodeKind::File(_)) {
         let detail = format!("{} is no regular file", shown(&node.path));
@@ -196,8 +192,7 @@ pub(super) async fn content(
         return Ok(answer);
     }
     let part = subject.part(&headers)?;
-    let place = state.streams.open(may.access.actor);
-    let place = place.ok_or_else(super::events::too_many_streams)?;
+    let place = state.streams.open(&may.access)?;
     let cancel = CancellationToken::new();
     let file = state.reader.file(&open, node, &cancel).await;
     let mut file = file.map_err(|error| ApiError::from_lower(&error))?;
@@ -241,22 +236,6 @@ impl Reading {
         self.at += bytes.len() as u64;
         Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
-}
-
-/// The archive of an image that the workspace has.
-async fn opened(
-    state: &AppState,
-    access: &Access,
-    image_id: ImageId,
-) -> Result<Arc<OpenArchive>, ApiError> {
-    image(state, access, &image_id).await?;
-    let key = state.archives.key(&ArchiveName::Image(image_id));
-    let open = state.reader.open(&key).await.map_err(|error| ApiError::from_lower(&error))?;
-    open.ok_or_else(|| {
-        // The row will be forgotten soon.
-        let detail = format!("the archive {key} is not in the store any more");
-        ApiError::not_found("image_not_found", detail)
-    })
 }
 
 /// The node at a path, links followed but for the last.

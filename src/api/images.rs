@@ -20,9 +20,12 @@ use super::auth::{May, scope};
 use super::bytes::Subject;
 use super::extract::{PathParam, QueryParams, default_limit, page_limit};
 use super::problem::{ApiError, CommonProblems, Problem};
+use crate::digest::Digest;
 use crate::jobs::job::{Image, ImageId, Job};
+use crate::publish::PublishError;
 use crate::publish::archives::{ArchiveName, ArchiveStore};
-use crate::store::Key;
+use crate::publish::files::OpenArchive;
+use crate::store::{Key, ObjectVersion};
 use crate::workspaces::{Access, ImageEnd};
 
 /// How long an address of the store is good.
@@ -181,6 +184,11 @@ pub(super) async fn delete(
             let detail = format!("a job about the image {image_id} waits or runs: cancel it first");
             Err(ApiError::new(StatusCode::CONFLICT, "image_in_use", detail))
         }
+        ImageEnd::Crowded => {
+            let detail = "other images are being deleted, which takes its time; try again later";
+            let busy = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_deletions", detail);
+            Err(busy.with_header("retry-after", "5"))
+        }
     }
 }
 
@@ -197,6 +205,41 @@ pub(super) async fn image(
     let image = state.queue.image(&access.workspace, id).await;
     let image = image.map_err(|error| ApiError::from_lower(&error))?;
     image.ok_or_else(|| no_image(id))
+}
+
+/// Opens the archive of an image that the workspace has.
+///
+/// There is one name for all workspaces, and its owner may publish something else under it, or leave it to
+/// yet another: the others have what the jobs of their own images made, or nothing. Whose it is is asked
+/// when it is known what is there.
+pub(super) async fn opened(
+    state: &AppState,
+    access: &Access,
+    id: &ImageId,
+) -> Result<Arc<OpenArchive>, ApiError> {
+    let image = image(state, access, id).await?;
+    let key = state.archives.key(&ArchiveName::Image(id.clone()));
+    let open = state.reader.open(&key).await.map_err(|error| ApiError::from_lower(&error))?;
+    let open = open.ok_or_else(|| gone(&key))?;
+    let may = owns(state, access, id).await? || made(&image) == Some(open.digest());
+    if may { Ok(open) } else { Err(no_image(id)) }
+}
+
+/// Whether the archive under the id is the workspace's own.
+async fn owns(state: &AppState, access: &Access, id: &ImageId) -> Result<bool, ApiError> {
+    let own = state.workspaces.owns_archive(&access.workspace, id).await;
+    own.map_err(|error| ApiError::from_lower(&error))
+}
+
+/// The digest of the archive that the image's job made.
+fn made(image: &Image) -> Option<Digest> {
+    image.result.json().pointer("/archive/digest")?.as_str()?.parse().ok()
+}
+
+/// 404: the row will be forgotten soon.
+fn gone(key: &Key) -> ApiError {
+    let detail = format!("the archive {key} is not in the store any more");
+    ApiError::not_found("image_not_found", detail)
 }
 
 /// How to give an archive.
@@ -218,7 +261,7 @@ fn default_redirect() -> bool {
 /// Gives the bytes of an archive
 ///
 /// Of a v1 archive in S3 that is its index: the data beside it are where that says. Where the store has
-/// addresses that anybody can read for a while, the answer leads there.
+/// addresses that anybody can read for a while, and the archive is the workspace's own, the answer leads there.
 #[utoipa::path(
     get,
     path = "/v1/images/{image_id}/archive",
@@ -251,13 +294,10 @@ pub(super) async fn archive(
 ) -> Result<Response, ApiError> {
     image(&state, &may.access, &image_id).await?;
     let lower = |error| ApiError::from_lower(&error);
-    let key = state.archives.key(&ArchiveName::Image(image_id));
-    let found = state.archives.stat(&key).await.map_err(lower)?;
-    let Some(found) = found else {
-        // The row will be forgotten soon.
-        let detail = format!("the archive {key} is not in the store any more");
-        return Err(ApiError::not_found("image_not_found", detail));
-    };
+    let key = state.archives.key(&ArchiveName::Image(image_id.clone()));
+    let found = state.archives.stat(&key).await.map_err(lower)?.ok_or_else(|| gone(&key))?;
+    let own = owns(&state, &may.access, &image_id).await?;
+    let found = if own { found } else { opened(&state, &may.access, &image_id).await?.stat() };
     let subject = Subject {
         what: "archive",
         size: found.size,
@@ -267,32 +307,45 @@ pub(super) async fn archive(
     if let Some(answer) = subject.unchanged(&headers) {
         return Ok(answer);
     }
+    // At an address is what is there by then: that is for its owner alone.
     if params.redirect
+        && own
         && let Some(address) = state.archives.presign(&key, SIGNED_FOR).await.map_err(lower)?
     {
         let headers = [(LOCATION, address), (CACHE_CONTROL, "no-store".to_owned())];
         return Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response());
     }
     let part = subject.part(&headers)?;
-    let body = body(state.archives, key, part.first, part.end);
+    let body = body(state.archives, key, found.version, part.first, part.end);
     Ok(subject.answer(&part, body))
 }
 
-/// The bytes of an object, a piece at a time.
-fn body(archives: Arc<dyn ArchiveStore>, key: Key, first: u64, end: u64) -> Body {
+/// The bytes of an object, a piece at a time, as long as it is that object.
+fn body(
+    archives: Arc<dyn ArchiveStore>,
+    key: Key,
+    version: ObjectVersion,
+    first: u64,
+    end: u64,
+) -> Body {
     Body::from_stream(stream::try_unfold(first, move |at| {
-        let (archives, key) = (archives.clone(), key.clone());
+        let (archives, key, version) = (archives.clone(), key.clone(), version.clone());
         async move {
             if at >= end {
                 return Ok::<_, std::io::Error>(None);
             }
-            let read: Result<Bytes, _> = archives.read(&key, at, CHUNK.min(end - at)).await;
-            let bytes = read.map_err(|error| {
+            let read = async {
+                let bytes: Bytes = archives.read(&key, at, CHUNK.min(end - at)).await?;
+                // Asked after it: what was read before another took its place is right.
+                let now = archives.stat(&key).await?;
+                Ok::<_, PublishError>((bytes, now.is_some_and(|now| now.version == version)))
+            };
+            let (bytes, is_same) = read.await.map_err(|error| {
                 tracing::warn!(%key, %error, "an archive broke off");
                 std::io::Error::other(error)
             })?;
-            if bytes.is_empty() {
-                return Err(std::io::Error::other("the archive became shorter meanwhile"));
+            if !is_same || bytes.is_empty() {
+                return Err(std::io::Error::other("the archive became another meanwhile"));
             }
             let next = at + bytes.len() as u64;
             Ok(Some((bytes, next)))

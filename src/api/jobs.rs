@@ -23,7 +23,7 @@ use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, QueryParams, default_limit, header, page_limit};
 use super::new_job::{CredentialText, NewJobBody, secrets_for};
 use super::observe::RequestId;
-use super::problem::{ApiError, BodyProblems, CommonProblems, Problem};
+use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 
 /// The longest that an answer may wait for a job's end, in seconds: it has to begin in 30.
 const MAX_WAIT: u64 = 25;
@@ -126,6 +126,9 @@ pub(super) async fn submit_to(state: &AppState, new: NewJob) -> Result<Submitted
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, error.code(), error.to_string())
                 .with_header("retry-after", "10")
         }
+        QueueError::WebhooksFull => {
+            ApiError::from_lower(&error).with_errors(vec![FieldError::new("webhook", &error)])
+        }
         error => ApiError::from_lower(&error),
     })
 }
@@ -225,7 +228,7 @@ pub(super) async fn get(
     QueryParams(params): QueryParams<WaitParams>,
 ) -> Result<Json<Job>, ApiError> {
     let job = visible(&state, &may.access, id).await?;
-    awaited(&state, job, &params).await.map(Json)
+    awaited(&state, &may.access, job, &params).await.map(Json)
 }
 
 /// How long to wait for a job's end before it is shown.
@@ -240,7 +243,12 @@ pub(super) struct WaitParams {
 }
 
 /// The job, once it is final or the time is over.
-async fn awaited(state: &AppState, job: Job, params: &WaitParams) -> Result<Job, ApiError> {
+async fn awaited(
+    state: &AppState,
+    access: &Access,
+    job: Job,
+    params: &WaitParams,
+) -> Result<Job, ApiError> {
     if params.wait > MAX_WAIT {
         let detail = format!("wait is {}: expected 0 to {MAX_WAIT} seconds", params.wait);
         return Err(ApiError::bad_parameter("wait", detail));
@@ -249,6 +257,8 @@ async fn awaited(state: &AppState, job: Job, params: &WaitParams) -> Result<Job,
         return Ok(job);
     }
     let id = job.id;
+    // It has its connection as a stream has.
+    let _place = state.streams.open(access)?;
     // Interest is registered before anything is read, so that nothing falls between.
     let mut wakes = state.queue.wakes(id);
     let end = tokio::time::Instant::now() + Duration::from_secs(params.wait);

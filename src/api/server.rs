@@ -8,6 +8,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -18,7 +19,10 @@ use super::AppState;
 use super::router::router;
 
 /// Open connections; more wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 2048;
+/// Open files that the process asks for: connections, and all that is done for them. Mostly a process begins
+/// with 1024, and may have more.
+const FILES: rlim_t = 65_536;
 /// How long a client may take to send its request head; also ends idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take nothing of an answer, or be silent altogether, until its connection is
@@ -37,6 +41,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "listening");
+    allow_files();
     state.shutdown = shutdown.clone();
     let service = TowerToHyperService::new(router(state));
     let mut http = http1::Builder::new();
@@ -79,4 +84,15 @@ pub async fn serve(
     }
     connections.shutdown().await;
     Ok(())
+}
+
+/// Raises the number of files that may be open, as far as the process may.
+fn allow_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let wanted = hard.min(FILES);
+        if soft < wanted { setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) } else { Ok(()) }
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the number of open files could not be raised");
+    }
 }

@@ -15,6 +15,7 @@ use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem
 use crate::archive::ClipVersion;
 use crate::image_id::ImageId;
 use crate::rollouts::{MAX_AGE, NewStart, ReportedStarts, StartOutcome, Temperature};
+use crate::workspaces::Role;
 
 /// Starts in one request at most; so many fit into the largest body.
 const MAX_STARTS: usize = 200;
@@ -176,7 +177,8 @@ pub(super) async fn report(
         return Err(invalid("the report", wrong));
     }
     let workspace = &may.access.workspace;
-    let written = state.rollouts.report_starts(workspace, &image_id, &starts).await;
+    let is_vouched = may.access.role != Role::Workspace;
+    let written = state.rollouts.report_starts(workspace, &image_id, &starts, is_vouched).await;
     let written = written.map_err(|error| ApiError::from_lower(&error))?;
     written.map(Json).ok_or_else(|| no_image(&image_id))
 }

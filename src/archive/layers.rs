@@ -2,7 +2,9 @@
 //! at the same time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::ArchiveError;
@@ -13,6 +15,12 @@ use crate::fetch::download::with_layer;
 use crate::layer::{Contents, LayerError, LayerIndex, LayerRead, NoContents, read_layer};
 use crate::oci::{LayerDescriptor, OciError, Ranges, Source};
 use crate::progress::{Progress, Step, wait};
+
+/// For so long somebody else who reads the same layer is waited for: he may have it from a registry that gives
+/// it drop by drop, on purpose or not. Then it is read twice, which does no harm...
+const PATIENCE: Duration = Duration::from_mins(2);
+/// ...and a second longer for each of so many bytes, lest all who want a large layer read it at once.
+const SLOW: u64 = 16 << 20;
 
 /// A layer of an image, and where it is.
 #[derive(Debug, Clone, Copy)]
@@ -95,9 +103,11 @@ impl ImageLayer<'_> {
         }
         let key = wanted.key();
         let layer = self.descriptor.digest;
-        let boarding = cancel.run_until_cancelled(cache.flights().board(&key));
-        let boarded = wait(&**progress, layer, boarding).await;
-        let _flight = boarded.ok_or(ArchiveError::Cancelled)?;
+        let patience = PATIENCE + Duration::from_secs(self.descriptor.size / SLOW);
+        let end = Instant::now() + patience;
+        let boarding = timeout_at(end, cache.flights().board(&key));
+        let boarded = wait(&**progress, layer, cancel.run_until_cancelled(boarding)).await;
+        let _flight = boarded.ok_or(ArchiveError::Cancelled)?.ok();
         let _claim = loop {
             let freed = cache.claims().map(|claims| claims.freed(&key));
             let claim = match cache.claims() {
@@ -112,11 +122,13 @@ impl ImageLayer<'_> {
                 return Ok(known);
             }
             match (claim, freed) {
-                (Some(claim), _) => break claim,
+                (Some(claim), _) => break Some(claim),
                 (None, Some(freed)) => {
                     tracing::debug!(%key, "another process is reading this layer");
-                    let woken = cancel.run_until_cancelled(freed).await;
-                    woken.ok_or(ArchiveError::Cancelled)?;
+                    let woken = cancel.run_until_cancelled(timeout_at(end, freed)).await;
+                    if woken.ok_or(ArchiveError::Cancelled)?.is_err() {
+                        break None;
+                    }
                     progress.step(Step::Waiting { layer });
                 }
                 (None, None) => {}

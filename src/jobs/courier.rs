@@ -1,17 +1,19 @@
 //! The courier: takes webhooks that are due from the queue and sends them, each with the job as it ended.
 //!
-//! It goes where the egress policy lets it, follows no redirects, and waits for nobody for long. A receiver
-//! that answers 2xx has taken it; else it is tried again, later each time, for a day. It may come twice,
-//! with the same id.
+//! It goes where the egress policy lets it, follows no redirects, and waits for nobody for long: each place
+//! that is free is filled at once, and a workspace has a few of them, so that a slow receiver holds up none
+//! but those of its own. One that answers 2xx has taken it; else it is tried again, later each time, for a
+//! day. It may come twice, with the same id.
 
+use std::collections::HashMap;
+use std::future::pending;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use reqwest::redirect::Policy;
 use reqwest::{Client, header};
 use serde_json::json;
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{DueDelivery, Queue, QueueError, Receipt};
@@ -25,7 +27,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_secs(1);
 
 /// Sends webhooks.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Courier {
     queue: Queue,
     http: Client,
@@ -56,21 +58,33 @@ impl Courier {
     }
 
     async fn deliver_all(&self) {
+        let mut under_way = UnderWay::default();
         loop {
-            let delivered = self.deliver_due().await.unwrap_or_else(|error| {
+            if let Err(error) = self.fill(&mut under_way).await {
                 tracing::warn!(%error, "no webhooks can be taken; trying on");
-                0
-            });
-            if delivered == 0 {
-                sleep(POLL).await;
             }
+            // Whichever comes first: a place that is free, or the time to look again.
+            let _ = timeout(POLL, under_way.until_one_ends()).await;
         }
     }
 
     /// Tries some of what is due, all at once. How many there were.
     pub async fn deliver_due(&self) -> Result<usize, QueueError> {
-        let due = self.queue.take_deliveries().await?;
-        Ok(join_all(due.iter().map(|delivery| self.deliver(delivery))).await.len())
+        let mut under_way = UnderWay::default();
+        self.fill(&mut under_way).await?;
+        Ok(under_way.tasks.join_all().await.len())
+    }
+
+    /// Fills the places that are free with what is due.
+    async fn fill(&self, under_way: &mut UnderWay) -> Result<(), QueueError> {
+        let busy: Vec<_> = under_way.workspaces.values().cloned().collect();
+        for delivery in self.queue.take_deliveries(&busy).await? {
+            let courier = self.clone();
+            let workspace = delivery.workspace.clone();
+            let task = under_way.tasks.spawn(async move { courier.deliver(&delivery).await });
+            under_way.workspaces.insert(task.id(), workspace);
+        }
+        Ok(())
     }
 
     async fn deliver(&self, delivery: &DueDelivery) {
@@ -125,6 +139,31 @@ impl Courier {
             Err(error) => Receipt::Refused { status: None, why: reason(&error) },
         }
     }
+}
+
+/// Deliveries that are under way; they end with it.
+#[derive(Default)]
+struct UnderWay {
+    tasks: JoinSet<()>,
+    /// Whose each of them is.
+    workspaces: HashMap<Id, String>,
+}
+
+impl UnderWay {
+    /// Waits until one ends, and clears away all that have ended; for ever if there is none.
+    async fn until_one_ends(&mut self) {
+        let Some(mut ended) = self.tasks.join_next_with_id().await else { return pending().await };
+        loop {
+            self.workspaces.remove(&id_of(ended));
+            let Some(next) = self.tasks.try_join_next_with_id() else { return };
+            ended = next;
+        }
+    }
+}
+
+/// Which task it was, however it ended: a panic is logged where it happens.
+fn id_of(ended: Result<(Id, ()), JoinError>) -> Id {
+    ended.map_or_else(|error| error.id(), |(id, ())| id)
 }
 
 /// Why no answer came. The address stays out of it, and so does which of several hidden hosts is there.

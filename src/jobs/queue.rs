@@ -34,6 +34,8 @@ mod lease;
 mod log;
 /// What clients look up.
 mod look;
+/// Jobs whose secrets nobody can open.
+mod lost_keys;
 /// What becomes of a job that a worker has.
 mod outcome;
 /// Secrets of a former key.

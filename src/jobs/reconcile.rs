@@ -30,10 +30,14 @@ mod layer_claims;
 mod leases;
 /// What writers that died left in the store.
 mod leftovers;
+/// Jobs whose secrets nobody can open.
+mod lost_keys;
 /// Jobs that are too old.
 mod retention;
 /// Secrets of a former key.
 mod secrets;
+/// Webhooks whose time is over.
+mod webhooks;
 
 pub use expiry::Expiry;
 pub use hosts::Hosts;
@@ -41,8 +45,10 @@ pub use images::Images;
 pub use layer_claims::LayerClaims;
 pub use leases::Leases;
 pub use leftovers::Leftovers;
+pub use lost_keys::LostKeys;
 pub use retention::Retention;
 pub use secrets::Secrets;
+pub use webhooks::Webhooks;
 
 /// Longer than a piece should ever take.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -96,8 +102,10 @@ impl Reconcilers {
             Box::new(Expiry { queue: queue() }),
             Box::new(Hosts { queue: queue() }),
             Box::new(Retention { queue: queue(), keep }),
+            Box::new(Webhooks { queue: queue(), keep }),
             Box::new(LayerClaims { queue: queue() }),
             Box::new(Secrets { queue: queue() }),
+            Box::new(LostKeys { queue: queue() }),
             Box::new(Images::new(queue(), stores.archives.clone())),
         ];
         all.extend(stores.swept.clone().map(|store| Box::new(Leftovers { store }) as _));

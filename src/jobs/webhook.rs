@@ -16,7 +16,8 @@ pub const MAX_URL: usize = 2048;
 /// Characters of a secret at most.
 pub const MAX_SECRET: usize = 256;
 
-/// Where to tell of a job's end. Neither the address, whose query may be a secret, nor the secret prints.
+/// Where to tell of a job's end. Neither the address, whose path or query may be a secret, nor the secret
+/// prints.
 #[derive(Clone)]
 pub struct Webhook {
     url: Url,
@@ -70,12 +71,9 @@ impl Webhook {
         &self.url
     }
 
-    /// The address without what may be secret.
+    /// The address without what may be secret: scheme, host and port.
     pub fn shown_url(&self) -> String {
-        let mut shown = self.url.clone();
-        shown.set_query(None);
-        shown.set_fragment(None);
-        shown.into()
+        format!("{}/...", self.url.origin().ascii_serialization())
     }
 
     /// As it is encrypted.
@@ -123,7 +121,8 @@ pub struct Delivery {
     pub id: Uuid,
     /// The job.
     pub job_id: Uuid,
-    /// Where it goes, without the query.
+    /// Where it goes: scheme, host and port, such as `https://hooks.example.com/...`. What follows may be a
+    /// secret.
     pub url: String,
     /// Where it stands.
     #[schema(value_type = DeliveryState)]
@@ -200,12 +199,23 @@ mod tests {
     #[test]
     fn nothing_secret_is_shown() {
         let hook = hook("https://example.com/a?token=hunter2#hunter2", Some("hunter2")).unwrap();
-        assert_eq!(hook.shown_url(), "https://example.com/a");
+        assert_eq!(hook.shown_url(), "https://example.com/...");
         assert!(!format!("{hook:?}").contains("hunter2"));
         let again = Webhook::from_secret(&hook.to_secret()).unwrap();
         assert_eq!(again.url(), hook.url());
         assert_eq!(again.signature(1, b"x"), hook.signature(1, b"x"));
         assert!(Webhook::from_secret(&"{}".into()).is_none());
+    }
+
+    #[test]
+    fn of_an_address_the_host_is_shown() {
+        for (url, shown) in [
+            ("https://hooks.example.com/services/T0/B0/hunter2", "https://hooks.example.com/..."),
+            ("HTTP://Example.com:8080", "http://example.com:8080/..."),
+            ("https://[::1]:443/hunter2", "https://[::1]/..."),
+        ] {
+            assert_eq!(hook(url, None).unwrap().shown_url(), shown);
+        }
     }
 
     /// Test case 2 of RFC 4231, and its test case 6, whose key is longer than a block.

@@ -75,11 +75,14 @@ pub struct ReportedStarts {
 
 impl Rollouts {
     /// Writes down starts of an image; `None`: the workspace has no such image.
+    ///
+    /// `is_vouched`: by whoever runs the fleet. Only these are a reason for the guard to roll back.
     pub async fn report_starts(
         &self,
         workspace: &WorkspaceId,
         image: &ImageId,
         starts: &[NewStart],
+        is_vouched: bool,
     ) -> Result<Option<ReportedStarts>, QueueError> {
         const ACTION: &str = "write down starts of an image";
         fn column<T>(starts: &[NewStart], of: impl Fn(&NewStart) -> T) -> Vec<T> {
@@ -108,11 +111,12 @@ impl Rollouts {
                        INSERT INTO image_start
                            (workspace_id, image_id, rollout_id, arm, id, at, clip_version, is_warm,
                             has_failed, start_seconds, first_exec_ms, wire_bytes, range_gets,
-                            cache_hits, host)
+                            cache_hits, host, is_vouched)
                        SELECT $1, $2, image.rollout_id, image.arm, start.id,
                               coalesce(start.at, now()), start.clip_version, start.is_warm,
                               start.has_failed, start.start_seconds, start.first_exec_ms,
-                              start.wire_bytes, start.range_gets, start.cache_hits, start.host
+                              start.wire_bytes, start.range_gets, start.cache_hits, start.host,
+                              $14
                        FROM image, unnest($3::uuid[], $4::timestamptz[], $5::smallint[], $6::bool[],
                                 $7::bool[], $8::float8[], $9::float8[], $10::bigint[],
                                 $11::bigint[], $12::bigint[], $13::text[])
@@ -135,6 +139,7 @@ impl Rollouts {
                 &gets as &[Option<i64>],
                 &hits as &[Option<i64>],
                 &hosts as &[Option<String>],
+                is_vouched,
             )
             .fetch_one(&mut *db)
             .await;

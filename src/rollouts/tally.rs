@@ -46,7 +46,7 @@ impl Reconciler for Tally {
         }
         // After the jobs, and not without an end: those of a fleet that was away for a week come at once.
         for _ in 0..PAGES_OF_STARTS {
-            if self.count_starts().await? < PAGE {
+            if self.count_starts().await? == 0 {
                 break;
             }
         }
@@ -136,10 +136,25 @@ impl Tally {
         let counted = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.rollouts.pool, ACTION).await?;
             let counted = sqlx::query_scalar!(
-                r#"WITH page AS MATERIALIZED (
-                       SELECT workspace_id, id FROM image_start
-                       WHERE rollout_id IS NOT NULL AND counted_at IS NULL
-                       ORDER BY received_at LIMIT $1 FOR UPDATE SKIP LOCKED),
+                r#"WITH RECURSIVE whose (workspace_id) AS (
+                       (SELECT workspace_id FROM image_start
+                        WHERE rollout_id IS NOT NULL AND counted_at IS NULL
+                        ORDER BY workspace_id LIMIT 1)
+                       UNION ALL
+                       SELECT (SELECT following.workspace_id FROM image_start AS following
+                               WHERE rollout_id IS NOT NULL AND counted_at IS NULL
+                                 AND following.workspace_id > whose.workspace_id
+                               ORDER BY following.workspace_id LIMIT 1)
+                       FROM whose WHERE whose.workspace_id IS NOT NULL),
+                   -- As many of each workspace's: who reports most does not hold up the others.
+                   page AS MATERIALIZED (
+                       SELECT new.workspace_id, new.id FROM whose CROSS JOIN LATERAL (
+                           SELECT workspace_id, id FROM image_start
+                           WHERE image_start.workspace_id = whose.workspace_id
+                             AND rollout_id IS NOT NULL AND counted_at IS NULL
+                           ORDER BY received_at
+                           LIMIT greatest($1 / (SELECT count(*) FROM whose), 1)
+                           FOR UPDATE SKIP LOCKED) AS new),
                    counted AS (
                        UPDATE image_start AS start SET counted_at = now() FROM page
                        WHERE start.workspace_id = page.workspace_id AND start.id = page.id
@@ -180,7 +195,7 @@ impl Tally {
                            (rollout_id, stage, workspace_id, image_id, arm, has_failed)
                        SELECT DISTINCT ON (rollout_id, workspace_id, image_id)
                               rollout_id, 'start', workspace_id, image_id, arm, has_failed
-                       FROM outcome ORDER BY rollout_id, workspace_id, image_id, at
+                       FROM outcome WHERE is_vouched ORDER BY rollout_id, workspace_id, image_id, at
                        ON CONFLICT DO NOTHING)
                    SELECT count(*) AS "count!" FROM page"#,
                 PAGE,

@@ -1,4 +1,5 @@
-//! The end of an image: its archive, and then what says that it is there.
+//! Whose the archive of an image is, and the end of an image: its archive, and then what says that it is
+//! there.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::timeout;
 
 use super::{Change, WorkspaceError, Workspaces};
 use crate::image_id::ImageId;
-use crate::jobs::queue::{Connection, QueueError};
+use crate::jobs::queue::{Connection, QueueError, patiently};
 use crate::publish::PublishError;
 use crate::publish::archives::{ArchiveName, ArchiveStore};
 use crate::workspace::WorkspaceId;
@@ -16,6 +17,10 @@ use crate::workspace::WorkspaceId;
 const ACTION: &str = "delete an image";
 /// Shorter than the database bears a transaction in which nothing happens.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Images that are deleted at a time: each has one of few connections while the store is asked.
+pub(super) const DELETING: usize = 2;
+/// How long to wait for one of these places.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What came of deleting an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +31,35 @@ pub enum ImageEnd {
     Missing,
     /// A job of the workspace about it waits or runs.
     Busy,
+    /// Others are being deleted, which takes its time.
+    Crowded,
 }
 
 impl Workspaces {
+    /// Whether what is published under the image id is the workspace's. There is one name for all workspaces:
+    /// others may have an image of that id too, as long as its archive is the very same.
+    pub async fn owns_archive(
+        &self,
+        workspace: &WorkspaceId,
+        image_id: &ImageId,
+    ) -> Result<bool, QueueError> {
+        const ACTION: &str = "look up whose an archive is";
+        patiently(ACTION, async || {
+            let mut db = Connection::acquire(&self.pool, ACTION).await?;
+            let own = sqlx::query_scalar!(
+                r#"SELECT EXISTS (
+                       SELECT FROM archive_owner
+                       WHERE image_id = $1 AND workspace_id = $2) AS "own!""#,
+                image_id.as_str(),
+                workspace.as_str()
+            )
+            .fetch_one(&mut *db)
+            .await;
+            db.answered(ACTION, own)
+        })
+        .await
+    }
+
     /// Deletes an image: its archive, archives of it that migrations kept, data beside them, and what the
     /// database says of it; the image id is free again. The job that made it stays for its time.
     ///
@@ -42,6 +73,9 @@ impl Workspaces {
         image_id: &ImageId,
         change: &Change,
     ) -> Result<ImageEnd, WorkspaceError> {
+        let Ok(Ok(_place)) = timeout(PATIENCE, self.deleting.acquire()).await else {
+            return Ok(ImageEnd::Crowded);
+        };
         let mut db = Connection::acquire(&self.pool, ACTION).await?;
         let deleting = delete(&mut db, archives, workspace, image_id, change);
         let Ok(deleted) = timeout(LIMIT, deleting).await else {

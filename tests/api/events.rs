@@ -141,12 +141,17 @@ async fn open_streams_are_counted_and_given_back() {
     let app = App::start().await;
     let id = app.submit().await;
     let mut open_streams = Vec::new();
-    for _ in 0..768 {
+    for _ in 0..512 {
         open_streams.push(open(&app, &id, &[]).await);
     }
     let answer = events(&app, &id, "", &[]).await;
     answer.problem(503, "too_many_streams");
     assert_eq!(answer.header("retry-after"), "5");
+    // Who waits has a connection too; who doesn't is answered.
+    let job = format!("/v1/jobs/{id}");
+    app.get(&format!("{job}?wait=1")).await.problem(503, "too_many_streams");
+    assert_eq!(app.get(&job).await.status.as_u16(), 200);
     open_streams.pop();
     open(&app, &id, &[]).await;
+    assert_eq!(app.get(&format!("{job}?wait=1")).await.status.as_u16(), 200);
 }

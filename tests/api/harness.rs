@@ -178,16 +178,19 @@ impl Answer {
     }
 }
 
-/// Stands before the store, which then stops answering or panics.
+/// Stands before the store, which then stops answering, to what is deleted alone, or panics.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     pub(crate) hangs: AtomicBool,
+    pub(crate) keeps: AtomicBool,
     pub(crate) panics: AtomicBool,
 }
 
 impl Interceptor for Probe {
     async fn before(&self, operation: Operation) -> Result<(), StoreError> {
-        if operation == Operation::Check && self.hangs.load(Ordering::SeqCst) {
+        let hangs = operation == Operation::Check && self.hangs.load(Ordering::SeqCst)
+            || operation == Operation::Delete && self.keeps.load(Ordering::SeqCst);
+        if hangs {
             std::future::pending::<()>().await;
         }
         let panics = operation == Operation::List && self.panics.load(Ordering::SeqCst);

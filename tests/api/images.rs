@@ -1,30 +1,63 @@
 //! Images are listed page by page, and their archives are given as bytes.
 
+use std::sync::atomic::Ordering;
+
 use axum::body::Body;
 use axum::http::Method;
+use clipwright::digest::Digest;
+use futures_util::future::select_all;
 use serde_json::{Value, json};
 
-use super::harness::{App, request};
+use super::harness::{Answer, App, request};
 
 impl App {
     /// An image of the default workspace, with this archive.
     async fn image(&self, id: &str, archive: &[u8]) {
-        std::fs::write(self.directory.path().join(format!("{id}.clip")), archive).unwrap();
-        let result = json!({ "image_id": id, "archive": { "key": format!("{id}.clip") } });
+        self.image_of("default", id, archive).await;
+    }
+
+    /// An image of a workspace. The id is its own, unless it is another's already.
+    async fn image_of(&self, workspace: &str, id: &str, archive: &[u8]) {
+        self.put(id, archive);
+        let result = json!({
+            "image_id": id,
+            "archive": { "key": format!("{id}.clip"), "digest": Digest::of(archive).to_string() },
+        });
         sqlx::query(
             "WITH ended AS (
                  INSERT INTO job (id, workspace_id, kind, spec_version, spec, spec_digest, image_id,
                                   priority, state, max_attempts, finished_at, result)
-                 VALUES (gen_random_uuid(), 'default', 'pull', 1, '{}', sha256(''), $1, 0,
+                 VALUES (gen_random_uuid(), $3, 'pull', 1, '{}', sha256(''), $1, 0,
                          'succeeded', 3, now(), $2)
-                 RETURNING id)
-             INSERT INTO image (workspace_id, image_id, job_id) SELECT 'default', $1, id FROM ended",
+                 RETURNING id),
+             own AS (
+                 INSERT INTO archive_owner (image_id, workspace_id) VALUES ($1, $3)
+                 ON CONFLICT DO NOTHING)
+             INSERT INTO image (workspace_id, image_id, job_id) SELECT $3, $1, id FROM ended",
         )
         .bind(id)
         .bind(result)
+        .bind(workspace)
         .execute(self.database.pool())
         .await
         .unwrap();
+    }
+
+    /// Publishes an archive under the id; the file is another than what was there.
+    fn put(&self, id: &str, archive: &[u8]) {
+        let [new, place] = ["new".to_owned(), format!("{id}.clip")];
+        let [new, place] = [new, place].map(|name| self.directory.path().join(name));
+        std::fs::write(&new, archive).unwrap();
+        std::fs::rename(new, place).unwrap();
+    }
+
+    async fn get_as(&self, workspace: &str, path: &str) -> Answer {
+        let headers = [("clipwright-workspace", workspace)];
+        self.send(request(Method::GET, path, &headers, Body::empty())).await
+    }
+
+    async fn sql(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(self.database.pool()).await.unwrap();
     }
 }
 
@@ -91,4 +124,59 @@ async fn an_archives_bytes_come_whole_in_parts_or_not_again() {
     std::fs::remove_file(app.directory.path().join(format!("{IMAGE}.clip"))).unwrap();
     app.get(&path).await.problem(404, "image_not_found");
     app.get("/v1/images/0000000000000000/archive").await.problem(404, "image_not_found");
+}
+
+/// There is one name for all workspaces: what its owner publishes under it later is none of the others' business.
+#[tokio::test]
+async fn what_another_workspace_publishes_under_the_name_is_not_there() {
+    let app = App::start().await;
+    app.sql("INSERT INTO workspace (id) VALUES ('guest')").await;
+    let (local, golden) =
+        (include_bytes!("../fixtures/v1-local.clip"), include_bytes!("../fixtures/v2.clip"));
+    let [public, changed] = [b"1", b"2"].map(|end| [&golden[..], end].concat());
+    app.image(IMAGE, &public).await;
+    app.image_of("guest", IMAGE, &public).await;
+    let [archive, files] = ["archive", "files"].map(|end| format!("/v1/images/{IMAGE}/{end}"));
+    for workspace in ["default", "guest"] {
+        let whole = app.get_as(workspace, &archive).await;
+        assert!(whole.status.as_u16() == 200 && whole.body[..] == public[..], "{workspace}");
+        assert_eq!(app.get_as(workspace, &files).await.status.as_u16(), 200);
+    }
+    // Of another size, and of the same.
+    for private in [&local[..], &changed[..]] {
+        app.put(IMAGE, private);
+        for path in [
+            archive.clone(),
+            format!("{archive}?redirect=false"),
+            files.clone(),
+            format!("{files}/content?path=/etc/motd"),
+        ] {
+            app.get_as("guest", &path).await.problem(404, "image_not_found");
+        }
+        assert!(app.get_as("default", &archive).await.body[..] == *private);
+    }
+    // Nor is what its owner has left behind.
+    app.sql("DELETE FROM archive_owner").await;
+    app.get_as("guest", &archive).await.problem(404, "image_not_found");
+    app.put(IMAGE, &public);
+    assert_eq!(app.get_as("guest", &archive).await.status.as_u16(), 200);
+}
+
+/// Each that is being deleted has a connection to the database while the store is asked.
+#[tokio::test]
+async fn a_slow_store_does_not_take_all_connections() {
+    let app = App::start().await;
+    let ids = ["0000000000000001", "0000000000000002", "0000000000000003"];
+    for id in ids {
+        app.image(id, b"x").await;
+    }
+    app.store.keeps.store(true, Ordering::SeqCst);
+    let deleting = ids.map(|id| {
+        let path = format!("/v1/images/{id}");
+        Box::pin(app.send(request(Method::DELETE, &path, &[], Body::empty())))
+    });
+    let (refused, ..) = select_all(deleting).await;
+    refused.problem(503, "too_many_deletions");
+    assert_eq!(refused.header("retry-after"), "5");
+    assert_eq!(app.get("/v1/images").await.json()["images"].as_array().unwrap().len(), 3);
 }

@@ -321,6 +321,29 @@ async fn many_jobs_come_in_one_request() {
     app.post("/v1/bulk/jobs", &larger).await.problem(413, "too_large");
 }
 
+/// Hundreds of results would be too much at once.
+#[tokio::test]
+async fn many_jobs_are_told_without_their_results() {
+    let app = App::start().await;
+    let id = app.submit().await;
+    sqlx::query(
+        "WITH gone AS (DELETE FROM live_job),
+              ended AS (UPDATE job SET state = 'succeeded', finished_at = now(), is_kept = true,
+                                       result = '{\"nodes\": 7}'
+                        RETURNING id, image_id)
+         INSERT INTO image (workspace_id, image_id, job_id) SELECT 'default', image_id, id FROM ended",
+    )
+    .execute(app.database.pool())
+    .await
+    .unwrap();
+    let answer = app.post("/v1/bulk/jobs", &json!({"jobs": [pull_number(1)]})).await.json();
+    let [item] = answer["jobs"].as_array().unwrap().as_slice() else { panic!("{answer}") };
+    assert_eq!((&item["status"], &item["job"]["id"]), (&json!(200), &json!(id)));
+    assert_eq!(item["job"]["state"], "succeeded");
+    assert_eq!(item["job"]["result"], Value::Null);
+    assert_eq!(app.get(&format!("/v1/jobs/{id}")).await.json()["result"]["nodes"], 7);
+}
+
 #[tokio::test]
 async fn webhooks_are_listed_and_sent_again() {
     let app = App::start().await;
@@ -332,7 +355,7 @@ async fn webhooks_are_listed_and_sent_again() {
     let listed = app.get("/v1/webhooks").await;
     let hook = listed.json()["webhooks"][0].clone();
     assert_eq!((&hook["job_id"], &hook["state"]), (&job.json()["id"], &json!("waiting")));
-    assert_eq!(hook["url"], "https://gateway.example/hook");
+    assert_eq!(hook["url"], "https://gateway.example/...");
     for text in [job.text(), listed.text(), app.get(job.header("location")).await.text()] {
         assert!(!text.contains("hunter"), "{text}");
     }
@@ -359,4 +382,17 @@ async fn webhooks_are_listed_and_sent_again() {
         assert_eq!(answer.wrong_fields(), [field]);
         assert!(!answer.text().contains("hunter2") && !answer.text().contains("4711"));
     }
+}
+
+#[tokio::test]
+async fn one_webhook_too_many_is_refused() {
+    let app = App::start().await;
+    let mut body = pull();
+    body["webhook"] = json!({"url": "https://gateway.example/hook"});
+    for _ in 0..20 {
+        assert!(app.post("/v1/jobs", &body).await.status.is_success());
+    }
+    let refused = app.post("/v1/jobs", &body).await;
+    refused.problem(422, "webhooks_full");
+    assert_eq!(refused.wrong_fields(), ["webhook"]);
 }

@@ -1,6 +1,7 @@
 //! The bound server: documents, and its end.
 
 use clipwright::api::{openapi_json, serve};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -59,6 +60,16 @@ async fn shutdown_ends_event_streams_in_good_order() {
     idle.read_to_end(&mut rest).await.unwrap();
     server.task.await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn there_may_be_as_many_files_as_connections() {
+    let app = App::start().await;
+    let server = Server::start(&app).await;
+    let mut probe = server.connect("GET /healthz").await;
+    read_until(&mut probe, "{\"status\":\"ok\"}").await;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(soft >= hard.min(65_536), "{soft} of {hard}");
 }
 
 /// It would keep its answer in memory, or one of the streams, for ever.

@@ -105,7 +105,8 @@ async fn another_workspaces_things_are_not_there() {
     });
     sqlx::query(
         "WITH gone AS (DELETE FROM live_job),
-              ended AS (UPDATE job SET state = 'succeeded', result = $1, finished_at = now() RETURNING id)
+              ended AS (UPDATE job SET state = 'succeeded', result = $1, finished_at = now() RETURNING id),
+              own AS (INSERT INTO archive_owner (image_id, workspace_id) VALUES ($2, 'one'))
          INSERT INTO image (workspace_id, image_id, job_id) SELECT 'one', $2, id FROM ended",
     )
     .bind(result)

@@ -4,7 +4,8 @@ use clipwright::error::{Classify as _, Fault};
 use clipwright::jobs::job::{JobKind, JobState, Priority};
 use clipwright::jobs::pull::REGISTRY_SECRET;
 use clipwright::jobs::queue::{JobFilter, NewJob, Queue, QueueError, Secrets, Vault};
-use clipwright::jobs::reconcile::{Expiry, Reconciler as _, Retention};
+use clipwright::jobs::reconcile::{BATCH, Expiry, LostKeys, Reconciler as _, Retention};
+use clipwright::jobs::webhook::Webhook;
 use clipwright::workspace::WorkspaceId;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::Row as _;
@@ -54,6 +55,29 @@ async fn one_idempotency_key_makes_one_job() {
     assert_eq!((refused.code(), refused.fault()), ("idempotency_mismatch", Fault::User));
     assert_eq!(f.story(id).await, ["queued"]);
     assert_ne!(f.submit(1).await, id);
+}
+
+/// All that a request says belongs to it.
+#[tokio::test]
+async fn a_key_that_comes_with_another_request_is_refused() {
+    let f = Fixture::new().await;
+    let hook = |host: &str| Some(Webhook::new(&format!("https://{host}/"), None).unwrap());
+    let first = || NewJob {
+        idempotency_key: Some("k".to_owned()),
+        webhook: hook("one.example"),
+        ..new_job(1)
+    };
+    let id = f.queue.submit(first()).await.unwrap().job.id;
+    assert_eq!(f.queue.submit(first()).await.unwrap().job.id, id);
+    for other in [
+        NewJob { webhook: None, ..first() },
+        NewJob { webhook: hook("other.example"), ..first() },
+        NewJob { expires_in: Some(std::time::Duration::from_mins(1)), ..first() },
+        NewJob { max_attempts: Some(1), ..first() },
+    ] {
+        let refused = f.queue.submit(other).await.unwrap_err();
+        assert!(matches!(refused, QueueError::IdempotencyMismatch), "{refused}");
+    }
 }
 
 #[tokio::test]
@@ -428,4 +452,44 @@ async fn an_idempotency_key_is_forgotten_after_a_day_and_belongs_to_its_workspac
     let second = f.queue.submit(keyed(3)).await.unwrap();
     assert!(!second.existing);
     assert_eq!(f.queue.submit(keyed(3)).await.unwrap().job.id, second.job.id);
+}
+
+#[tokio::test]
+async fn where_more_keys_are_old_than_go_at_a_time_it_says_so() {
+    let f = Fixture::new().await;
+    f.submit(1).await;
+    f.sql(
+        "INSERT INTO idempotency_key (workspace_id, key, request_digest, job_id, expires_at)
+         SELECT 'default', n::text, sha256(''), (SELECT id FROM job), now()
+         FROM generate_series(1, 250) AS n",
+    )
+    .await;
+    let expiry = Expiry { queue: f.queue.clone() };
+    for gone in [BATCH, 50, 0] {
+        assert_eq!(expiry.run().await.unwrap(), gone);
+    }
+}
+
+/// What is sealed with a key that is gone does not wait for ever.
+#[tokio::test]
+async fn jobs_whose_key_is_gone_end_at_last() {
+    let f = Fixture::new().await;
+    let keyed = NewJob { secrets: secrets_of("u:p"), ..new_job(1) };
+    let (lost, plain) = (f.queue.submit(keyed).await.unwrap().job.id, f.submit(2).await);
+    let keyed = NewJob { secrets: secrets_of("u:p"), ..new_job(3) };
+    let kept = f.queue.submit(keyed).await.unwrap().job.id;
+    sqlx::query("UPDATE live_job SET key_id = 'gone' WHERE job_id = $1")
+        .bind(lost)
+        .execute(f.database.pool())
+        .await
+        .unwrap();
+    let reconciler = LostKeys { queue: f.queue.clone() };
+    assert_eq!(reconciler.run().await.unwrap(), 0, "it may come back");
+    f.sql("UPDATE live_job SET due_at = now() - interval '8 days'").await;
+    assert_eq!(reconciler.run().await.unwrap(), 1);
+    assert_eq!(f.error(lost).await.unwrap().code, "credentials_undecipherable");
+    assert_eq!(secrets(&f).await, 1);
+    for id in [plain, kept] {
+        assert_eq!(f.get(id).await.state, JobState::Queued);
+    }
 }

@@ -138,3 +138,41 @@ async fn no_more_wait_than_may() {
     assert_eq!(f.get(third).await.state, JobState::Queued);
     f.queue.succeed(&lease, &result_for(&lease.job)).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_nobody_can_claim_holds_up_no_other_workspace() {
+    let f = fixture().await;
+    f.sql("UPDATE workspace SET max_running = 0 WHERE id = 'a'").await;
+    let blocked = NewJob { priority: Priority::High, ..of("a", 7) };
+    let blocked = f.queue.submit(blocked).await.unwrap().job.id;
+    let own = f.queue.submit(of("b", 7)).await.unwrap().job.id;
+    let lease = f.claim("w").await.unwrap();
+    assert_eq!(lease.job.id, own);
+    // One of an image runs at a time, whosever it is.
+    f.sql("UPDATE workspace SET max_running = NULL WHERE id = 'a'").await;
+    assert!(f.claim("w").await.is_none());
+    f.queue.succeed(&lease, &result_for(&lease.job)).await.unwrap();
+    assert_eq!(f.claim("w").await.unwrap().job.id, blocked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workspaces_claims_of_one_image_at_the_same_moment_are_one() {
+    let f = fixture().await;
+    for n in 0..30 {
+        for workspace in ["a", "b", "c"] {
+            f.queue.submit(of(workspace, n)).await.unwrap();
+        }
+        let claims = ["u", "v", "w"].map(|worker| f.claim(worker));
+        let claimed: Vec<_> = futures_util::future::join_all(claims).await;
+        let claimed: Vec<_> = claimed.into_iter().flatten().collect();
+        assert_eq!(claimed.len(), 1, "{n}");
+        // None is forgotten.
+        let mut next = claimed.into_iter().next();
+        for left in [2, 1, 0] {
+            let lease = next.take().unwrap();
+            f.queue.succeed(&lease, &result_for(&lease.job)).await.unwrap();
+            next = f.claim("w").await;
+            assert_eq!(next.is_some(), left > 0, "{n}: {left}");
+        }
+    }
+}

@@ -135,3 +135,49 @@ async fn who_has_waited_for_too_long_fails() {
         .unwrap();
     assert_eq!(known, 0);
 }
+
+/// Who tries whether a registry is back is somebody who may run.
+#[tokio::test]
+async fn a_job_that_nobody_can_claim_keeps_nobody_from_trying() {
+    let f = Fixture::new().await;
+    f.sql("INSERT INTO workspace (id, max_running) VALUES ('full', 0)").await;
+    let full = NewJob { workspace: "full".parse().unwrap(), ..from(DEAD, 1) };
+    f.queue.submit(full).await.unwrap();
+    for n in 2..=4 {
+        submit(&f, DEAD, n).await;
+        assert!(fail(&f).await.is_some());
+    }
+    let late = submit(&f, DEAD, 5).await;
+    f.sql("UPDATE live_job SET parked_at = now() - interval '1 hour' WHERE workspace_id = 'full'")
+        .await;
+    f.let_time_pass().await;
+    for _ in 0..4 {
+        f.sql("UPDATE resting_host SET rests_until = now()").await;
+        assert_eq!(reconcile(&f).await, 1);
+        let lease = f.claim("w").await.unwrap();
+        if lease.job.id == late {
+            return;
+        }
+        f.queue.host_away(DEAD, lease.job.id).await.unwrap();
+        f.queue.fail(&lease, &error("registry_unavailable", true)).await.unwrap();
+    }
+    panic!("it never tried");
+}
+
+/// What nobody has tried is not said to be away.
+#[tokio::test]
+async fn jobs_of_a_registry_that_nobody_tried_lately_go_on_waiting() {
+    let f = Fixture::new().await;
+    for n in 1..=4 {
+        submit(&f, DEAD, n).await;
+    }
+    for _ in 0..3 {
+        fail(&f).await;
+    }
+    f.sql("UPDATE live_job SET parked_at = now() - interval '1 day' WHERE parked_at IS NOT NULL")
+        .await;
+    f.sql("UPDATE resting_host SET failed_at = now() - interval '1 hour', rests_until = now() + interval '1 minute'").await;
+    assert_eq!(reconcile(&f).await, 0);
+    f.sql("UPDATE resting_host SET failed_at = now()").await;
+    assert!(reconcile(&f).await > 0);
+}

@@ -2,29 +2,52 @@
 
 use std::path::Path;
 
+use clipwright::digest::Digest;
 use clipwright::jobs::job::{ImageId, JobSpec, JobState, MigrateSpec};
-use clipwright::jobs::queue::JobFilter;
-use clipwright::jobs::reconcile::{Images, Reconciler as _};
+use clipwright::jobs::queue::{JobFilter, NewJob};
+use clipwright::jobs::reconcile::{BATCH, Images, Reconciler as _};
 use clipwright::publish::archives::Stores;
 use clipwright::store::StoreSettings;
 use clipwright::workspace::WorkspaceId;
 use uuid::Uuid;
 
-use super::harness::{Fixture, result_for, within};
+use super::harness::{Fixture, new_job, result_for, within};
 
 /// A fixture, a store, and the image of job number 1, whose archive is one byte long.
 async fn published(directory: &Path) -> (Fixture, Images, ImageId, Uuid) {
+    published_as(directory, b"x").await
+}
+
+async fn published_as(directory: &Path, archive: &[u8]) -> (Fixture, Images, ImageId, Uuid) {
     let f = Fixture::new().await;
-    std::fs::write(directory.join("x.rclip"), "x").unwrap();
     let settings = StoreSettings::Directory(directory.to_owned());
     let archives = Stores::open(&settings, |objects| objects).await.unwrap().archives;
-    let id = f.submit(1).await;
-    let lease = f.claim("w").await.unwrap();
-    assert!(f.queue.own_archive(&lease).await.unwrap());
-    let result = result_for(&lease.job);
-    f.queue.succeed(&lease, &result).await.unwrap();
     let images = Images::new(f.queue.clone(), archives);
-    (f, images, result.image_id, id)
+    // The first run begins anywhere, the next one at the first image.
+    assert_eq!(images.run().await.unwrap(), 0);
+    put(directory, archive);
+    let (own, image_id, id) = publish(&f, "default", archive).await;
+    assert!(own);
+    (f, images, image_id, id)
+}
+
+/// Under another file number than what was there.
+fn put(directory: &Path, archive: &[u8]) {
+    std::fs::write(directory.join("new"), archive).unwrap();
+    std::fs::rename(directory.join("new"), directory.join("x.rclip")).unwrap();
+}
+
+/// Image number 1 of a workspace, whether the id is its own, and the job.
+async fn publish(f: &Fixture, workspace: &str, archive: &[u8]) -> (bool, ImageId, Uuid) {
+    let new = NewJob { workspace: workspace.parse().unwrap(), ..new_job(1) };
+    let id = f.queue.submit(new).await.unwrap().job.id;
+    let lease = f.claim("w").await.unwrap();
+    let own = f.queue.own_archive(&lease).await.unwrap();
+    let mut result = result_for(&lease.job);
+    result.archive.size = archive.len() as u64;
+    result.archive.digest = Digest::of(archive);
+    f.queue.succeed(&lease, &result).await.unwrap();
+    (own, result.image_id, id)
 }
 
 /// Only what has been so for a while is looked at.
@@ -42,7 +65,8 @@ async fn an_image_whose_archive_is_gone_is_forgotten_and_its_id_is_free() {
     let busy = f.submit(1).await;
     assert_eq!(images.run().await.unwrap(), 0);
     f.queue.cancel(busy).await.unwrap();
-    assert_eq!(images.run().await.unwrap(), 2, "the image and the owner of its id");
+    assert_eq!(images.run().await.unwrap(), 1, "the image");
+    assert_eq!(images.run().await.unwrap(), 1, "the owner of its id");
     assert!(f.queue.image(&WorkspaceId::default(), &image_id).await.unwrap().is_none());
     assert_eq!(f.get(job).await.state, JobState::Succeeded, "what was, was");
     let kept: bool = sqlx::query_scalar("SELECT bool_or(is_kept) FROM job")
@@ -69,8 +93,61 @@ async fn images_are_not_forgotten_because_the_store_is_the_wrong_one() {
     std::fs::rename(directory.path().join("x.rclip"), directory.path().join("away")).unwrap();
     assert_eq!(images.run().await.unwrap(), 0);
     std::fs::rename(directory.path().join("away"), directory.path().join("x.rclip")).unwrap();
-    assert_eq!(images.run().await.unwrap(), 0, "from the first again after the last");
-    assert_eq!(images.run().await.unwrap(), 9);
+    assert_eq!(images.run().await.unwrap(), 9, "from the first again after the last");
+}
+
+/// There is one name for all workspaces: whose it isn't has the very same archive, or none.
+#[tokio::test]
+async fn an_image_whose_archive_is_another_workspaces_by_now_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let golden = include_bytes!("../fixtures/v2.clip");
+    // Of one size.
+    let [one, other] = [b"1", b"2"].map(|end| [&golden[..], end].concat());
+    let (f, images, image_id, _) = published_as(directory.path(), &one).await;
+    f.sql("INSERT INTO workspace (id) VALUES ('guest')").await;
+    let (own, ..) = publish(&f, "guest", &one).await;
+    assert!(!own);
+    f.sql(AGED).await;
+    assert_eq!(images.run().await.unwrap(), 0, "the very same");
+    put(directory.path(), &other);
+    assert_eq!(images.run().await.unwrap(), 1);
+    let guest = "guest".parse().unwrap();
+    assert!(f.queue.image(&guest, &image_id).await.unwrap().is_none());
+    assert!(f.queue.image(&WorkspaceId::default(), &image_id).await.unwrap().is_some());
+    let queued = JobFilter { state: Some(JobState::Queued), limit: 9, ..JobFilter::default() };
+    let queued = JobFilter { workspace: guest, ..queued };
+    assert!(f.queue.list(queued).await.unwrap().jobs.is_empty(), "nothing is described for it");
+}
+
+/// The others have nothing to do with it.
+#[tokio::test]
+async fn an_archive_that_cannot_be_looked_at_holds_no_other_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, images, ..) = published(directory.path()).await;
+    f.submit(2).await;
+    let lease = f.claim("w").await.unwrap();
+    let mut result = result_for(&lease.job);
+    result.archive.key = "gone.rclip".to_owned();
+    f.queue.succeed(&lease, &result).await.unwrap();
+    // It is nobody's, and no archive.
+    f.sql("DELETE FROM archive_owner").await;
+    f.sql(AGED).await;
+    assert_eq!(images.run().await.unwrap(), 1);
+}
+
+/// Those of one page are not all there are.
+#[tokio::test]
+async fn a_full_page_is_followed_by_the_next_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, images, ..) = published(directory.path()).await;
+    f.sql(
+        "INSERT INTO image (workspace_id, image_id, job_id)
+         SELECT 'default', lpad(to_hex(n), 16, '0'), (SELECT job_id FROM image)
+         FROM generate_series(2, 250) AS n",
+    )
+    .await;
+    assert_eq!(images.run().await.unwrap(), BATCH);
+    assert_eq!(images.run().await.unwrap(), 0);
 }
 
 /// Somebody is about to publish while the id, which looked free until now, is being freed.

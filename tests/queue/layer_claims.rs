@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clipwright::archive::{IndexOptions, LayerCache, LayerClaims as _, index_image};
+use async_trait::async_trait;
+use clipwright::archive::{Claim, IndexOptions, LayerCache, LayerClaims, index_image};
 use clipwright::jobs::queue::{Queue, Vault};
 use clipwright::oci::{Credentials, ImageSource, OciSettings, Platform, Source};
 use clipwright::progress::{Progress, Silent, Step};
 use clipwright::store::{DirectoryStore, Key, ObjectStore};
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::harness::{Fixture, LEASE, within};
@@ -132,4 +135,37 @@ async fn who_waits_for_another_process_says_so() {
     proxy.cut_open_connections();
     assert_eq!(within(first).await.unwrap(), 0);
     assert_eq!(within(second).await.unwrap(), 1, "what the first one learnt");
+}
+
+/// Somebody has every layer, and never comes to an end.
+#[derive(Debug)]
+struct Taken;
+
+#[async_trait]
+impl LayerClaims for Taken {
+    async fn try_claim(&self, _key: &Key) -> Option<Claim> {
+        None
+    }
+
+    fn freed(&self, _key: &Key) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// It may come drop by drop from a registry that means no good. The second one waits for the first besides.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_waited_for_without_end() {
+    let layout = Layout::of(&[Blob::file("f", b"x")]);
+    let image: ImageSource = format!("oci:{}", layout.path().display()).parse().unwrap();
+    let (cancel, platform) = (CancellationToken::new(), Platform::host());
+    let source = Source::open(&image, &OciSettings::default(), None).await.unwrap();
+    let image = source.resolve(&platform, &cancel).await.unwrap();
+    let cache = LayerCache::default().with_claims(Arc::new(Taken));
+    let options = IndexOptions { cache: Some(Arc::new(cache)), ..IndexOptions::default() };
+    let index = || Box::pin(index_image(&source, &image, &options, Arc::new(Silent), &cancel));
+    let started = Instant::now();
+    let (one, other) = tokio::join!(index(), index());
+    assert!(one.unwrap().cached.is_empty() && other.unwrap().cached.is_empty());
+    let waited = started.elapsed();
+    assert!((Duration::from_mins(2)..Duration::from_mins(3)).contains(&waited), "{waited:?}");
 }

@@ -1,16 +1,21 @@
 //! Webhooks: whoever is to be told when a job ends is told, by a real receiver's account.
 
+use std::time::Duration;
+
 use clipwright::egress::Egress;
 use clipwright::jobs::courier::Courier;
 use clipwright::jobs::queue::{NewJob, Queue, Sharing, Vault};
-use clipwright::jobs::reconcile::{Reconciler as _, Secrets};
+use clipwright::jobs::reconcile::{Reconciler as _, Secrets, Webhooks};
 use clipwright::jobs::webhook::{Delivery, DeliveryState, Webhook};
 use clipwright::workspace::WorkspaceId;
+use futures_util::future::join_all;
 use secrecy::SecretString;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-use super::harness::{Fixture, error, new_job, result_for};
+use super::harness::{Fixture, error, new_job, result_for, within};
 
 /// A receiver that answers with these, one after the other, and then with the last for ever.
 async fn receiver(answers: &[u16]) -> MockServer {
@@ -85,7 +90,7 @@ async fn the_end_of_a_job_is_told_and_signed() {
 
     assert_eq!((delivery.state.as_str(), delivery.attempts), ("delivered", 1));
     assert_eq!((delivery.last_status, delivery.last_error.as_deref()), (Some(204), None));
-    assert!(!delivery.url.contains("hunter2"));
+    assert_eq!(delivery.url, format!("{}/...", server.uri()));
     // Nothing secret lies in the database in the clear.
     let rows: Vec<String> = sqlx::query_scalar("SELECT webhook::text FROM webhook")
         .fetch_all(f.database.pool())
@@ -240,4 +245,141 @@ async fn secrets_of_a_former_key_get_the_present_one() {
     let f = Fixture { queue: present, ..f };
     assert_eq!(deliver(&f).await, 1);
     assert_eq!(deliveries(&f).await[0].state, "delivered");
+}
+
+#[tokio::test]
+async fn a_job_has_so_many_webhooks_and_no_more() {
+    let f = Fixture::new().await;
+    let server = receiver(&[200]).await;
+    let id = f.queue.submit(told(&server, 1)).await.unwrap().job.id;
+    let many = join_all((0..30).map(|_| f.queue.submit(told(&server, 1)))).await;
+    assert_eq!(many.iter().filter(|submitted| submitted.is_ok()).count(), 19);
+    let refused = many.into_iter().find_map(Result::err).unwrap().to_string();
+    assert!(refused.contains("webhook"), "{refused}");
+    let quiet = NewJob { webhook: None, ..told(&server, 1) };
+    assert_eq!(f.queue.submit(quiet).await.unwrap().job.id, id);
+
+    // Nor is it otherwise when the job has ended, until they are delivered.
+    let lease = f.claim("w").await.unwrap();
+    f.queue.succeed(&lease, &result_for(&lease.job)).await.unwrap();
+    f.queue.submit(told(&server, 1)).await.unwrap_err();
+    f.queue.submit(told(&server, 2)).await.unwrap();
+    while deliver(&f).await > 0 {}
+    assert_eq!(received(&server).await.len(), 20);
+    assert_eq!(f.queue.submit(told(&server, 1)).await.unwrap().job.id, id);
+    assert_eq!(deliver(&f).await, 1);
+}
+
+#[tokio::test]
+async fn what_was_settled_long_ago_is_deleted() {
+    let f = Fixture::new().await;
+    let server = receiver(&[200]).await;
+    let id = f.queue.submit(told(&server, 1)).await.unwrap().job.id;
+    let lease = f.claim("w").await.unwrap();
+    f.queue.succeed(&lease, &result_for(&lease.job)).await.unwrap();
+    f.queue.submit(told(&server, 1)).await.unwrap();
+    assert_eq!(deliver(&f).await, 2);
+    f.queue.submit(told(&server, 2)).await.unwrap();
+    let due = f.queue.submit(told(&server, 3)).await.unwrap().job.id;
+    f.queue.cancel(due).await.unwrap();
+    let webhooks = Webhooks { queue: f.queue.clone(), keep: Duration::from_hours(24) };
+    assert_eq!(webhooks.run().await.unwrap(), 0);
+    f.sql("UPDATE webhook SET due_at = due_at - interval '25 hours'").await;
+    assert_eq!(webhooks.run().await.unwrap(), 2);
+    let left: Vec<_> = deliveries(&f).await.into_iter().map(|delivery| delivery.state).collect();
+    assert_eq!(left, ["due", "waiting"]);
+    assert_eq!(f.get(id).await.id, id, "an image refers to it");
+}
+
+#[tokio::test]
+async fn a_slow_receiver_holds_up_its_workspace_alone() {
+    let f = Fixture::new().await;
+    f.sql("INSERT INTO workspace (id) VALUES ('other')").await;
+    let (slow, server) = (MockServer::start().await, receiver(&[200]).await);
+    let late = ResponseTemplate::new(200).set_delay(Duration::from_mins(1));
+    Mock::given(method("POST")).respond_with(late).mount(&slow).await;
+    for n in 0..20 {
+        let id = f.queue.submit(told(&slow, n)).await.unwrap().job.id;
+        f.queue.cancel(id).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let courier = Courier::new(f.queue.clone(), Egress::Private).unwrap().start(stop.clone());
+    let pause = || sleep(Duration::from_millis(20));
+    let under_way = async || {
+        let all = deliveries(&f).await.into_iter();
+        all.filter(|delivery| delivery.attempts == 1 && delivery.last_error.is_none()).count()
+    };
+    within(async {
+        while under_way().await < 8 {
+            pause().await;
+        }
+    })
+    .await;
+    // It comes while these are waited for.
+    let workspace: WorkspaceId = "other".parse().unwrap();
+    let single = NewJob { workspace: workspace.clone(), ..told(&server, 99) };
+    let id = f.queue.submit(single).await.unwrap().job.id;
+    f.queue.cancel(id).await.unwrap();
+    within(async {
+        while f.queue.deliveries(&workspace, None, None, 9).await.unwrap()[0].state != "delivered" {
+            pause().await;
+        }
+    })
+    .await;
+    assert_eq!(under_way().await, 8, "they are waited for yet, and no more of them were sent");
+    stop.cancel();
+    courier.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_keeps_no_other_from_the_present_key() {
+    let f = Fixture::new().await;
+    let key = |byte: &str| byte.repeat(32).parse().unwrap();
+    let server = receiver(&[200]).await;
+    for n in 0..120 {
+        f.queue.submit(told(&server, n)).await.unwrap();
+    }
+    // Sealed for another place, and the first of all.
+    f.sql(
+        "ALTER TABLE webhook DISABLE TRIGGER USER;
+         INSERT INTO webhook (id, workspace_id, job_id, shown_url, key_id, nonce, ciphertext)
+         SELECT lpad(n::text, 32, '0')::uuid, workspace_id, job_id, shown_url, key_id, nonce, ciphertext
+         FROM (SELECT * FROM webhook LIMIT 1) AS one, generate_series(1, 300) AS n;
+         ALTER TABLE webhook ENABLE TRIGGER USER",
+    )
+    .await;
+    let both = Queue::new(f.database.pool().clone(), Vault::new([key("cd"), key("ab")]));
+    let secrets = Secrets { queue: both };
+    assert_eq!(secrets.run().await.unwrap(), 120);
+    assert_eq!(secrets.run().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_webhook_whose_key_is_gone_is_named_and_given_up_after_a_day() {
+    let f = Fixture::new().await;
+    let server = receiver(&[200]).await;
+    let vault = Vault::new(["cd".repeat(32).parse().unwrap()]);
+    let present = Queue::new(f.database.pool().clone(), vault);
+    let unknown = async || {
+        let keys = present.unknown_keys().await.unwrap();
+        keys.into_iter().map(|(_, jobs)| jobs).collect::<Vec<_>>()
+    };
+    let id = f.queue.submit(told(&server, 1)).await.unwrap().job.id;
+    assert_eq!(unknown().await, [1]);
+    f.queue.cancel(id).await.unwrap();
+    assert_eq!(unknown().await, [1]);
+
+    let put_right = async |queue: &Queue| {
+        let keep = Duration::from_hours(24 * 30);
+        Webhooks { queue: queue.clone(), keep }.run().await.unwrap()
+    };
+    assert_eq!(put_right(&present).await, 0, "somebody may have the key");
+    f.sql("UPDATE webhook SET due_at = now() - interval '25 hours'").await;
+    assert_eq!(put_right(&f.queue).await, 0, "here it is");
+    assert_eq!(put_right(&present).await, 1);
+    let delivery = deliveries(&f).await.remove(0);
+    assert_eq!(delivery.state, "given_up");
+    let why = delivery.last_error.unwrap();
+    assert!(why.contains("has the key"), "{why}");
+    assert!(unknown().await.is_empty());
 }

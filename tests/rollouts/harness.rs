@@ -95,9 +95,14 @@ impl Fixture {
 
     /// Starts of image `n`; how many were new.
     pub(crate) async fn starts(&self, n: u64, starts: &[NewStart]) -> i64 {
+        self.starts_by(n, starts, true).await
+    }
+
+    /// As whoever runs the fleet reports them, or a tenant.
+    pub(crate) async fn starts_by(&self, n: u64, starts: &[NewStart], is_vouched: bool) -> i64 {
         let (workspace, image) = ("default".parse().unwrap(), image(n).parse().unwrap());
-        let reported = self.rollouts.report_starts(&workspace, &image, starts).await.unwrap();
-        reported.unwrap().accepted
+        let reported = self.rollouts.report_starts(&workspace, &image, starts, is_vouched);
+        reported.await.unwrap().unwrap().accepted
     }
 
     pub(crate) async fn tally(&self) {

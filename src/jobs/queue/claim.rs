@@ -5,9 +5,10 @@
 //! the one whose last claim is the longest ago. Priorities order the jobs of a workspace, not workspaces.
 //!
 //! The statement walks one index to its first entry, for each workspace that has jobs waiting until there
-//! is one, and for each kind, priority and key. What may run next of an image is chosen when jobs come and
-//! go (`choose_head` in the migrations), and jobs that wait for their registry are not in the index, so
-//! that no plan can go wrong with the statistics.
+//! is one, and for each kind, priority and key. What may run next of an image in a workspace is chosen when
+//! jobs come and go (`choose_head` in the migrations), and jobs that wait for their registry are not in the
+//! index, so that no plan can go wrong with the statistics. Passed over are jobs whose image is worked on
+//! for another workspace: no more than there are jobs that run.
 
 use std::time::Duration;
 
@@ -105,6 +106,9 @@ impl Queue {
                                  AND suspect = $2 AND priority = level.priority
                                  AND key_id = here.key AND due_at <= now()
                                  AND spec_version <= $3
+                                 AND NOT EXISTS (SELECT FROM live_job AS other
+                                                 WHERE other.image_id = live_job.image_id
+                                                   AND other.worker_id IS NOT NULL)
                                ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS due
                            ORDER BY due.due_at LIMIT 1) AS best
                        LIMIT 1) AS first
@@ -161,6 +165,11 @@ impl Queue {
         )
         .fetch_optional(&mut *db)
         .await;
+        if claimed.as_ref().is_err_and(is_beaten) {
+            db.answered(ACTION, Ok(()))?;
+            self.hub.tell(Topic::Work);
+            return Ok(None);
+        }
         let Some(row) = db.answered(ACTION, claimed)? else { return Ok(None) };
         let sealed = row.key_ids.into_iter().zip(row.nonces).zip(row.ciphertexts);
         let sealed =
@@ -193,7 +202,7 @@ impl Queue {
     }
 
     /// What jobs may be sealed with that are claimed here.
-    fn keys(&self) -> Vec<String> {
+    pub(super) fn keys(&self) -> Vec<String> {
         [String::new()].into_iter().chain(self.vault.key_ids()).collect()
     }
 
@@ -216,11 +225,18 @@ impl Queue {
     }
 }
 
+/// Whether somebody has claimed another workspace's job of the same image at the same moment.
+fn is_beaten(error: &sqlx::Error) -> bool {
+    let database = error.as_database_error();
+    database.is_some_and(|error| error.constraint() == Some("live_job_one_runs"))
+}
+
 const SUSPECTS: &str = "look for jobs whose worker fell silent";
 const RELEASE: &str = "release what a lost claim took";
 
 impl Queue {
-    /// Whether a job that could be claimed is due whose worker fell silent.
+    /// Whether a job that could be claimed is due whose worker fell silent, and no such job runs: one at a
+    /// time is enough to keep processes from other work.
     pub async fn suspect_waits(&self, kinds: &[JobKind]) -> Result<bool, QueueError> {
         let keys = self.keys();
         let kinds: Vec<_> = kinds.iter().map(|kind| kind.as_str().to_owned()).collect();
@@ -231,7 +247,9 @@ impl Queue {
                        SELECT FROM live_job
                        WHERE suspect AND head AND worker_id IS NULL AND kind = ANY($1)
                          AND key_id = ANY($2) AND parked_at IS NULL AND due_at <= now()
-                         AND spec_version <= $3) AS "waits!""#,
+                         AND spec_version <= $3)
+                     AND NOT EXISTS (SELECT FROM live_job WHERE suspect AND worker_id IS NOT NULL)
+                     AS "waits!""#,
                 &kinds,
                 &keys,
                 JobSpec::VERSION,

@@ -7,6 +7,9 @@ use crate::error::{Classify, Fault};
 use crate::retry::Retryable;
 use crate::workspace::WorkspaceId;
 
+/// What the schema calls the bound on webhooks of one job.
+const WEBHOOK_BOUNDED: &str = "webhook_bounded";
+
 /// Why the queue could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
@@ -41,6 +44,9 @@ pub enum QueueError {
     /// As many jobs of all workspaces wait as may.
     #[error("as many jobs wait as the service lets wait (maxQueued)")]
     ServiceFull,
+    /// As many webhooks of the job wait as may.
+    #[error("no webhook can be added: 20 of this job wait, and no more may")]
+    WebhooksFull,
     /// Secrets came, but there is no key to keep them with.
     #[error("credentials can't be accepted: the service has no secret key to encrypt them with")]
     NoSecretKey,
@@ -78,6 +84,10 @@ impl QueueError {
         if matches!(error, sqlx::Error::PoolClosed) {
             return Self::Closed;
         }
+        let refused_by = error.as_database_error().and_then(|error| error.constraint());
+        if refused_by == Some(WEBHOOK_BOUNDED) {
+            return Self::WebhooksFull;
+        }
         let reason = error.to_string();
         if database::is_transient(error) {
             Self::Unavailable { action, reason }
@@ -102,7 +112,10 @@ impl Classify for QueueError {
     fn fault(&self) -> Fault {
         match self {
             Self::Unavailable { .. } | Self::Closed | Self::ServiceFull => Fault::Upstream,
-            Self::IdempotencyMismatch | Self::Full { .. } | Self::NoSecretKey => Fault::User,
+            Self::IdempotencyMismatch
+            | Self::Full { .. }
+            | Self::WebhooksFull
+            | Self::NoSecretKey => Fault::User,
             Self::Refused { .. }
             | Self::Undecipherable { .. }
             | Self::Corrupt { .. }
@@ -116,6 +129,7 @@ impl Classify for QueueError {
             Self::Refused { .. } => "database_refused",
             Self::IdempotencyMismatch => "idempotency_mismatch",
             Self::Full { .. } | Self::ServiceFull => "queue_full",
+            Self::WebhooksFull => "webhooks_full",
             Self::NoSecretKey => "no_secret_key",
             Self::Undecipherable { .. } => "credentials_undecipherable",
             Self::Corrupt { .. } => "row_corrupt",

@@ -11,7 +11,7 @@ use super::json::to_json;
 use super::wake::Topic;
 use super::{Queue, QueueError, patiently};
 use crate::error::Fault;
-use crate::jobs::job::{EventKind, JobError};
+use crate::jobs::job::{EventKind, JobError, JobKind, JobSpec};
 
 const ANSWERED: &str = "note that a registry answers";
 const AWAY: &str = "note that a registry does not answer";
@@ -114,6 +114,7 @@ impl Queue {
     /// find out. How many were let go.
     pub(in crate::jobs) async fn try_hosts(&self) -> Result<u64, QueueError> {
         let (_, longest) = REST;
+        let (keys, kinds) = (self.keys(), JobKind::ALL.map(|kind| kind.as_str().to_owned()));
         let tried = patiently(TRY, async || {
             let mut db = Connection::acquire(&self.pool, TRY).await?;
             let tried = sqlx::query!(
@@ -124,14 +125,24 @@ impl Queue {
                      RETURNING host)
                  UPDATE live_job SET parked_at = NULL, due_at = least(due_at, now())
                  FROM rested CROSS JOIN LATERAL (
-                     -- The one that waits longest: who has tried comes after the others.
+                     -- The one that waits longest of those that a worker would take: who has tried comes
+                     -- after the others.
                      SELECT job_id FROM live_job AS waiting
+                     JOIN workspace ON workspace.id = waiting.workspace_id
                      WHERE waiting.host = rested.host AND worker_id IS NULL AND head
-                       AND parked_at IS NOT NULL
-                     ORDER BY parked_at LIMIT 1 FOR UPDATE SKIP LOCKED) AS first
+                       AND parked_at IS NOT NULL AND NOT suspect AND key_id = ANY($3)
+                       AND kind = ANY($4) AND spec_version <= $5
+                       AND (workspace.max_running IS NULL OR workspace.max_running > (
+                           SELECT count(*) FROM live_job AS running
+                           WHERE running.workspace_id = waiting.workspace_id
+                             AND running.worker_id IS NOT NULL))
+                     ORDER BY parked_at LIMIT 1 FOR UPDATE OF waiting SKIP LOCKED) AS first
                  WHERE live_job.job_id = first.job_id",
                 longest.as_secs_f64(),
                 BATCH,
+                &keys,
+                &kinds,
+                JobSpec::VERSION,
             )
             .execute(&mut *db)
             .await;
@@ -221,6 +232,8 @@ impl Queue {
                            WHERE live_job.host = resting_host.host AND worker_id IS NULL
                              AND parked_at <= now() - make_interval(secs => $1)
                            ORDER BY parked_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS parked
+                       -- Of one that nobody has tried lately nothing is known.
+                       WHERE failed_at > now() - make_interval(secs => $5)
                        LIMIT $2),
                    gone AS (
                        DELETE FROM live_job
@@ -243,6 +256,7 @@ impl Queue {
                 BATCH,
                 error,
                 event,
+                MEMORY.as_secs_f64(),
             )
             .fetch_all(&mut *db)
             .await;

@@ -211,8 +211,9 @@ impl Queue {
         .await
     }
 
-    /// The keys that secrets of waiting jobs are sealed with and that are not here, with how many jobs
-    /// wait for each (1000 are counted at most): none of them is claimed by this process.
+    /// The keys that secrets of waiting jobs and webhooks that are not settled are sealed with and that are
+    /// not here, with how many jobs there are of each (1000 are counted at most): this process neither
+    /// claims these nor tells of them.
     pub async fn unknown_keys(&self) -> Result<Vec<(String, i64)>, QueueError> {
         const ACTION: &str = "look for unknown keys";
         let keys = self.vault.key_ids();
@@ -221,18 +222,28 @@ impl Queue {
             let unknown = sqlx::query!(
                 // From one key to the next, however many jobs wait for each.
                 r#"WITH RECURSIVE sealed AS (
-                       SELECT min(key_id) AS key_id, 1 AS n FROM live_job
-                       WHERE key_id <> '' AND worker_id IS NULL
+                       SELECT least((SELECT key_id FROM live_job
+                                     WHERE key_id <> '' AND worker_id IS NULL
+                                     ORDER BY key_id LIMIT 1),
+                                    (SELECT key_id FROM webhook ORDER BY key_id LIMIT 1))
+                                  AS key_id, 1 AS n
                        UNION ALL
-                       SELECT (SELECT min(key_id) FROM live_job
-                               WHERE key_id <> '' AND worker_id IS NULL
-                                 AND key_id > sealed.key_id), n + 1
+                       SELECT least((SELECT key_id FROM live_job
+                                     WHERE key_id <> '' AND worker_id IS NULL
+                                       AND key_id > sealed.key_id ORDER BY key_id LIMIT 1),
+                                    (SELECT key_id FROM webhook WHERE key_id > sealed.key_id
+                                     ORDER BY key_id LIMIT 1)), n + 1
                        FROM sealed WHERE sealed.key_id IS NOT NULL AND n < $2)
                    SELECT sealed.key_id AS "key_id!", waiting.jobs AS "jobs!"
                    FROM sealed CROSS JOIN LATERAL (
                        SELECT count(*) AS jobs FROM (
-                           SELECT FROM live_job
-                           WHERE key_id = sealed.key_id AND key_id <> '' AND worker_id IS NULL
+                           (SELECT job_id FROM live_job
+                            WHERE key_id = sealed.key_id AND key_id <> '' AND worker_id IS NULL
+                            LIMIT $3)
+                           UNION
+                           (SELECT job_id FROM webhook
+                            WHERE key_id = sealed.key_id AND state IN ('due', 'waiting')
+                            LIMIT $3)
                            LIMIT $3) AS counted) AS waiting
                    WHERE sealed.key_id <> ALL($1) AND waiting.jobs > 0
                    ORDER BY sealed.key_id"#,

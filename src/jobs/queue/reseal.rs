@@ -7,32 +7,43 @@ use super::connection::Connection;
 use super::vault::Sealed;
 use super::webhooks::NAME;
 use super::{Queue, QueueError, patiently};
+use crate::jobs::webhook::DeliveryState;
 
 const JOBS: &str = "look for secrets of a former key";
 const JOB: &str = "encrypt a job's secrets anew";
 const WEBHOOKS: &str = "look for webhooks of a former key";
 const WEBHOOK: &str = "encrypt a webhook anew";
-const BATCH: i64 = 100;
+/// Webhooks that are read at a time.
+const PAGE: i64 = 100;
+/// What is to be sent comes first; of the rest somebody may want it sent again.
+const IN_TURN: [DeliveryState; 4] =
+    [DeliveryState::Due, DeliveryState::Waiting, DeliveryState::GivenUp, DeliveryState::Delivered];
 
 impl Queue {
-    /// Encrypts some secrets anew. How many there were.
-    pub(in crate::jobs) async fn reseal(&self) -> Result<u64, QueueError> {
+    /// Encrypts secrets anew: of `most` jobs, and about as many webhooks. How many there were.
+    pub(in crate::jobs) async fn reseal(&self, most: u64) -> Result<u64, QueueError> {
         let keys = self.vault.key_ids();
         let Some((present, former)) = keys.split_first().filter(|(_, former)| !former.is_empty())
         else {
             return Ok(0);
         };
-        Ok(self.reseal_jobs(present, former).await? + self.reseal_webhooks(former).await?)
+        let jobs = self.reseal_jobs(present, former, most).await?;
+        Ok(jobs + self.reseal_webhooks(former, most).await?)
     }
 
-    async fn reseal_jobs(&self, present: &str, former: &[String]) -> Result<u64, QueueError> {
+    async fn reseal_jobs(
+        &self,
+        present: &str,
+        former: &[String],
+        most: u64,
+    ) -> Result<u64, QueueError> {
         let jobs = patiently(JOBS, async || {
             let mut db = Connection::acquire(&self.pool, JOBS).await?;
             let jobs = sqlx::query_scalar!(
                 "SELECT job_id FROM live_job
                  WHERE worker_id IS NULL AND key_id <> '' AND key_id = ANY($1) LIMIT $2",
                 former,
-                BATCH,
+                most.cast_signed(),
             )
             .fetch_all(&mut *db)
             .await;
@@ -103,23 +114,50 @@ impl Queue {
         Ok(!resealed.await?.is_empty())
     }
 
-    async fn reseal_webhooks(&self, former: &[String]) -> Result<u64, QueueError> {
+    async fn reseal_webhooks(&self, former: &[String], most: u64) -> Result<u64, QueueError> {
+        let mut done = 0;
+        for state in IN_TURN {
+            for key in former {
+                let mut after = Some(Uuid::nil());
+                while let Some(last) = after.filter(|_| done < most) {
+                    let (resealed, next) = self.reseal_page(key, state, last).await?;
+                    done += resealed;
+                    after = next;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Encrypts some of the webhooks behind `after` anew: how many, and the last one if there may be more.
+    async fn reseal_page(
+        &self,
+        former: &str,
+        state: DeliveryState,
+        after: Uuid,
+    ) -> Result<(u64, Option<Uuid>), QueueError> {
         let rows = patiently(WEBHOOKS, async || {
             let mut db = Connection::acquire(&self.pool, WEBHOOKS).await?;
             let rows = sqlx::query!(
-                "SELECT id, key_id, nonce, ciphertext FROM webhook WHERE key_id = ANY($1) LIMIT $2",
+                "SELECT id, key_id, nonce, ciphertext FROM webhook
+                 WHERE key_id = $1 AND state = $2 AND id > $3 ORDER BY id LIMIT $4",
                 former,
-                BATCH,
+                state.as_str(),
+                after,
+                PAGE,
             )
             .fetch_all(&mut *db)
             .await;
             db.answered(WEBHOOKS, rows)
         });
+        let rows = rows.await?;
+        let is_full = i64::try_from(rows.len()) == Ok(PAGE);
+        let next = rows.last().filter(|_| is_full).map(|row| row.id);
         let mut done = 0;
-        for row in rows.await? {
-            let former = row.key_id.clone();
+        for row in rows {
             let sealed =
                 Sealed { key_id: row.key_id, nonce: row.nonce, ciphertext: row.ciphertext };
+            // What can't be read is left: it is given up when its time comes.
             let Ok(text) = self.vault.open(row.id, NAME, &sealed) else { continue };
             let anew = self.vault.seal(row.id, NAME, &text)?;
             let resealed = patiently(WEBHOOK, async || {
@@ -139,6 +177,6 @@ impl Queue {
             });
             done += resealed.await?.rows_affected();
         }
-        Ok(done)
+        Ok((done, next))
     }
 }

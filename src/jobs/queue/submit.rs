@@ -222,10 +222,21 @@ fn spec_digest(spec: &Value) -> Digest {
     Digest::of(spec.to_string().as_bytes())
 }
 
-/// Names what a request asks for; of secrets it takes the names alone.
+/// Names what a request asks for. Of secrets it takes the names, and of a webhook what may be shown: what
+/// they hold could be told by a keyed hash alone, and a key that another replaces would refuse who only
+/// asks again.
 fn request_digest(new: &NewJob, spec: Digest) -> Digest {
     let names: Vec<_> = new.secrets.keys().collect();
-    Digest::of(format!("{spec} {:?} {names:?}", new.priority).as_bytes())
+    let NewJob { priority, webhook, expires_in, max_attempts, .. } = new;
+    let mut asked = format!("{spec} {priority:?} {names:?}");
+    // Without any of these it is what the version before says of it.
+    let more = [
+        webhook.as_ref().map(|webhook| format!(" webhook {}", webhook.shown_url())),
+        expires_in.map(|time| format!(" expires_in {time:?}")),
+        max_attempts.map(|most| format!(" max_attempts {most}")),
+    ];
+    asked.extend(more.into_iter().flatten());
+    Digest::of(asked.as_bytes())
 }
 
 /// The job that the first try, or an earlier request with the same key, made.

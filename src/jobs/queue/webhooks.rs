@@ -17,14 +17,16 @@ const TAKE: &str = "take webhooks to deliver";
 const SETTLE: &str = "record what became of a webhook";
 const LIST: &str = "list webhooks";
 const AGAIN: &str = "have a webhook delivered again";
+const GIVE_UP: &str = "give webhooks of a lost key up";
+const FORGET: &str = "delete old webhooks";
 
 /// The name under which it is encrypted.
 pub(super) const NAME: &str = "webhook";
-/// Deliveries that are taken at a time: in all, and of one workspace, whose receiver may be slow.
-const BATCH: (i64, i64) = (64, 8);
+/// Deliveries of a process that are under way: in all, and of one workspace, whose receiver may be slow.
+const PLACES: (usize, i64) = (64, 8);
 /// Nobody else takes a delivery for so long.
 const LASTS: Duration = Duration::from_mins(1);
-/// For how long a receiver that doesn't take it is tried.
+/// For how long a receiver that doesn't take it is tried, and a process that has its key waited for.
 const GIVE_UP_AFTER: Duration = Duration::from_hours(24);
 const AGAIN_IN: RetrySettings =
     RetrySettings::endless(Duration::from_secs(10), Duration::from_hours(1));
@@ -34,6 +36,7 @@ const AGAIN_IN: RetrySettings =
 pub(in crate::jobs) struct DueDelivery {
     pub(in crate::jobs) id: Uuid,
     pub(in crate::jobs) job: Uuid,
+    pub(in crate::jobs) workspace: String,
     /// Which attempt this is.
     pub(in crate::jobs) attempt: i32,
     /// `None` if what was kept can't be read.
@@ -79,9 +82,17 @@ impl From<DeliveryRow> for Delivery {
 }
 
 impl Queue {
-    /// Takes some of what is due and can be decrypted here, of each workspace a few.
-    pub(in crate::jobs) async fn take_deliveries(&self) -> Result<Vec<DueDelivery>, QueueError> {
-        let (all, each) = BATCH;
+    /// Takes what is due and can be decrypted here, as far as there are places for it. `busy` has a
+    /// workspace as often as deliveries of it are under way.
+    pub(in crate::jobs) async fn take_deliveries(
+        &self,
+        busy: &[String],
+    ) -> Result<Vec<DueDelivery>, QueueError> {
+        let (all, each) = PLACES;
+        let free = i64::try_from(all.saturating_sub(busy.len())).unwrap_or_default();
+        if free == 0 {
+            return Ok(Vec::new());
+        }
         let keys = self.vault.key_ids();
         let taken = patiently(TAKE, async || {
             let mut db = Connection::acquire(&self.pool, TAKE).await?;
@@ -96,23 +107,27 @@ impl Queue {
                                ORDER BY following.workspace_id LIMIT 1)
                        FROM waiting WHERE waiting.workspace_id IS NOT NULL),
                    line AS MATERIALIZED (
-                       SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL
+                       SELECT workspace_id,
+                              $2 - (SELECT count(*) FROM unnest($5::text[]) AS busy (workspace_id)
+                                    WHERE busy.workspace_id = waiting.workspace_id) AS places
+                       FROM waiting WHERE workspace_id IS NOT NULL
                        ORDER BY random()),
                    chosen AS MATERIALIZED (
                        SELECT first.id FROM line CROSS JOIN LATERAL (
                            SELECT id FROM webhook
                            WHERE state = 'due' AND workspace_id = line.workspace_id
                              AND due_at <= now() AND key_id = ANY($4)
-                           ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS first
+                           ORDER BY due_at LIMIT line.places FOR UPDATE SKIP LOCKED) AS first
                        LIMIT $1)
                    UPDATE webhook
                    SET attempts = attempts + 1, due_at = now() + make_interval(secs => $3)
                    WHERE id = ANY(ARRAY(SELECT id FROM chosen)) AND state = 'due'
-                   RETURNING id, job_id, attempts, key_id, nonce, ciphertext"#,
-                all,
+                   RETURNING id, job_id, workspace_id, attempts, key_id, nonce, ciphertext"#,
+                free,
                 each,
                 LASTS.as_secs_f64(),
                 &keys,
+                busy,
             )
             .fetch_all(&mut *db)
             .await;
@@ -126,7 +141,13 @@ impl Queue {
                 tracing::error!(webhook = %row.id, %error, "a webhook can't be read");
             }
             let webhook = opened.ok().and_then(|text| Webhook::from_secret(&text));
-            DueDelivery { id: row.id, job: row.job_id, attempt: row.attempts, webhook }
+            DueDelivery {
+                id: row.id,
+                job: row.job_id,
+                workspace: row.workspace_id,
+                attempt: row.attempts,
+                webhook,
+            }
         });
         Ok(taken.collect())
     }
@@ -164,6 +185,58 @@ impl Queue {
             db.answered(SETTLE, settled).map(drop)
         })
         .await
+    }
+
+    /// Gives up what nobody has tried for a day, since its key is not here. How many there were.
+    pub(in crate::jobs) async fn give_up_unreadable(&self, most: u64) -> Result<u64, QueueError> {
+        let keys = self.vault.key_ids();
+        let given_up = patiently(GIVE_UP, async || {
+            let mut db = Connection::acquire(&self.pool, GIVE_UP).await?;
+            let given_up = sqlx::query!(
+                "UPDATE webhook
+                 SET state = 'given_up', due_at = now(), last_status = NULL,
+                     last_error = 'no process has the key that it was encrypted with'
+                 WHERE id = ANY(ARRAY(
+                     SELECT id FROM webhook
+                     WHERE state = 'due' AND due_at <= now() - make_interval(secs => $1)
+                       AND key_id <> ALL($2)
+                     ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED))",
+                GIVE_UP_AFTER.as_secs_f64(),
+                &keys,
+                most.cast_signed(),
+            )
+            .execute(&mut *db)
+            .await;
+            db.answered(GIVE_UP, given_up)
+        });
+        Ok(given_up.await?.rows_affected())
+    }
+
+    /// Deletes what was delivered or given up so long ago, and no more than an hour longer. How many there
+    /// were.
+    pub(in crate::jobs) async fn forget_deliveries(
+        &self,
+        keep: Duration,
+        most: u64,
+    ) -> Result<u64, QueueError> {
+        let deleted = patiently(FORGET, async || {
+            let mut db = Connection::acquire(&self.pool, FORGET).await?;
+            let deleted = sqlx::query!(
+                // The last attempt said when it would have been tried next: that is when it was settled,
+                // or up to an hour later.
+                "DELETE FROM webhook WHERE id = ANY(ARRAY(
+                     SELECT id FROM webhook
+                     WHERE state IN ('delivered', 'given_up')
+                       AND due_at <= now() - make_interval(secs => $1)
+                     LIMIT $2 FOR UPDATE SKIP LOCKED))",
+                keep.as_secs_f64(),
+                most.cast_signed(),
+            )
+            .execute(&mut *db)
+            .await;
+            db.answered(FORGET, deleted)
+        });
+        Ok(deleted.await?.rows_affected())
     }
 
     /// Webhooks of a workspace, the newest first, older than `before`, at most `limit`.

@@ -1,8 +1,10 @@
 //! What the rows say of images and what is in the store can part: a process dies between the two, or
 //! somebody else deletes or replaces an archive. The store is right. An image without an archive is
-//! forgotten; one whose archive is another gets a job that describes it anew. An image id whose owner
-//! has neither an image nor a job under it is free again.
+//! forgotten; one whose archive is another gets a job that describes it anew, if the archive is its
+//! workspace's, and is forgotten too if it is another workspace's. An image id whose owner has neither an
+//! image nor a job under it is free again.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,11 +12,12 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::{BATCH, ReconcileError, Reconciler};
-use crate::jobs::job::{ImageId, JobResult, JobSpec, MigrateSpec};
+use crate::digest::Digest;
+use crate::jobs::job::{ArchiveObject, ImageId, JobResult, JobSpec, MigrateSpec};
 use crate::jobs::queue::{Connection, NewJob, Queue, patiently};
 use crate::jobs::recorded::Recorded;
 use crate::publish::archives::ArchiveStore;
-use crate::store::Key;
+use crate::store::{Key, ObjectVersion};
 use crate::workspace::WorkspaceId;
 
 const LOOK: &str = "look through images";
@@ -25,16 +28,21 @@ const FREE: &str = "free image ids";
 const WRONG_STORE: usize = 10;
 /// Image ids whose owner is looked at, each time: that asks the database alone.
 const OWNERS: i64 = 5000;
+/// Archives whose digests are remembered.
+const DIGESTS: usize = 10_000;
 
 /// Images whose archive is gone or another, and image ids that nobody has.
 #[derive(Debug)]
 pub struct Images {
     queue: Queue,
     archives: Arc<dyn ArchiveStore>,
-    /// The last image that was looked at.
-    after: Mutex<(String, String)>,
+    /// The last image that was looked at. A process begins anywhere, lest those that come first be the only
+    /// ones where none lives for long.
+    after: Mutex<Option<(String, String)>>,
     /// The last image id whose owner was looked at.
     after_owner: Mutex<String>,
+    /// Of archives that several workspaces have: each is read once for all of them.
+    digests: Mutex<HashMap<Key, (ObjectVersion, Digest)>>,
 }
 
 /// A row of `image`, and what it says of the archive.
@@ -44,7 +52,16 @@ struct ImageRow {
     job_id: Uuid,
     /// It has been so for a while, and no job is under way.
     is_settled: bool,
+    /// The archive is its workspace's.
+    is_owned: bool,
     result: serde_json::Value,
+}
+
+/// Images that were looked for together.
+struct Page {
+    rows: Vec<ImageRow>,
+    /// There may be more.
+    is_full: bool,
 }
 
 /// What came of comparing an image with the store.
@@ -56,6 +73,10 @@ enum LookedAt {
         image_id: ImageId,
         key: Key,
     },
+    /// The archive is another, and another workspace's.
+    Foreign {
+        row: ImageRow,
+    },
     Gone {
         row: ImageRow,
     },
@@ -64,18 +85,29 @@ enum LookedAt {
 impl Images {
     /// Compares the rows of `queue` with `archives`.
     pub fn new(queue: Queue, archives: Arc<dyn ArchiveStore>) -> Self {
-        Self { queue, archives, after: Mutex::default(), after_owner: Mutex::default() }
+        Self {
+            queue,
+            archives,
+            after: Mutex::default(),
+            after_owner: Mutex::default(),
+            digests: Mutex::default(),
+        }
     }
 
     /// The next images, as far as they are settled; from the first again after the last.
-    async fn next(&self) -> Result<Vec<ImageRow>, ReconcileError> {
-        let (workspace, image) = lock(&self.after).clone();
+    async fn next(&self) -> Result<Page, ReconcileError> {
+        let (workspace, image) = match lock(&self.after).clone() {
+            Some((workspace, image)) => (Some(workspace), image),
+            None => (None, format!("{:016x}", rand::random::<u64>())),
+        };
         let rows = patiently(LOOK, async || {
             let mut db = Connection::acquire(&self.queue.pool, LOOK).await?;
             let rows = sqlx::query_as!(
                 ImageRow,
                 r#"WITH page AS MATERIALIZED (
-                       SELECT * FROM image WHERE (workspace_id, image_id) > ($1, $2)
+                       SELECT * FROM image
+                       WHERE (workspace_id, image_id) > (
+                           coalesce($1, (SELECT id FROM workspace ORDER BY random() LIMIT 1)), $2)
                        ORDER BY workspace_id, image_id LIMIT $3)
                    SELECT page.workspace_id AS "workspace_id!", page.image_id AS "image_id!",
                           page.job_id AS "job_id!",
@@ -83,6 +115,10 @@ impl Images {
                               AND NOT EXISTS (SELECT FROM live_job
                                               WHERE live_job.image_id = page.image_id)
                               AS "is_settled!",
+                          EXISTS (SELECT FROM archive_owner
+                                  WHERE archive_owner.image_id = page.image_id
+                                    AND archive_owner.workspace_id = page.workspace_id)
+                              AS "is_owned!",
                           (SELECT result FROM job WHERE id = page.job_id) AS "result!"
                    FROM page ORDER BY page.workspace_id, page.image_id"#,
                 workspace,
@@ -94,10 +130,12 @@ impl Images {
             db.answered(LOOK, rows)
         });
         let mut rows = rows.await?;
-        let last = rows.last().map(|row| (row.workspace_id.clone(), row.image_id.clone()));
-        *lock(&self.after) = last.unwrap_or_default();
+        let is_full = rows.len() as u64 >= BATCH;
+        let last = rows.last().filter(|_| is_full);
+        let last = last.map(|row| (row.workspace_id.clone(), row.image_id.clone()));
+        *lock(&self.after) = Some(last.unwrap_or_default());
         rows.retain(|row| row.is_settled);
-        Ok(rows)
+        Ok(Page { rows, is_full })
     }
 
     async fn look(&self, row: ImageRow) -> Result<LookedAt, ReconcileError> {
@@ -105,18 +143,55 @@ impl Images {
         // What a later version wrote is for a later version to compare.
         let Some(result) = result.known() else { return Ok(LookedAt::AsItShouldBe) };
         let Ok(key) = result.archive.key.parse::<Key>() else { return Ok(LookedAt::AsItShouldBe) };
-        Ok(match self.archives.stat(&key).await?.map(|stat| stat.size) {
-            Some(size) if size == result.archive.size => LookedAt::AsItShouldBe,
-            Some(_) => LookedAt::Another { row, image_id: result.image_id, key },
-            None => LookedAt::Gone { row },
+        let Some(found) = self.archives.stat(&key).await? else {
+            return Ok(LookedAt::Gone { row });
+        };
+        let ArchiveObject { size, digest, .. } = result.archive;
+        Ok(match (found.size == size, row.is_owned) {
+            (true, true) => LookedAt::AsItShouldBe,
+            (false, true) => LookedAt::Another { row, image_id: result.image_id, key },
+            // Its owner may have put there whatever he likes.
+            (true, false) if self.digest(&key, &found.version).await? == Some(digest) => {
+                LookedAt::AsItShouldBe
+            }
+            (_, false) => LookedAt::Foreign { row },
         })
     }
 
-    /// How many images were put right.
-    async fn compare(&self, rows: Vec<ImageRow>) -> Result<u64, ReconcileError> {
-        let mut looked = Vec::new();
+    /// The digest of what is there.
+    async fn digest(
+        &self,
+        key: &Key,
+        version: &ObjectVersion,
+    ) -> Result<Option<Digest>, ReconcileError> {
+        let known = lock(&self.digests).get(key).cloned();
+        if let Some((seen, digest)) = known
+            && seen == *version
+        {
+            return Ok(Some(digest));
+        }
+        let Some(stored) = self.archives.open(key).await? else { return Ok(None) };
+        let mut digests = lock(&self.digests);
+        if digests.len() >= DIGESTS {
+            digests.clear();
+        }
+        digests.insert(key.clone(), (stored.seen, stored.digest));
+        Ok(Some(stored.digest))
+    }
+
+    /// How many images were put right, and of how many that could not be said.
+    async fn compare(&self, rows: Vec<ImageRow>) -> (u64, u64) {
+        let (mut looked, mut done, mut failed) = (Vec::new(), 0, 0);
         for row in rows {
-            looked.push(self.look(row).await?);
+            let image_id = row.image_id.clone();
+            match self.look(row).await {
+                Ok(image) => looked.push(image),
+                // The others have nothing to do with it.
+                Err(error) => {
+                    tracing::warn!(image_id, %error, "an image was not compared with the store");
+                    failed += 1;
+                }
+            }
         }
         let is_gone = |looked: &LookedAt| matches!(looked, LookedAt::Gone { .. });
         if looked.len() >= WRONG_STORE && looked.iter().all(is_gone) {
@@ -126,19 +201,25 @@ impl Images {
                 store,
                 "no archive of any image is there: is it the right store?"
             );
-            return Ok(0);
+            return (0, failed);
         }
-        let mut done = 0;
         for image in looked {
-            done += u64::from(match image {
-                LookedAt::AsItShouldBe => false,
+            let mended = match &image {
+                LookedAt::AsItShouldBe => continue,
                 LookedAt::Another { row, image_id, key } => {
-                    self.describe_anew(&row, &image_id, &key).await?
+                    self.describe_anew(row, image_id, key).await
                 }
-                LookedAt::Gone { row } => self.forget(&row).await?,
-            });
+                LookedAt::Foreign { row } | LookedAt::Gone { row } => self.forget(row).await,
+            };
+            match mended {
+                Ok(mended) => done += u64::from(mended),
+                Err(error) => {
+                    tracing::warn!(%error, "an image was not put right");
+                    failed += 1;
+                }
+            }
         }
-        Ok(done)
+        (done, failed)
     }
 
     async fn describe_anew(
@@ -210,7 +291,7 @@ impl Images {
                        WHERE image_id = ANY (ARRAY(SELECT image_id FROM idle))
                          AND since < now() - interval '1 hour'
                        RETURNING 1)
-                   SELECT (SELECT max(image_id) FROM page) AS last,
+                   SELECT (SELECT max(image_id) FROM page HAVING count(*) = $2) AS last,
                           (SELECT count(*) FROM freed) AS "freed!""#,
                 after,
                 OWNERS,
@@ -241,7 +322,12 @@ impl Reconciler for Images {
     }
 
     async fn run(&self) -> Result<u64, ReconcileError> {
-        let done = self.compare(self.next().await?).await?;
-        Ok(done + self.free().await?)
+        // That asks the database alone, and has its turn however long the store takes.
+        let freed = self.free().await?;
+        let page = self.next().await?;
+        let (mended, failed) = self.compare(page.rows).await;
+        let done = freed + mended;
+        // A store that is away is not asked for the next ones at once.
+        Ok(if page.is_full && failed == 0 { done.max(BATCH) } else { done })
     }
 }

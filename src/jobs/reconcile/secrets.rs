@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{ReconcileError, Reconciler};
+use super::{BATCH, ReconcileError, Reconciler};
 use crate::jobs::queue::Queue;
 
 /// Secrets of a former key.
@@ -25,6 +25,6 @@ impl Reconciler for Secrets {
     }
 
     async fn run(&self) -> Result<u64, ReconcileError> {
-        Ok(self.queue.reseal().await?)
+        Ok(self.queue.reseal(BATCH).await?)
     }
 }
