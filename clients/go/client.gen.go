@@ -1256,7 +1256,8 @@ type Delivery struct {
 	// State Where it stands.
 	State DeliveryState `json:"state"`
 
-	// Url Where it goes, without the query.
+	// Url Where it goes: scheme, host and port, such as `https://hooks.example.com/...`. What follows may be a
+	// secret.
 	Url string `json:"url"`
 }
 
@@ -2142,6 +2143,12 @@ type ListedArchive struct {
 // Measure What is measured.
 type Measure string
 
+// MergedTrace What became of a trace.
+type MergedTrace struct {
+	// Starts Of how many starts the image's trace tells now.
+	Starts int32 `json:"starts"`
+}
+
 // Message One message of a build, in the shape of beta9's `BuildImageResponse`.
 type Message struct {
 	// Done No message follows: there is exactly one such.
@@ -2804,6 +2811,38 @@ type TokenWithSecret struct {
 	Workspace *WorkspaceId `json:"workspace,omitempty"`
 }
 
+// Trace What starts of an image have touched.
+type Trace struct {
+	// Sources Where what was touched is: 8192 touches in all.
+	Sources []TraceSource `json:"sources"`
+
+	// Starts How many starts it tells of.
+	Starts  int32 `json:"starts"`
+	Version int32 `json:"version"`
+}
+
+// TraceSource Touches of one layer.
+type TraceSource struct {
+	// Layer Its digest; absent for the data of a v1 archive.
+	Layer   *string      `json:"layer,omitempty"`
+	Touches []TraceTouch `json:"touches"`
+}
+
+// TraceTouch Bytes that were read for the first time.
+type TraceTouch struct {
+	// Length How many.
+	Length int64 `json:"length"`
+
+	// Ms Milliseconds after the beginning of the mount, on the average.
+	Ms int64 `json:"ms"`
+
+	// Start The first one, in the uncompressed stream.
+	Start int64 `json:"start"`
+
+	// Starts In how many of the starts.
+	Starts int32 `json:"starts"`
+}
+
 // Tries Jobs of one version, or starts of images.
 type Tries struct {
 	// Cancelled Those that were cancelled or that nobody took in time.
@@ -3136,6 +3175,18 @@ type ReportStartsParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
+// GetTraceParams defines parameters for GetTrace.
+type GetTraceParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// ReportTraceParams defines parameters for ReportTrace.
+type ReportTraceParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
 // ListJobsParams defines parameters for ListJobs.
 type ListJobsParams struct {
 	// State Only jobs in this state.
@@ -3351,6 +3402,9 @@ type SubmitJobsJSONRequestBody = BulkBody
 
 // ReportStartsJSONRequestBody defines body for ReportStarts for application/json ContentType.
 type ReportStartsJSONRequestBody = Starts
+
+// ReportTraceJSONRequestBody defines body for ReportTrace for application/json ContentType.
+type ReportTraceJSONRequestBody = Trace
 
 // SubmitJobJSONRequestBody defines body for SubmitJob for application/json ContentType.
 type SubmitJobJSONRequestBody = NewJob
@@ -4678,7 +4732,8 @@ type ClientInterface interface {
 	//
 	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-	// that the first one made, and goes on where that one broke off.
+	// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+	// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -4689,7 +4744,8 @@ type ClientInterface interface {
 	//
 	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-	// that the first one made, and goes on where that one broke off.
+	// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+	// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -4723,7 +4779,7 @@ type ClientInterface interface {
 	// GetImageArchive Gives the bytes of an archive
 	//
 	// Of a v1 archive in S3 that is its index: the data beside it are where that says. Where the store has
-	// addresses that anybody can read for a while, the answer leads there.
+	// addresses that anybody can read for a while, and the archive is the workspace's own, the answer leads there.
 	//
 	// Corresponds with GET /v1/images/{image_id}/archive (the `GetImageArchive` operationId).
 	GetImageArchive(ctx context.Context, imageId ImageId, params *GetImageArchiveParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -4764,6 +4820,33 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
 	ReportStarts(ctx context.Context, imageId ImageId, params *ReportStartsParams, body ReportStartsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetTrace Shows what starts touched
+	//
+	// For `clipwright mount --trace` and whoever fetches ahead. The trace of an image that nobody told of is empty.
+	//
+	// Corresponds with GET /v1/images/{image_id}/traces (the `GetTrace` operationId).
+	GetTrace(ctx context.Context, imageId ImageId, params *GetTraceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportTraceWithBody Reports what a start touched
+	//
+	// It is merged into the image's trace. What was touched long ago counts ever less, and of an image that many
+	// starts told of, one report a second is enough: the others are passed over.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/images/{image_id}/traces (the `ReportTrace` operationId).
+	ReportTraceWithBody(ctx context.Context, imageId ImageId, params *ReportTraceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportTrace Reports what a start touched
+	//
+	// It is merged into the image's trace. What was touched long ago counts ever less, and of an image that many
+	// starts told of, one report a second is enough: the others are passed over.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/images/{image_id}/traces (the `ReportTrace` operationId).
+	ReportTrace(ctx context.Context, imageId ImageId, params *ReportTraceParams, body ReportTraceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListJobs Lists jobs
 	//
@@ -5237,7 +5320,8 @@ func (c *Client) VerifyBuild(ctx context.Context, params *VerifyBuildParams, bod
 //
 // They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 // keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-// that the first one made, and goes on where that one broke off.
+// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 //
 // Takes any type of body and a specified content type.
 //
@@ -5258,7 +5342,8 @@ func (c *Client) SubmitJobsWithBody(ctx context.Context, params *SubmitJobsParam
 //
 // They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 // keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-// that the first one made, and goes on where that one broke off.
+// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -5332,7 +5417,7 @@ func (c *Client) GetImage(ctx context.Context, imageId ImageId, params *GetImage
 // GetImageArchive Gives the bytes of an archive
 //
 // Of a v1 archive in S3 that is its index: the data beside it are where that says. Where the store has
-// addresses that anybody can read for a while, the answer leads there.
+// addresses that anybody can read for a while, and the archive is the workspace's own, the answer leads there.
 //
 // Corresponds with GET /v1/images/{image_id}/archive (the `GetImageArchive` operationId).
 func (c *Client) GetImageArchive(ctx context.Context, imageId ImageId, params *GetImageArchiveParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -5414,6 +5499,63 @@ func (c *Client) ReportStartsWithBody(ctx context.Context, imageId ImageId, para
 // Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
 func (c *Client) ReportStarts(ctx context.Context, imageId ImageId, params *ReportStartsParams, body ReportStartsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewReportStartsRequest(c.Server, imageId, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetTrace Shows what starts touched
+//
+// For `clipwright mount --trace` and whoever fetches ahead. The trace of an image that nobody told of is empty.
+//
+// Corresponds with GET /v1/images/{image_id}/traces (the `GetTrace` operationId).
+func (c *Client) GetTrace(ctx context.Context, imageId ImageId, params *GetTraceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetTraceRequest(c.Server, imageId, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportTraceWithBody Reports what a start touched
+//
+// It is merged into the image's trace. What was touched long ago counts ever less, and of an image that many
+// starts told of, one report a second is enough: the others are passed over.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/images/{image_id}/traces (the `ReportTrace` operationId).
+func (c *Client) ReportTraceWithBody(ctx context.Context, imageId ImageId, params *ReportTraceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportTraceRequestWithBody(c.Server, imageId, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportTrace Reports what a start touched
+//
+// It is merged into the image's trace. What was touched long ago counts ever less, and of an image that many
+// starts told of, one report a second is enough: the others are passed over.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/images/{image_id}/traces (the `ReportTrace` operationId).
+func (c *Client) ReportTrace(ctx context.Context, imageId ImageId, params *ReportTraceParams, body ReportTraceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportTraceRequest(c.Server, imageId, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -7174,6 +7316,117 @@ func NewReportStartsRequestWithBody(server string, imageId ImageId, params *Repo
 	return req, nil
 }
 
+// NewGetTraceRequest constructs an http.Request for the GetTrace method
+func NewGetTraceRequest(server string, imageId ImageId, params *GetTraceParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image_id", imageId, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/traces", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewReportTraceRequest calls the generic ReportTrace builder with application/json body
+func NewReportTraceRequest(server string, imageId ImageId, params *ReportTraceParams, body ReportTraceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReportTraceRequestWithBody(server, imageId, params, "application/json", bodyReader)
+}
+
+// NewReportTraceRequestWithBody constructs an http.Request for the ReportTrace method, with any body, and a specified content type
+func NewReportTraceRequestWithBody(server string, imageId ImageId, params *ReportTraceParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image_id", imageId, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/traces", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewListJobsRequest constructs an http.Request for the ListJobs method
 func NewListJobsRequest(server string, params *ListJobsParams) (*http.Request, error) {
 	var err error
@@ -8796,7 +9049,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-	// that the first one made, and goes on where that one broke off.
+	// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+	// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -8807,7 +9061,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 	// keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-	// that the first one made, and goes on where that one broke off.
+	// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+	// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -8847,7 +9102,7 @@ type ClientWithResponsesInterface interface {
 	// GetImageArchiveWithResponse Gives the bytes of an archive
 	//
 	// Of a v1 archive in S3 that is its index: the data beside it are where that says. Where the store has
-	// addresses that anybody can read for a while, the answer leads there.
+	// addresses that anybody can read for a while, and the archive is the workspace's own, the answer leads there.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -8894,6 +9149,35 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/images/{image_id}/starts (the `ReportStarts` operationId).
 	ReportStartsWithResponse(ctx context.Context, imageId ImageId, params *ReportStartsParams, body ReportStartsJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportStartsResponse, error)
+
+	// GetTraceWithResponse Shows what starts touched
+	//
+	// For `clipwright mount --trace` and whoever fetches ahead. The trace of an image that nobody told of is empty.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image_id}/traces (the `GetTrace` operationId).
+	GetTraceWithResponse(ctx context.Context, imageId ImageId, params *GetTraceParams, reqEditors ...RequestEditorFn) (*GetTraceResponse, error)
+
+	// ReportTraceWithBodyWithResponse Reports what a start touched
+	//
+	// It is merged into the image's trace. What was touched long ago counts ever less, and of an image that many
+	// starts told of, one report a second is enough: the others are passed over.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image_id}/traces (the `ReportTrace` operationId).
+	ReportTraceWithBodyWithResponse(ctx context.Context, imageId ImageId, params *ReportTraceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportTraceResponse, error)
+
+	// ReportTraceWithResponse Reports what a start touched
+	//
+	// It is merged into the image's trace. What was touched long ago counts ever less, and of an image that many
+	// starts told of, one report a second is enough: the others are passed over.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/images/{image_id}/traces (the `ReportTrace` operationId).
+	ReportTraceWithResponse(ctx context.Context, imageId ImageId, params *ReportTraceParams, body ReportTraceJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportTraceResponse, error)
 
 	// ListJobsWithResponse Lists jobs
 	//
@@ -10809,6 +11093,214 @@ func (r ReportStartsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ReportStartsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetTraceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Trace
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetTraceResponse) GetJSON200() *Trace {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetTraceResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetTraceResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetTraceResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetTraceResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetTraceResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetTraceResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetTraceResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetTraceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetTraceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetTraceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetTraceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type ReportTraceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *MergedTrace
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
+	ApplicationproblemJSON408 *Problem
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *Problem
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReportTraceResponse) GetJSON200() *MergedTrace {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON408() *Problem {
+	return r.ApplicationproblemJSON408
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON413() *Problem {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON415() *Problem {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r ReportTraceResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ReportTraceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReportTraceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReportTraceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReportTraceResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -13231,7 +13723,8 @@ func (c *ClientWithResponses) VerifyBuildWithResponse(ctx context.Context, param
 //
 // They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 // keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-// that the first one made, and goes on where that one broke off.
+// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -13248,7 +13741,8 @@ func (c *ClientWithResponses) SubmitJobsWithBodyWithResponse(ctx context.Context
 //
 // They are taken one by one, in their order: what is wrong with one of them is told in its place, and
 // keeps none of the others out. With an `Idempotency-Key`, sending the same request again returns the jobs
-// that the first one made, and goes on where that one broke off.
+// that the first one made, and goes on where that one broke off. Results are not told: hundreds of them
+// would be too much at once, and `GET /v1/jobs/{id}` shows each.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -13312,7 +13806,7 @@ func (c *ClientWithResponses) GetImageWithResponse(ctx context.Context, imageId 
 // GetImageArchiveWithResponse Gives the bytes of an archive
 //
 // Of a v1 archive in S3 that is its index: the data beside it are where that says. Where the store has
-// addresses that anybody can read for a while, the answer leads there.
+// addresses that anybody can read for a while, and the archive is the workspace's own, the answer leads there.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -13388,6 +13882,53 @@ func (c *ClientWithResponses) ReportStartsWithResponse(ctx context.Context, imag
 		return nil, err
 	}
 	return ParseReportStartsResponse(rsp)
+}
+
+// GetTraceWithResponse Shows what starts touched
+//
+// For `clipwright mount --trace` and whoever fetches ahead. The trace of an image that nobody told of is empty.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image_id}/traces (the `GetTrace` operationId).
+func (c *ClientWithResponses) GetTraceWithResponse(ctx context.Context, imageId ImageId, params *GetTraceParams, reqEditors ...RequestEditorFn) (*GetTraceResponse, error) {
+	rsp, err := c.GetTrace(ctx, imageId, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetTraceResponse(rsp)
+}
+
+// ReportTraceWithBodyWithResponse Reports what a start touched
+//
+// It is merged into the image's trace. What was touched long ago counts ever less, and of an image that many
+// starts told of, one report a second is enough: the others are passed over.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image_id}/traces (the `ReportTrace` operationId).
+func (c *ClientWithResponses) ReportTraceWithBodyWithResponse(ctx context.Context, imageId ImageId, params *ReportTraceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReportTraceResponse, error) {
+	rsp, err := c.ReportTraceWithBody(ctx, imageId, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportTraceResponse(rsp)
+}
+
+// ReportTraceWithResponse Reports what a start touched
+//
+// It is merged into the image's trace. What was touched long ago counts ever less, and of an image that many
+// starts told of, one report a second is enough: the others are passed over.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/images/{image_id}/traces (the `ReportTrace` operationId).
+func (c *ClientWithResponses) ReportTraceWithResponse(ctx context.Context, imageId ImageId, params *ReportTraceParams, body ReportTraceJSONRequestBody, reqEditors ...RequestEditorFn) (*ReportTraceResponse, error) {
+	rsp, err := c.ReportTrace(ctx, imageId, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportTraceResponse(rsp)
 }
 
 // ListJobsWithResponse Lists jobs
@@ -15147,6 +15688,184 @@ func ParseReportStartsResponse(rsp *http.Response) (*ReportStartsResponse, error
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest ReportedStarts
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 408:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON408 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetTraceResponse parses an HTTP response from a GetTraceWithResponse call
+func ParseGetTraceResponse(rsp *http.Response) (*GetTraceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetTraceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Trace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseReportTraceResponse parses an HTTP response from a ReportTraceWithResponse call
+func ParseReportTraceResponse(rsp *http.Response) (*ReportTraceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReportTraceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest MergedTrace
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
