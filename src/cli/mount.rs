@@ -39,7 +39,7 @@ use start::{Start, StartArgs};
 /// SIGTERM or SIGINT. A mount at MOUNTPOINT that nobody serves any more is taken away first.
 #[derive(Debug, Args)]
 pub(super) struct Mount {
-    /// The archive: a file, or s3://BUCKET/KEY
+    /// The archive: a file, or `s3://BUCKET/KEY`
     #[arg(value_parser = OsStringValueParser::new().try_map(ArchivePlace::parse))]
     archive: ArchivePlace,
     /// Directory to mount at
@@ -75,7 +75,7 @@ pub(super) struct Mount {
     /// Use the machine's own credentials where none are given: docker's configuration file, the AWS chain
     #[arg(long)]
     ambient_credentials: bool,
-    /// Show what the mount does at http://ADDRESS/metrics, for Prometheus
+    /// Show what the mount does at `http://ADDRESS/metrics`, for Prometheus
     #[arg(long, value_name = "ADDRESS")]
     metrics: Option<SocketAddr>,
     #[command(flatten)]

@@ -140,7 +140,9 @@ async fn another_workspaces_things_are_not_there() {
         }
         for method in item.as_object().unwrap().keys() {
             let method: Method = method.to_uppercase().parse().unwrap();
-            let foreign = other.send(method.clone(), &url, Some(&json!({}))).await;
+            let empty = json!({"version": 1, "starts": 0, "sources": []});
+            let body = if path.ends_with("/traces") { empty } else { json!({}) };
+            let foreign = other.send(method.clone(), &url, Some(&body)).await;
             let forbidden = foreign.status.as_u16() == 403 && path.starts_with("/v1/workspaces");
             assert!(forbidden || foreign.status.as_u16() == 404, "{method} {path}: {foreign:?}");
             assert!(!foreign.text().contains("one-"), "{foreign:?}");
@@ -148,7 +150,7 @@ async fn another_workspaces_things_are_not_there() {
             if method == Method::DELETE {
                 continue;
             }
-            let own = one.send(method.clone(), &url, Some(&json!({}))).await;
+            let own = one.send(method.clone(), &url, Some(&body)).await;
             let own = own.status.as_u16();
             assert!(
                 own < 400 || own == 403 && path.starts_with("/v1/workspaces"),
