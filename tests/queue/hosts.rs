@@ -148,8 +148,10 @@ async fn a_job_that_nobody_can_claim_keeps_nobody_from_trying() {
         assert!(fail(&f).await.is_some());
     }
     let late = submit(&f, DEAD, 5).await;
-    f.sql("UPDATE live_job SET parked_at = now() - interval '1 hour' WHERE workspace_id = 'full'")
-        .await;
+    f.sql(
+        "UPDATE live_job SET parked_at = now() - interval '30 minutes' WHERE workspace_id = 'full'",
+    )
+    .await;
     f.let_time_pass().await;
     for _ in 0..4 {
         f.sql("UPDATE resting_host SET rests_until = now()").await;

@@ -318,7 +318,7 @@ impl Reconciler for Images {
     }
 
     fn every(&self) -> Duration {
-        Duration::from_mins(10)
+        Duration::from_mins(30)
     }
 
     async fn run(&self) -> Result<u64, ReconcileError> {
