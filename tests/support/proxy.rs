@@ -159,15 +159,13 @@ impl Proxy {
 }
 
 impl Faults {
-    /// Waits while there is silence, for ever on a connection of an era that is over.
-    async fn sound(&self, era: i64) {
+    /// Waits while there is silence; whether the connection's era goes on, else it stays silent for ever.
+    async fn sound(&self, era: i64) -> bool {
         if *self.silent.borrow() {
             self.held.send_modify(|held| *held += 1);
         }
         let _ = self.silent.subscribe().wait_for(|silent| !silent).await;
-        if self.era.load(Ordering::SeqCst) != era {
-            std::future::pending::<()>().await;
-        }
+        self.era.load(Ordering::SeqCst) == era
     }
 }
 
@@ -197,7 +195,10 @@ async fn connection(
             let text = String::from_utf8_lossy(&buffer[..read]);
             let line = text.lines().next().unwrap_or_default().to_owned();
             faults.requests.lock().unwrap().push(line);
-            faults.sound(era).await;
+            if !faults.sound(era).await {
+                // Until the client gives it up: then the server is rid of it too, as by its keepalives.
+                continue;
+            }
             if server_out.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
@@ -227,7 +228,9 @@ async fn connection(
                 }
                 faults.budget.store(left, Ordering::SeqCst);
             }
-            faults.sound(era).await;
+            if !faults.sound(era).await {
+                std::future::pending::<()>().await;
+            }
             if client_out.write_all(&buffer[..read]).await.is_err() {
                 return;
             }
