@@ -66,7 +66,7 @@ class Service:
     def follow(self, job):
         """A stream of the job's events, read until it tells that the job has begun."""
         stream = socket.create_connection(self.address)
-        stream.sendall(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
+        stream.sendall(f"GET /v1/jobs/{job}/events HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
         stream.settimeout(60)
         seen = b""
         while b"event: started" not in seen:
