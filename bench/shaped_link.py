@@ -4,13 +4,10 @@ A network namespace holds the client. Its one way out is a pair of interfaces of
 faster; toxiproxy, which listens there, holds every answer back by the time of a round trip.
 """
 
-import json
 import os
 import subprocess
-import time
-import urllib.request
 
-from slow_link import free_ports
+from toxiproxy import Toxiproxy, free_ports
 
 MBIT = 200
 BYTES = MBIT * 1_000_000 / 8  # a second
@@ -20,12 +17,11 @@ FAR, NEAR = "10.199.77.1", "10.199.77.2"
 
 
 class ShapedLink:
-    """The link, while the block runs; gives the registry's address at its far end."""
+    """The link, while the block runs; its `address` is the registry's."""
 
-    def __init__(self, toxiproxy, registry):
-        self.toxiproxy, self.registry = toxiproxy, registry
+    def __init__(self, program, registry):
+        self.program, self.registry, self.toxiproxy = program, registry, None
         self.name = f"link{os.getpid() % 100_000}"
-        self.server = None
 
     def inside(self, command):
         """A command, to be run at the near end."""
@@ -42,40 +38,19 @@ class ShapedLink:
                 ip("-n", self.name, *command)
             shape = ["tbf", "rate", f"{MBIT}mbit", "burst", "256kb", "latency", "50ms"]
             subprocess.run(["tc", "qdisc", "add", "dev", far, "root", *shape], check=True)
-            (control, port) = free_ports(2)
-            self.control = f"127.0.0.1:{control}"
-            command = [self.toxiproxy, "-host", "127.0.0.1", "-port", str(control)]
-            self.server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            self.address = f"{FAR}:{port}"
-            self.wait()
-            self.post("/proxies", name="registry", listen=self.address, upstream=self.registry)
-            latency = {"latency": int(ROUND_TRIP * 1000)}
-            self.post("/proxies/registry/toxics", type="latency", stream="downstream", attributes=latency)
+            self.toxiproxy = Toxiproxy(self.program)
+            self.address = f"{FAR}:{free_ports(1)[0]}"
+            self.toxiproxy.proxy("registry", self.address, self.registry, latency={"latency": int(ROUND_TRIP * 1000)})
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_):
-        if self.server is not None:
-            self.server.kill()
-            self.server.wait()
+        if self.toxiproxy is not None:
+            self.toxiproxy.stop()
         # The pair goes with it.
         subprocess.run(["ip", "netns", "del", self.name], check=False)
-
-    def wait(self):
-        while True:
-            if self.server.poll() is not None:
-                raise SystemExit(f"{self.toxiproxy} did not start")
-            try:
-                urllib.request.urlopen(f"http://{self.control}/version").close()
-                return
-            except OSError:
-                time.sleep(0.02)
-
-    def post(self, path, **body):
-        request = urllib.request.Request(f"http://{self.control}{path}", json.dumps(body).encode(), method="POST")
-        urllib.request.urlopen(request).close()
 
 
 def ip(*arguments):
