@@ -178,6 +178,9 @@ impl Mount {
         start: &mut Start,
     ) -> anyhow::Result<Mounted> {
         let noted = self.record.notes().then_some(start.limit());
+        if self.no_prefetch {
+            start.forget_earlier();
+        }
         let settings = ContentSettings {
             read: self.content.settings(&archive.storage)?,
             ambient: self.ambient_credentials,

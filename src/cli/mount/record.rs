@@ -18,7 +18,7 @@ pub(super) struct RecordArgs {
     /// Fetch what this trace says ahead of its readers (may be repeated; the traces of several starts are merged)
     #[arg(long = "trace", value_name = "FILE")]
     traces: Vec<PathBuf>,
-    /// Write a trace of what is read, when the mount ends and on SIGUSR1
+    /// Write a trace of what the start reads, when the mount ends and on SIGUSR1
     #[arg(long, value_name = "FILE")]
     trace_out: Option<PathBuf>,
 }

@@ -140,6 +140,11 @@ impl Start {
         merged(beside, asked.ok().flatten())
     }
 
+    /// Nothing is to be fetched ahead, whatever the service answers.
+    pub(super) fn forget_earlier(&mut self) {
+        self.earlier = None;
+    }
+
     /// The mount is there: watches the start to its end.
     pub(super) fn watch(mut self, version: u8, handle: MountHandle) -> Watch {
         let (mounted, mount_ends) = (self.began.elapsed(), CancellationToken::new());
