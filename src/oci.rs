@@ -9,6 +9,7 @@ mod auth;
 mod blob;
 mod challenge;
 mod config;
+mod credential_file;
 mod credentials;
 mod descriptor;
 mod docker_config;

@@ -15,6 +15,7 @@ use super::run_async;
 use crate::archive::{IndexOptions, LayerPolicy, Summary, index_image};
 use crate::config::LimitsArgs;
 use crate::fetch::Budget;
+use crate::gzip::DEFAULT_SPAN;
 use crate::memory::MemoryBudget;
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm, Source};
 
@@ -44,7 +45,7 @@ pub(super) struct Index {
         long,
         value_name = "MIB",
         env = "CLIPWRIGHT_SPAN_MIB",
-        default_value_t = 4,
+        default_value_t = DEFAULT_SPAN >> 20,
         value_parser = clap::value_parser!(u64).range(1..=32)
     )]
     span_mib: u64,

@@ -24,7 +24,11 @@ pub(super) struct RegistryArgs {
 
 impl RegistryArgs {
     pub(super) fn settings(&self) -> OciSettings {
-        OciSettings { insecure_hosts: self.insecure_hosts.clone(), ..OciSettings::default() }
+        OciSettings {
+            insecure_hosts: self.insecure_hosts.clone(),
+            credentials_file: self.credentials_file.clone(),
+            ..OciSettings::default()
+        }
     }
 
     /// The credentials given for `source`; `None` leaves it to docker's config file.

@@ -273,7 +273,7 @@ settings! {
     }
     SPAN_MIB {
         flag: "span-mib", env: &["CLIPWRIGHT_SPAN_MIB"], file: "clipwright.spanMib",
-        default: Some("4"), expected: "1 to 32",
+        default: Some("1"), expected: "1 to 32",
         help: "MiB of plain bytes between places in a layer where reading can begin",
     }
     SECRET_KEY {

@@ -8,6 +8,8 @@
 //! one which is down looks like refused credentials, reads answers of any length, and has no
 //! identity tokens; and its `RegistryToken` takes an empty `token` for one.
 
+use std::sync::{PoisonError, RwLock};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
@@ -17,6 +19,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::oci::challenge::challenges;
+use crate::oci::credential_file::CredentialFile;
 use crate::oci::credentials::Credentials;
 use crate::oci::error::OciError;
 use crate::oci::http::{Endpoint, read_capped};
@@ -26,7 +29,9 @@ const MAX_TOKEN_ANSWER: u64 = 1 << 20;
 /// Holds the authorization in force and renews it when the registry refuses it.
 #[derive(Debug)]
 pub(super) struct Authenticator {
-    credentials: Credentials,
+    credentials: RwLock<Credentials>,
+    /// Where they stand, if they may change.
+    file: Option<CredentialFile>,
     scopes: Vec<String>,
     current: Mutex<Authorization>,
 }
@@ -71,13 +76,22 @@ impl TokenAnswer {
 
 impl Authenticator {
     /// `scopes` say what tokens are asked for, such as `repository:library/alpine:pull`.
-    pub(super) fn new(credentials: Credentials, scopes: Vec<String>) -> Self {
-        Self { credentials, scopes, current: Mutex::default() }
+    pub(super) fn new(
+        credentials: Credentials,
+        file: Option<CredentialFile>,
+        scopes: Vec<String>,
+    ) -> Self {
+        Self { credentials: RwLock::new(credentials), file, scopes, current: Mutex::default() }
+    }
+
+    /// As whom the next authorization is asked for.
+    fn credentials(&self) -> Credentials {
+        self.credentials.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Who we say we are, for error texts.
     pub(super) fn identity(&self) -> String {
-        match &self.credentials {
+        match self.credentials() {
             Credentials::Anonymous => "an anonymous client".to_owned(),
             Credentials::Basic { .. } => "the given user".to_owned(),
             Credentials::IdentityToken(_) => "the given identity token".to_owned(),
@@ -90,9 +104,9 @@ impl Authenticator {
     pub(super) async fn current(&self, endpoint: &Endpoint) -> Result<Authorization, OciError> {
         let mut current = self.current.lock().await;
         if current.generation == 0 {
-            let header = match &self.credentials {
+            let header = match self.credentials() {
                 Credentials::Anonymous => None,
-                Credentials::RegistryToken(token) => Some(bearer(endpoint, token)?),
+                Credentials::RegistryToken(token) => Some(bearer(endpoint, &token)?),
                 Credentials::Basic { .. } | Credentials::IdentityToken(_) => {
                     let what = "its API version";
                     let request = endpoint.http.get(endpoint.url(""));
@@ -120,10 +134,24 @@ impl Authenticator {
     ) -> Result<Authorization, OciError> {
         let mut current = self.current.lock().await;
         if current.generation == refused.generation {
-            let header = self.answer(endpoint, headers).await?;
+            let header = match self.read_again().await {
+                Some(Credentials::RegistryToken(token)) => Some(bearer(endpoint, &token)?),
+                _ => self.answer(endpoint, headers).await?,
+            };
             *current = Authorization { generation: refused.generation + 1, header };
         }
         Ok(current.clone())
+    }
+
+    /// Takes what stands in the credentials' file by now, if it is not what was there before.
+    async fn read_again(&self) -> Option<Credentials> {
+        let read = self.file.as_ref()?.read().await?;
+        let mut credentials = self.credentials.write().unwrap_or_else(PoisonError::into_inner);
+        if credentials.is_same(&read) {
+            return None;
+        }
+        *credentials = read.clone();
+        Some(read)
     }
 
     /// Answers the challenges in `headers` with the credentials.
@@ -133,7 +161,7 @@ impl Authenticator {
         headers: &HeaderMap,
     ) -> Result<Option<HeaderValue>, OciError> {
         let refused = |reason: &str| self.refused(endpoint, reason);
-        match (demand(headers), &self.credentials) {
+        match (demand(headers), &self.credentials()) {
             (_, Credentials::RegistryToken(_)) => Err(refused("it is not accepted")),
             (Some(Demand::Token { realm, service }), _) => {
                 self.token(endpoint, &realm, service.as_deref()).await.map(Some)
@@ -162,14 +190,15 @@ impl Authenticator {
         let mut url = Url::parse(realm).map_err(|_| {
             endpoint.unexpected(what, "the address of its token service is not valid".to_owned())
         })?;
-        let anonymous = matches!(self.credentials, Credentials::Anonymous);
+        let credentials = self.credentials();
+        let anonymous = matches!(credentials, Credentials::Anonymous);
         if !anonymous && !endpoint.may_learn_secrets(&url) {
             return Err(endpoint.unexpected(
                 what,
                 "its token service is not reached over https, so it gets no credentials".to_owned(),
             ));
         }
-        let request = if let Credentials::IdentityToken(token) = &self.credentials {
+        let request = if let Credentials::IdentityToken(token) = &credentials {
             endpoint.confidential()?.post(url).form(&[
                 ("grant_type", "refresh_token"),
                 ("client_id", "clipwright"),
@@ -188,7 +217,7 @@ impl Authenticator {
                 }
             }
             let request = endpoint.http.get(url);
-            match &self.credentials {
+            match &credentials {
                 Credentials::Basic { username, password } => {
                     request.header(AUTHORIZATION, basic(endpoint, username, password)?)
                 }
@@ -213,7 +242,7 @@ impl Authenticator {
     /// What the registry said, without any part of the credentials that it may have quoted.
     pub(super) async fn without_secrets(&self, words: String) -> String {
         let clear = |secret: &SecretString| secret.expose_secret().to_owned();
-        let mut secrets = match &self.credentials {
+        let mut secrets = match &self.credentials() {
             Credentials::Anonymous => Vec::new(),
             Credentials::Basic { username, password } => {
                 let encoded = STANDARD.encode(pair(username, password));

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 
 use crate::oci::reference::{DOCKER_HUB, normalise_registry};
@@ -93,6 +93,23 @@ const CLOUD_KEYS: [(&str, &str); 6] = [
 ];
 
 impl Credentials {
+    /// Whether the other side could not tell them apart.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let same = |one: &SecretString, other: &SecretString| {
+            one.expose_secret() == other.expose_secret()
+        };
+        match (self, other) {
+            (Self::Anonymous, Self::Anonymous) => true,
+            (
+                Self::Basic { username, password },
+                Self::Basic { username: other, password: its },
+            ) => same(username, other) && same(password, its),
+            (Self::IdentityToken(one), Self::IdentityToken(other))
+            | (Self::RegistryToken(one), Self::RegistryToken(other)) => same(one, other),
+            _ => false,
+        }
+    }
+
     /// `user:password` as a regular expression (ECMA 262), for documents.
     pub const PATTERN: &str = "^[!-9;-z|~][ -9;-~]*:[!-~]+$";
 

@@ -6,6 +6,7 @@ use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::oci::auth::Authenticator;
+use crate::oci::credential_file::CredentialFile;
 use crate::oci::credentials::Credentials;
 use crate::oci::docker_config;
 use crate::oci::error::OciError;
@@ -27,7 +28,8 @@ impl Session {
     /// distribution project's token protocol.
     ///
     /// `credentials` of `None` means those of the surroundings, if the settings allow that: for
-    /// Docker Hub the settings' own, then Docker's configuration file, then none.
+    /// Docker Hub the settings' own, then Docker's configuration file, then none. Those that stand in a file
+    /// are read again when they are refused.
     pub(super) async fn open(
         endpoint: Endpoint,
         scopes: Vec<String>,
@@ -36,16 +38,23 @@ impl Session {
     ) -> Result<Self, OciError> {
         let registry = endpoint.registry();
         let hub = settings.default_hub_credentials.as_ref().filter(|_| registry == DOCKER_HUB);
-        let credentials = match (credentials, hub) {
-            (Some(credentials), _) => Some(credentials),
-            (None, _) if !settings.ambient.are_for(registry) => None,
-            (None, Some(hub)) => Some(hub.clone()),
+        let registry = registry.to_owned();
+        let (credentials, file) = match (credentials, hub) {
+            (Some(Credentials::Anonymous), _) => (None, None),
+            (Some(credentials), _) => {
+                let given = |path| CredentialFile::Given { path, registry };
+                (Some(credentials), settings.credentials_file.clone().map(given))
+            }
+            (None, _) if !settings.ambient.are_for(&registry) => (None, None),
+            (None, Some(hub)) => (Some(hub.clone()), None),
             (None, None) => {
-                docker_config::look_up(settings.docker_config.as_deref(), registry).await?
+                let path = settings.docker_config.clone();
+                let found = docker_config::look_up(path.as_deref(), &registry).await?;
+                (found, Some(CredentialFile::Docker { path, registry }))
             }
         };
         let credentials = credentials.unwrap_or(Credentials::Anonymous);
-        Ok(Self { endpoint, auth: Authenticator::new(credentials, scopes) })
+        Ok(Self { endpoint, auth: Authenticator::new(credentials, file, scopes) })
     }
 
     /// `registry/repository`, for people.

@@ -26,6 +26,9 @@ pub struct OciSettings {
     pub ambient: AmbientCredentials,
     /// Docker's configuration file with ambient credentials; `None` is where Docker keeps it.
     pub docker_config: Option<PathBuf>,
+    /// Where the credentials that are given for an image were read: they are read again there when the
+    /// registry refuses them.
+    pub credentials_file: Option<PathBuf>,
     /// For images on Docker Hub that come without credentials; they go before those of docker's
     /// file (CONTRACT F.5).
     pub default_hub_credentials: Option<Credentials>,
@@ -92,6 +95,7 @@ impl Default for OciSettings {
             own_hosts: Vec::new(),
             ambient: AmbientCredentials::default(),
             docker_config: None,
+            credentials_file: None,
             default_hub_credentials: None,
             retry: RetrySettings::default(),
             idle_timeout: Duration::from_mins(1),

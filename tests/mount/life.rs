@@ -161,6 +161,50 @@ fn credentials_are_checked_first() {
     }
 }
 
+/// A password that is changed while an image is mounted is read again, from the given file and from docker's.
+#[test]
+fn credentials_that_change_are_read_again() {
+    let Some(dir) = scratch() else { return };
+    let registry = Registry::with_password(dir.path());
+    let layout = Layout::of(&[Blob::gzip(&tar(&[("a", b"a")])), Blob::gzip(&tar(&[("b", b"b")]))]);
+    let reference = registry.push_as(layout.path(), "image", "clipper:correct horse");
+    let (archive, given) = (dir.path().join("image.clip"), dir.path().join("credentials"));
+    std::fs::write(&given, "clipper:correct horse").unwrap();
+    let output = clipwright(dir.path())
+        .args(["index", &reference, "--no-cache", "--credentials-file"])
+        .args([&given, Path::new("-o"), &archive])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let docker = dir.path().join(".docker/config.json");
+    std::fs::create_dir(docker.parent().unwrap()).unwrap();
+    let in_docker = |auth: &str| {
+        let text = format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.address);
+        std::fs::write(&docker, text).unwrap();
+    };
+    in_docker("Y2xpcHBlcjpjb3JyZWN0IGhvcnNl"); // clipper:correct horse
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let file = ["--credentials-file", given.to_str().unwrap(), "--cache-mib", "0"];
+    let ambient = ["--ambient-credentials", "--cache-mib", "0"];
+    let mounts = [
+        Mounted::new(&archive, dir.path(), &file),
+        Mounted::with(clipwright(dir.path()), &archive, &other, &ambient),
+    ];
+    for mounted in &mounts {
+        assert_eq!(mounted.read("a").unwrap(), b"a");
+    }
+    // The registry reads its users again when their file is another.
+    let hash = "$2b$04$abcdefghijklmnopqrstuuhfdSToe28Z2OzxmmHxfI3lnNDfjxoF6"; // battery staple
+    std::fs::write(dir.path().join("htpasswd"), format!("clipper:{hash}\n")).unwrap();
+    std::fs::write(&given, "clipper:battery staple").unwrap();
+    in_docker("Y2xpcHBlcjpiYXR0ZXJ5IHN0YXBsZQ=="); // clipper:battery staple
+    for mounted in mounts {
+        assert_eq!(mounted.read("b").unwrap(), b"b", "{}", mounted.said());
+        mounted.end();
+    }
+}
+
 /// Whoever has something open may finish after the signal.
 #[test]
 fn a_signal_unmounts() {

@@ -222,7 +222,7 @@ impl Queue {
             retry_after: None,
         };
         let event = to_json(GIVE_UP, &EventKind::Failed { error: error.clone() })?;
-        let error = to_json(GIVE_UP, &error)?;
+        let failure = to_json(GIVE_UP, &error)?;
         let ended = patiently(GIVE_UP, async || {
             let mut db = Connection::acquire(&self.pool, GIVE_UP).await?;
             let ended = sqlx::query_scalar!(
@@ -234,29 +234,15 @@ impl Queue {
                            ORDER BY parked_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS parked
                        -- Of one that nobody has tried lately nothing is known.
                        WHERE failed_at > now() - make_interval(secs => $5)
-                       LIMIT $2),
-                   gone AS (
-                       DELETE FROM live_job
-                       WHERE job_id = ANY(ARRAY(SELECT job_id FROM over)) AND worker_id IS NULL
-                       RETURNING job_id),
-                   ended AS (
-                       UPDATE job
-                       SET state = 'failed', reason = 'registry_unavailable', error = $3,
-                           finished_at = clock_timestamp(), last_seq = last_seq + 1
-                       WHERE id = ANY(ARRAY(SELECT job_id FROM gone))
-                       RETURNING id, attempt, last_seq),
-                   secret AS (
-                       DELETE FROM job_secret
-                       WHERE job_id = ANY(ARRAY(SELECT job_id FROM gone))),
-                   event AS (
-                       INSERT INTO job_event (job_id, seq, attempt, body)
-                       SELECT id, last_seq, attempt, $4 FROM ended)
-                   SELECT id AS "id!" FROM ended"#,
+                       LIMIT $2)
+                   SELECT ended AS "id!" FROM end_waiting(
+                       ARRAY(SELECT job_id FROM over), 'failed', $6, $3, $4) AS ended"#,
                 self.retry_for.as_secs_f64(),
                 BATCH,
-                error,
+                failure,
                 event,
                 MEMORY.as_secs_f64(),
+                error.code,
             )
             .fetch_all(&mut *db)
             .await;

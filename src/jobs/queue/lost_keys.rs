@@ -30,7 +30,7 @@ impl Queue {
             retry_after: None,
         };
         let event = to_json(ACTION, &EventKind::Failed { error: error.clone() })?;
-        let error = to_json(ACTION, &error)?;
+        let failure = to_json(ACTION, &error)?;
         let ended = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
             let ended = sqlx::query_scalar!(
@@ -50,29 +50,15 @@ impl Queue {
                              AND worker_id IS NULL AND due_at < now() - make_interval(secs => $2)
                            LIMIT $3 FOR UPDATE SKIP LOCKED) AS waiting
                        WHERE sealed.key_id <> ALL($1)
-                       LIMIT $3),
-                   gone AS (
-                       DELETE FROM live_job
-                       WHERE job_id = ANY(ARRAY(SELECT job_id FROM lost)) AND worker_id IS NULL
-                       RETURNING job_id),
-                   ended AS (
-                       UPDATE job
-                       SET state = 'failed', reason = 'credentials_undecipherable', error = $4,
-                           finished_at = clock_timestamp(), last_seq = last_seq + 1
-                       WHERE id = ANY(ARRAY(SELECT job_id FROM gone))
-                       RETURNING id, attempt, last_seq),
-                   secret AS (
-                       DELETE FROM job_secret
-                       WHERE job_id = ANY(ARRAY(SELECT job_id FROM gone))),
-                   event AS (
-                       INSERT INTO job_event (job_id, seq, attempt, body)
-                       SELECT id, last_seq, attempt, $5 FROM ended)
-                   SELECT id AS "id!" FROM ended"#,
+                       LIMIT $3)
+                   SELECT ended AS "id!" FROM end_waiting(
+                       ARRAY(SELECT job_id FROM lost), 'failed', $6, $4, $5) AS ended"#,
                 &self.keys(),
                 PATIENCE.as_secs_f64(),
                 BATCH,
-                error,
+                failure,
                 event,
+                error.code,
             )
             .fetch_all(&mut *db)
             .await;

@@ -34,24 +34,10 @@ impl Reconciler for Expiry {
                 r#"WITH over AS (
                        SELECT job_id FROM live_job
                        WHERE worker_id IS NULL AND expires_at IS NOT NULL AND expires_at <= now()
-                       ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED),
-                   gone AS (
-                       DELETE FROM live_job
-                       WHERE job_id = ANY(ARRAY(SELECT job_id FROM over)) AND worker_id IS NULL
-                       RETURNING job_id),
-                   ended AS (
-                       UPDATE job
-                       SET state = 'expired', reason = 'not_taken_in_time',
-                           finished_at = clock_timestamp(), last_seq = last_seq + 1
-                       WHERE id = ANY(ARRAY(SELECT job_id FROM gone))
-                       RETURNING id, attempt, last_seq),
-                   secret AS (
-                       DELETE FROM job_secret
-                       WHERE job_id = ANY(ARRAY(SELECT job_id FROM gone))),
-                   event AS (
-                       INSERT INTO job_event (job_id, seq, attempt, body)
-                       SELECT id, last_seq, attempt, '{"event": "expired"}' FROM ended)
-                   SELECT id FROM ended"#,
+                       ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+                   SELECT ended AS "id!" FROM end_waiting(
+                       ARRAY(SELECT job_id FROM over), 'expired', 'not_taken_in_time', NULL,
+                       '{"event": "expired"}') AS ended"#,
                 BATCH.cast_signed(),
             )
             .fetch_all(&mut *db)
