@@ -187,6 +187,30 @@ fn printable(name: &[u8]) -> String {
     text
 }
 
+/// Opens an archive that a user named; what is wrong with it is told with its name.
+fn open_archive(file: &std::path::Path) -> anyhow::Result<crate::clip::reader::Archive> {
+    use anyhow::Context as _;
+    crate::clip::reader::Archive::open(file)
+        .with_context(|| format!("can't read the archive {}", file.display()))
+}
+
+/// Writes a line to standard output, as `println!` does, which panics when nobody reads it.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::print_line(format_args!($($text)*)) };
+}
+use say;
+
+/// A reader that has seen enough (`head`, a pager) ends the command, in good order.
+fn print_line(line: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let Err(error) = writeln!(std::io::stdout().lock(), "{line}") else { return };
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    eprintln!("clipwright: can't write to standard output: {error}");
+    std::process::exit(1);
+}
+
 /// Whether the reader of our output (`head`, a pager) has seen enough.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);

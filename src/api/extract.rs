@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody as _};
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
@@ -44,6 +46,22 @@ impl<T: DeserializeOwned, S: Send + Sync, const MAX: usize> FromRequest<S> for J
     }
 }
 
+/// A JSON body that may be left out: then it is what nobody said anything in.
+pub(super) struct OptionalJsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let headers = request.headers();
+        let is_empty = request.body().is_end_stream();
+        if is_empty && !headers.contains_key(CONTENT_ENCODING) {
+            return Ok(Self(T::default()));
+        }
+        JsonBody::<T>::from_request(request, state).await.map(|JsonBody(body)| Self(body))
+    }
+}
+
 fn expect_plain_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let text = |name| headers.get(name).map_or("", |value| value.to_str().unwrap_or("unreadable"));
     let essence = text(CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
@@ -61,10 +79,8 @@ fn expect_plain_json(headers: &HeaderMap) -> Result<(), ApiError> {
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     // serde takes an array for a struct's fields in their order, which is nobody's intention.
     if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(invalid_job(vec![FieldError::new(
-            "body",
-            "expected an object, found an array",
-        )]));
+        let error = FieldError::new("body", "expected an object, found an array");
+        return Err(invalid("the body", vec![error]));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut json);
@@ -80,10 +96,15 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
             return malformed(&error);
         }
         let field = if field == "." { "body".to_owned() } else { field };
-        invalid_job(vec![FieldError::new(field, error)])
+        invalid("the body", vec![FieldError::new(field, without_place(&error.to_string()))])
     })?;
     json.end().map_err(|error| malformed(&error))?;
     Ok(value)
+}
+
+/// What serde says, without line and column: the field says where it is.
+fn without_place(error: &str) -> &str {
+    error.rsplit_once(" at line ").map_or(error, |(what, _)| what)
 }
 
 /// Reads a body in which whole numbers are written with a fraction, such as `2.0`: to JSON Schema they
@@ -160,8 +181,27 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(value)) => Ok(Self(value)),
-            Err(rejection) => Err(ApiError::bad_parameter("path", rejection.body_text())),
+            Err(rejection) => Err(path_error(&rejection)),
         }
+    }
+}
+
+fn path_error(rejection: &PathRejection) -> ApiError {
+    let PathRejection::FailedToDeserializePathParams(error) = rejection else {
+        return ApiError::bad_parameter("path", rejection.body_text());
+    };
+    match error.kind() {
+        ErrorKind::ParseErrorAtKey { key, value, expected_type } => {
+            let expected = expected_type.rsplit("::").next().unwrap_or(expected_type);
+            ApiError::bad_parameter(
+                key,
+                format!("{value:?} can't be an {key}: expected a {expected}"),
+            )
+        }
+        ErrorKind::DeserializeError { key, value, message } => {
+            ApiError::bad_parameter(key, format!("{value:?} can't be an {key}: {message}"))
+        }
+        _ => ApiError::bad_parameter("path", error.body_text()),
     }
 }
 
@@ -174,9 +214,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(rejection) => Err(ApiError::bad_parameter("query", rejection.body_text())),
+            // It names the parameter, behind a sentence that is for programmers.
+            Err(rejection) => Err(match query_error(&rejection.body_text()) {
+                Some((name, why)) => ApiError::bad_parameter(name, format!("{name}: {why}")),
+                None => ApiError::bad_parameter("query", rejection.body_text()),
+            }),
         }
     }
+}
+
+/// The parameter that is wrong, and why.
+fn query_error(text: &str) -> Option<(&str, &str)> {
+    let rest = text.strip_prefix("Failed to deserialize query string: ")?;
+    let (name, why) = rest.split_once(": ")?;
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_').then_some((name, why))
 }
 
 /// A header's text if it was sent; `check` says which values are good, `expected` says it in words.

@@ -20,7 +20,9 @@ use crate::workspaces::Access;
 
 use super::AppState;
 use super::auth::{May, scope};
-use super::extract::{JsonBody, PathParam, QueryParams, default_limit, header, page_limit};
+use super::extract::{
+    JsonBody, OptionalJsonBody, PathParam, QueryParams, default_limit, header, page_limit,
+};
 use super::new_job::{CredentialText, NewJobBody, secrets_for};
 use super::observe::RequestId;
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
@@ -300,7 +302,7 @@ pub(super) struct RetryBody {
         ("id" = Uuid, Path, description = "The job's id"),
         ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,200}$", description = "1 to 200 visible ASCII characters"),
     ),
-    request_body = RetryBody,
+    request_body = Option<RetryBody>,
     responses(
         CommonProblems,
         BodyProblems,
@@ -320,7 +322,7 @@ pub(super) async fn retry(
     PathParam(id): PathParam<Uuid>,
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<RetryBody>,
+    OptionalJsonBody(body): OptionalJsonBody<RetryBody>,
 ) -> Result<Response, ApiError> {
     let job = visible(&state, &may.access, id).await?;
     if !job.is_final() {

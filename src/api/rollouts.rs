@@ -226,6 +226,7 @@ pub(super) async fn get(
         CommonProblems,
         BodyProblems,
         (status = 200, description = "The rollout as it is now", body = Rollout),
+        (status = 409, description = "It is rolled back, and was to be paused", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such rollout", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
@@ -245,7 +246,20 @@ pub(super) async fn change(
     let changes = RolloutChanges { percent, state: becomes, reason, guard };
     let changed = state.rollouts.change(&name, &changes, &may.change()).await;
     let changed = changed.map_err(|error| ApiError::from_lower(&error))?;
-    changed.map(Json).ok_or_else(|| no_rollout(&name))
+    if let Some(changed) = changed {
+        return Ok(Json(changed));
+    }
+    let there = state.rollouts.get(&name).await.map_err(|error| ApiError::from_lower(&error))?;
+    Err(match there {
+        Some(_) => {
+            let detail = format!(
+                "{name} is rolled back: paused, it would let the settings send images to v2; \
+                 make it active first"
+            );
+            ApiError::new(StatusCode::CONFLICT, "rollout_rolled_back", detail)
+        }
+        None => no_rollout(&name),
+    })
 }
 
 /// Removes a rollout

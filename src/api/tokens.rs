@@ -134,7 +134,10 @@ impl NewTokenBody {
             wrong.push(FieldError::new("name", detail));
         }
         if (role == Role::Workspace) != workspace.is_some() {
-            let detail = "goes with the role workspace, and with no other";
+            let detail = match role {
+                Role::Workspace => "a token of role workspace needs one",
+                _ => "goes with the role workspace alone",
+            };
             wrong.push(FieldError::new("workspace", detail));
         }
         let may = role.scopes();

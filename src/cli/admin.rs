@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::client::Client;
 use super::rollout_report::ReportArgs;
 use super::run_async;
+use super::say;
 use super::service::ServiceArgs;
 use crate::archive::Fallback;
 use crate::rollouts::{KindName, RolloutState, SourcePattern, Sticky};
@@ -154,13 +155,26 @@ enum TokenAction {
     /// Give a token another text; the old one is worth nothing from now on
     Rotate {
         /// The token's id
+        #[arg(value_parser = token_id)]
         id: uuid::Uuid,
     },
     /// End a token
     Revoke {
         /// The token's id
+        #[arg(value_parser = token_id)]
         id: uuid::Uuid,
     },
+}
+
+fn token_id(text: &str) -> Result<uuid::Uuid, String> {
+    text.parse()
+        .map_err(|_| "expected a token's id, as `clipwright token list` shows them".to_owned())
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    let known = number.filter(|number| (0.0..=100.0).contains(number));
+    known.ok_or_else(|| "expected a number from 0 to 100, without a %".to_owned())
 }
 
 fn role(text: &str) -> Result<Role, String> {
@@ -179,7 +193,7 @@ enum RolloutAction {
         /// Names it
         name: String,
         /// The share that gets v2, 0 to 100
-        #[arg(long)]
+        #[arg(long, value_parser = percent)]
         percent: f64,
         /// Another salt chooses others; the name when absent
         #[arg(long)]
@@ -212,6 +226,7 @@ enum RolloutAction {
         /// Its name
         name: String,
         /// 0 to 100
+        #[arg(value_parser = percent)]
         percent: f64,
     },
     /// Have a rollout decide nothing, as if it were not there
@@ -396,11 +411,11 @@ impl Output {
     /// JSON, or a line for each field.
     pub(super) fn print(&self, answer: &Value) {
         if self.json {
-            println!("{answer}");
+            say!("{answer}");
         } else if let Some(fields) = answer.as_object() {
             let width = fields.keys().map(String::len).max().unwrap_or(0);
             for (name, value) in fields {
-                println!("{name:width$}  {}", shown(value));
+                say!("{name:width$}  {}", shown(value));
             }
         }
     }
@@ -426,14 +441,14 @@ impl Output {
             }
         })?;
         if self.json {
-            println!("{}", Value::Array(all));
+            say!("{}", Value::Array(all));
             return Ok(());
         }
         for entry in all {
             let fields = entry.as_object().into_iter().flatten();
             let line: Vec<_> =
                 fields.map(|(name, value)| format!("{name}={}", shown(value))).collect();
-            println!("{}", line.join(" "));
+            say!("{}", line.join(" "));
         }
         Ok(())
     }

@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::content::ContentArgs;
 use super::run_async;
-use crate::clip::reader::Archive;
 use crate::content::open_file;
 
 /// Write a file's content to standard output, read through the archive.
@@ -23,7 +22,7 @@ pub(super) struct Cat {
 
 impl Cat {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let archive = Archive::open(&self.archive)?;
+        let archive = super::open_archive(&self.archive)?;
         let node = archive.tree.resolve(self.path.as_bytes())?;
         let settings = self.content.settings(&archive.storage)?;
         let mut content = run_async(async |cancel| {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -23,7 +24,9 @@ const MAX_ANSWER: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     /// It can't be reached, or its answer broke off.
-    #[error("the service at {server} can't be reached: {reason}")]
+    #[error(
+        "the service at {server} can't be reached: {reason}; is `clipwright serve` running there?"
+    )]
     Unreachable {
         /// Its address.
         server: String,
@@ -103,7 +106,14 @@ impl Client {
         // Fails when a provider is installed already, which is just as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut http = reqwest::Client::builder().timeout(PATIENCE);
-        let host = reqwest::Url::parse(server)?.host_str().unwrap_or_default().to_owned();
+        let address = reqwest::Url::parse(server).ok();
+        let address = address.filter(|url| matches!(url.scheme(), "http" | "https"));
+        let host = address.as_ref().and_then(|url| url.host_str()).map(str::to_owned);
+        let host = host.with_context(|| {
+            format!(
+                "{server:?} is no address of a service: expected one such as http://127.0.0.1:8080"
+            )
+        })?;
         if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
             http = http.no_proxy();
         }
@@ -273,11 +283,11 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
-        let reason = std::error::Error::source(error);
-        ClientError::Unreachable {
-            server: self.server.clone(),
-            reason: reason.map_or_else(|| error.to_string(), ToString::to_string),
-        }
+        let causes =
+            std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+        // Each tells more than the one before.
+        let reason = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
+        ClientError::Unreachable { server: self.server.clone(), reason }
     }
 
     fn nonsense(&self, reason: String) -> ClientError {

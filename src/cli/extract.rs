@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::content::ContentArgs;
 use super::progress::on_stderr;
 use super::run_async;
-use crate::clip::reader::Archive;
+use super::say;
 use crate::content::{ExtractOptions, Extraction, extract};
 
 /// Unpack an archive, or a directory of it, into a new directory. Content is verified; what fails
@@ -44,7 +44,7 @@ struct Report<'a> {
 impl Extract {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let started = Instant::now();
-        let archive = Archive::open(&self.archive)?;
+        let archive = super::open_archive(&self.archive)?;
         let settings = self.content.settings(&archive.storage)?;
         let mut options =
             ExtractOptions { path: self.path.into_bytes(), ..ExtractOptions::default() };
@@ -64,10 +64,10 @@ impl Extract {
         }
         let seconds = started.elapsed().as_secs_f64();
         if self.json {
-            println!("{}", serde_json::to_string(&Report { extracted: &extracted, seconds })?);
+            say!("{}", serde_json::to_string(&Report { extracted: &extracted, seconds })?);
             return Ok(());
         }
-        println!(
+        say!(
             "extracted {} files ({}), {} directories, {} symlinks, {} special files, {} hard links",
             extracted.files,
             HumanBytes(extracted.bytes),
@@ -76,7 +76,7 @@ impl Extract {
             extracted.special_files,
             extracted.hard_links
         );
-        println!("seconds   {seconds:.2}");
+        say!("seconds   {seconds:.2}");
         Ok(())
     }
 }

@@ -8,11 +8,13 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::run_async;
+use super::say;
 use crate::config::{Config, DatabaseSettings, SettingsArgs};
 use crate::database::{Database, Migrations};
 use crate::jobs::queue::{Queue, Vault};
 use crate::publish::archives::Stores;
 use crate::publish::garbage::{self, Garbage, GarbageKind};
+use crate::store::StoreSettings;
 
 /// Find what lies in the store and serves nobody, and remove it if told to.
 ///
@@ -66,6 +68,11 @@ impl Gc {
     }
 
     async fn collect(&self, config: &Config, cancel: &CancellationToken) -> anyhow::Result<Report> {
+        // One that isn't there would be made, and found empty.
+        if let StoreSettings::Directory(directory) = &config.store {
+            let there = directory.is_dir();
+            anyhow::ensure!(there, "there is no store at {}", directory.display());
+        }
         let stores = Stores::open(&config.store, |objects| objects).await?;
         let unused = Duration::from_hours(24 * u64::from(self.unused_days));
         let found = garbage::find(&stores, unused).await?;
@@ -102,7 +109,7 @@ impl Gc {
 
     fn print(&self, report: &Report) -> anyhow::Result<()> {
         if self.json {
-            println!("{}", serde_json::to_string(report)?);
+            say!("{}", serde_json::to_string(report)?);
             return Ok(());
         }
         for Finding { kind, name, size, age_seconds, removed } in &report.found {
@@ -115,13 +122,13 @@ impl Gc {
             let size = size.map_or_else(|| "-".to_owned(), |size| HumanBytes(size).to_string());
             let days = age_seconds / 86_400;
             let fate = if *removed { "removed" } else { "kept" };
-            println!("{fate:8} {what:19} {days:>5} days {size:>11}  {name}");
+            say!("{fate:8} {what:19} {days:>5} days {size:>11}  {name}");
         }
         let (count, bytes) = (report.found.len(), HumanBytes(report.bytes));
         let removed = report.found.iter().filter(|finding| finding.removed).count();
-        println!("{count} found, {bytes}; {removed} removed");
+        say!("{count} found, {bytes}; {removed} removed");
         if !report.applied && count > 0 {
-            println!("nothing was removed: that takes --apply");
+            say!("nothing was removed: that takes --apply");
         }
         Ok(())
     }

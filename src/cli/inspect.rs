@@ -7,6 +7,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::printable;
+use super::say;
 use crate::clip::node::NodeKind;
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
@@ -83,10 +84,10 @@ struct Image {
 
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let archive = Archive::open(&self.archive)?;
+        let archive = super::open_archive(&self.archive)?;
         let report = Report::of(&archive, std::fs::metadata(&self.archive)?.len());
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say!("{}", serde_json::to_string_pretty(&report)?);
         } else {
             report.print();
         }
@@ -121,10 +122,10 @@ impl Report {
     }
 
     fn print(&self) {
-        println!("version   {}", self.clip_version);
+        say!("version   {}", self.clip_version);
         let (archive, index) = (HumanBytes(self.archive_bytes), HumanBytes(self.index_bytes));
-        println!("archive   {archive}, of which the index is {index}");
-        println!(
+        say!("archive   {archive}, of which the index is {index}");
+        say!(
             "nodes     {}: {} files ({}), {} directories, {} symlinks, {} special files",
             self.nodes,
             self.files,
@@ -134,27 +135,27 @@ impl Report {
             self.special_files
         );
         match &self.storage {
-            Storage::Local => println!("storage   in the archive itself"),
+            Storage::Local => say!("storage   in the archive itself"),
             Storage::S3 { bucket, key, endpoint, .. } => {
                 let [key, bucket, endpoint] =
                     [key, bucket, endpoint].map(|text| printable(text.as_bytes()));
-                println!("storage   S3 object {key} in bucket {bucket} {endpoint}");
+                say!("storage   S3 object {key} in bucket {bucket} {endpoint}");
             }
             Storage::Oci(oci) => {
                 let [registry, repository, reference] =
                     [&oci.registry, &oci.repository, &oci.reference]
                         .map(|text| printable(text.as_bytes()));
-                println!("storage   {registry}/{repository} {reference}");
+                say!("storage   {registry}/{repository} {reference}");
                 for layer in &oci.layers {
                     let size = layer.compressed_bytes.and_then(|size| u64::try_from(size).ok());
                     let size = size.map_or_else(String::new, |size| HumanBytes(size).to_string());
-                    println!("layer     {} {size}", layer.digest);
+                    say!("layer     {} {size}", layer.digest);
                 }
                 if let Some(image) = &oci.image {
                     let [os, architecture] =
                         [&image.os, &image.architecture].map(|text| printable(text.as_bytes()));
-                    println!("platform  {os}/{architecture}");
-                    println!("runs      {:?} {:?}", image.entrypoint, image.cmd);
+                    say!("platform  {os}/{architecture}");
+                    say!("runs      {:?} {:?}", image.entrypoint, image.cmd);
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use indicatif::HumanBytes;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use super::admin::{Output, shown};
 use super::client::Client;
 use super::job_progress::JobProgress;
 use super::run_async;
+use super::say;
 use crate::archive::{Fallback, LayerPolicy};
 use crate::digest::Digest;
 use crate::image_id::ImageId;
@@ -96,6 +98,10 @@ enum NewJobArgs {
     },
 }
 
+fn job_id(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| "expected a job's id, as `clipwright jobs list` shows them".to_owned())
+}
+
 fn priority(text: &str) -> Result<Priority, String> {
     serde_json::from_value(json!(text)).map_err(|_| "expected low, normal or high".to_owned())
 }
@@ -174,14 +180,28 @@ impl SubmitCommand {
             if self.no_wait {
                 return Ok(job);
             }
+            // Another one's, whose archive is there already.
+            if !job["finished_at"].is_null() {
+                let [id, at] = [&job["id"], &job["finished_at"]].map(shown);
+                eprintln!("it was done before, by job {id} at {at}: --force does it anew");
+                return Ok(job);
+            }
+            let id = shown(&job["id"]);
             // What happens is told beside what the command prints.
             let progress = JobProgress::on_stderr(self.output.json);
-            self.output
-                .follow(&client, &job, |event| progress.show(event, &self.output), &cancel)
-                .await
+            let say = |event: &Value| progress.show(event, &self.output);
+            let followed = self.output.follow(&client, &job, say, &cancel).await;
+            if cancel.is_cancelled() {
+                anyhow::bail!(
+                    "interrupted: job {id} goes on; `clipwright jobs cancel {id}` ends it"
+                );
+            }
+            followed
         })?;
-        if self.no_wait || self.output.json {
-            self.output.print(&job);
+        match (self.output.json, self.no_wait) {
+            (true, _) => self.output.print(&job),
+            (false, true) => say!("{}", shown(&job["id"])),
+            (false, false) => outcome(&job),
         }
         if self.no_wait { Ok(()) } else { ended(&job) }
     }
@@ -204,11 +224,13 @@ enum JobsAction {
     /// Show a job
     Show {
         /// The job's id
+        #[arg(value_parser = job_id)]
         id: Uuid,
     },
     /// Print what happened to a job
     Logs {
         /// The job's id
+        #[arg(value_parser = job_id)]
         id: Uuid,
         /// Go on until it ends, and end as it did
         #[arg(short, long)]
@@ -217,11 +239,13 @@ enum JobsAction {
     /// Cancel a job
     Cancel {
         /// The job's id
+        #[arg(value_parser = job_id)]
         id: Uuid,
     },
     /// Do a job that ended once more
     Retry {
         /// The job's id
+        #[arg(value_parser = job_id)]
         id: Uuid,
         /// File that holds the credentials for the image's registry
         #[arg(long, value_name = "FILE")]
@@ -246,11 +270,11 @@ impl JobsCommand {
                 }
                 let page: Value = run_async(async |cancel| Ok(client.get(&path, &cancel).await?))?;
                 if output.json {
-                    println!("{}", page["jobs"]);
+                    say!("{}", page["jobs"]);
                     return Ok(());
                 }
                 for job in page["jobs"].as_array().into_iter().flatten() {
-                    println!("{}", line_of(job));
+                    say!("{}", line_of(job));
                 }
                 Ok(())
             }
@@ -259,17 +283,27 @@ impl JobsCommand {
                 let client = output.client()?;
                 let job = run_async(async |cancel| {
                     if *follow {
-                        let say = |event: &Value| println!("{}", output.event(event));
+                        let say = |event: &Value| say!("{}", output.event(event));
                         return output.follow(&client, &json!({ "id": id }), say, &cancel).await;
                     }
                     let path = format!("/v1/jobs/{id}/events?follow=false");
-                    client.lines(&path, &cancel, |line| println!("{}", output.event(line))).await?;
+                    client.lines(&path, &cancel, |line| say!("{}", output.event(line))).await?;
                     Ok(Value::Null)
                 })?;
                 if *follow { ended(&job) } else { Ok(()) }
             }
             JobsAction::Cancel { id } => {
-                output.call((Method::POST, format!("/v1/jobs/{id}/cancel"), Some(json!({}))))
+                let client = output.client()?;
+                let path = format!("/v1/jobs/{id}/cancel");
+                let job: Value = run_async(async |cancel| {
+                    Ok(client.call(Method::POST, &path, Some(&json!({})), &cancel).await?)
+                })?;
+                output.print(&job);
+                let state = job["state"].as_str().unwrap_or_default();
+                if !job["finished_at"].is_null() && state != "cancelled" {
+                    eprintln!("it had ended as {state} already: nothing was cancelled");
+                }
+                Ok(())
             }
             JobsAction::Retry { id, credentials_file } => {
                 let mut body = json!({});
@@ -347,7 +381,7 @@ impl ImagesCommand {
                 let alone = std::slice::from_ref(&page["entry"]);
                 for entry in page["entries"].as_array().map_or(alone, Vec::as_slice) {
                     if self.output.json {
-                        println!("{entry}");
+                        say!("{entry}");
                         continue;
                     }
                     let [kind, mode, size, path] =
@@ -355,12 +389,34 @@ impl ImagesCommand {
                     let target = entry["target"].as_str().map(|to| format!(" -> {to}"));
                     let name = format!("{path}{}", target.unwrap_or_default());
                     let name = super::printable(name.as_bytes());
-                    println!("{kind:7} {mode} {size:>11} {name}");
+                    say!("{kind:7} {mode} {size:>11} {name}");
                 }
                 let Some(next) = page["next"].as_str() else { return Ok(()) };
                 page_path = format!("{first}&after={next}");
             }
         })
+    }
+}
+
+/// What came of a job that succeeded, in a line for each thing that its users go on with.
+fn outcome(job: &Value) {
+    let result = &job["result"];
+    let archive = &result["archive"];
+    let lines = [
+        ("job", &job["id"]),
+        ("image id", &job["spec"]["image_id"]),
+        ("version", &result["clip_version"]),
+        ("decided by", &result["decided_by"]),
+        ("rollout", &result["rollout"]),
+        ("archive", &archive["key"]),
+    ];
+    for (name, value) in lines {
+        if !value.is_null() {
+            say!("{name:10}  {}", shown(value));
+        }
+    }
+    if let Some(bytes) = archive["size"].as_u64() {
+        say!("{:10}  {}", "size", HumanBytes(bytes));
     }
 }
 
@@ -424,12 +480,18 @@ impl Output {
         let detail = match name {
             "progress" => {
                 let [done, all] = ["bytes_done", "bytes_total"].map(|field| data[field].as_u64());
-                let mib = |bytes: u64| bytes >> 20;
                 done.zip(all)
-                    .map(|(done, all)| format!("{} of {} MiB", mib(done), mib(all)))
+                    .map(|(done, all)| format!("{} of {}", HumanBytes(done), HumanBytes(all)))
                     .unwrap_or_default()
             }
             "succeeded" => String::new(),
+            "failed" | "retrying" => {
+                let [code, message] = ["code", "message"].map(|field| shown(&data["error"][field]));
+                match data["not_before"].as_str() {
+                    Some(time) => format!("not before {time}: {message} ({code})"),
+                    None => format!("{message} ({code})"),
+                }
+            }
             _ => match data {
                 Value::Null => String::new(),
                 Value::Object(fields) => fields

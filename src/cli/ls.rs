@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use super::printable;
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef, Special};
-use crate::clip::reader::Archive;
 
 /// List the files in an archive.
 #[derive(Debug, Args)]
@@ -31,7 +30,7 @@ pub(super) struct Ls {
 
 impl Ls {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let archive = Archive::open(&self.archive)?;
+        let archive = super::open_archive(&self.archive)?;
         let start = archive.tree.resolve(self.path.as_bytes())?;
         let mut out = BufWriter::new(std::io::stdout().lock());
         let mut show = |node: &Node| {

@@ -200,7 +200,18 @@ impl Migrate {
             Some(job) => job,
             None => self.submit(client, &archive.image_id, run, cancel).await?,
         };
+        let mut told = None;
         while !job.is_final() {
+            // One that is tried again says why, once for each reason.
+            let error = job.error.as_ref().and_then(Recorded::known).map(|error| error.message);
+            if error.is_some() && error != told {
+                report::tell_waiting(
+                    &archive.image_id,
+                    job.id,
+                    error.as_deref().unwrap_or_default(),
+                );
+                told = error;
+            }
             if cancel.run_until_cancelled(sleep(POLL)).await.is_none() {
                 return Ok(ImageReport::Failed(format!("interrupted; job {} goes on", job.id)));
             }

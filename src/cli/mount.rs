@@ -128,7 +128,7 @@ impl Mount {
         };
         let mut start = self.start.begin(&self.archive, &file)?;
         let path = file.clone();
-        let archive = tokio::task::spawn_blocking(move || Archive::open(&path)).await??;
+        let archive = tokio::task::spawn_blocking(move || super::open_archive(&path)).await??;
         let version = start::version(&archive.storage);
         let mounted = tokio::select! {
             mounted = self.mount(&file, archive, &mut start) => mounted,

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::printable;
+use super::say;
 use crate::mount::points;
 
 /// List the archives that are mounted on this machine.
@@ -23,13 +24,13 @@ impl Mounts {
                     (mount.path.to_string_lossy(), mount.archive.to_string_lossy());
                 json!({ "mountpoint": point, "archive": archive, "served": mount.served })
             });
-            println!("{}", mounts.collect::<serde_json::Value>());
+            say!("{}", mounts.collect::<serde_json::Value>());
             return Ok(());
         }
         for mount in mounts {
             let state = if mount.served { "served" } else { "stale" };
             let text = |path: &std::path::Path| printable(path.as_os_str().as_encoded_bytes());
-            println!("{state}  {}  {}", text(&mount.path), text(&mount.archive));
+            say!("{state}  {}  {}", text(&mount.path), text(&mount.archive));
         }
         Ok(())
     }

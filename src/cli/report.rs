@@ -6,6 +6,7 @@ use std::time::Instant;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use super::say;
 use crate::archive::Summary;
 use crate::archive::index::ArchiveFile;
 use crate::digest::Digest;
@@ -37,19 +38,19 @@ pub(super) fn report(
     let seconds = started.elapsed().as_secs_f64();
     if json {
         let archive = File { path, size, digest };
-        println!("{}", serde_json::to_string(&Report { summary, archive, seconds })?);
+        say!("{}", serde_json::to_string(&Report { summary, archive, seconds })?);
         return Ok(());
     }
-    println!("image     {}", summary.reference);
-    println!("platform  {}", summary.platform);
+    say!("image     {}", summary.reference);
+    say!("platform  {}", summary.platform);
     let (packed, plain) = (HumanBytes(summary.compressed_bytes), HumanBytes(summary.plain_bytes));
     let cached = summary.layers.iter().filter(|layer| layer.cached).count();
-    println!(
+    say!(
         "layers    {} ({cached} from the cache): {packed} compressed, {plain} plain",
         summary.layers.len()
     );
-    println!("files     {} of {} nodes", summary.files, summary.nodes);
-    println!("archive   {}: {}", path.display(), HumanBytes(size));
-    println!("seconds   {seconds:.2}");
+    say!("files     {} of {} nodes", summary.files, summary.nodes);
+    say!("archive   {}: {}", path.display(), HumanBytes(size));
+    say!("seconds   {seconds:.2}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::client::Client;
-use super::{printable, run_async};
+use super::{printable, run_async, say};
 
 /// Which report, and how to print it.
 #[derive(Debug, Args)]
@@ -13,14 +13,18 @@ pub(super) struct ReportArgs {
     /// The rollout's name
     name: String,
     /// The first day (UTC), such as 2026-11-01
-    #[arg(long, value_name = "DAY")]
+    #[arg(long, value_name = "DAY", value_parser = day)]
     since: Option<NaiveDate>,
     /// The last day (UTC), which is a part of it
-    #[arg(long, value_name = "DAY")]
+    #[arg(long, value_name = "DAY", value_parser = day)]
     until: Option<NaiveDate>,
     /// Print CSV
     #[arg(long, conflicts_with = "json")]
     csv: bool,
+}
+
+fn day(text: &str) -> Result<NaiveDate, String> {
+    text.parse().map_err(|_| "expected a day such as 2026-11-01".to_owned())
 }
 
 impl ReportArgs {
@@ -31,6 +35,9 @@ impl ReportArgs {
 
     /// Prints the report of the rollout at `path`: with `json` as the service answered.
     pub(super) fn run(&self, client: &Client, path: &str, json: bool) -> anyhow::Result<()> {
+        if let (Some(since), Some(until)) = (self.since, self.until) {
+            anyhow::ensure!(since <= until, "--since {since} is after --until {until}");
+        }
         let format = if self.csv { "csv" } else { "json" };
         let mut path = format!("{path}/report?format={format}");
         for (name, day) in [("since", self.since), ("until", self.until)] {
@@ -40,9 +47,9 @@ impl ReportArgs {
         }
         let text = run_async(async |cancel| Ok(client.text(&path, &cancel).await?))?;
         if self.csv {
-            print!("{text}");
+            say!("{}", text.trim_end());
         } else if json {
-            println!("{text}");
+            say!("{text}");
         } else {
             print(&serde_json::from_str(&text)?);
         }
@@ -68,7 +75,7 @@ fn print(report: &Value) {
     let state = shown(&report["state"]);
     let reason = report["reason"].as_str().map(|reason| printable(reason.as_bytes()));
     let reason = reason.map_or_else(String::new, |reason| format!(", {reason}"));
-    println!("{}: {state}{reason}", shown(&report["rollout"]));
+    say!("{}: {state}{reason}", shown(&report["rollout"]));
     line("", "v1", "v2", "");
     for what in ["jobs", "starts"] {
         let outcomes = &report[what];
@@ -101,14 +108,14 @@ fn print(report: &Value) {
             line(&format!("  {figure}"), &v1, &v2, &ratio);
         }
     }
-    println!();
+    say!("");
     for sentence in report["verdict"].as_array().into_iter().flatten() {
-        println!("{}", shown(sentence));
+        say!("{}", shown(sentence));
     }
     for seen in report["guard"].as_array().into_iter().flatten() {
         let Some(threshold) = seen["threshold"].as_f64() else { continue };
         let evidence = seen["evidence"].as_f64().unwrap_or_default();
-        println!(
+        say!(
             "guard of {}s: {} of {} images failed with v2, {} of {} with v1; evidence {}, rolls back at {}",
             shown(&seen["stage"]),
             shown(&seen["v2"]["failed"]),
@@ -123,7 +130,7 @@ fn print(report: &Value) {
 
 fn line(name: &str, v1: &str, v2: &str, ratio: &str) {
     let text = format!("{name:28} {v1:>26} {v2:>26} {ratio:>22}");
-    println!("{}", text.trim_end());
+    say!("{}", text.trim_end());
 }
 
 /// A figure and its interval, such as `3.2 (3.1 to 3.4)`; `-` if it was not measured.

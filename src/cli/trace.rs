@@ -13,7 +13,6 @@ use clap::Args;
 use super::content::ContentArgs;
 use super::mount::cache::SpanCacheArgs;
 use super::mount::serve::{Signals, block_on, log_settings};
-use crate::clip::reader::Archive;
 use crate::clip::storage_info::{ImageMetadata, StorageInfo};
 use crate::mount::{ContentSettings, Mount, MountHandle, MountOptions};
 use crate::telemetry::init;
@@ -71,7 +70,7 @@ impl Trace {
 
     async fn mount_and_run(&self) -> anyhow::Result<(MountHandle, std::process::ExitStatus)> {
         let mut end = Signals::new()?;
-        let archive = Archive::open(&self.archive)?;
+        let archive = super::open_archive(&self.archive)?;
         let mut program = Program::of(&archive.storage);
         if !self.command.is_empty() {
             program.command.clone_from(&self.command);

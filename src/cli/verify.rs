@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::content::ContentArgs;
 use super::progress::on_stderr;
-use super::{printable, run_async};
+use super::{printable, run_async, say};
 use crate::archive::{Verification, VerifyOptions, verify};
 use crate::clip::check::{Check, Grade};
 use crate::clip::reader::Archive;
@@ -42,7 +42,7 @@ impl Verify {
             Ok(verify(&self.archive, &settings, &options, on_stderr(), &cancel).await?)
         })?;
         if self.json {
-            println!("{}", serde_json::to_string(&verified)?);
+            say!("{}", serde_json::to_string(&verified)?);
         } else {
             verified.checks.iter().for_each(print);
         }
@@ -55,17 +55,17 @@ impl Verify {
 
 fn print(check: &Check) {
     let Check { name, checked, unit, errors, warnings, findings } = check;
-    println!("{name:<12} {checked} {unit}, {errors} errors, {warnings} warnings");
+    say!("{name:<12} {checked} {unit}, {errors} errors, {warnings} warnings");
     for finding in findings {
         let grade = match finding.grade {
             Grade::Error => "error",
             Grade::Warning => "warning",
         };
-        println!("  {grade}: {}", printable(finding.text.as_bytes()));
+        say!("  {grade}: {}", printable(finding.text.as_bytes()));
     }
     let left = (errors + warnings).saturating_sub(findings.len() as u64);
     if left > 0 {
-        println!("  and {left} more");
+        say!("  and {left} more");
     }
 }
 

@@ -87,7 +87,8 @@ pub enum PullError {
     Queue(#[from] QueueError),
     /// The archive under the image id belongs to another workspace, and has other content.
     #[error(
-        "there is an archive of other content under this image id, and it is not the workspace's"
+        "there is an archive of other content under this image id, and it is not the workspace's: choose \
+         another image_id"
     )]
     Taken,
     /// Local disk trouble.

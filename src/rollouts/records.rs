@@ -193,9 +193,14 @@ impl Rollouts {
                    changed AS (
                        UPDATE rollout
                        SET percent = coalesce($2, percent), state = coalesce($3, state),
-                           reason = CASE WHEN $3::text IS NULL THEN reason ELSE $4 END,
+                           -- Who says the same once more takes no reason back.
+                           reason = CASE WHEN $3::text IS NULL OR $3 = state AND $4::text IS NULL
+                                         THEN reason ELSE $4 END,
                            guard = coalesce($9, guard), updated_at = now()
-                       WHERE name = $1 RETURNING *),
+                       -- Paused, it would send to v2 again what the settings say so of.
+                       WHERE name = $1
+                         AND NOT (state = 'rolled_back' AND $3 IS NOT DISTINCT FROM 'paused')
+                       RETURNING *),
                    noted AS (
                        INSERT INTO audit_event (id, actor, action, subject, detail, request_id)
                        SELECT $5, $6, 'rollout.change', name, $7, $8 FROM changed

@@ -55,6 +55,11 @@ pub(super) struct Report {
     images: Vec<Line>,
 }
 
+/// Says why a migration that goes on has not come to its end yet.
+pub(super) fn tell_waiting(image: &ImageId, job: uuid::Uuid, reason: &str) {
+    eprintln!("{image}: job {job} is tried again: {reason}");
+}
+
 impl Report {
     pub(super) fn new(to: u8, dry_run: bool) -> Self {
         Self { to, dry_run, images: Vec::new() }
