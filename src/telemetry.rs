@@ -1,17 +1,37 @@
-//! Tracing set-up: what is logged, and how it looks; and what is counted. It must not know what the
-//! program does.
+//! What the process tells of itself: log lines, metrics, traces. It must not know what the program does.
 
-/// What is counted.
+/// Everything that can be measured.
+pub mod catalogue;
+/// What is measured.
 pub mod metrics;
+/// Traces on their way to a collector.
+mod otlp;
+/// Where measured values are kept.
+mod recorder;
+/// What registries are asked for.
+pub mod registry;
 /// What the store is asked for.
 pub mod store;
+/// The trace that something belongs to.
+pub mod trace;
 
 use std::io;
 use std::str::FromStr;
+use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::util::SubscriberInitExt;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+
+pub use otlp::{OtlpError, OtlpSettings};
+
+/// How long the end of a process waits for the collector.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,18 +85,69 @@ impl LogSettings {
     }
 }
 
+/// What this process sends to a collector, until it ends.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    provider: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Sends what was not sent yet. Waits for the collector, for some seconds at most; the runtime that
+    /// telemetry was started on has to run still, elsewhere.
+    pub fn shutdown(self) {
+        if let Some(provider) = self.provider
+            && let Err(error) = provider.shutdown_with_timeout(LAST_SPANS)
+        {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
+    }
+}
+
 /// Sends log lines to standard error from now on. The first call in a process decides; the answer
 /// says whether this one did.
 pub fn init(settings: &LogSettings) -> bool {
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .with_env_filter(EnvFilter::new(&settings.filter.0));
-    match settings.format {
-        LogFormat::Text => subscriber.finish().try_init(),
-        LogFormat::Json => subscriber.json().finish().try_init(),
+    Registry::default().with(log_lines(settings)).try_init().is_ok()
+}
+
+/// As [`init`], and sends spans to a collector. Needs to be called on a Tokio runtime.
+pub fn init_with_traces(
+    settings: &LogSettings,
+    otlp: &OtlpSettings,
+) -> Result<Telemetry, OtlpError> {
+    let provider = otlp::provider(otlp)?;
+    let tracer = provider.tracer("clipwright");
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(tracer.clone())
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(filter_fn(is_traced));
+    if Registry::default().with(log_lines(settings)).with(spans).try_init().is_ok() {
+        trace::install(tracer);
     }
-    .is_ok()
+    Ok(Telemetry { provider: Some(provider) })
+}
+
+/// Our spans are of two kinds: those at `DEBUG` are parts of traces, those at `INFO` say in log lines whose
+/// they are. Log lines are no parts of traces.
+fn is_traced(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span()
+        && *metadata.level() == Level::DEBUG
+        && metadata.target().starts_with("clipwright")
+}
+
+fn log_lines<S>(settings: &LogSettings) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines =
+        fmt::layer().with_writer(io::stderr).with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+    let filter = EnvFilter::new(&settings.filter.0);
+    match settings.format {
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
+    }
 }
 
 #[cfg(test)]
