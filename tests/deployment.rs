@@ -1,0 +1,6 @@
+//! What the service is deployed with: parsed by those who would run it, and its processes started as they
+//! would start them.
+
+mod manifests;
+mod packages;
+mod rolling;
