@@ -34,5 +34,6 @@ cargo deb --locked --no-build --profile "$profile" --output "$out"
 version=$("$program" --version | cut -d' ' -f2)
 scripts/release_notes.sh "$version" > "$out/RELEASE_NOTES.md" 2> /dev/null \
   || scripts/release_notes.sh unreleased > "$out/RELEASE_NOTES.md"
-(cd "$out" && find . -maxdepth 1 -type f ! -name SHA256SUMS -exec sha256sum {} + > SHA256SUMS)
+sums=$(cd "$out" && find . -maxdepth 1 -type f -exec sha256sum {} +)
+echo "$sums" > "$out/SHA256SUMS"
 ls -l "$out"

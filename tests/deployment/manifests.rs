@@ -72,7 +72,8 @@ fn kubernetes_takes_the_manifests() {
     let dir = tempfile::tempdir().unwrap();
     let mut kinds = Vec::new();
     for overlay in ["base", "example"] {
-        let yaml = run(Command::new(&parser).arg("kustomize").arg(docker("kubernetes").join(overlay)));
+        let yaml =
+            run(Command::new(&parser).arg("kustomize").arg(docker("kubernetes").join(overlay)));
         let file = dir.path().join(format!("{overlay}.yaml"));
         std::fs::write(&file, &yaml).unwrap();
         let Ok(checked) = Command::new(&script).arg(&file).output() else {
@@ -90,7 +91,9 @@ fn kubernetes_takes_the_manifests() {
             check_containers(&resource);
         }
     }
-    for kind in ["Deployment", "DaemonSet", "Job", "NetworkPolicy", "PodDisruptionBudget", "ScaledObject"] {
+    for kind in
+        ["Deployment", "DaemonSet", "Job", "NetworkPolicy", "PodDisruptionBudget", "ScaledObject"]
+    {
         assert!(kinds.iter().any(|found| found == kind), "no {kind}");
     }
     // What the secrets have in them, and what is merged in, are settings.

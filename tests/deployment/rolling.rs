@@ -69,9 +69,9 @@ impl Stack {
             let of_compose = environment.insert(name.to_owned(), value.to_owned());
             assert!(of_compose.is_some(), "{service} is told no {name}");
         }
-        let settings = environment.into_iter().fold(Settings::default(), |settings, (name, value)| {
-            settings.env(name.leak(), &value)
-        });
+        let settings = environment
+            .into_iter()
+            .fold(Settings::default(), |settings, (name, value)| settings.env(name.leak(), &value));
         Service::start(settings).await
     }
 
@@ -160,14 +160,8 @@ async fn a_rolling_restart_under_load_loses_nothing() {
         ("S3_SECRET_KEY", s3.secret_key.clone()),
     ];
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let stack = Stack {
-        database,
-        s3,
-        registry,
-        told: BTreeMap::from(told),
-        api: Mutex::default(),
-        http,
-    };
+    let stack =
+        Stack { database, s3, registry, told: BTreeMap::from(told), api: Mutex::default(), http };
     let stack = Arc::new(stack);
     let mut api = vec![stack.start("api").await, stack.start("api").await];
     let mut workers = vec![stack.start("worker").await, stack.start("worker").await];
@@ -193,7 +187,8 @@ async fn a_rolling_restart_under_load_loses_nothing() {
 
         workers.push(stack.start("worker").await);
         let log = stopped(workers.remove(0)).await;
-        given_back += log.matches(r#""outcome":"released""#).count() + log.matches("outcome=\"released\"").count();
+        given_back += log.matches(r#""outcome":"released""#).count()
+            + log.matches("outcome=\"released\"").count();
     }
     let mut jobs = Vec::new();
     for client in clients {
