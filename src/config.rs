@@ -112,7 +112,7 @@ pub struct Config {
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
     pub log: LogSettings,
-    /// Where traces go; nowhere when absent.
+    /// Where traces and metrics are sent; nowhere when absent.
     pub otlp: Option<OtlpSettings>,
     /// Whether metrics tell workspaces apart.
     pub metrics_by_workspace: bool,
@@ -298,9 +298,18 @@ fn otlp(layers: &Layers<'_>) -> Result<Option<OtlpSettings>, ConfigError> {
     let whole = layers.parse(&setting::OTLP_TRACES_ENDPOINT, endpoint)?;
     let headers = layers.parse(&setting::OTLP_HEADERS, secret)?;
     let service = layers.require(&setting::OTLP_SERVICE_NAME, word)?;
-    // The one that names traces goes before the one for all (OTLP exporter specification).
-    let traces = whole.or_else(|| base.map(|base| format!("{base}/v1/traces")));
-    Ok(traces.map(|traces| OtlpSettings { traces, headers, service }))
+    // The one that names what is sent goes before the one for all (OTLP exporter specification).
+    let below = |path| base.as_ref().map(|base| format!("{base}/v1/{path}"));
+    let all_metrics: bool = layers.require(&setting::OTLP_METRICS, from_str)?;
+    let metrics = layers.parse(&setting::OTLP_METRICS_ENDPOINT, endpoint)?;
+    let metrics = metrics.or_else(|| below("metrics").filter(|_| all_metrics));
+    let traces = whole.or_else(|| below("traces"));
+    Ok((traces.is_some() || metrics.is_some()).then_some(OtlpSettings {
+        traces,
+        metrics,
+        headers,
+        service,
+    }))
 }
 
 fn store(layers: &Layers<'_>, data_dir: &Path) -> Result<StoreSettings, ConfigError> {

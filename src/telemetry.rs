@@ -6,6 +6,8 @@ pub mod catalogue;
 pub mod metrics;
 /// Traces on their way to a collector.
 mod otlp;
+/// Metrics on their way to a collector.
+mod otlp_metrics;
 /// Where measured values are kept.
 mod recorder;
 /// What registries are asked for.
@@ -17,10 +19,14 @@ pub mod trace;
 
 use std::io;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -29,6 +35,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
 pub use otlp::{OtlpError, OtlpSettings};
+
+use otlp_metrics::MetricsSender;
 
 /// How long the end of a process waits for the collector.
 const LAST_SPANS: Duration = Duration::from_secs(3);
@@ -89,12 +97,17 @@ impl LogSettings {
 #[derive(Debug, Default)]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    metrics: Option<(Arc<MetricsSender>, AbortOnDropHandle<()>)>,
 }
 
 impl Telemetry {
     /// Sends what was not sent yet. Waits for the collector, for some seconds at most; the runtime that
     /// telemetry was started on has to run still, elsewhere.
-    pub fn shutdown(self) {
+    pub fn shutdown(self, runtime: &Handle) {
+        if let Some((metrics, sending)) = self.metrics {
+            drop(sending);
+            let _ = runtime.block_on(async { timeout(LAST_SPANS, metrics.send()).await });
+        }
         if let Some(provider) = self.provider
             && let Err(error) = provider.shutdown_with_timeout(LAST_SPANS)
         {
@@ -109,24 +122,37 @@ pub fn init(settings: &LogSettings) -> bool {
     Registry::default().with(log_lines(settings)).try_init().is_ok()
 }
 
-/// As [`init`], and sends spans to a collector. Needs to be called on a Tokio runtime.
-pub fn init_with_traces(
+/// As [`init`], and sends spans, and metrics if it is to have them, to a collector. Needs to be called on a Tokio runtime.
+pub fn init_with_collector(
     settings: &LogSettings,
     otlp: &OtlpSettings,
 ) -> Result<Telemetry, OtlpError> {
-    let provider = otlp::provider(otlp)?;
-    let tracer = provider.tracer("clipwright");
-    let spans = tracing_opentelemetry::layer()
-        .with_tracer(tracer.clone())
-        .with_location(false)
-        .with_threads(false)
-        .with_target(false)
-        .with_tracked_inactivity(false)
-        .with_filter(filter_fn(is_traced));
-    if Registry::default().with(log_lines(settings)).with(spans).try_init().is_ok() {
+    let provider = match &otlp.traces {
+        Some(traces) => Some(otlp::provider(otlp, traces)?),
+        None => None,
+    };
+    let tracer = provider.as_ref().map(|provider| provider.tracer("clipwright"));
+    let spans = tracer.clone().map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(is_traced))
+    });
+    if Registry::default().with(log_lines(settings)).with(spans).try_init().is_ok()
+        && let Some(tracer) = tracer
+    {
         trace::install(tracer);
     }
-    Ok(Telemetry { provider: Some(provider) })
+    let metrics = MetricsSender::new(otlp)?.map(|metrics| {
+        let metrics = Arc::new(metrics);
+        let sender = metrics.clone();
+        let sending = tokio::spawn(async move { sender.send_all().await });
+        (metrics, AbortOnDropHandle::new(sending))
+    });
+    Ok(Telemetry { provider, metrics })
 }
 
 /// Our spans are of two kinds: those at `DEBUG` are parts of traces, those at `INFO` say in log lines whose

@@ -55,7 +55,7 @@ impl Serve {
             start_telemetry(&config)?
         };
         let outcome = runtime.block_on(serve(config));
-        telemetry.shutdown();
+        telemetry.shutdown(runtime.handle());
         runtime.shutdown_timeout(LEAVE_BEHIND);
         outcome
     }
@@ -64,7 +64,7 @@ impl Serve {
 fn start_telemetry(config: &Config) -> anyhow::Result<Telemetry> {
     metrics::start(Place::Service, config.metrics_by_workspace);
     Ok(match &config.otlp {
-        Some(otlp) => telemetry::init_with_traces(&config.log, otlp)?,
+        Some(otlp) => telemetry::init_with_collector(&config.log, otlp)?,
         None => {
             telemetry::init(&config.log);
             Telemetry::default()

@@ -297,6 +297,18 @@ settings! {
         expected: "http:// or https://, a host and no credentials",
         help: "The same with its path as it is, for a collector that takes traces elsewhere",
     }
+    OTLP_METRICS {
+        flag: "otlp-metrics", env: &["CLIPWRIGHT_OTLP_METRICS"], file: "clipwright.otlpMetrics",
+        default: Some("false"), expected: "true or false",
+        help: "Send metrics to the collector too, below /v1/metrics",
+    }
+    OTLP_METRICS_ENDPOINT {
+        flag: "otlp-metrics-endpoint",
+        env: &["CLIPWRIGHT_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"],
+        file: "clipwright.otlpMetricsEndpoint",
+        expected: "http:// or https://, a host and no credentials",
+        help: "The same with its path as it is; then metrics are sent whatever else is said",
+    }
     OTLP_HEADERS {
         env: &["CLIPWRIGHT_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"],
         file: "clipwright.otlpHeaders", secret: true, expected: "name=value, separated by commas",

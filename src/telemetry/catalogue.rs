@@ -63,6 +63,16 @@ impl Unit {
             Self::Bytes => "bytes",
         }
     }
+
+    /// As OpenTelemetry calls it (UCUM).
+    pub fn ucum(self) -> &'static str {
+        match self {
+            Self::Count => "1",
+            Self::Seconds => "s",
+            Self::Milliseconds => "ms",
+            Self::Bytes => "By",
+        }
+    }
 }
 
 /// Who has a metric.

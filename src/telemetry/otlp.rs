@@ -20,35 +20,44 @@ const MAX_ANSWER: usize = 64 << 10;
 /// `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*`) are read by the SDK.
 #[derive(Debug, Clone)]
 pub struct OtlpSettings {
-    /// Where traces are sent, path and all.
-    pub traces: String,
+    /// Where traces are sent, path and all, if they are.
+    pub traces: Option<String>,
+    /// The same of metrics, if they are sent at all.
+    pub metrics: Option<String>,
     /// Headers for the collector, as `name=value` by commas: what it asks for to know us.
     pub headers: Option<SecretString>,
     /// What the process is called in traces.
     pub service: String,
 }
 
-/// Traces can't be sent.
+/// Nothing can be sent to the collector.
 #[derive(Debug, thiserror::Error)]
-#[error("traces can't be sent: {reason}")]
+#[error("the collector can't be told: {reason}")]
 pub struct OtlpError {
     reason: String,
 }
 
 impl OtlpError {
-    fn of(error: &dyn std::error::Error) -> Self {
-        Self { reason: error.to_string() }
+    pub(super) fn of(error: &dyn std::error::Error) -> Self {
+        Self::saying(error.to_string())
+    }
+
+    pub(super) fn saying(reason: String) -> Self {
+        Self { reason }
     }
 }
 
 /// Who makes spans that are sent. Needs to be called on a Tokio runtime, which sends them.
-pub(super) fn provider(settings: &OtlpSettings) -> Result<SdkTracerProvider, OtlpError> {
+pub(super) fn provider(
+    settings: &OtlpSettings,
+    traces: &str,
+) -> Result<SdkTracerProvider, OtlpError> {
     let client = Client::new().map_err(|error| OtlpError::of(&error.without_url()))?;
     let mut exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(client)
         .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(&settings.traces)
+        .with_endpoint(traces)
         .with_timeout(LIMIT);
     if let Some(headers) = &settings.headers {
         exporter = exporter.with_headers(pairs(headers.expose_secret()));
@@ -58,7 +67,7 @@ pub(super) fn provider(settings: &OtlpSettings) -> Result<SdkTracerProvider, Otl
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-fn pairs(text: &str) -> HashMap<String, String> {
+pub(super) fn pairs(text: &str) -> HashMap<String, String> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
         Some((name.trim().to_owned(), value.trim().to_owned()))
@@ -68,13 +77,13 @@ fn pairs(text: &str) -> HashMap<String, String> {
 
 /// The SDK sends from a thread of its own, and the client needs a runtime.
 #[derive(Debug)]
-struct Client {
+pub(super) struct Client {
     http: reqwest::Client,
     runtime: Handle,
 }
 
 impl Client {
-    fn new() -> Result<Self, reqwest::Error> {
+    pub(super) fn new() -> Result<Self, reqwest::Error> {
         // Fails when a provider is installed already, which is just as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()

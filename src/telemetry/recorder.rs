@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     CounterVec, Encoder as _, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder,
 };
@@ -133,13 +134,18 @@ pub(super) fn begin(metric: &Metric) {
     }
 }
 
+/// Everything that was measured; no family is without values.
+pub(super) fn gather() -> Vec<MetricFamily> {
+    let mut families = RECORDER.registry.gather();
+    families.retain(|family| !family.get_metric().is_empty());
+    families
+}
+
 /// Everything that was measured, in Prometheus's text format.
 pub fn render() -> String {
     let mut text = Vec::new();
-    // Fails where it can't write, and for families without values, which are left out here.
-    let mut families = RECORDER.registry.gather();
-    families.retain(|family| !family.get_metric().is_empty());
-    let _ = TextEncoder::new().encode(&families, &mut text);
+    // Fails where it can't write, and for families without values.
+    let _ = TextEncoder::new().encode(&gather(), &mut text);
     String::from_utf8(text).unwrap_or_default()
 }
 

@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use prost::Message as _;
@@ -35,7 +36,8 @@ pub(super) struct Collector {
 struct Received {
     spans: Arc<Mutex<Vec<ReceivedSpan>>>,
     headers: Arc<Mutex<Vec<HeaderMap>>>,
-    /// Everything that came, as it came.
+    metrics: Arc<Mutex<Vec<ExportMetricsServiceRequest>>>,
+    /// Everything that came of traces, as it came.
     bytes: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -82,12 +84,23 @@ async fn take(State(received): State<Received>, headers: HeaderMap, body: Bytes)
     StatusCode::OK
 }
 
+async fn take_metrics(State(received): State<Received>, body: Bytes) -> StatusCode {
+    let Ok(request) = ExportMetricsServiceRequest::decode(body) else {
+        return StatusCode::BAD_REQUEST;
+    };
+    received.metrics.lock().unwrap().push(request);
+    StatusCode::OK
+}
+
 impl Collector {
     pub(super) async fn start() -> Self {
         let received = Received::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/v1/traces", post(take)).with_state(received.clone());
+        let router = Router::new()
+            .route("/v1/traces", post(take))
+            .route("/v1/metrics", post(take_metrics))
+            .with_state(received.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { endpoint, received }
     }
@@ -98,6 +111,11 @@ impl Collector {
 
     pub(super) fn headers(&self) -> Vec<HeaderMap> {
         self.received.headers.lock().unwrap().clone()
+    }
+
+    /// The metrics that were sent last.
+    pub(super) fn metrics(&self) -> ExportMetricsServiceRequest {
+        self.received.metrics.lock().unwrap().last().cloned().expect("metrics were sent")
     }
 
     /// Whether what was sent contains these bytes.

@@ -166,6 +166,32 @@ async fn without_a_collector_the_clients_trace_is_handed_on() {
     assert!(line.contains(TRACE) && line.contains(job["id"].as_str().unwrap()), "{line}");
 }
 
+/// What Prometheus reads is sent as well, if it is to be, and for the last time when the process ends.
+#[tokio::test]
+async fn metrics_are_sent_to_the_collector() {
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = Registry::start(dir.path());
+    let source = registry.push(Layout::of(&[Blob::file("f", b"content")]).path(), "image");
+    let collector = Collector::start().await;
+    let mut service = Service::start(settings(&collector).argument("otlp-metrics", "true")).await;
+    let job = service.pull("961eaef6668e480f", &source).await;
+    service.finished(&job).await;
+    tokio::task::spawn_blocking(move || drop(service.stop())).await.unwrap();
+    let sent = collector.metrics();
+    let metrics = &sent.resource_metrics[0].scope_metrics[0].metrics;
+    let named = |name: &str| metrics.iter().find(|metric| metric.name == name).expect("is sent");
+    let bytes = named("clip_index_bytes_total");
+    assert_eq!(bytes.unit, "By");
+    let Some(Data::Sum(sum)) = &bytes.data else { panic!("{bytes:?}") };
+    assert!(sum.is_monotonic && sum.data_points.len() == 1, "{bytes:?}");
+    let Some(Data::Histogram(built)) = &named("clip_index_build_seconds").data else {
+        panic!("{metrics:?}")
+    };
+    assert_eq!(built.data_points[0].count, 1);
+    let Some(Data::Gauge(_)) = &named("clipwright_workers").data else { panic!("{metrics:?}") };
+}
+
 /// A collector that is away, or refuses, costs traces and nothing else.
 #[tokio::test]
 async fn a_collector_that_is_away_holds_nothing_up() {
