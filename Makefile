@@ -39,7 +39,7 @@ lint: ## formatting, clippy, checked-in documents, dependencies, scripts
 fmt: ## formats Rust and Go
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
-	if command -v gofmt > /dev/null; then gofmt -w tests/interop clients/go examples; fi
+	if command -v gofmt > /dev/null; then gofmt -w tests/interop tests/manifests clients/go examples; fi
 
 clean: ## removes what was built; keeps the corpus
 	cargo clean --profile dev

@@ -46,9 +46,9 @@ shellcheck -x scripts/*.sh bench/*.sh .ci/run
 
 if command -v go > /dev/null; then
   check "Go"
-  unformatted=$(gofmt -l tests/interop clients/go examples)
+  unformatted=$(gofmt -l tests/interop tests/manifests clients/go examples)
   [ -z "$unformatted" ] || { echo "not gofmt's: $unformatted" >&2; exit 1; }
-  for module in tests/interop clients/go examples/beta9-gateway examples/beta9-worker; do
+  for module in tests/interop tests/manifests clients/go examples/beta9-gateway examples/beta9-worker; do
     go -C "$module" vet .
   done
   check "the Go client is what the OpenAPI document makes (else: scripts/go_client.sh)"

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 case ${1:-} in
   demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
-  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv chromium chromedriver' ;;
+  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv chromium chromedriver prometheus' ;;
   bench) need='buildah skopeo registry postgresql python3 umoci mmdebstrap cc igzip openssl fuse ip pgrep' ;;
   fuzz)  need='cc c++' ;;
   lint)  need='postgresql shellcheck cc' ;;
@@ -87,6 +87,8 @@ fi
 if [ "$1" = test ]; then
   scripts/schemathesis.sh --install \
     || echo "schemathesis can't be had: its test skips itself, or fails where CI is true" >&2
+  scripts/kubernetes_validate.sh --install \
+    || echo "kubernetes-validate can't be had: its test fails" >&2
 fi
 if [ "$1" = test ] && ! target/tools/zlib-ng/bin/python3 -c 'import zlib_ng' 2> /dev/null; then
   echo "installing zlib-ng's Python module into target/tools"

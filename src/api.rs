@@ -62,6 +62,7 @@ pub struct AppState {
     token: Option<auth::AccessToken>,
     rates: rate::RateLimits,
     streams: streams::Streams,
+    queue_gauge: metrics::QueueGauge,
     /// The service is about to stop: no new clients should come.
     stopping: CancellationToken,
     shutdown: CancellationToken,
@@ -89,6 +90,7 @@ impl AppState {
             token: token.map(auth::AccessToken::new),
             rates: rate::RateLimits::default(),
             streams: streams::Streams::default(),
+            queue_gauge: metrics::QueueGauge::default(),
             stopping: CancellationToken::new(),
             shutdown: CancellationToken::new(),
             probes_alone: false,

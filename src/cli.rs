@@ -26,6 +26,8 @@ mod job_progress;
 mod jobs;
 /// `clipwright ls`.
 mod ls;
+/// `clipwright man`.
+mod man;
 /// `clipwright migrate`.
 mod migrate;
 /// `clipwright mount`.
@@ -44,6 +46,8 @@ mod registry;
 mod report;
 /// `clipwright rollout report`.
 mod rollout_report;
+/// `clipwright schema`.
+mod schema;
 /// `clipwright serve`.
 mod serve;
 /// Options for commands that work through a service.
@@ -114,10 +118,14 @@ enum Command {
     Token(admin::TokenCommand),
     /// Show and change rollouts, through a service
     Rollout(admin::RolloutCommand),
+    /// Bring the schema of the database to this version, and end
+    Schema(schema::Schema),
     /// Print the OpenAPI document
     Openapi,
     /// Print what makes a shell complete these commands
     Completion(completion::Completion),
+    /// Write a manual page for each command into a directory
+    Man(man::ManPages),
 }
 
 /// Runs the command line; errors go to standard error, one line for each cause.
@@ -145,8 +153,10 @@ pub fn main() -> ExitCode {
         Command::Workspace(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Rollout(command) => command.run(),
+        Command::Schema(command) => command.run(),
         Command::Openapi => openapi::run(),
         Command::Completion(command) => command.run::<Cli>(),
+        Command::Man(command) => command.run::<Cli>(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,7 +16,7 @@ use crate::archive::{ClipVersion, Fallback};
 use crate::layer::Limits;
 use crate::oci::{OciSettings, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
-use crate::telemetry::{LogFormat, LogSettings};
+use crate::telemetry::{LogFormat, LogSettings, OtlpSettings};
 
 /// Why settings can't be used.
 mod error;
@@ -112,6 +112,10 @@ pub struct Config {
     pub secret_key: SecretKeySource,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// Where traces and metrics are sent; nowhere when absent.
+    pub otlp: Option<OtlpSettings>,
+    /// Whether metrics tell workspaces apart.
+    pub metrics_by_workspace: bool,
 }
 
 /// What a process of the service does.
@@ -235,6 +239,8 @@ impl Config {
                 })?,
                 filter: layers.require(&setting::LOG_LEVEL, from_str)?,
             },
+            otlp: otlp(layers)?,
+            metrics_by_workspace: layers.require(&setting::METRICS_BY_WORKSPACE, from_str)?,
             data_dir,
         };
         if config.token.is_none() && !config.listen.ip().to_canonical().is_loopback() {
@@ -285,6 +291,25 @@ fn token(layers: &Layers<'_>) -> Result<Option<SecretString>, ConfigError> {
         }
         (_, None) => Ok(None),
     }
+}
+
+fn otlp(layers: &Layers<'_>) -> Result<Option<OtlpSettings>, ConfigError> {
+    let base = layers.parse(&setting::OTLP_ENDPOINT, endpoint)?;
+    let whole = layers.parse(&setting::OTLP_TRACES_ENDPOINT, endpoint)?;
+    let headers = layers.parse(&setting::OTLP_HEADERS, secret)?;
+    let service = layers.require(&setting::OTLP_SERVICE_NAME, word)?;
+    // The one that names what is sent goes before the one for all (OTLP exporter specification).
+    let below = |path| base.as_ref().map(|base| format!("{base}/v1/{path}"));
+    let all_metrics: bool = layers.require(&setting::OTLP_METRICS, from_str)?;
+    let metrics = layers.parse(&setting::OTLP_METRICS_ENDPOINT, endpoint)?;
+    let metrics = metrics.or_else(|| below("metrics").filter(|_| all_metrics));
+    let traces = whole.or_else(|| below("traces"));
+    Ok((traces.is_some() || metrics.is_some()).then_some(OtlpSettings {
+        traces,
+        metrics,
+        headers,
+        service,
+    }))
 }
 
 fn store(layers: &Layers<'_>, data_dir: &Path) -> Result<StoreSettings, ConfigError> {

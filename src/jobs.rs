@@ -13,6 +13,8 @@ pub mod job;
 mod keys;
 /// The way of a migration.
 pub mod migrate;
+/// Phases of attempts.
+mod phase;
 /// Progress, as events.
 mod progress;
 /// The way of a pull.

@@ -1,5 +1,9 @@
 //! What is done on this machine: files and threads, and how they fail.
 
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::error::{Classify, Fault};
 
 /// Something local could not be read, written or run.
@@ -55,4 +59,11 @@ pub(crate) fn both<A: Send, B>(
 /// Drops what takes a while to drop off the async threads; nobody waits for it.
 pub(crate) fn drop_aside(value: impl Send + 'static) {
     drop(tokio::task::spawn_blocking(move || drop(value)));
+}
+
+/// How long this thread has been worked on by a processor.
+pub(crate) fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }

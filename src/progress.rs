@@ -48,6 +48,13 @@ pub enum Step {
         /// Whether its index was known, so that none of its bytes were read.
         cached: bool,
     },
+    /// A layer that is being read was inflated to its end.
+    Inflated {
+        /// Digest of the compressed layer.
+        layer: Digest,
+        /// Processor time that it took.
+        processor: Duration,
+    },
     /// Something the user should know, such as a device node that readers can't show.
     Warning(String),
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::support::upstream::{run, skip};
 
 /// An archive that is mounted by a process in the foreground, until dropped.
-struct Mounted {
+pub(crate) struct Mounted {
     process: Child,
     _output: BufReader<ChildStdout>,
     point: PathBuf,
@@ -38,7 +38,7 @@ fn clipwright(directory: &Path) -> Command {
 }
 
 /// A directory for a test; `None` (and said so) where nothing can be mounted.
-fn scratch() -> Option<TempDir> {
+pub(crate) fn scratch() -> Option<TempDir> {
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         skip("mounting takes root and /dev/fuse");
         return None;
@@ -47,7 +47,7 @@ fn scratch() -> Option<TempDir> {
 }
 
 impl Mounted {
-    fn new(archive: &Path, directory: &Path, arguments: &[&str]) -> Self {
+    pub(crate) fn new(archive: &Path, directory: &Path, arguments: &[&str]) -> Self {
         Self::with(clipwright(directory), archive, directory, arguments)
     }
 
@@ -102,7 +102,7 @@ impl Mounted {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.point.join(name.trim_start_matches('/'))
     }
 

@@ -15,4 +15,4 @@ mod silence;
 mod webhooks;
 mod workers;
 
-pub(crate) use harness::{claim, new_job, result_for};
+pub(crate) use harness::{Fixture, claim, error, new_job, result_for};

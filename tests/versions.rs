@@ -86,9 +86,10 @@ async fn layers_that_workers_cannot_read_fall_back() {
     bench.falls_back(&[lying], "layer_unsupported", "is compressed with zstd").await;
 
     let line =
-        r#"clipwright_archives_total{requested="2",produced="1",reason="layer_unsupported"} 4"#;
+        r#"clipwright_archives_total{produced="1",reason="layer_unsupported",requested="2"} 4"#;
     assert!(bench.counted(line).await);
-    let line = r#"clipwright_job_attempts_total{kind="pull",outcome="failed"} 4"#;
+    let line =
+        r#"clipwright_job_attempts_total{kind="pull",outcome="failed",version="",workspace=""} 4"#;
     assert!(bench.counted(line).await);
 }
 
@@ -291,7 +292,7 @@ async fn version_1_when_it_is_asked_for() {
     assert_eq!((&job["result"]["version"], &job["result"]["clip_version"]), (&version, &json!(1)));
     assert!(events.iter().all(|event| event["event"] != "fell_back"), "{events:#?}");
     assert_eq!(bench.service.cat(IMAGE, "/rootfs/etc/hello"), b"hello\n");
-    let line = r#"clipwright_archives_total{requested="1",produced="1",reason=""} 1"#;
+    let line = r#"clipwright_archives_total{produced="1",reason="",requested="1"} 1"#;
     assert!(bench.counted(line).await);
     let mut third = json!({ "kind": "pull", "image_id": IMAGE, "source": source });
     third["clip_version"] = json!(3);

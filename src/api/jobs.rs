@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::error::Classify as _;
 use crate::jobs::job::{ImageId, Job, JobSpec, JobState};
 use crate::jobs::queue::{JobFilter, JobList, NewJob, QueueError, Sharing, Submitted};
+use crate::telemetry::trace;
 use crate::workspace::WorkspaceId;
 use crate::workspaces::Access;
 
@@ -24,7 +25,7 @@ use super::extract::{
     JsonBody, OptionalJsonBody, PathParam, QueryParams, default_limit, header, page_limit,
 };
 use super::new_job::{CredentialText, NewJobBody, secrets_for};
-use super::observe::RequestId;
+use super::observe::{RequestId, traceparent};
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 
 /// The longest that an answer may wait for a job's end, in seconds: it has to begin in 30.
@@ -135,13 +136,9 @@ pub(super) async fn submit_to(state: &AppState, new: NewJob) -> Result<Submitted
     })
 }
 
-/// The trace that the request is a part of (W3C Trace Context, version 00); a header that is not one
-/// is as good as none.
+/// The trace that a job is to be a part of: that of the request.
 pub(super) fn trace_context(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let lengths: Vec<_> = text.split('-').map(str::len).collect();
-    (lengths == [2, 32, 16, 2] && text.split('-').all(hex)).then(|| text.to_owned())
+    trace::current(traceparent(headers))
 }
 
 /// Which jobs to list.

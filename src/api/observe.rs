@@ -7,8 +7,12 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::Instrument as _;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
+
+use crate::telemetry::metrics::http_answered;
+use crate::telemetry::trace;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NOSNIFF: (HeaderName, HeaderValue) =
@@ -37,22 +41,43 @@ impl RequestId {
     }
 }
 
+/// The header of W3C Trace Context, whatever it says.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    headers.get(trace::TRACEPARENT)?.to_str().ok()
+}
+
 /// Middleware around everything else.
 pub(super) async fn observe(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let path = path.as_ref().map_or("unmatched", MatchedPath::as_str);
     let method = request.method().clone();
-    let span = tracing::info_span!("request", %method, path, request_id = id.as_str());
+    let is_probe = matches!(path, "/healthz" | "/readyz" | "/metrics");
+    let span =
+        tracing::info_span!("request", %method, path, request_id = id.as_str(), trace_id = Empty);
+    let traced = if is_probe {
+        Span::none()
+    } else {
+        tracing::debug_span!(
+            "request", otel.name = %format_args!("{method} {path}"), otel.kind = "server",
+            http.request.method = %method, http.route = path, request_id = id.as_str(),
+            http.response.status_code = Empty,
+        )
+    };
+    trace::join(&traced, &span, traceparent(request.headers()));
     request.extensions_mut().insert(id.clone());
 
     let started = Instant::now();
-    let mut response = next.run(request).instrument(span.clone()).await;
+    // The trace's span is the inner one: what the request asks for is a part of it.
+    let answering = next.run(request).instrument(traced.clone());
+    let mut response = answering.instrument(span.clone()).await;
     let latency_ms = started.elapsed().as_millis();
     let status = response.status();
+    traced.record("http.response.status_code", status.as_u16());
+    http_answered(method.as_str(), path, status.as_u16(), started.elapsed());
     span.in_scope(|| {
         // Probes come every few seconds and say nothing while all is well.
-        if status == StatusCode::OK && matches!(path, "/healthz" | "/readyz" | "/metrics") {
+        if status == StatusCode::OK && is_probe {
             tracing::debug!(status = status.as_u16(), latency_ms, "answered");
         } else {
             tracing::info!(status = status.as_u16(), latency_ms, "answered");

@@ -13,6 +13,7 @@ use crate::archive::layer_cache::{LayerCache, LayerRequest};
 use crate::digest::Digest;
 use crate::fetch::download::with_layer;
 use crate::layer::{Contents, LayerError, LayerIndex, LayerRead, NoContents, read_layer};
+use crate::local::processor_time;
 use crate::oci::{LayerDescriptor, OciError, Ranges, Source};
 use crate::progress::{Progress, Step, wait};
 
@@ -169,8 +170,12 @@ impl ImageLayer<'_> {
         let LayerRequest { read, size, diff_id } = self.wanted(options);
         let (source, budget) = (self.source, &options.budget);
         let account = options.account.clone();
+        let told = progress.clone();
         let work = move |bytes| {
+            let started = processor_time();
             let index = read_layer(read, &account, bytes, &mut contents)?;
+            let processor = processor_time().saturating_sub(started);
+            told.step(Step::Inflated { layer: read.digest, processor });
             Ok((index, contents))
         };
         let (index, contents) =

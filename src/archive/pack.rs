@@ -25,8 +25,7 @@ use crate::digest::Digest;
 use crate::fetch::Budget;
 use crate::fetch::download::with_layer;
 use crate::layer::{LayerIndex, LayerRead, Limits, merge_whole, read_layer};
-use crate::local::blocking;
-use crate::local::io_error;
+use crate::local::{blocking, io_error, processor_time};
 use crate::memory::MemoryAccount;
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
@@ -168,9 +167,12 @@ impl PackRun<'_> {
     ) -> Result<(Blocks, LayerIndex), ArchiveError> {
         let read = LayerRead { digest: layer.digest, limits: self.options.limits, span: None };
         let (progress, budget) = (self.progress.clone(), &self.options.budget);
-        let account = self.options.account.clone();
+        let (account, told) = (self.options.account.clone(), progress.clone());
         let work = move |bytes| {
+            let started = processor_time();
             let index = read_layer(read, &account, bytes, &mut blocks.of(read.digest, pick))?;
+            let processor = processor_time().saturating_sub(started);
+            told.step(Step::Inflated { layer: read.digest, processor });
             Ok((blocks, index))
         };
         let (digest, size) = (layer.digest, layer.size);

@@ -143,7 +143,7 @@ impl Mount {
         };
         let handle = mounted.handle();
         if let Some(listener) = metrics {
-            metrics::serve(listener, handle.clone());
+            metrics::serve(listener, handle.clone(), version);
         }
         if self.fill.is_some() {
             handle.fill();

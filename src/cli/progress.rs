@@ -36,7 +36,7 @@ impl Progress for Bar {
             }
             Step::LayerBytes { bytes, .. } => self.0.inc(bytes),
             Step::LayerDone { compressed_bytes, cached: true, .. } => self.0.inc(compressed_bytes),
-            Step::LayerDone { .. } | Step::Waiting { .. } => {}
+            Step::LayerDone { .. } | Step::Waiting { .. } | Step::Inflated { .. } => {}
             Step::Warning(text) => self.0.suspend(|| eprintln!("warning: {text}")),
         }
     }
@@ -75,7 +75,7 @@ impl Progress for Lines {
                 counts.bytes_done += if cached { compressed_bytes } else { 0 };
             }
             Step::Warning(text) => eprintln!("warning: {text}"),
-            Step::Waiting { .. } => {}
+            Step::Waiting { .. } | Step::Inflated { .. } => {}
         }
         if counts.last.is_some_and(|last| last.elapsed() >= EVERY) {
             counts.last = Some(Instant::now());

@@ -18,7 +18,9 @@ use crate::jobs::queue::{Queue, Vault};
 use crate::publish::archives::Stores;
 use crate::rollouts::Rollouts;
 use crate::store::InterceptedStore;
-use crate::telemetry::{self, store::StoreMetrics};
+use crate::telemetry::catalogue::Place;
+use crate::telemetry::store::StoreMetrics;
+use crate::telemetry::{self, Telemetry, metrics};
 use crate::workspaces::Workspaces;
 
 /// How its parts end.
@@ -47,12 +49,27 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let config = Config::load(&self.settings)?;
-        telemetry::init(&config.log);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let telemetry = {
+            let _on = runtime.enter();
+            start_telemetry(&config)?
+        };
         let outcome = runtime.block_on(serve(config));
+        telemetry.shutdown(runtime.handle());
         runtime.shutdown_timeout(LEAVE_BEHIND);
         outcome
     }
+}
+
+fn start_telemetry(config: &Config) -> anyhow::Result<Telemetry> {
+    metrics::start(Place::Service, config.metrics_by_workspace);
+    Ok(match &config.otlp {
+        Some(otlp) => telemetry::init_with_collector(&config.log, otlp)?,
+        None => {
+            telemetry::init(&config.log);
+            Telemetry::default()
+        }
+    })
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -92,7 +109,6 @@ async fn run(
         Role::Api => None,
         Role::All | Role::Worker => Some(Workshop::open(config, &stores, &queue, database)?),
     };
-    tokio::spawn(telemetry::metrics::keep_up());
     let (store, workers) = (stores.archives.describe(), config.workers);
     info!(%address, store, workers, role = config.role.as_str(), "ready");
     let mut out = std::io::stdout();

@@ -1,5 +1,7 @@
 //! Registries: which one images of our own making go to, and how any of them is reached.
 
+use std::sync::Arc;
+
 use super::layers::Layers;
 use super::setting::{self, Setting};
 use super::value::{from_str, registry_host, secret};
@@ -9,6 +11,7 @@ use crate::oci::{
     AmbientCredentials, Credentials, DOCKER_HUB, OciSettings, Reference, is_local,
     normalise_registry,
 };
+use crate::telemetry::registry::RegistryMetrics;
 
 /// The repository that images of our own making are pushed to.
 #[derive(Debug, Clone)]
@@ -56,6 +59,7 @@ pub(super) fn oci(
             None => AmbientCredentials::Of(vec![DOCKER_HUB.to_owned()]),
         },
         default_hub_credentials: docker_hub(layers)?,
+        observer: Arc::new(RegistryMetrics),
         ..OciSettings::default()
     };
     let secret = credentials.as_ref().is_some_and(|c| !matches!(c, Credentials::Anonymous));

@@ -285,6 +285,45 @@ settings! {
         flag: "log-format", env: &["CLIPWRIGHT_LOG_FORMAT"], file: "clipwright.logFormat",
         default: Some("text"), expected: "text or json", help: "How log lines look",
     }
+    OTLP_ENDPOINT {
+        flag: "otlp-endpoint", env: &["CLIPWRIGHT_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"],
+        file: "clipwright.otlpEndpoint", expected: "http:// or https://, a host and no credentials",
+        help: "Collector that traces are sent to by OTLP over HTTP, below /v1/traces; without one there are none",
+    }
+    OTLP_TRACES_ENDPOINT {
+        flag: "otlp-traces-endpoint",
+        env: &["CLIPWRIGHT_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"],
+        file: "clipwright.otlpTracesEndpoint",
+        expected: "http:// or https://, a host and no credentials",
+        help: "The same with its path as it is, for a collector that takes traces elsewhere",
+    }
+    OTLP_METRICS {
+        flag: "otlp-metrics", env: &["CLIPWRIGHT_OTLP_METRICS"], file: "clipwright.otlpMetrics",
+        default: Some("false"), expected: "true or false",
+        help: "Send metrics to the collector too, below /v1/metrics",
+    }
+    OTLP_METRICS_ENDPOINT {
+        flag: "otlp-metrics-endpoint",
+        env: &["CLIPWRIGHT_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"],
+        file: "clipwright.otlpMetricsEndpoint",
+        expected: "http:// or https://, a host and no credentials",
+        help: "The same with its path as it is; then metrics are sent whatever else is said",
+    }
+    OTLP_HEADERS {
+        env: &["CLIPWRIGHT_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"],
+        file: "clipwright.otlpHeaders", secret: true, expected: "name=value, separated by commas",
+        help: "Headers for the collector, such as one that authorizes",
+    }
+    OTLP_SERVICE_NAME {
+        flag: "otlp-service-name", env: &["CLIPWRIGHT_OTLP_SERVICE_NAME", "OTEL_SERVICE_NAME"],
+        file: "clipwright.otlpServiceName", default: Some("clipwright"), expected: "a name",
+        help: "What the process is called in traces",
+    }
+    METRICS_BY_WORKSPACE {
+        flag: "metrics-by-workspace", env: &["CLIPWRIGHT_METRICS_BY_WORKSPACE"],
+        file: "clipwright.metricsByWorkspace", default: Some("false"), expected: "true or false",
+        help: "Tell attempts at jobs apart by workspace in metrics: as many series more as there are workspaces",
+    }
     LOG_LEVEL {
         flag: "log-level", env: &["CLIPWRIGHT_LOG_LEVEL", "RUST_LOG"], file: "clipwright.logLevel",
         default: Some("info"),

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use crate::digest::Digest;
 use crate::oci::{OciError, RangeStream, Ranges, Source};
@@ -89,7 +90,7 @@ impl BlobFetch {
             hasher: Some(Sha256::new()),
             room,
             begun,
-            _fetching: AbortOnDropHandle::new(tokio::spawn(fetch.run(sender))),
+            _fetching: AbortOnDropHandle::new(tokio::spawn(fetch.run(sender).in_current_span())),
         }
     }
 
@@ -176,9 +177,10 @@ impl Fetch {
                 if opened.is_err() {
                     failed.cancel();
                 }
-                tasks.spawn(forward(std::future::ready(opened), room, sender, failed.clone()));
+                let opened = std::future::ready(opened);
+                tasks.spawn(forward(opened, room, sender, failed.clone()).in_current_span());
             } else {
-                tasks.spawn(forward(opening, room, sender, failed.clone()));
+                tasks.spawn(forward(opening, room, sender, failed.clone()).in_current_span());
             }
             next = end;
             while tasks.try_join_next().is_some() {} // nothing is kept of those that are done

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{ArchiveObject, EventKind, ImageId, JobResult, MigrateSpec, Migration};
+use super::job::{ArchiveObject, EventKind, ImageId, JobKind, JobResult, MigrateSpec, Migration};
+use super::phase::phase;
 use super::progress::JobProgress;
 use super::pull::REGISTRY_SECRET;
 use super::queue::QueueError;
@@ -267,7 +268,8 @@ impl Run<'_> {
         let compared = async {
             let v2 = self.open_v2(new).await?;
             let Self { progress, cancel, .. } = self;
-            let compared = compare_archives(&v1, &v2, &self.index, progress, cancel).await?;
+            let comparing = compare_archives(&v1, &v2, &self.index, progress, cancel);
+            let compared = phase(JobKind::Migrate, "compare", comparing).await?;
             Ok::<_, MigrateError>((v2, compared))
         };
         let (v2, compared) = match compared.await {
@@ -309,7 +311,7 @@ impl Run<'_> {
         };
         let operator = migrator.oci.of_operator();
         let made = to_v2(&v1, &destination, &operator, &self.index, progress, cancel);
-        let NewV2 { image, indexed, compared } = made.await?;
+        let NewV2 { image, indexed, compared } = phase(JobKind::Migrate, "convert", made).await?;
         let scratch = tempfile::tempdir_in(&migrator.scratch).map_err(self.no_scratch())?;
         let file = scratch.path().join("archive");
         let target = file.clone();
@@ -324,8 +326,8 @@ impl Run<'_> {
         self.still(current).await?;
         self.fence.check().await?;
         let seen = Overwrite::Seen(current.seen.clone());
-        let published =
-            self.archives().publish(&self.key, &file, written.digest, seen, cancel).await;
+        let publishing = self.archives().publish(&self.key, &file, written.digest, seen, cancel);
+        let published = phase(JobKind::Migrate, "publish", publishing).await;
         published.map_err(|error| match error {
             PublishError::Store(StoreError::Conflict { key, .. }) => {
                 MigrateError::Superseded { key }
@@ -358,7 +360,8 @@ impl Run<'_> {
             Ok(())
         };
         let options = (&self.pack, &self.index);
-        let staged = to_v1(&v2, self.archives(), id, options, before, progress, cancel).await;
+        let converting = to_v1(&v2, self.archives(), id, options, before, progress, cancel);
+        let staged = phase(JobKind::Migrate, "convert", converting).await;
         if let Some(error) = refused.into_inner() {
             return Err(error.into());
         }
@@ -408,7 +411,8 @@ impl Run<'_> {
         self.still(current).await?;
         self.fence.check().await?;
         let seen = Overwrite::Seen(current.seen.clone());
-        match self.archives().copy(to, &self.key, seen, self.cancel).await? {
+        let switching = self.archives().copy(to, &self.key, seen, self.cancel);
+        match phase(JobKind::Migrate, "publish", switching).await? {
             CommitReport::Written => Ok(()),
             CommitReport::Taken => Err(MigrateError::Superseded { key: self.key.clone() }.into()),
         }

@@ -7,6 +7,7 @@ use super::job::EventKind;
 use super::worker::EventSink;
 use crate::digest::Digest;
 use crate::progress::{Progress, Step};
+use crate::telemetry::metrics::{layer_done, layer_inflated};
 
 /// Progress of a job, as events.
 pub(super) struct JobProgress {
@@ -59,7 +60,12 @@ impl Progress for JobProgress {
                 counts.bytes_done += bytes;
                 counts.progress()
             }
+            Step::Inflated { processor, .. } => {
+                layer_inflated(processor);
+                return;
+            }
             Step::LayerDone { layer, compressed_bytes, cached, .. } => {
+                layer_done(cached);
                 counts.read.remove(&layer);
                 counts.layers_done += 1;
                 if cached {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret as _;
 
-use super::job::{JobResult, PullSpec};
+use super::job::{JobKind, JobResult, PullSpec};
+use super::phase::phase;
 use super::progress::JobProgress;
 use super::queue::QueueError;
 use super::worker::Attempt;
@@ -172,7 +173,7 @@ impl Puller {
     ) -> Result<JobResult, PullError> {
         let started = Instant::now();
         let (policy, chosen) = self.policy(spec, attempt).await?;
-        let (source, image) = self.resolve(spec, attempt).await?;
+        let (source, image) = phase(JobKind::Pull, "resolve", self.resolve(spec, attempt)).await?;
         let run = PullRun {
             puller: self,
             index: IndexOptions { account: account.clone(), ..self.index.clone() },

@@ -20,6 +20,8 @@ use crate::workspace::WorkspaceId;
 mod claim;
 /// Connections, and the end of abandoned ones.
 mod connection;
+/// How long the queue is.
+mod depth;
 /// Why the queue could not do what was asked.
 mod error;
 /// Registries that are away.
@@ -56,6 +58,7 @@ mod wake;
 mod webhooks;
 
 pub use claim::Wanted;
+pub use depth::QueueDepth;
 pub use error::QueueError;
 pub use layer_claims::DatabaseClaims;
 pub use lease::{Heartbeat, Lease, Secrets};

@@ -17,6 +17,7 @@ use crate::publish::PublishError;
 use crate::publish::archives::Stores;
 use crate::retry::RetrySettings;
 use crate::store::StoreError;
+use crate::telemetry::metrics::put_right;
 
 /// Jobs and idempotency keys whose time is over.
 mod expiry;
@@ -151,6 +152,7 @@ async fn repeat(reconciler: &dyn Reconciler) {
         };
         if done > 0 {
             tracing::info!(name, done, "put right");
+            put_right(name, done);
         }
         if done < BATCH {
             // With jitter, so that replicas don't come together.

@@ -14,6 +14,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::job::{JobError, JobKind, JobResult};
 use super::queue::{Queue, Wanted};
+use crate::telemetry::metrics::{claim_answered, workers_started};
 
 /// One attempt at one job.
 mod attempt;
@@ -101,6 +102,7 @@ impl WorkerPool {
             settings,
             shutdown,
         };
+        workers_started(pool.settings.workers.max(1));
         tokio::spawn(async move { pool.work().await })
     }
 }
@@ -248,7 +250,16 @@ impl Pool {
         }
         // The lease ends no later here than in the database, however long the answer takes.
         let asked = Instant::now();
-        match self.queue.claim(&wanted).await {
+        let answer = self.queue.claim(&wanted).await;
+        claim_answered(
+            match &answer {
+                Ok(Some(_)) => "claimed",
+                Ok(None) => "none",
+                Err(_) => "failed",
+            },
+            asked.elapsed(),
+        );
+        match answer {
             Ok(lease) => lease.map(|lease| ClaimedLease::keep(lease, &self.pulse, asked)),
             Err(error) => {
                 tracing::warn!(%error, "no job can be claimed; trying on");

@@ -1,18 +1,22 @@
 //! HTTP as far as a registry needs it: where to send requests, and what answers mean before
 //! anybody looks at their content. Knows nothing of images or tokens.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use oci_client::errors::OciEnvelope;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, Request, RequestBuilder, Response, StatusCode, Url};
 use tokio::time::timeout;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::egress::{AddressRefused, Egress};
 use crate::oci::error::OciError;
+use crate::oci::observe::{RequestKind, RequestObserver, RequestOutcome};
 use crate::oci::reference::DOCKER_HUB;
 use crate::oci::settings::{OciSettings, host_name, is_local, is_loopback};
 
@@ -35,6 +39,7 @@ pub(super) struct Endpoint {
     scheme: &'static str,
     registry: String,
     pub(super) repository: String,
+    pub(super) observer: Arc<dyn RequestObserver>,
 }
 
 impl Endpoint {
@@ -57,6 +62,7 @@ impl Endpoint {
             scheme: if settings.is_plain(registry) { "http" } else { "https" },
             registry: registry.to_owned(),
             repository: repository.to_owned(),
+            observer: settings.observer.clone(),
         })
     }
 
@@ -112,18 +118,49 @@ impl Endpoint {
         what: &str,
     ) -> Result<Response, OciError> {
         let (http, request) = request.build_split();
-        let sent = async {
-            let request = request?;
-            self.egress.check(request.url()).map_err(Failure::Refused)?;
-            Ok(http.execute(request).await?)
+        let sent = match request {
+            Ok(request) => self.execute(&http, request).await,
+            Err(error) => Err(error.into()),
         };
-        sent.await.map_err(|failure| match failure {
+        sent.map_err(|failure| match failure {
             Failure::Refused(refused) => self.out_of_reach(refused),
             Failure::Http(error) => match AddressRefused::within(&error) {
                 Some(refused) => self.out_of_reach(refused.clone()),
                 None => self.unavailable(what, describe(error), None),
             },
         })
+    }
+
+    /// Sends a request that may go where it goes, and tells of it. Neither its address nor what it brings
+    /// is told: both may hold secrets.
+    async fn execute(&self, http: &Client, request: Request) -> Result<Response, Failure> {
+        self.egress.check(request.url()).map_err(Failure::Refused)?;
+        let own = self.is_own(request.url());
+        let kind = RequestKind::of(request.method(), request.url(), own);
+        let span = tracing::debug_span!(
+            "registry request",
+            otel.kind = "client",
+            http.request.method = request.method().as_str(),
+            server.address = self.registry,
+            registry.repository = self.repository,
+            registry.operation = kind.name(),
+            http.response.status_code = Empty,
+            error.type = Empty,
+        );
+        let started = Instant::now();
+        let answered = http.execute(request).instrument(span.clone()).await;
+        let outcome = match &answered {
+            Ok(answer) => RequestOutcome::of(answer.status()),
+            Err(_) => RequestOutcome::Unreachable,
+        };
+        if let Ok(answer) = &answered {
+            span.record("http.response.status_code", answer.status().as_u16());
+        }
+        if outcome != RequestOutcome::Ok {
+            span.record("error.type", outcome.name());
+        }
+        self.observer.answered(kind, outcome, started.elapsed());
+        Ok(answered?)
     }
 
     /// Refuses answers after which trying again can help: 408, 429 and 5xx.

@@ -181,6 +181,9 @@ impl Registry {
         let range = format!("bytes={offset}-{}", end.saturating_sub(1));
         let headers = [(RANGE, range.as_str())];
         let headers = if by_range { &headers[..] } else { &[][..] };
+        if by_range {
+            self.session.endpoint.observer.range_requested();
+        }
         let answer = self.get(&path, headers, &what).await?;
         let answer = answer.ok_or_else(|| self.no_blob(digest))?;
         let head = Head {
@@ -254,8 +257,10 @@ impl Registry {
 
     fn body(&self, answer: Response, what: String) -> Body {
         let repository = self.name();
+        let observer = self.session.endpoint.observer.clone();
         answer
             .bytes_stream()
+            .inspect_ok(move |bytes| observer.received(bytes.len()))
             .map_err(move |error| OciError::Unavailable {
                 repository: repository.clone(),
                 what: what.clone(),

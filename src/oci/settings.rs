@@ -3,10 +3,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::egress::Egress;
 use crate::oci::credentials::Credentials;
+use crate::oci::observe::{RequestObserver, Unobserved};
 use crate::retry::RetrySettings;
 
 /// How images are reached.
@@ -36,6 +38,8 @@ pub struct OciSettings {
     pub retry: RetrySettings,
     /// The longest silence within an answer that is borne.
     pub idle_timeout: Duration,
+    /// Who is told of requests.
+    pub observer: Arc<dyn RequestObserver>,
 }
 
 impl OciSettings {
@@ -99,6 +103,7 @@ impl Default for OciSettings {
             default_hub_credentials: None,
             retry: RetrySettings::default(),
             idle_timeout: Duration::from_mins(1),
+            observer: Arc::new(Unobserved),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::Rollouts;
 use crate::archive::ClipVersion;
 use crate::image_id::ImageId;
 use crate::jobs::queue::{Connection, QueueError, patiently};
+use crate::telemetry::metrics::{ReportedStart, start_reported};
 use crate::workspace::WorkspaceId;
 
 /// How old a start may be that is reported: longer than any outage that a fleet sits out.
@@ -60,6 +61,26 @@ pub struct NewStart {
     pub cache_hits: Option<i64>,
     /// Where it was.
     pub host: Option<String>,
+}
+
+impl NewStart {
+    /// As it is measured.
+    fn measured(&self) -> ReportedStart {
+        ReportedStart {
+            version: self.clip_version as u8,
+            temperature: match self.temperature {
+                Temperature::Cold => "cold",
+                Temperature::Warm => "warm",
+            },
+            outcome: match self.outcome {
+                StartOutcome::Succeeded => "succeeded",
+                StartOutcome::Failed => "failed",
+            },
+            seconds: self.start_seconds,
+            first_exec_ms: self.first_exec_ms,
+            wire_bytes: self.wire_bytes.map(i64::unsigned_abs),
+        }
+    }
 }
 
 /// What became of reported starts.
@@ -147,6 +168,10 @@ impl Rollouts {
         });
         let written = written.await?;
         let sent = i64::try_from(starts.len()).unwrap_or(i64::MAX);
+        // Which of them were known is not said: what is sent again is not measured.
+        if written.is_there && written.added == sent {
+            starts.iter().map(NewStart::measured).for_each(start_reported);
+        }
         Ok(written
             .is_there
             .then_some(ReportedStarts { accepted: written.added, known: sent - written.added }))

@@ -10,6 +10,7 @@ use crate::archive::ClipVersion;
 use crate::jobs::job::{DecidedBy, Job, JobKind, PullSpec};
 use crate::jobs::pull::choose::{ChosenVersion, VersionChooser};
 use crate::jobs::queue::{Connection, QueueError, patiently};
+use crate::telemetry::metrics::version_decided;
 use crate::workspaces::Workspaces;
 
 /// Chooses, and writes down what it chose.
@@ -51,6 +52,7 @@ impl VersionChooser for Versions {
             }
         };
         self.note(job, &chosen, trial).await?;
+        version_decided(chosen.decided_by.as_str(), chosen.version as u8);
         Ok(chosen)
     }
 }

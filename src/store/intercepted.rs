@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use super::{
     Commit, CommitReport, Key, Leftover, ListedObject, NewObject, ObjectStat, ObjectStore,
     Overwrite, Put, StoreError,
 };
 use crate::digest::Digest;
+use crate::error::Classify as _;
 
 /// What a store is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,17 +95,30 @@ impl<I: Interceptor> InterceptedStore<I> {
     }
 }
 
+/// Of what belongs to a trace.
+fn span(operation: Operation) -> Span {
+    if Span::current().is_none() {
+        return Span::none();
+    }
+    let name = operation.name();
+    tracing::debug_span!("store request", otel.kind = "client", store.operation = name, error.type = Empty)
+}
+
 /// Does what is to be done, unless the interceptor has another mind.
 async fn intercept<T>(
     interceptor: &impl Interceptor,
     operation: Operation,
     work: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
+    let span = span(operation);
     let started = Instant::now();
     let done = match interceptor.before(operation).await {
-        Ok(()) => work.await,
+        Ok(()) => work.instrument(span.clone()).await,
         Err(error) => Err(error),
     };
+    if let Err(error) = &done {
+        span.record("error.type", error.code());
+    }
     interceptor.after(operation, done.as_ref().err(), started.elapsed());
     done
 }

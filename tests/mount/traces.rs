@@ -208,7 +208,8 @@ fn a_mount_shows_its_metrics() {
         let line = shown.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
         line.rsplit(' ').next().unwrap().to_owned()
     };
-    assert!(value("clip_first_exec_ms").parse::<f64>().unwrap() > 0.0, "{shown}");
+    let first = value("clip_first_exec_ms_sum{version=\"2\"}");
+    assert!(first.parse::<f64>().unwrap() > 0.0, "{shown}");
     let bytes: u64 = value("clip_range_get_bytes_total").parse().unwrap();
     assert!((1000..=count(&report, "clip_range_get_bytes_total")).contains(&bytes), "{shown}");
     assert!(shown.contains("clip_cache_hits_total{tier=\"disk\"}"), "{shown}");

@@ -140,6 +140,11 @@ async fn walk(f: &Fixture, first: u64, bounded: bool) {
             assert!(unknown.iter().all(|(key, jobs)| key == "nowhere" && *jobs <= 1000));
         })
         .await;
+        within_bounds(f, "depth", may(10_000 + STEP), async {
+            let depth = queue.depth().await.unwrap();
+            assert!(depth.kinds[0].ready <= 10_000 && depth.kinds[0].running < 100);
+        })
+        .await;
         within_bounds(f, "images", may(20_000), async {
             assert_eq!(images.run().await.unwrap(), 0);
         })

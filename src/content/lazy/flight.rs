@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +16,7 @@ use super::{Arrival, Counted, Layer};
 use crate::content::ContentError;
 use crate::content::span_cache::Claim;
 use crate::content::spans::length;
+use crate::local::processor_time;
 
 /// How long to wait for another process that fetches the same.
 const OTHERS: Duration = Duration::from_secs(3);
@@ -229,10 +229,4 @@ async fn again(layer: &Layer, span: usize) -> Result<Bytes, ContentError> {
     let plain = layer.reader.read(entry.plain.clone(), &CancellationToken::new()).await?;
     counters.received(usize::try_from(length(&entry.compressed)).unwrap_or(0));
     Ok(plain)
-}
-
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }

@@ -2,6 +2,7 @@
 //! on the way. The archive goes into the store last: its presence there is the commit.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,8 @@ use crate::archive::{
 };
 use crate::clip::{ClipError, MAX_INDEX_BYTES, WARN_INDEX_BYTES};
 use crate::error::Classify as _;
-use crate::jobs::job::{ArchiveObject, EventKind, ImageId, VersionReport};
+use crate::jobs::job::{ArchiveObject, EventKind, ImageId, JobKind, VersionReport};
+use crate::jobs::phase::phase;
 use crate::jobs::worker::{EventSink, Fence};
 use crate::local::drop_aside;
 use crate::oci::{ImageSource, Publisher, ResolvedImage, Source};
@@ -23,7 +25,7 @@ use crate::progress::Progress;
 use crate::publish::archives::ArchiveName;
 use crate::publish::{Publication, Republication, RepublishedImage};
 use crate::store::{Key, Overwrite};
-use crate::telemetry::metrics::archive_published;
+use crate::telemetry::metrics::{archive_published, index_built, v1_extracted};
 
 /// One pull.
 pub(super) struct PullRun<'a> {
@@ -100,11 +102,12 @@ impl PullRun<'_> {
         let ResolvedSource { source, image } = found;
         let layers = policy.layers;
         let options = IndexOptions { layers, ..self.index.clone() };
-        let indexed =
-            match index_image(source, image, &options, self.progress.clone(), self.cancel).await {
-                Ok(indexed) => indexed,
-                Err(error) => return instead(policy, error),
-            };
+        let started = Instant::now();
+        let indexing = index_image(source, image, &options, self.progress.clone(), self.cancel);
+        let indexed = match phase(JobKind::Pull, "index", indexing).await {
+            Ok(indexed) => indexed,
+            Err(error) => return instead(policy, error),
+        };
         let decision = policy.decide(&findings::of_tree(&indexed.tree));
         if !matches!(decision, Decision::V2) {
             return Ok(Err(decision));
@@ -112,7 +115,8 @@ impl PullRun<'_> {
         let no_scratch = |source| self.puller.no_scratch(source);
         let scratch = tempfile::tempdir_in(&self.puller.scratch).map_err(no_scratch)?;
         let file = scratch.path().join("archive");
-        let (mut indexed, mut written) = self.write(indexed, &file).await?;
+        let writing = self.write(indexed, &file);
+        let (mut indexed, mut written) = phase(JobKind::Pull, "write", writing).await?;
         if let Err(ArchiveError::Clip(ClipError::TooLarge { size, .. })) = written
             && indexed.span.take().is_some()
         {
@@ -127,6 +131,7 @@ impl PullRun<'_> {
             Ok(written) => written,
             Err(error) => return instead(policy, error),
         };
+        index_built(written.size, started.elapsed());
         if written.size > WARN_INDEX_BYTES {
             let warning = format!(
                 "the archive is {} bytes; beta9's workers refuse more than {MAX_INDEX_BYTES}",
@@ -138,7 +143,8 @@ impl PullRun<'_> {
         let key = archives.key(&ArchiveName::Image(self.id.clone()));
         let ownership = self.ownership(&key).await?;
         let overwrite = ownership.overwrite.clone();
-        let put = archives.publish(&key, &file, written.digest, overwrite, self.cancel).await;
+        let publishing = archives.publish(&key, &file, written.digest, overwrite, self.cancel);
+        let put = phase(JobKind::Pull, "publish", publishing).await;
         ownership.judge(put.map_err(PullError::from))?;
         let summary = Summary::of(image, &indexed);
         drop_aside(indexed);
@@ -166,15 +172,18 @@ impl PullRun<'_> {
             name: &name,
             overwrite: ownership.overwrite.clone(),
         };
-        let packed = publication.pack(self.progress.clone(), self.cancel).await;
+        let started = Instant::now();
+        let packing = publication.pack(self.progress.clone(), self.cancel);
+        let packed = phase(JobKind::Pull, "pack", packing).await;
         let (draft, packed) = packed.map_err(PullError::from)?;
         // Packing may have taken hours: somebody else may have the job by now.
         if let Err(error) = self.fence.check().await {
             draft.abort().await;
             return Err(error.into());
         }
-        let finished = draft.finish(&packed).await.map_err(PullError::from);
-        let (archive, _) = ownership.judge(finished)?;
+        let finished = phase(JobKind::Pull, "publish", draft.finish(&packed)).await;
+        let (archive, _) = ownership.judge(finished.map_err(PullError::from))?;
+        v1_extracted(archive.size, started.elapsed());
         let summary = Summary::of_packed(image, &packed);
         let key = self.puller.archives.key(&name);
         Ok(self.made(summary, &key, archive, because.as_ref()))
@@ -203,7 +212,8 @@ impl PullRun<'_> {
             budget: &puller.index.budget,
         };
         let RepublishedImage { reference, compressed } =
-            republication.publish(self.progress.clone(), cancel).await?;
+            phase(JobKind::Pull, "republish", republication.publish(self.progress.clone(), cancel))
+                .await?;
         self.events.send(EventKind::Republished {
             reference: reference.to_string(),
             layers: compressed as u64,
@@ -254,8 +264,9 @@ impl PullRun<'_> {
         because: Option<&Finding>,
     ) -> PublishedArchive {
         let version = self.report(summary.clip_version, because);
-        archive_published(version.decided, version.produced, because.map_or("", Finding::code));
         let ArchiveFile { size, digest } = written;
+        let reason = because.map_or("", Finding::code);
+        archive_published(version.decided, version.produced, reason, size);
         let archive = ArchiveObject { key: key.to_string(), size, digest };
         PublishedArchive { summary, archive, version, republished_from: None }
     }

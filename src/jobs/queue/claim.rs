@@ -141,7 +141,8 @@ impl Queue {
                SELECT id AS "id!", workspace_id AS "workspace_id!", spec AS "spec!",
                       priority AS "priority!", state AS "state!", reason, phase,
                       attempt AS "attempt!", max_attempts AS "max_attempts!", losses AS "losses!",
-                      resolved_digest, request_id, created_at AS "created_at!", started_at,
+                      resolved_digest, request_id, trace_context, created_at AS "created_at!",
+                      started_at,
                       finished_at, result, error, fence AS "fence!",
                       -- The second event of a job says that its first attempt started.
                       (SELECT extract(epoch FROM now() - at) FROM job_event
@@ -177,6 +178,7 @@ impl Queue {
         Ok(Some(ClaimedJob {
             secrets: row.names.into_iter().zip(sealed).collect(),
             fence: row.fence,
+            trace_context: row.trace_context,
             tried_for: Duration::try_from_secs_f64(row.tried_for.unwrap_or(0.0))
                 .unwrap_or_default(),
             row: JobRow {
@@ -208,7 +210,7 @@ impl Queue {
 
     /// Makes a lease of what was claimed.
     fn open(&self, claim: ClaimedJob, wanted: &Wanted<'_>) -> Result<Lease, QueueError> {
-        let ClaimedJob { row, fence, tried_for, secrets } = claim;
+        let ClaimedJob { row, fence, tried_for, trace_context, secrets } = claim;
         let job = row.into_job()?;
         let spec = job.spec.read().map_err(|error| QueueError::Corrupt {
             what: "the spec",
@@ -221,7 +223,7 @@ impl Queue {
         };
         let secrets = secrets.into_iter().map(open).collect::<Result<Secrets, _>>()?;
         let (worker_id, lasts) = (wanted.worker_id.to_owned(), wanted.lasts);
-        Ok(Lease { job, spec, secrets, worker_id, fence, lasts, tried_for })
+        Ok(Lease { job, spec, secrets, worker_id, fence, lasts, tried_for, trace_context })
     }
 }
 
@@ -295,5 +297,6 @@ struct ClaimedJob {
     row: JobRow,
     fence: i64,
     tried_for: Duration,
+    trace_context: Option<String>,
     secrets: Vec<(String, Sealed)>,
 }

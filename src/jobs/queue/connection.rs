@@ -2,15 +2,19 @@
 //! other side may have fallen silent for good.
 
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
+use tracing::Span;
+use tracing::field::Empty;
 
 use super::QueueError;
 use crate::database;
+use crate::error::Classify as _;
+use crate::telemetry::metrics::database_answered;
 
 /// How long a connection may take to return to its pool.
 const RETURN_LIMIT: Duration = Duration::from_secs(5);
@@ -19,13 +23,54 @@ const RETURN_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct Connection {
     connection: PoolConnection<Postgres>,
     answered: bool,
+    call: Call,
+}
+
+/// A call, as it is measured.
+struct Call {
+    action: &'static str,
+    started: Instant,
+    span: Span,
+    ended: bool,
+}
+
+impl Call {
+    /// It belongs to the trace of whoever makes it; those that belong to none are not traced.
+    fn begin(action: &'static str) -> Self {
+        let span = if Span::current().is_none() {
+            Span::none()
+        } else {
+            tracing::debug_span!(
+                "database call",
+                otel.kind = "client",
+                otel.name = action,
+                db.system.name = "postgresql",
+                error.type = Empty,
+            )
+        };
+        Self { action, started: Instant::now(), span, ended: false }
+    }
+
+    fn end(&mut self, outcome: &'static str) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        if outcome != "ok" {
+            self.span.record("error.type", outcome);
+        }
+        database_answered(self.action, outcome, self.started.elapsed());
+    }
 }
 
 impl Connection {
     pub(crate) async fn acquire(pool: &PgPool, action: &'static str) -> Result<Self, QueueError> {
         match pool.acquire().await {
-            Ok(connection) => Ok(Self { connection, answered: false }),
-            Err(error) => Err(QueueError::from_sqlx(action, &error)),
+            Ok(connection) => Ok(Self { connection, answered: false, call: Call::begin(action) }),
+            Err(error) => {
+                let error = QueueError::from_sqlx(action, &error);
+                Call::begin(action).end(error.code());
+                Err(error)
+            }
         }
     }
 
@@ -37,7 +82,9 @@ impl Connection {
         answer: Result<T, sqlx::Error>,
     ) -> Result<T, QueueError> {
         self.answered = !answer.as_ref().is_err_and(database::is_transient);
-        answer.map_err(|error| QueueError::from_sqlx(action, &error))
+        let answer = answer.map_err(|error| QueueError::from_sqlx(action, &error));
+        self.call.end(answer.as_ref().err().map_or("ok", |error| error.code()));
+        answer
     }
 }
 
@@ -57,6 +104,8 @@ impl DerefMut for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        // Of one that ended nothing more is told.
+        self.call.end("given_up");
         if !self.answered {
             self.connection.close_on_drop();
         } else if let Ok(runtime) = Handle::try_current() {

@@ -40,6 +40,8 @@ pub struct Lease {
     pub lasts: Duration,
     /// How long before the claim its first attempt started.
     pub tried_for: Duration,
+    /// The trace that the job is a part of (W3C `traceparent`).
+    pub trace_context: Option<String>,
 }
 
 impl Lease {

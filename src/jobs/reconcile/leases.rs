@@ -7,6 +7,7 @@ use async_trait::async_trait;
 
 use super::{BATCH, ReconcileError, Reconciler};
 use crate::jobs::queue::{Connection, LostJob, Queue, patiently};
+use crate::telemetry::metrics::leases_lost;
 
 const ACTION: &str = "look for leases that ended";
 
@@ -53,6 +54,7 @@ impl Reconciler for Leases {
             // Another process may be doing the same: whoever comes second changes nothing.
             taken += u64::from(self.queue.take_back(&lost).await?);
         }
+        leases_lost("reconciler", taken);
         Ok(taken)
     }
 }

@@ -5,10 +5,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use super::Handler;
 use super::hand::{Attempt, Fence};
@@ -18,7 +21,8 @@ use super::sink::{EventSink, write};
 use crate::error::Fault;
 use crate::jobs::job::{JobError, JobResult, JobState};
 use crate::jobs::queue::{Lease, Queue, QueueError, insist};
-use crate::telemetry::metrics::attempt_ended;
+use crate::telemetry::metrics::{BusyWorker, EndedAttempt, attempt_ended, job_waited};
+use crate::telemetry::trace;
 
 /// How long a handler has to come to its end once it was told to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -49,6 +53,7 @@ pub(super) async fn attempt(
     shutdown: CancellationToken,
 ) {
     let ClaimedLease { lease, brake, kept } = claim;
+    let _busy = BusyWorker::begin();
     let (job, sink) = (lease.job.id, EventSink::default());
     let writer = spawn(write(sink.clone(), queue.clone(), lease.clone()));
     let watch = spawn(liveness::watch(liveness, sink.clone(), brake.clone()));
@@ -72,7 +77,11 @@ pub(super) async fn attempt(
         cancel: brake.token.clone(),
         fence: Fence { queue: queue.clone(), lease: lease.clone() },
     };
-    let run = AssertUnwindSafe(handler.run(&attempt)).catch_unwind();
+    let kind = lease.spec.kind().as_str();
+    let (logged, traced) = spans(&lease);
+    let started = Instant::now();
+    let run = AssertUnwindSafe(handler.run(&attempt).instrument(traced.clone())).catch_unwind();
+    let run = run.instrument(logged.clone());
     let outcome = tokio::select! {
         outcome = run => Some(outcome.unwrap_or_else(|_| Err(panicked()))),
         () = async { brake.token.cancelled().await; tokio::time::sleep(grace(&brake, &lease)).await } => {
@@ -82,12 +91,51 @@ pub(super) async fn attempt(
     };
     drop((attempt, watch, listener));
     sink.close();
-    let recorded = record(&queue, &lease, outcome, brake.reason(), writer).await;
+    let version = outcome.as_ref().and_then(|outcome| outcome.as_ref().ok()).map(version_of);
+    let recorded = record(&queue, &lease, outcome, brake.reason(), writer);
+    let recorded = recorded.instrument(traced.clone()).instrument(logged.clone()).await;
     // Beats go on until here: a database that comes back late must still find the lease alive.
     drop((kept, stopper));
     match recorded {
-        Ok(outcome) => attempt_ended(lease.spec.kind().as_str(), outcome),
+        Ok(outcome) => {
+            traced.record("job.outcome", outcome);
+            let (workspace, took) = (lease.job.workspace.as_str(), started.elapsed());
+            attempt_ended(EndedAttempt { kind, outcome, version, workspace, took });
+            logged.in_scope(|| tracing::info!(outcome, "the attempt ended"));
+        }
         Err(error) => tracing::warn!(%job, %error, "the outcome of an attempt was not recorded"),
+    }
+}
+
+/// What log lines say of the attempt, and its span in the trace that the job is a part of.
+fn spans(lease: &Lease) -> (Span, Span) {
+    let Lease { job, spec, trace_context, .. } = lease;
+    let (kind, request_id) = (spec.kind().as_str(), job.request_id.as_deref());
+    let logged = tracing::info_span!(
+        "job", job = %job.id, attempt = job.attempt, request_id, trace_id = Empty
+    );
+    let traced = tracing::debug_span!(
+        "attempt", otel.name = %format_args!("attempt {kind}"), otel.kind = "consumer",
+        job.id = %job.id, job.kind = kind, job.attempt = job.attempt, request_id,
+        job.outcome = Empty,
+    );
+    trace::join(&traced, &logged, trace_context.as_deref());
+    if job.attempt == 1 && job.losses == 0 {
+        let (from, until) = (job.created_at, Utc::now());
+        job_waited(kind, (until - from).to_std().unwrap_or_default());
+        if let Some(traceparent) = trace_context {
+            trace::waited(traceparent, kind, from.into(), until.into());
+        }
+    }
+    (logged, traced)
+}
+
+/// The version of the archive that a job made.
+fn version_of(result: &JobResult) -> u8 {
+    match (&result.version, &result.migration) {
+        (Some(version), _) => version.produced,
+        (None, Some(migration)) => migration.to,
+        (None, None) => result.summary.clip_version,
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::jobs::queue::{Heartbeat, Lease, Queue};
+use crate::telemetry::metrics::leases_lost;
 
 /// Heartbeats that somebody asked for come no closer together.
 const GAP: Duration = Duration::from_millis(200);
@@ -39,7 +40,12 @@ pub(super) struct Brake {
 
 impl Brake {
     pub(super) fn pull(&self, stop: Stop) {
-        self.reason.get_or_init(|| stop);
+        self.reason.get_or_init(|| {
+            if stop == Stop::Lost {
+                leases_lost("worker", 1);
+            }
+            stop
+        });
         self.token.cancel();
     }
 

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use crate::digest::Digest;
 use crate::fetch::download::with_layer;
@@ -46,15 +47,18 @@ pub(super) fn compressed(
     cancel: CancellationToken,
 ) -> Compressed {
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    let working = AbortOnDropHandle::new(tokio::spawn(async move {
-        let work = move |bytes| {
-            let failed = |e: io::Error| LayerError::Copy { layer, detail: e.to_string() };
-            let mut out = Compressor::new(BufWriter::with_capacity(CHUNK, Chunks(sender)));
-            copy_layer(layer, bytes, diff_id, limits, &mut out)?;
-            out.finish().and_then(|mut chunks| chunks.flush()).map_err(failed)
-        };
-        with_layer(&source, layer, size, progress, &budget, &cancel, work).await
-    }));
+    let working = AbortOnDropHandle::new(tokio::spawn(
+        async move {
+            let work = move |bytes| {
+                let failed = |e: io::Error| LayerError::Copy { layer, detail: e.to_string() };
+                let mut out = Compressor::new(BufWriter::with_capacity(CHUNK, Chunks(sender)));
+                copy_layer(layer, bytes, diff_id, limits, &mut out)?;
+                out.finish().and_then(|mut chunks| chunks.flush()).map_err(failed)
+            };
+            with_layer(&source, layer, size, progress, &budget, &cancel, work).await
+        }
+        .in_current_span(),
+    ));
     // The chunks, and then what the work came to.
     stream::unfold((receiver, Some(working)), move |(mut receiver, mut working)| async move {
         if let Some(chunk) = receiver.recv().await {

@@ -1,0 +1,5 @@
+-- no-transaction
+-- How many jobs of a kind a worker could take now, and since when the first of them is due: for metrics and for whoever
+-- starts workers by it. From the first entry on, whatever else is in the queue.
+CREATE INDEX CONCURRENTLY IF NOT EXISTS live_job_ready ON live_job (kind, due_at)
+    WHERE head AND worker_id IS NULL AND parked_at IS NULL;
