@@ -25,6 +25,7 @@ export function percent(share: number | null | undefined): string {
 
 export function seconds(value: number | null | undefined): string {
   if (value == null || Number.isNaN(value)) return "–";
+  if (value === 0) return "0 s";
   if (value < 0.001) return `${Math.max(0, Math.round(value * 1e6))} µs`;
   if (value < 1) return `${Math.round(value * 1000)} ms`;
   if (value < 60) return `${value.toFixed(value < 10 ? 2 : 1)} s`;

@@ -1,7 +1,7 @@
 // Two images side by side, and all of v1 beside all of v2.
 import type { ComponentChildren } from "preact";
 import { address, type Image, type Schema } from "../api";
-import { bytes, number, reference, seconds } from "../format";
+import { bytes, number, percent, reference, seconds } from "../format";
 import { useData } from "../hooks";
 import { Facts, Failure, Page, Panel, State, Version } from "../parts/basics";
 import { go, to, type Route } from "../route";
@@ -118,7 +118,7 @@ function Side(props: { id: string }) {
         ["Version", <Version version={data.clip_version} />],
         ["Image", <a class="mono" href={to(["images", props.id])}>{props.id}</a>],
         ["Archive", bytes(data.archive.size)],
-        ["Share of the layers", `${((data.archive.size / Math.max(1, data.compressed_bytes)) * 100).toPrecision(2)} %`],
+        ["Share of the layers", percent(data.archive.size / Math.max(1, data.compressed_bytes))],
         ["Compressed", bytes(data.compressed_bytes)],
         ["Plain", bytes(data.plain_bytes)],
         ["Files", number(data.files)],
@@ -126,7 +126,7 @@ function Side(props: { id: string }) {
         ["Job took", seconds(data.seconds)],
         ["Waited", seconds(data.timing?.waited_seconds)],
         ["Needs its registry", data.clip_version === 2 ? "yes, for what is read" : "no"],
-        ["Starts that were traced", trace.data ? number(trace.data.starts) : "–"],
+        ["Traced starts", trace.data ? number(trace.data.starts) : "–"],
         ["Warnings", data.warnings.length ? <State state={`${data.warnings.length}`} /> : "none"],
       ]}
     />

@@ -81,8 +81,8 @@ function Layers(props: { image: Detail; usage: Usage | undefined; layers: string
       columns={[
         { name: "", cell: (layer) => <span class={`key ${colour(props.layers, layer.digest)}`} /> },
         { name: "Layer", cell: (layer) => <span class="mono" title={layer.digest}>{short(layer.digest)}</span> },
-        { name: "Plain", class: "wide", cell: (layer) => <Bar share={layer.plain_size / most} label={bytes(layer.plain_size)} /> },
-        { name: "Plain ", class: "number", cell: (layer) => bytes(layer.plain_size) },
+        { name: " ", class: "wide", cell: (layer) => <Bar share={layer.plain_size / most} label={bytes(layer.plain_size)} /> },
+        { name: "Plain", class: "number", cell: (layer) => bytes(layer.plain_size) },
         { name: "Compressed", class: "number", cell: (layer) => bytes(layer.size) },
         { name: "Seen", class: "number", cell: (layer) => (props.image.clip_version === 2 && props.usage ? bytes(seen.get(layer.digest) ?? 0) : "–") },
       ]}

@@ -35,7 +35,7 @@ function told(measure: string) {
 export function Rollout(props: { name: string; route: Route }) {
   const { name } = props;
   const rollout = useData<RolloutData>(address("/v1/rollouts/{name}", [name]), 5000);
-  const report = useData<Report>(address("/v1/rollouts/{name}/report", [name]), 5000);
+  const report = useData<Report>(address("/v1/rollouts/{name}/report", [name]), 15_000);
   const action = useAction();
   const change = (body: object) => async () => {
     await send("PATCH", address("/v1/rollouts/{name}", [name]), body);
@@ -95,7 +95,7 @@ export function Rollout(props: { name: string; route: Route }) {
       </div>
       {report.data && <Outcomes report={report.data} />}
       {report.data && <Measures report={report.data} />}
-      {report.data && <Days name={name} measures={report.data.measures} />}
+      {report.data && <Days name={name} since={data.created_at} measures={report.data.measures} />}
     </Page>
   );
 }
@@ -214,14 +214,19 @@ function Legend() {
   );
 }
 
+/** The day in UTC, as reports count them. */
+function day(at: number): string {
+  return new Date(at).toISOString().slice(0, 10);
+}
+
 /** A measure day by day, from one report of each day. */
-function Days(props: { name: string; measures: Comparison[] }) {
+function Days(props: { name: string; since: string; measures: Comparison[] }) {
   const [measure, setMeasure] = useState<string>("pull_seconds");
   const [reports, setReports] = useState<{ day: string; report: Report }[]>();
   const [error, setError] = useState<Error>();
   useEffect(() => {
     const stop = new AbortController();
-    const days = Array.from({ length: DAYS }, (_, back) => new Date(Date.now() - (DAYS - 1 - back) * 86_400_000).toISOString().slice(0, 10));
+    const days = Array.from({ length: DAYS }, (_, back) => day(Date.now() - (DAYS - 1 - back) * 86_400_000)).filter((one) => one >= day(Date.parse(props.since)));
     Promise.all(
       days.map(async (day) => {
         const url = address("/v1/rollouts/{name}/report", [props.name], { since: day, until: day });
@@ -229,7 +234,7 @@ function Days(props: { name: string; measures: Comparison[] }) {
       }),
     ).then(setReports, (error: Error) => stop.signal.aborted || setError(error));
     return () => stop.abort();
-  }, [props.name]);
+  }, [props.name, props.since]);
   const of = (version: "v1" | "v2") => reports?.map(({ report }) => report.measures.find((one) => one.measure === measure)?.[version].median) ?? [];
   const { name, format } = told(measure);
   return (

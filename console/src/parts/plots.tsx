@@ -93,7 +93,7 @@ export function Intervals(props: {
       padding: [8, 8, 0, 0] as uPlot.Padding,
       scales: { x: { time: false, range: [-0.5, props.groups.length - 0.5] as uPlot.Range.MinMax }, y: { range: [0, top] as uPlot.Range.MinMax } },
       axes: [
-        axis({ grid: { show: false }, splits: () => props.groups.map((_, at) => at), values: () => props.groups }),
+        axis({ size: 30, grid: { show: false }, splits: () => props.groups.map((_, at) => at), values: () => props.groups }),
         axis({ size: 66, values: (_, splits) => splits.map(props.format) }),
       ],
       series: [{}, ...[0, 1].flatMap((version) => [series(version, true), series(version, false), series(version, false)])],
@@ -128,6 +128,11 @@ function whiskers(plot: uPlot, first: number, colour: string): void {
   ctx.restore();
 }
 
+/** Days are counted in UTC. */
+function dayAndMonth(seconds: number): string {
+  return new Date(seconds * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+}
+
 /** Two courses over days, each within its band. */
 export function Course(props: {
   label: string;
@@ -151,8 +156,10 @@ export function Course(props: {
       legend: { show: false },
       cursor: { show: false },
       padding: [8, 16, 0, 0] as uPlot.Padding,
-      scales: { y: { range: (_: uPlot, __: number, top: number): uPlot.Range.MinMax => [0, top * 1.15 || 1] } },
-      axes: [axis({ values: "{D} {MMM}", space: 60, incrs: [86_400, 2 * 86_400, 7 * 86_400] }), axis({ size: 66, values: (_, splits) => splits.map(props.format) })],
+      tzDate: (seconds: number) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+      // A day of room at both ends: a single one would be a point at the edge.
+      scales: { x: { range: (_: uPlot, from: number, until: number): uPlot.Range.MinMax => [from - 43_200, until + 43_200] }, y: { range: (_: uPlot, __: number, top: number): uPlot.Range.MinMax => [0, top * 1.15 || 1] } },
+      axes: [axis({ size: 30, values: (_, splits) => splits.map(dayAndMonth), space: 60, incrs: [86_400, 2 * 86_400, 7 * 86_400] }), axis({ size: 66, values: (_, splits) => splits.map(props.format) })],
       series: [{}, course("v1"), edge("v1"), edge("v1"), course("v2"), edge("v2"), edge("v2")],
       bands: [
         { series: [3, 2] as [number, number], fill: ink("v1-band") },
