@@ -60,7 +60,7 @@ fn codes() -> BTreeSet<String> {
         if name.starts_with("src/api") {
             for call in ["ApiError::new(", "ApiError::not_found(", "Self::new(", "refused("] {
                 for arguments in text.split(call).skip(1) {
-                    let literal = literals(&arguments[..arguments.find(';').unwrap()]).next();
+                    let literal = literals(arguments.split(';').next().unwrap_or_default()).next();
                     found.extend(literal.filter(|text| is_code(text)).map(str::to_owned));
                 }
             }

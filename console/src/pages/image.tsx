@@ -92,7 +92,7 @@ function Layers(props: { image: Detail; usage: Usage | undefined; layers: string
 
 function Files(props: { id: string; path: string; layers: string[]; action: Action }) {
   const { id, path } = props;
-  const usage = useData<Usage>(address("/v1/images/{image_id}/files/usage", [id], { path, depth: 3, limit: 400 }));
+  const usage = useData<Usage>(address("/v1/images/{image_id}/files/usage", [id], { path, depth: 8, limit: 500 }));
   const page = (after?: string) => address("/v1/images/{image_id}/files", [id], { path, after, limit: 200 });
   const files = usePages<FilePage, FileEntry>(page(), (one) => one.entries ?? [], (one) => (one.next ? page(one.next) : null));
   const [chosen, setChosen] = useState<{ path: string; bytes: number }>();

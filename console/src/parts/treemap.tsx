@@ -53,7 +53,7 @@ export function Treemap(props: { usage: Usage; layers: string[]; open: (path: st
     .tile(treemapSquarify)
     .round(true)
     .paddingInner(2)
-    .paddingTop((node) => (node.depth > 0 && node.children ? 20 : 0))
+    .paddingTop((node) => (node.depth > 0 && node.children ? (isRoomy(node) ? 19 : 2) : 0))
     .paddingRight((node) => (node.depth > 0 ? 2 : 0))
     .paddingBottom((node) => (node.depth > 0 ? 2 : 0))
     .paddingLeft((node) => (node.depth > 0 ? 2 : 0))(
@@ -67,12 +67,17 @@ export function Treemap(props: { usage: Usage; layers: string[]; open: (path: st
   );
 }
 
+/** Whether a directory's name has room above what is in it. */
+function isRoomy(node: HierarchyRectangularNode<Area>): boolean {
+  return node.x1 - node.x0 > 46 && node.y1 - node.y0 > 44;
+}
+
 function Cell(props: { node: HierarchyRectangularNode<Area>; whole: number; layers: string[]; open: (path: string) => void; choose: (entry: Entry) => void }) {
   const { x0, y0, x1, y1, data, depth } = props.node;
   const { entry } = data;
   const style = { left: `${x0}px`, top: `${y0}px`, width: `${x1 - x0}px`, height: `${y1 - y0}px` };
   const label = `${data.name}: ${bytes(data.bytes)}, ${percent(data.bytes / (props.whole || 1))}`;
-  const named = x1 - x0 > 34 && y1 - y0 > 16;
+  const named = props.node.children ? isRoomy(props.node) : x1 - x0 > 34 && y1 - y0 > 16;
   const body = named && (
     <span class="label">
       {data.name} <small>{bytes(data.bytes)}</small>
