@@ -20,5 +20,5 @@ if [ "${1:-}" = --check ]; then
 fi
 tool mdbook mdbook --no-default-features --features search
 mdbook build
-rm -f site/.nojekyll site/404.html site/CNAME
+rm -f site/.nojekyll site/404.html site/CNAME site/site.css
 sources > site/sources.txt

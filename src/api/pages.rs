@@ -9,7 +9,6 @@ use axum::Router;
 use axum::extract::Path;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -93,7 +92,6 @@ fn answer(file: Option<EmbeddedFile>, path: &str, asked: &HeaderMap, policy: &st
     let headers = [
         (CONTENT_TYPE, content_type(path).to_owned()),
         (CONTENT_SECURITY_POLICY, policy.to_owned()),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         (REFERRER_POLICY, "no-referrer".to_owned()),
         (CACHE_CONTROL, "no-cache".to_owned()),
         (ETAG, etag.clone()),

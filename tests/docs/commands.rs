@@ -222,7 +222,8 @@ fn commands_are_in_blocks_that_are_run() {
         for (number, line) in (1..).zip(text.lines()) {
             inside ^= line.starts_with("```");
             let begins = |word: &&str| line.starts_with(&format!("    {word} "));
-            let command = ["clipwright", "curl", "cargo", "apt-get", "psql"].iter().find(begins);
+            let command =
+                ["clipwright", "curl", "cargo", "apt-get", "psql"].iter().find(|word| begins(word));
             assert!(inside || command.is_none(), "{name}:{number}: a command outside of a block");
         }
     }
