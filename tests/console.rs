@@ -12,6 +12,9 @@ use crate::support::service::{Service, Settings};
 
 const IMAGE: &str = "961eaef6668e480f";
 const LOOKS: [(u32, &str); 3] = [(1280, "light"), (768, "dark"), (390, "light")];
+/// Keys (`WebDriver`, section 17.4.2).
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
 /// A name that would be a script if it were taken for markup.
 const HOSTILE: &str = "<img src=x onerror='window.hostile=1'>";
 
@@ -31,7 +34,7 @@ fn layers() -> [Blob; 2] {
     add(Regular, HOSTILE, &noise(3, 90_000));
     [
         Blob::gzip(&tar.into_inner().unwrap()),
-        Blob::file("etc/hello", b"hello from the layer above\n"),
+        Blob::file("etc/hello", &noise(4, 60_000)),
     ]
 }
 
@@ -89,7 +92,9 @@ async fn an_image_goes_from_its_pull_to_its_files() {
     browser.text(".treemap .cell", |text| text.starts_with(HOSTILE)).await;
     let sum = "return document.querySelectorAll('.treemap button.dir').length";
     assert_eq!(browser.run(sum).await, 2, "/opt and /etc");
-    browser.click(".treemap button[aria-label^='opt:']").await;
+    // By keys: what is in a directory covers the middle of its area.
+    browser.run("document.querySelector(\".treemap button[aria-label^='opt:']\").focus()").await;
+    browser.press(ENTER).await;
     browser.text(".crumbs", |text| text.contains("opt")).await;
     browser.click(".treemap button[aria-label^='large:']").await;
     browser.text(".chosen", |text| text.contains("/opt/large")).await;
@@ -219,10 +224,11 @@ async fn a_token_is_asked_for_and_stays_in_the_tab() {
 
     // Keys alone: past the pages to the content.
     let focus = "return document.activeElement.className";
-    browser.run("document.activeElement.blur(); window.focus()").await;
-    browser.press("\u{e004}").await; // Tab
+    browser.open(&format!("{}/#/tokens", service.url)).await;
+    browser.text("main h1", |text| text == "Tokens").await;
+    browser.press(TAB).await;
     assert_eq!(browser.run(focus).await, "skip");
-    browser.press("\u{e007}").await; // Enter
+    browser.press(ENTER).await;
     assert_eq!(browser.run("return document.activeElement.id").await, "main");
     let at = browser.run("return location.hash").await;
     assert_eq!(at, Value::from("#/tokens"), "it is no other page");
