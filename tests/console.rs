@@ -32,10 +32,7 @@ fn layers() -> [Blob; 2] {
     add(Regular, "opt/large", &noise(1, 300_000));
     add(Regular, "opt/small", &noise(2, 40_000));
     add(Regular, HOSTILE, &noise(3, 90_000));
-    [
-        Blob::gzip(&tar.into_inner().unwrap()),
-        Blob::file("etc/hello", &noise(4, 60_000)),
-    ]
+    [Blob::gzip(&tar.into_inner().unwrap()), Blob::file("etc/hello", &noise(4, 60_000))]
 }
 
 /// Every page at every width: nothing wider than the window, nothing wrong in the browser's log.

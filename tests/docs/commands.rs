@@ -147,6 +147,8 @@ async fn run(page: &str) {
     command.arg("-c").arg(here(&script)).current_dir(work.path()).env("PATH", path);
     command.env("CLIPWRIGHT_SERVER", &service.url).env("NO_PROXY", "127.0.0.1");
     command.env("CLIPWRIGHT_SPAN_CACHE_DIR", work.path().join("spans"));
+    // The registry is on this machine.
+    command.env("CLIPWRIGHT_PRIVATE_ADDRESSES", "true");
     command.env("CLIPWRIGHT_DATA_DIR", service.data()).env("DATABASE_URL", service.database_url());
     let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let told = String::from_utf8_lossy(&ran.stderr);
