@@ -111,7 +111,7 @@ read_back
 echo "== and back again: what was kept returns"
 job "{\"kind\": \"migrate\", \"image_id\": \"$packed\", \"to\": 1}"
 
-echo "== the API's page: $base/docs"
+echo "== the console: $base/   the documentation: $base/docs/   the API: $base/docs/api/"
 if [ "${KEEP:-}" = 1 ]; then
   echo "== running until Ctrl-C"
   wait "$SERVICE_PID"

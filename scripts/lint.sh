@@ -41,6 +41,16 @@ else
   echo "lint: known vulnerabilities NOT checked: the advisory database can't be reached from here"
 fi
 
+check "the pages at /docs/ are what docs/ makes (else: scripts/site.sh)"
+scripts/site.sh --check
+
+if command -v npm > /dev/null && { [ -d console/node_modules ] || npm --prefix console ci --silent --no-audit --no-fund; }; then
+  check "the console's types, and console/dist is what console/src makes (else: npm run build)"
+  npm --prefix console run --silent check
+else
+  echo "lint: the console NOT checked: there is no npm here, or no registry"
+fi
+
 check "shell scripts"
 shellcheck -x scripts/*.sh bench/*.sh .ci/run
 

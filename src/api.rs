@@ -1,4 +1,4 @@
-//! The HTTP face: the router, one file per resource, problem+json, the docs page.
+//! The HTTP face: the router, one file per resource, problem+json, the pages of console and docs.
 //!
 //! A handler turns a request into types, asks the queue, and turns the answer into JSON. It knows
 //! no SQL and no registry. What can go wrong leaves as a `problem::ApiError`
@@ -22,6 +22,7 @@ mod metrics;
 mod new_job;
 mod observe;
 mod origin;
+mod pages;
 mod problem;
 mod rate;
 mod rollout_report;

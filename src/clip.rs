@@ -26,6 +26,8 @@ mod storage_codec;
 pub mod storage_info;
 /// The tree of nodes.
 pub mod tree;
+/// What makes a directory big.
+pub mod usage;
 /// Writing archives.
 pub mod writer;
 

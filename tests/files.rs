@@ -97,6 +97,20 @@ async fn tree_and_bytes_are_there(service: &Service, version: u8, large: &[u8]) 
     let digest = entry["digest"].as_str().unwrap_or_default().starts_with("sha256:");
     assert_eq!((layer, digest), (version == 2, version == 1), "{entry}");
 
+    // The largest first, a directory before what is in it; what has two names is counted once.
+    let usage = format!("/v1/images/{IMAGE}/files/usage?path={root}/&depth=2");
+    let (_, usage) = service.get(&usage).await;
+    assert_eq!(
+        (&usage["bytes"], &usage["files"]),
+        (&json!(large.len() + 15), &json!(5)),
+        "{usage}"
+    );
+    assert_eq!(usage["entries"][0]["path"], format!("{root}/large"));
+    assert_eq!(usage["entries"][1]["path"], format!("{root}/etc"));
+    assert_eq!(usage["layers"].as_array().unwrap().len(), if version == 2 { 2 } else { 0 });
+    let (status, problem) = service.get(&format!("/v1/images/{IMAGE}/files/usage?depth=9")).await;
+    assert_eq!((status, &problem["code"]), (400, &json!("invalid_parameter")), "{problem}");
+
     // Page by page it is the same.
     let (mut after, mut walked) = (String::new(), Vec::new());
     loop {

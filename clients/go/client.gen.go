@@ -1271,6 +1271,27 @@ type DeliveryPage struct {
 // DeliveryState Where a webhook stands.
 type DeliveryState string
 
+// DirectoryUsage What is below a directory, in bytes. A content of several names is counted once.
+type DirectoryUsage struct {
+	// Bytes Bytes of all files below it.
+	Bytes int64 `json:"bytes"`
+
+	// Entries The largest of what is below it, largest first: a directory comes before what is in it.
+	Entries []EntryUsage `json:"entries"`
+
+	// Files How many files there are.
+	Files int64 `json:"files"`
+
+	// Layers How many of the bytes are in which layer, most first; of v2.
+	Layers []LayerUsage `json:"layers"`
+
+	// Path The directory, links followed.
+	Path string `json:"path"`
+
+	// PathHex The path's bytes, where `path` can't show them.
+	PathHex *string `json:"path_hex,omitempty"`
+}
+
 // Distribution A measure of one version.
 type Distribution struct {
 	// Count How often it was measured.
@@ -1295,6 +1316,30 @@ type DockerfileOptions struct {
 
 	// SourceImageCreds For its registry
 	SourceImageCreds *string `json:"source_image_creds,omitempty"`
+}
+
+// EntryUsage A directory or file, in bytes.
+type EntryUsage struct {
+	// Bytes Bytes of the files below it, or of the file.
+	Bytes int64 `json:"bytes"`
+
+	// Files How many files there are.
+	Files int64 `json:"files"`
+
+	// Layer The layer that holds most of it; of v2.
+	Layer *string `json:"layer,omitempty"`
+
+	// LayerBytes How many of its bytes that layer holds.
+	LayerBytes *int64 `json:"layer_bytes,omitempty"`
+
+	// Path From the root.
+	Path string `json:"path"`
+
+	// PathHex The path's bytes, where `path` can't show them.
+	PathHex *string `json:"path_hex,omitempty"`
+
+	// Type What it is.
+	Type FileType `json:"type"`
 }
 
 // Estimate A figure, and between which two the true one lies with 95 % confidence; these are absent where there are
@@ -2120,6 +2165,15 @@ type LayerSummary struct {
 	Size int64 `json:"size"`
 }
 
+// LayerUsage What a layer holds of it.
+type LayerUsage struct {
+	// Bytes How many bytes.
+	Bytes int64 `json:"bytes"`
+
+	// Layer The layer.
+	Layer string `json:"layer"`
+}
+
 // ListedArchive An archive in a list.
 type ListedArchive struct {
 	// ClipVersion Its version; absent if it can't be told, which `problem` explains.
@@ -2449,7 +2503,7 @@ type Problem struct {
 	// Title The status in words.
 	Title string `json:"title"`
 
-	// Type Always `about:blank`: the `code` says which problem it is.
+	// Type Where the service's documentation tells of it: a reference relative to the service (RFC 9457, 3.1.1).
 	Type string `json:"type"`
 }
 
@@ -3164,6 +3218,24 @@ type GetFileContentParams struct {
 
 	// IfNoneMatch The `ETag` of what is there already
 	IfNoneMatch *string `json:"If-None-Match,omitempty"`
+
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// GetFileUsageParams defines parameters for GetFileUsage.
+type GetFileUsageParams struct {
+	// Path Its path in the image, from the root.
+	Path *string `form:"path,omitempty" json:"path,omitempty"`
+
+	// PathHex The same as the hex digits of its bytes, for paths that are no UTF-8; goes before `path`.
+	PathHex *string `form:"path_hex,omitempty" json:"path_hex,omitempty"`
+
+	// Depth How many levels of names are told apart.
+	Depth *int64 `form:"depth,omitempty" json:"depth,omitempty"`
+
+	// Limit At most this many entries, the largest.
+	Limit *int64 `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
@@ -4801,6 +4873,14 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/images/{image_id}/files/content (the `GetFileContent` operationId).
 	GetFileContent(ctx context.Context, imageId ImageId, params *GetFileContentParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetFileUsage Says what makes an image big
+	//
+	// Sums up the files below a directory: its largest directories and files, and which layer holds them.
+	// Symbolic links are followed inside the image.
+	//
+	// Corresponds with GET /v1/images/{image_id}/files/usage (the `GetFileUsage` operationId).
+	GetFileUsage(ctx context.Context, imageId ImageId, params *GetFileUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ReportStartsWithBody Reports how an image started
 	//
 	// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
@@ -5459,6 +5539,24 @@ func (c *Client) ListFiles(ctx context.Context, imageId ImageId, params *ListFil
 // Corresponds with GET /v1/images/{image_id}/files/content (the `GetFileContent` operationId).
 func (c *Client) GetFileContent(ctx context.Context, imageId ImageId, params *GetFileContentParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetFileContentRequest(c.Server, imageId, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetFileUsage Says what makes an image big
+//
+// Sums up the files below a directory: its largest directories and files, and which layer holds them.
+// Symbolic links are followed inside the image.
+//
+// Corresponds with GET /v1/images/{image_id}/files/usage (the `GetFileUsage` operationId).
+func (c *Client) GetFileUsage(ctx context.Context, imageId ImageId, params *GetFileUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetFileUsageRequest(c.Server, imageId, params)
 	if err != nil {
 		return nil, err
 	}
@@ -7247,6 +7345,118 @@ func NewGetFileContentRequest(server string, imageId ImageId, params *GetFileCon
 			}
 
 			req.Header.Set("Clipwright-Workspace", headerParam3)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetFileUsageRequest constructs an http.Request for the GetFileUsage method
+func NewGetFileUsageRequest(server string, imageId ImageId, params *GetFileUsageParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "image_id", imageId, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/images/%s/files/usage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Path != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "path", *params.Path, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.PathHex != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "path_hex", *params.PathHex, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Depth != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "depth", *params.Depth, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
 		}
 
 	}
@@ -9130,6 +9340,16 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/images/{image_id}/files/content (the `GetFileContent` operationId).
 	GetFileContentWithResponse(ctx context.Context, imageId ImageId, params *GetFileContentParams, reqEditors ...RequestEditorFn) (*GetFileContentResponse, error)
 
+	// GetFileUsageWithResponse Says what makes an image big
+	//
+	// Sums up the files below a directory: its largest directories and files, and which layer holds them.
+	// Symbolic links are followed inside the image.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/images/{image_id}/files/usage (the `GetFileUsage` operationId).
+	GetFileUsageWithResponse(ctx context.Context, imageId ImageId, params *GetFileUsageParams, reqEditors ...RequestEditorFn) (*GetFileUsageResponse, error)
+
 	// ReportStartsWithBodyWithResponse Reports how an image started
 	//
 	// For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
@@ -10975,6 +11195,96 @@ func (r GetFileContentResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetFileContentResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetFileUsageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DirectoryUsage
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetFileUsageResponse) GetJSON200() *DirectoryUsage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetFileUsageResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetFileUsageResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetFileUsageResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetFileUsageResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetFileUsageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetFileUsageResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetFileUsageResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetFileUsageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetFileUsageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetFileUsageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetFileUsageResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -13852,6 +14162,22 @@ func (c *ClientWithResponses) GetFileContentWithResponse(ctx context.Context, im
 	return ParseGetFileContentResponse(rsp)
 }
 
+// GetFileUsageWithResponse Says what makes an image big
+//
+// Sums up the files below a directory: its largest directories and files, and which layer holds them.
+// Symbolic links are followed inside the image.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/images/{image_id}/files/usage (the `GetFileUsage` operationId).
+func (c *ClientWithResponses) GetFileUsageWithResponse(ctx context.Context, imageId ImageId, params *GetFileUsageParams, reqEditors ...RequestEditorFn) (*GetFileUsageResponse, error) {
+	rsp, err := c.GetFileUsage(ctx, imageId, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetFileUsageResponse(rsp)
+}
+
 // ReportStartsWithBodyWithResponse Reports how an image started
 //
 // For workers: many starts of one image at once. Those that the service knows by their ids change nothing,
@@ -15645,6 +15971,81 @@ func ParseGetFileContentResponse(rsp *http.Response) (*GetFileContentResponse, e
 			return nil, err
 		}
 		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetFileUsageResponse parses an HTTP response from a GetFileUsageWithResponse call
+func ParseGetFileUsageResponse(rsp *http.Response) (*GetFileUsageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetFileUsageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DirectoryUsage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
 		var dest Problem

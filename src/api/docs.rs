@@ -3,7 +3,7 @@
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Redirect};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
@@ -102,15 +102,14 @@ pub(super) fn name_the_workspace(document: &mut Document) {
     }
 }
 
-/// `/`, `/docs` and `/openapi.json`.
-/// `document` gives the last of them.
+/// `/docs/api` and `/openapi.json`.
+/// `document` gives the latter.
 pub(super) fn routes(document: fn() -> &'static str) -> Router<AppState> {
     // The validator badge would send the document's address to a public service.
     let config = Config::from("/openapi.json").validator_url("none").try_it_out_enabled(true);
     Router::new()
-        .route("/", get(async || Redirect::to("/docs/")))
         .route("/openapi.json", get(async move || json(document())))
-        .merge(SwaggerUi::new("/docs").config(config))
+        .merge(SwaggerUi::new("/docs/api").config(config))
 }
 
 fn json(document: &'static str) -> impl IntoResponse {

@@ -25,6 +25,8 @@ use crate::publish::files::OpenArchive;
 
 /// What a node is, as JSON.
 mod entry;
+/// What makes an image big.
+pub(super) mod usage;
 
 use entry::FileEntry;
 

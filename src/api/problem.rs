@@ -30,7 +30,7 @@ pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 /// An error (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
-    "type": "about:blank",
+    "type": "/docs/troubleshooting.html#invalid_job",
     "title": "Unprocessable Entity",
     "status": 422,
     "detail": "the job can't be accepted: clip_version: 3 is not an archive version: expected 1 or 2",
@@ -40,9 +40,9 @@ pub(super) const PROBLEM_JSON: &str = "application/problem+json";
     "errors": [{"field": "clip_version", "detail": "3 is not an archive version: expected 1 or 2"}]
 }))]
 pub(super) struct Problem {
-    /// Always `about:blank`: the `code` says which problem it is.
+    /// Where the service's documentation tells of it: a reference relative to the service (RFC 9457, 3.1.1).
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: String,
     /// The status in words.
     title: &'static str,
     /// The HTTP status.
@@ -167,7 +167,7 @@ impl ApiError {
     /// The body that tells of it.
     pub(super) fn into_problem(self, instance: String, request_id: String) -> Problem {
         Problem {
-            kind: "about:blank",
+            kind: format!("/docs/troubleshooting.html#{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
             detail: self.detail,

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::extract::MAX_BODY;
 use super::{
     AppState, archives, auth, beta9, bulk, deadline, docs, events, files, health, images, jobs,
-    metrics, observe, origin, problem, rollout_report, rollouts, starts, tokens, traces, webhooks,
-    workspaces,
+    metrics, observe, origin, pages, problem, rollout_report, rollouts, starts, tokens, traces,
+    webhooks, workspaces,
 };
 use crate::trace;
 
@@ -36,6 +36,7 @@ fn v1() -> OpenApiRouter<AppState> {
         )
         .routes(routes!(files::list))
         .routes(routes!(files::content))
+        .routes(routes!(files::usage::show))
         .routes(routes!(archives::list))
         .routes(routes!(workspaces::create, workspaces::list))
         .routes(routes!(workspaces::get, workspaces::change))
@@ -67,7 +68,7 @@ fn probes() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     let guarded = || {
         let v1 = Router::from(v1()).route_layer(from_fn_with_state(state.clone(), auth::require));
-        v1.merge(docs::routes(openapi_json))
+        v1.merge(docs::routes(openapi_json)).merge(pages::routes())
     };
     let served = if state.probes_alone { Router::new() } else { guarded() };
     served

@@ -112,7 +112,10 @@ async fn run(
     let (store, workers) = (stores.archives.describe(), config.workers);
     info!(%address, store, workers, role = config.role.as_str(), "ready");
     let mut out = std::io::stdout();
-    writeln!(out, "clipwright is ready at http://{address} (docs: http://{address}/docs)")?;
+    writeln!(
+        out,
+        "clipwright is ready at http://{address} (console: http://{address}/, docs: http://{address}/docs/)"
+    )?;
     out.flush()?;
 
     // From here on nothing returns before they have ended.

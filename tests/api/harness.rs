@@ -161,7 +161,7 @@ impl Answer {
         let problem = self.json();
         assert_eq!((self.status.as_u16(), &problem["code"]), (status, &json!(code)), "{problem}");
         assert_eq!(problem["status"], status);
-        assert_eq!(problem["type"], "about:blank");
+        assert_eq!(problem["type"], format!("/docs/troubleshooting.html#{code}"));
         assert_eq!(problem["title"], self.status.canonical_reason().unwrap());
         assert_eq!(problem["request_id"], self.header("x-request-id"));
         assert!(!problem["request_id"].as_str().unwrap().is_empty());

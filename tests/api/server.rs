@@ -7,7 +7,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::harness::App;
+use super::harness::{App, request};
+use axum::body::Body;
+use axum::http::Method;
 
 struct Server {
     address: std::net::SocketAddr,
@@ -96,21 +98,33 @@ async fn a_client_that_takes_nothing_is_given_up() {
 }
 
 #[tokio::test]
-async fn the_document_and_its_page_come_from_the_binary() {
+async fn the_document_and_the_pages_come_from_the_binary() {
     let app = App::start().await;
     let answer = app.get("/openapi.json").await;
     assert_eq!(answer.header("content-type"), "application/json");
     assert_eq!(answer.text(), openapi_json());
-    assert_eq!(app.get("/").await.header("location"), "/docs/");
-    let page = app.get("/docs/").await;
+    let page = app.get("/docs/api/").await;
     assert_eq!(page.status.as_u16(), 200);
     for file in ["swagger-ui-bundle.js", "swagger-ui.css", "swagger-initializer.js"] {
-        let answer = app.get(&format!("/docs/{file}")).await;
+        let answer = app.get(&format!("/docs/api/{file}")).await;
         assert_eq!(answer.status.as_u16(), 200, "{file}");
     }
-    let script = app.get("/docs/swagger-initializer.js").await;
+    let script = app.get("/docs/api/swagger-initializer.js").await;
     assert!(script.text().contains("/openapi.json"), "{}", script.text());
     for text in [page.text(), script.text()] {
         assert!(!text.contains("http://") && !text.contains("https://"), "{text}");
+    }
+
+    assert_eq!(app.get("/docs").await.header("location"), "/docs/");
+    for path in ["/", "/docs/", "/docs/troubleshooting.html", "/console/console.js"] {
+        let answer = app.get(path).await;
+        assert_eq!(answer.status.as_u16(), 200, "{path}");
+        let policy = answer.header("content-security-policy");
+        let scripts = policy.split("script-src").nth(1).unwrap().split(';').next().unwrap();
+        assert!(policy.starts_with("default-src 'none'"), "{path}: {policy}");
+        assert!(!scripts.contains("unsafe"), "{path}: {policy}");
+        let seen = [("if-none-match", answer.header("etag"))];
+        let again = app.send(request(Method::GET, path, &seen, Body::empty())).await;
+        assert_eq!(again.status.as_u16(), 304, "{path}");
     }
 }

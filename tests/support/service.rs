@@ -170,6 +170,17 @@ impl Service {
         self.data.path().join("images").join(format!("{image_id}.clip"))
     }
 
+    /// Its data directory.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Its database, if that is no private one.
+    pub(crate) fn database_url(&self) -> &str {
+        let mut environment = self.settings.environment.iter();
+        environment.find(|(name, _)| *name == "DATABASE_URL").map_or("", |(_, url)| url)
+    }
+
     /// A file out of an archive in the directory store, through our own reader.
     pub(crate) fn cat(&self, image_id: &str, path: &str) -> Vec<u8> {
         run(Command::new(env!("CARGO_BIN_EXE_clipwright"))

@@ -55,7 +55,7 @@ pub(super) struct FileEntry {
 /// What an entry is.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum FileType {
+pub(super) enum FileType {
     /// A directory.
     Dir,
     /// A regular file.
@@ -70,17 +70,23 @@ enum FileType {
     Fifo,
 }
 
+impl FileType {
+    pub(super) fn of(kind: &NodeKind) -> Self {
+        match kind {
+            NodeKind::Directory => Self::Dir,
+            NodeKind::File(_) => Self::File,
+            NodeKind::Symlink { .. } => Self::Symlink,
+            NodeKind::Special(Special::CharDevice) => Self::Char,
+            NodeKind::Special(Special::BlockDevice) => Self::Block,
+            NodeKind::Special(Special::Fifo) => Self::Fifo,
+        }
+    }
+}
+
 impl FileEntry {
     pub(super) fn of(node: &Node) -> Self {
         let attr = &node.attr;
-        let kind = match &node.kind {
-            NodeKind::Directory => FileType::Dir,
-            NodeKind::File(_) => FileType::File,
-            NodeKind::Symlink { .. } => FileType::Symlink,
-            NodeKind::Special(Special::CharDevice) => FileType::Char,
-            NodeKind::Special(Special::BlockDevice) => FileType::Block,
-            NodeKind::Special(Special::Fifo) => FileType::Fifo,
-        };
+        let kind = FileType::of(&node.kind);
         let (target, target_hex) = match &node.kind {
             NodeKind::Symlink { target } => {
                 let (text, exact) = text_and_hex(target);
@@ -112,7 +118,8 @@ impl FileEntry {
     }
 }
 
-fn text_and_hex(bytes: &[u8]) -> (String, Option<String>) {
+/// Bytes as text, and exactly where that can't show them.
+pub(super) fn text_and_hex(bytes: &[u8]) -> (String, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), None),
         Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(hex::encode(bytes))),
