@@ -3,6 +3,8 @@
 
 /// `clipwright workspace`, `token` and `rollout`.
 mod admin;
+/// The sandbox that a builder runs in.
+mod build_sandbox;
 /// Options for commands that keep layer indexes.
 mod cache;
 /// `clipwright cat`.
@@ -96,6 +98,8 @@ enum Command {
     Trace(trace::Trace),
     #[command(hide = true)]
     Inside(trace::inside::Inside),
+    #[command(hide = true, name = crate::build::sandbox::COMMAND)]
+    BuildSandbox(build_sandbox::BuildSandbox),
     /// Check an archive: its structure, its tree, where its content is, and with --deep every byte
     Verify(verify::Verify),
     /// Bring archives to the other version, through a service
@@ -136,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Mounts(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Inside(command) => command.run(),
+        Command::BuildSandbox(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Migrate(command) => command.run(),
         Command::Submit(command) => command.run(),
