@@ -10,12 +10,14 @@ mod beta9;
 mod bulk;
 mod byte_range;
 mod bytes;
+mod contexts;
 mod deadline;
 mod docs;
 mod events;
 mod extract;
 mod files;
 mod health;
+mod log;
 mod images;
 mod jobs;
 mod metrics;
@@ -36,11 +38,13 @@ mod webhooks;
 mod workspaces;
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
+use crate::jobs::build::Contexts;
 use crate::jobs::queue::Queue;
 use crate::oci::OciSettings;
 use crate::publish::archives::ArchiveStore;
@@ -60,6 +64,10 @@ pub struct AppState {
     workspaces: Workspaces,
     rollouts: Rollouts,
     token: Option<auth::AccessToken>,
+    /// Where contexts of builds are kept, and where they are while they come.
+    contexts: Option<contexts::ContextRoom>,
+    /// Why this process builds nothing, if it works and doesn't.
+    no_builds: Option<String>,
     rates: rate::RateLimits,
     streams: streams::Streams,
     /// The service is about to stop: no new clients should come.
@@ -87,6 +95,8 @@ impl AppState {
             workspaces,
             rollouts,
             token: token.map(auth::AccessToken::new),
+            contexts: None,
+            no_builds: None,
             rates: rate::RateLimits::default(),
             streams: streams::Streams::default(),
             stopping: CancellationToken::new(),
@@ -99,6 +109,18 @@ impl AppState {
     #[must_use]
     pub fn for_probes_alone(self) -> Self {
         Self { probes_alone: true, ..self }
+    }
+
+    /// Contexts of builds are taken, and lie in `scratch` while they come.
+    #[must_use]
+    pub fn with_contexts(self, contexts: Contexts, scratch: PathBuf) -> Self {
+        Self { contexts: Some(contexts::ContextRoom::new(contexts, scratch)), ..self }
+    }
+
+    /// Why this process builds nothing, for `/readyz`.
+    #[must_use]
+    pub fn with_builds(self, no_builds: Option<String>) -> Self {
+        Self { no_builds, ..self }
     }
 
     /// How often each token may ask in a minute that has no limit of its own.

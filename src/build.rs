@@ -19,6 +19,8 @@ mod error;
 mod layout;
 /// What a build says.
 mod log;
+/// Which names secrets may have.
+mod names;
 /// The way from a Dockerfile to an image.
 mod pipeline;
 /// Running a program in a sandbox.
@@ -36,6 +38,7 @@ pub use dockerfile::{Dockerfile, ExternalImage, Features, MAX_DOCKERFILE, Scope}
 pub use error::{BuildError, ContextError, DockerfileError, SandboxError};
 pub use layout::BuiltLayout;
 pub use log::{LogLine, LogSink, Mask, StepNumber, Stream};
+pub use names::no_argument;
 pub use pipeline::{BuildInput, ContextInput, DockerfileInput, Finished, Pipeline, Timings};
 pub use process::Launcher;
 pub use sandbox::Network;

@@ -3,6 +3,8 @@
 
 /// `clipwright workspace`, `token` and `rollout`.
 mod admin;
+/// `clipwright build`.
+mod build;
 /// The sandbox that a builder runs in.
 mod build_sandbox;
 /// Options for commands that keep layer indexes.
@@ -50,6 +52,8 @@ mod rollout_report;
 mod serve;
 /// Options for commands that work through a service.
 mod service;
+/// `clipwright submit build`.
+mod submit_build;
 /// `clipwright trace`.
 mod trace;
 /// `clipwright unmount`.
@@ -78,6 +82,8 @@ enum Command {
     Index(index::Index),
     /// Pack an image into a v1 archive, which carries the files' content, without a service
     Pack(pack::Pack),
+    /// Build an image from a Dockerfile, push it, and index it into an archive, without a service
+    Build(build::Build),
     /// Show what an archive is and where its content lives
     Inspect(inspect::Inspect),
     /// List the files in an archive
@@ -130,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Index(command) => command.run(),
         Command::Pack(command) => command.run(),
+        Command::Build(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),

@@ -221,6 +221,10 @@ impl BuildBackend for Buildah {
         let mut environment = Vec::new();
         if order.secrets_as_arguments {
             for (name, value) in order.secrets {
+                if let Some(reason) = super::no_argument(name) {
+                    let reason = format!("secret {name:?} {reason}");
+                    return Err(BuildError::Failed { reason, tail: Vec::new() });
+                }
                 // Its value is taken from the environment, which other users of the machine can't read.
                 arguments.extend(["--build-arg".to_owned(), name.clone()]);
                 environment.push((name.clone(), value.expose_secret().to_owned()));

@@ -136,6 +136,12 @@ pub enum BuildError {
     /// The context can't be used.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// The store does not give a context.
+    #[error("the context can't be had: {reason}")]
+    Store {
+        /// What the store said.
+        reason: String,
+    },
     /// The context is not there.
     #[error("there is no context {digest} in the workspace: send it first")]
     NoContext {
@@ -193,7 +199,11 @@ impl Classify for BuildError {
     fn is_transient(&self) -> bool {
         match self {
             Self::Oci { error, .. } => error.is_transient(),
-            Self::Impossible { .. } | Self::Backend { .. } | Self::Io(_) | Self::BadFile { .. } => true,
+            Self::Impossible { .. }
+            | Self::Backend { .. }
+            | Self::Io(_)
+            | Self::Store { .. }
+            | Self::BadFile { .. } => true,
             _ => false,
         }
     }
@@ -204,6 +214,7 @@ impl Classify for BuildError {
             Self::Impossible { .. } | Self::Backend { .. } | Self::Io(_) | Self::BadFile { .. } => {
                 Fault::Ours
             }
+            Self::Store { .. } => Fault::Upstream,
             _ => Fault::User,
         }
     }
@@ -225,6 +236,7 @@ impl Classify for BuildError {
             Self::Impossible { .. } => "builds_impossible",
             Self::Backend { .. } => "builder_failed",
             Self::Context(_) => "invalid_context",
+            Self::Store { .. } => "store_unavailable",
             Self::NoContext { .. } => "context_not_found",
             Self::Oci { error, .. } => error.code(),
             Self::RegistryNotAllowed { .. } => "registry_not_allowed",

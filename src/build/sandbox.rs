@@ -17,6 +17,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
@@ -102,6 +103,17 @@ fn run_outer() -> Result<i32, SandboxError> {
         std::fs::write(cgroup, std::process::id().to_string())
             .map_err(SandboxError::of(&format!("join {}", cgroup.display())))?;
     }
+    // When the service is gone, nobody waits for what is built. No thread can be made once processes are
+    // to be in another namespace.
+    let inner_process = Arc::new(OnceLock::new());
+    let known = inner_process.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut input, &mut std::io::sink());
+        match known.get() {
+            Some(process) => drop(kill(*process, Signal::SIGKILL)),
+            None => std::process::exit(CODE),
+        }
+    });
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWIPC
@@ -121,11 +133,7 @@ fn run_outer() -> Result<i32, SandboxError> {
     if let Some(mut pipe) = inner.stdin.take() {
         pipe.write_all(line.as_bytes()).map_err(SandboxError::of("hand the spec on"))?;
     }
-    // When the service is gone, nobody waits for what is built.
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut input, &mut std::io::sink());
-        let _ = kill(process, Signal::SIGKILL);
-    });
+    let _ = inner_process.set(process);
     let status = inner.wait().map_err(SandboxError::of("wait for the inner process"))?;
     Ok(code(status))
 }

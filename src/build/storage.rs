@@ -128,11 +128,6 @@ impl Site {
         &self.scratch
     }
 
-    /// Whether layers are overlays.
-    pub(super) fn driver(&self) -> &'static str {
-        self.driver
-    }
-
     /// Remembers that an image was used just now.
     pub(super) fn touch(&self, image: &str) {
         // What can't be remembered goes earlier than it should.

@@ -54,14 +54,15 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<(), SandboxError> {
     for path in SYSTEM.iter().chain(&CONFIGURATION) {
         root.bind(Path::new(path), Write::No)?;
     }
+    // First, as the others may lie below.
+    for path in ["/tmp", "/var/tmp"] {
+        root.bind_at(&spec.temporary, Path::new(path), Write::Yes)?;
+    }
     for path in &spec.read_only {
         root.bind(path, Write::No)?;
     }
     for path in &spec.writable {
         root.bind(path, Write::Yes)?;
-    }
-    for path in ["/tmp", "/var/tmp"] {
-        root.bind_at(&spec.temporary, Path::new(path), Write::Yes)?;
     }
     root.make_directory(Path::new("/root"))?;
     root.make_directory(Path::new("/run"))?;
