@@ -272,9 +272,12 @@ fn build(layers: &Layers<'_>) -> Result<BuildSettings, ConfigError> {
         isolation: layers.require(&setting::BUILD_ISOLATION, Isolation::of)?,
         network: layers.require(&setting::BUILD_NETWORK, network)?,
         resources: Resources {
-            memory_mib: layers.parse(&setting::BUILD_MEMORY_MIB, |text| between(text, 16..=1 << 24))?,
-            processes: layers.parse(&setting::BUILD_PROCESSES, |text| between(text, 32..=1 << 22))?,
-            cpu_millis: layers.parse(&setting::BUILD_CPU_MILLIS, |text| between(text, 10..=1_024_000))?,
+            memory_mib: layers
+                .parse(&setting::BUILD_MEMORY_MIB, |text| between(text, 16..=1 << 24))?,
+            processes: layers
+                .parse(&setting::BUILD_PROCESSES, |text| between(text, 32..=1 << 22))?,
+            cpu_millis: layers
+                .parse(&setting::BUILD_CPU_MILLIS, |text| between(text, 10..=1_024_000))?,
         },
         cache_bytes: layers.require(&setting::BUILD_CACHE_MIB, |text| {
             between(text, 0..=1 << 24).map(|mib: u64| mib << 20)

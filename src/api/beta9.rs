@@ -113,7 +113,10 @@ fn build_of(request: &BuildRequest, text: &str) -> Result<(JobSpec, Secrets), Ap
         let bad = if as_arguments { no_argument(name) } else { None };
         if let Some(reason) = bad {
             let shown: String = name.chars().take(100).collect();
-            wrong.push(FieldError::new("build_options.build_secrets", format!("{shown:?} {reason}")));
+            wrong.push(FieldError::new(
+                "build_options.build_secrets",
+                format!("{shown:?} {reason}"),
+            ));
         }
         secrets.insert(format!("{SECRET_PREFIX}{name}"), value.clone());
     }

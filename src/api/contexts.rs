@@ -81,13 +81,16 @@ pub(super) async fn keep(
     // It has its connection for as long as a stream has.
     let _place = state.streams.open(&may.access)?;
     let failed = |error: std::io::Error| ApiError::internal(&error);
-    let file = tempfile::Builder::new().prefix("context-").tempfile_in(&room.scratch).map_err(failed)?;
-    let (mut output, path) = (tokio::fs::File::from_std(file.reopen().map_err(failed)?), file.path());
+    let file =
+        tempfile::Builder::new().prefix("context-").tempfile_in(&room.scratch).map_err(failed)?;
+    let (mut output, path) =
+        (tokio::fs::File::from_std(file.reopen().map_err(failed)?), file.path());
     let (mut hasher, mut size, mut start) = (Sha256::new(), 0_u64, Vec::new());
     let mut chunks = body.into_data_stream();
     loop {
         let next = timeout(SILENCE, chunks.next()).await;
-        let broken = |detail: String| ApiError::new(StatusCode::BAD_REQUEST, "context_broken", detail);
+        let broken =
+            |detail: String| ApiError::new(StatusCode::BAD_REQUEST, "context_broken", detail);
         let next = next.map_err(|_| broken(format!("nothing came for {SILENCE:?}")))?;
         let Some(chunk) = next else { break };
         let chunk = chunk.map_err(|error| broken(format!("the context broke off: {error}")))?;
@@ -109,7 +112,8 @@ pub(super) async fn keep(
     let kept = room.contexts.keep(&may.access.workspace, digest, path, &state.shutdown).await;
     kept.map_err(|error| ApiError::from_lower(&error))?;
     let location = format!("{PATH}/{digest}");
-    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(KeptContext { digest, size })).into_response())
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(KeptContext { digest, size }))
+        .into_response())
 }
 
 /// Looks for a context

@@ -18,7 +18,8 @@ const UPLOAD: Duration = Duration::from_hours(2);
 
 /// Middleware: 504 for what takes too long; the work on it is dropped.
 pub(super) async fn answer_in_time(request: Request, next: Next) -> Response {
-    let is_upload = request.method() == Method::POST && request.uri().path() == super::contexts::PATH;
+    let is_upload =
+        request.method() == Method::POST && request.uri().path() == super::contexts::PATH;
     let limit = if is_upload { UPLOAD } else { LIMIT };
     let answer = tokio::time::timeout(limit, next.run(request)).await;
     answer.unwrap_or_else(|_| {

@@ -13,9 +13,8 @@ use utoipa_axum::routes;
 use super::extract::MAX_BODY;
 use super::{
     AppState, archives, auth, beta9, bulk, contexts, deadline, docs, events, files, health, images,
-    jobs, log, new_job,
-    metrics, observe, origin, problem, rollout_report, rollouts, starts, tokens, traces, webhooks,
-    workspaces,
+    jobs, log, metrics, new_job, observe, origin, problem, rollout_report, rollouts, starts,
+    tokens, traces, webhooks, workspaces,
 };
 use crate::trace;
 

@@ -64,7 +64,12 @@ pub trait BuildBackend: Send + Sync + std::fmt::Debug {
     /// Puts right the storage of a workspace in which nobody builds, for which `site` must have the
     /// exclusive lock: no working containers, and no more than `most` bytes of layers, of which those
     /// that were not used for longest go first. Gives how much was removed.
-    async fn tidy(&self, site: &Site, most: u64, cancel: &CancellationToken) -> Result<u64, BuildError>;
+    async fn tidy(
+        &self,
+        site: &Site,
+        most: u64,
+        cancel: &CancellationToken,
+    ) -> Result<u64, BuildError>;
 }
 
 /// Names a builder.

@@ -97,7 +97,8 @@ impl BaseImages<'_> {
             error => BuildError::Oci { place: format!("Dockerfile line {line}: "), error },
         };
         let wrong = |reason: String| super::DockerfileError { line, reason };
-        let reference: Reference = image.name.parse().map_err(|error| failed(OciError::from(error)))?;
+        let reference: Reference =
+            image.name.parse().map_err(|error| failed(OciError::from(error)))?;
         let registry = reference.registry().to_owned();
         if !(self.may_pull_from)(&registry) {
             return Err(BuildError::RegistryNotAllowed { line, registry });
@@ -158,10 +159,11 @@ async fn fetch_into(
     }
     let layers: BTreeMap<Digest, u64> =
         image.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-    let missing = layers.into_iter().filter(|(digest, _)| {
-        !known.contains(digest) && !directory.join(digest.hex()).exists()
-    });
-    let fetches: Vec<_> = missing.map(|(digest, size)| fetch_blob(source, digest, size, directory, cancel)).collect();
+    let missing = layers
+        .into_iter()
+        .filter(|(digest, _)| !known.contains(digest) && !directory.join(digest.hex()).exists());
+    let fetches: Vec<_> =
+        missing.map(|(digest, size)| fetch_blob(source, digest, size, directory, cancel)).collect();
     stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await
 }
 

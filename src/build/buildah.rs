@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
+use super::BuildError;
 use super::backend::{BackendVersion, BuildBackend, BuildOrder, BuiltImage};
 use super::cgroup::{Cgroup, Resources};
 use super::dockerfile::Features;
@@ -17,7 +18,6 @@ use super::log::{LogSink, Mask};
 use super::process::{End, LastLines, Launcher};
 use super::sandbox::{self, Network, SandboxSpec};
 use super::storage::Site;
-use super::BuildError;
 use crate::digest::Digest;
 use crate::local::io_error;
 
@@ -164,7 +164,10 @@ fn spec(site: &Site, isolation: Isolation, arguments: &[&str], network: Network)
         ("BUILDAH_ISOLATION", isolation.as_str().to_owned()),
     ];
     SandboxSpec {
-        arguments: [PROGRAM].iter().chain(arguments).map(ToString::to_string).collect(),
+        arguments: std::iter::once(PROGRAM)
+            .chain(arguments.iter().copied())
+            .map(str::to_owned)
+            .collect(),
         environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
         root: site.scratch("root"),
         read_only: Vec::new(),
@@ -249,7 +252,8 @@ impl BuildBackend for Buildah {
         drop((secrets, cgroup));
         match end {
             End::Exit(0) => {
-                let text = fs::read_to_string(&image).map_err(io_error("can't read the image's id"))?;
+                let text =
+                    fs::read_to_string(&image).map_err(io_error("can't read the image's id"))?;
                 let config = text.trim().parse().map_err(|_| BuildError::BadFile {
                     path: image,
                     reason: format!("expected a digest, found {:?}", text.trim()),
@@ -279,8 +283,18 @@ impl BuildBackend for Buildah {
         let policy = site.conf("policy.json").display().to_string();
         let (from, to) = (image.hex(), format!("oci:{}:image", layout.display()));
         let arguments = [
-            "push", "--quiet", "--signature-policy", &policy, "--format", "oci",
-            "--compression-format", "gzip", "--compression-level", "1", &from, &to,
+            "push",
+            "--quiet",
+            "--signature-policy",
+            &policy,
+            "--format",
+            "oci",
+            "--compression-format",
+            "gzip",
+            "--compression-level",
+            "1",
+            &from,
+            &to,
         ];
         self.command(site, "push", &arguments, cancel).await
     }
@@ -290,11 +304,17 @@ impl BuildBackend for Buildah {
         if left.is_empty() {
             return Ok(());
         }
-        let arguments: Vec<&str> = ["rm"].into_iter().chain(left.iter().map(String::as_str)).collect();
+        let arguments: Vec<&str> =
+            ["rm"].into_iter().chain(left.iter().map(String::as_str)).collect();
         self.command(site, "rm", &arguments, &CancellationToken::new()).await
     }
 
-    async fn tidy(&self, site: &Site, most: u64, cancel: &CancellationToken) -> Result<u64, BuildError> {
+    async fn tidy(
+        &self,
+        site: &Site,
+        most: u64,
+        cancel: &CancellationToken,
+    ) -> Result<u64, BuildError> {
         let mut removed = 0;
         if site.has_containers() {
             self.command(site, "rm", &["rm", "--all"], cancel).await?;
@@ -317,11 +337,24 @@ impl BuildBackend for Buildah {
 }
 
 impl Buildah {
-    fn arguments(&self, site: &Site, order: &BuildOrder<'_>, file: &Path, image: &Path) -> Vec<String> {
+    fn arguments(
+        &self,
+        site: &Site,
+        order: &BuildOrder<'_>,
+        file: &Path,
+        image: &Path,
+    ) -> Vec<String> {
         let shown = |path: &Path| path.display().to_string();
         let mut arguments: Vec<String> = [
-            "bud", "--layers", "--force-rm", "--format", "docker", "--pull=never", "--http-proxy=false",
-            "--isolation", self.isolation.as_str(),
+            "bud",
+            "--layers",
+            "--force-rm",
+            "--format",
+            "docker",
+            "--pull=never",
+            "--http-proxy=false",
+            "--isolation",
+            self.isolation.as_str(),
         ]
         .map(str::to_owned)
         .into();

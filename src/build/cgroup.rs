@@ -47,8 +47,15 @@ impl Resources {
         let mut rules = Vec::new();
         if let Some(mib) = self.memory_mib {
             let bytes = (mib << 20).to_string();
-            rules.push(Rule::new("memory", ("memory.max", &bytes), ("memory.limit_in_bytes", &bytes)));
-            rules.push(Rule::new("memory", ("memory.swap.max", "0"), ("memory.swappiness", "0")).if_possible());
+            rules.push(Rule::new(
+                "memory",
+                ("memory.max", &bytes),
+                ("memory.limit_in_bytes", &bytes),
+            ));
+            rules.push(
+                Rule::new("memory", ("memory.swap.max", "0"), ("memory.swappiness", "0"))
+                    .if_possible(),
+            );
         }
         if let Some(most) = self.processes {
             let most = most.to_string();
@@ -105,7 +112,11 @@ impl Cgroup {
             enable(resources)?;
         }
         for rule in resources.rules() {
-            let parent = if unified { Path::new(ROOT).to_owned() } else { Path::new(ROOT).join(rule.controller) };
+            let parent = if unified {
+                Path::new(ROOT).to_owned()
+            } else {
+                Path::new(ROOT).join(rule.controller)
+            };
             let directory = parent.join(OURS).join(&name);
             if !made.directories.contains(&directory) {
                 fs::create_dir_all(&directory)
@@ -147,7 +158,7 @@ impl Drop for Cgroup {
             // What was killed a moment ago may not be gone yet.
             for _ in 0..100 {
                 let gone = fs::remove_dir(directory);
-                if gone.is_ok_and(|()| true) || !directory.exists() {
+                if gone.is_ok() || !directory.exists() {
                     break;
                 }
                 std::thread::sleep(std::time::Duration::from_millis(5));
@@ -160,7 +171,8 @@ impl Drop for Cgroup {
 /// own, this one among them: then the kernel refuses it.
 fn enable(resources: &Resources) -> Result<(), BuildError> {
     let ours = Path::new(ROOT).join(OURS);
-    fs::create_dir_all(&ours).map_err(io_error(format!("can't make the cgroup {}", ours.display())))?;
+    fs::create_dir_all(&ours)
+        .map_err(io_error(format!("can't make the cgroup {}", ours.display())))?;
     let mut controllers: Vec<_> = resources.rules().iter().map(|rule| rule.controller).collect();
     controllers.dedup();
     for parent in [Path::new(ROOT), &ours] {
@@ -168,7 +180,10 @@ fn enable(resources: &Resources) -> Result<(), BuildError> {
         let present = fs::read_to_string(&file).unwrap_or_default();
         for controller in &controllers {
             if !present.split_whitespace().any(|found| found == *controller) {
-                let what = format!("can't give the {controller} controller to builds in {}", file.display());
+                let what = format!(
+                    "can't give the {controller} controller to builds in {}",
+                    file.display()
+                );
                 fs::write(&file, format!("+{controller}")).map_err(io_error(what))?;
             }
         }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
@@ -108,7 +108,8 @@ fn unpack_tar(reader: impl Read, tree: &mut Tree) -> Result<(), BuildError> {
             tar::EntryType::Link => tree.hard_link(&name, &link.unwrap_or_default())?,
             tar::EntryType::XGlobalHeader => {}
             other => {
-                let reason = format!("is of the type {other:?}: expected a file, a directory or a link");
+                let reason =
+                    format!("is of the type {other:?}: expected a file, a directory or a link");
                 return Err(name.wrong(reason).into());
             }
         }
@@ -147,9 +148,14 @@ impl Name {
     fn new(bytes: &[u8], limits: ContextLimits) -> Result<Self, ContextError> {
         use std::os::unix::ffi::OsStrExt as _;
         let shown: String = String::from_utf8_lossy(bytes).chars().take(200).collect();
-        let wrong = |reason: &str| ContextError::Entry { path: shown.clone(), reason: reason.to_owned() };
+        let wrong =
+            |reason: &str| ContextError::Entry { path: shown.clone(), reason: reason.to_owned() };
         if bytes.len() > limits.path {
-            return Err(wrong(&format!("has {} bytes: expected at most {}", bytes.len(), limits.path)));
+            return Err(wrong(&format!(
+                "has {} bytes: expected at most {}",
+                bytes.len(),
+                limits.path
+            )));
         }
         if bytes.contains(&0) {
             return Err(wrong("has a NUL in it"));
@@ -197,9 +203,12 @@ impl Tree {
                 Ok(found) if found.is_dir() => {}
                 Ok(_) => {
                     let at = path.strip_prefix(&self.root).unwrap_or(&path);
-                    return Err(name.wrong(format!("lies below {}, which is no directory", at.display())).into());
+                    return Err(name
+                        .wrong(format!("lies below {}, which is no directory", at.display()))
+                        .into());
                 }
-                Err(_) => fs::create_dir(&path).map_err(io_error("can't make a directory of the context"))?,
+                Err(_) => fs::create_dir(&path)
+                    .map_err(io_error("can't make a directory of the context"))?,
             }
         }
         if let Some(last) = name.path.file_name() {
@@ -211,16 +220,16 @@ impl Tree {
     /// Takes away what an earlier entry of the same name put there, unless it is a directory.
     fn clear(name: &Name, path: &Path) -> Result<(), BuildError> {
         match fs::symlink_metadata(path) {
-            Ok(found) if found.is_dir() => {
-                Err(name.wrong("is a directory already").into())
+            Ok(found) if found.is_dir() => Err(name.wrong("is a directory already").into()),
+            Ok(_) => {
+                Ok(fs::remove_file(path)
+                    .map_err(io_error("can't replace a file of the context"))?)
             }
-            Ok(_) => Ok(fs::remove_file(path).map_err(io_error("can't replace a file of the context"))?),
             Err(_) => Ok(()),
         }
     }
 
     fn directory(&mut self, name: &Name, mode: u32) -> Result<(), BuildError> {
-        use std::os::unix::fs::PermissionsExt as _;
         let path = self.place(name)?;
         let failed = || io_error("can't make a directory of the context");
         match fs::symlink_metadata(&path) {
@@ -245,7 +254,12 @@ impl Tree {
         let failed = || io_error("can't write a file of the context");
         // Such bits would count on this machine, and Docker's own contexts are of no use for them.
         let mode = mode & 0o777;
-        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(&path).map_err(failed())?;
+        let mut file = fs::OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(mode)
+            .open(&path)
+            .map_err(failed())?;
         let mut buffer = vec![0; 64 << 10];
         loop {
             let read = match content.read(&mut buffer) {
@@ -260,7 +274,6 @@ impl Tree {
             }
             file.write_all(&buffer[..read]).map_err(failed())?;
         }
-        use std::os::unix::fs::PermissionsExt as _;
         file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed())?;
         let time = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(mtime));
         // A time that can't be kept is not worth failing for.
@@ -281,10 +294,13 @@ impl Tree {
 
     /// A second name of a file that came before.
     fn hard_link(&mut self, name: &Name, target: &[u8]) -> Result<(), BuildError> {
-        let first = Name::new(target, self.limits)
-            .map_err(|error| name.wrong(format!("is a link to what can't be in a context: {error}")))?;
+        let first = Name::new(target, self.limits).map_err(|error| {
+            name.wrong(format!("is a link to what can't be in a context: {error}"))
+        })?;
         let from = plain_file(&self.root, &first.path);
-        let from = from.ok_or_else(|| name.wrong(format!("is a link to {:?}, which is no file before it", first.shown)))?;
+        let from = from.ok_or_else(|| {
+            name.wrong(format!("is a link to {:?}, which is no file before it", first.shown))
+        })?;
         let path = self.place(name)?;
         Self::clear(name, &path)?;
         Ok(fs::hard_link(from, &path).map_err(io_error("can't make a link of the context"))?)

@@ -83,8 +83,10 @@ impl Dockerfile {
     /// here.
     pub fn parse(text: &str, features: Features) -> Result<Self, DockerfileError> {
         let instructions = parse::instructions(text)?;
-        if let Some(instruction) = instructions.iter().find(|i| i.has_heredoc && !features.heredocs) {
-            let reason = "here-documents (<<) need buildah 1.33 or newer, which is not installed".to_owned();
+        if let Some(instruction) = instructions.iter().find(|i| i.has_heredoc && !features.heredocs)
+        {
+            let reason =
+                "here-documents (<<) need buildah 1.33 or newer, which is not installed".to_owned();
             return Err(DockerfileError { line: instruction.line, reason });
         }
         let mut dockerfile = Self { arguments: Vec::new(), stages: Vec::new() };
@@ -136,7 +138,8 @@ impl Dockerfile {
                         let reason = format!("FROM needs an image, and {} is empty", from.image);
                         return Err(DockerfileError { line, reason });
                     }
-                    let earlier = self.stages[..number].iter().any(|stage| stage.name == name.to_lowercase());
+                    let earlier =
+                        self.stages[..number].iter().any(|stage| stage.name == name.to_lowercase());
                     if name != "scratch" && !earlier {
                         let platform = from.platform.map(|text| expand(&text, &globals, line));
                         add(ExternalImage { name, platform: platform.transpose()?, line });
@@ -188,7 +191,8 @@ impl Dockerfile {
         }
         for argument in &self.arguments {
             for word in argument.rest.split_whitespace() {
-                let (name, default) = word.split_once('=').map_or((word, None), |(n, v)| (n, Some(v)));
+                let (name, default) =
+                    word.split_once('=').map_or((word, None), |(n, v)| (n, Some(v)));
                 let value = match (scope.arguments.get(name), default) {
                     (Some(given), _) => given.clone(),
                     (None, Some(default)) => {
@@ -213,7 +217,8 @@ struct From {
 
 impl From {
     fn parse(instruction: &Instruction) -> Result<Self, DockerfileError> {
-        let wrong = |reason: &str| DockerfileError { line: instruction.line, reason: reason.to_owned() };
+        let wrong =
+            |reason: &str| DockerfileError { line: instruction.line, reason: reason.to_owned() };
         let (mut platform, mut words) = (None, Vec::new());
         for word in instruction.rest.split_whitespace() {
             match word.strip_prefix("--platform=") {
@@ -243,7 +248,10 @@ fn sources(instruction: &Instruction) -> Vec<String> {
         }
         _ => None,
     });
-    named.map(|name| name.trim_matches(['"', '\'']).to_owned()).filter(|name| !name.is_empty()).collect()
+    named
+        .map(|name| name.trim_matches(['"', '\'']).to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 #[cfg(test)]

@@ -40,7 +40,9 @@ pub struct DockerfileError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContextError {
     /// It is none of the formats.
-    #[error("the context is neither a tar, plain or compressed with gzip or zstd, nor a zip: {reason}")]
+    #[error(
+        "the context is neither a tar, plain or compressed with gzip or zstd, nor a zip: {reason}"
+    )]
     Format {
         /// What was found.
         reason: String,
@@ -102,7 +104,7 @@ pub enum BuildError {
         tail: Vec<String>,
     },
     /// Memory ran out.
-    #[error("the build took more memory than the {mib} MiB that it may have{}", at(.place))]
+    #[error("the build took more memory than the {mib} MiB that it may have{}", at(.place.as_deref()))]
     OutOfMemory {
         /// The limit.
         mib: u64,
@@ -110,7 +112,7 @@ pub enum BuildError {
         place: Option<String>,
     },
     /// It took too long.
-    #[error("the build took longer than the {} seconds that it may take{}", .limit.as_secs(), at(.place))]
+    #[error("the build took longer than the {} seconds that it may take{}", .limit.as_secs(), at(.place.as_deref()))]
     TimedOut {
         /// The limit.
         limit: Duration,
@@ -185,8 +187,8 @@ fn tail_of(tail: &[String]) -> String {
     if tail.is_empty() { String::new() } else { format!("; its last lines: {}", tail.join(" | ")) }
 }
 
-fn at(place: &Option<String>) -> String {
-    place.as_ref().map(|place| format!(", at {place}")).unwrap_or_default()
+fn at(place: Option<&str>) -> String {
+    place.map(|place| format!(", at {place}")).unwrap_or_default()
 }
 
 impl From<OciError> for BuildError {
@@ -234,13 +236,12 @@ impl Classify for BuildError {
             Self::OutOfMemory { .. } => "build_out_of_memory",
             Self::TimedOut { .. } => "build_timed_out",
             Self::Impossible { .. } => "builds_impossible",
-            Self::Backend { .. } => "builder_failed",
+            Self::Backend { .. } | Self::BadFile { .. } => "builder_failed",
             Self::Context(_) => "invalid_context",
             Self::Store { .. } => "store_unavailable",
             Self::NoContext { .. } => "context_not_found",
             Self::Oci { error, .. } => error.code(),
             Self::RegistryNotAllowed { .. } => "registry_not_allowed",
-            Self::BadFile { .. } => "builder_failed",
             Self::Io(_) => "io",
             Self::Cancelled => "cancelled",
         }

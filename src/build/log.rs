@@ -35,7 +35,9 @@ pub struct LogLine {
 }
 
 /// Names a step: a stage, and an instruction in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 pub struct StepNumber {
     /// Counts from 1.
     pub stage: u32,

@@ -147,7 +147,9 @@ impl Pipeline<'_> {
     ) -> Result<Finished, BuildError> {
         let mut timings = Timings::default();
         let mut warnings = Vec::new();
-        let say = async |text: String| log.write(LogLine { step: None, stream: Stream::Service, text }).await;
+        let say = async |text: String| {
+            log.write(LogLine { step: None, stream: Stream::Service, text }).await
+        };
 
         let started = Instant::now();
         let context = self.context(site, &input.context).await?;
@@ -157,7 +159,8 @@ impl Pipeline<'_> {
 
         let started = Instant::now();
         let platform = &input.platform;
-        let scope = Scope { arguments: &input.arguments, target: input.target.as_deref(), platform };
+        let scope =
+            Scope { arguments: &input.arguments, target: input.target.as_deref(), platform };
         let externals = dockerfile.externals(&scope)?;
         let bases = BaseImages {
             backend: self.backend,
@@ -201,7 +204,8 @@ impl Pipeline<'_> {
         let (layout, is_elsewhere) = self.export(site, built.config, &mask, cancel).await?;
         if is_elsewhere {
             warnings.push(
-                "the image's config holds the value of a secret, where the Dockerfile put it".to_owned(),
+                "the image's config holds the value of a secret, where the Dockerfile put it"
+                    .to_owned(),
             );
         }
         let layout = BuiltLayout::open(&layout, published_as, platform, cancel).await?;

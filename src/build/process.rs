@@ -87,7 +87,8 @@ impl Launcher {
         cancel: &CancellationToken,
     ) -> Result<End, BuildError> {
         let failed = || io_error("can't run the sandbox");
-        let mut text = serde_json::to_vec(spec).map_err(|error| io_error("can't write the sandbox's spec")(error.into()))?;
+        let mut text = serde_json::to_vec(spec)
+            .map_err(|error| io_error("can't write the sandbox's spec")(error.into()))?;
         text.push(b'\n');
         let mut child = Command::new(&self.program)
             .arg(sandbox::COMMAND)

@@ -97,8 +97,13 @@ fn run_outer() -> Result<i32, SandboxError> {
     signals.thread_block().map_err(SandboxError::of("block signals"))?;
     let mut input = BufReader::new(std::io::stdin());
     let mut line = String::new();
-    input.by_ref().take(MAX_SPEC).read_line(&mut line).map_err(SandboxError::of("read the spec"))?;
-    let spec: SandboxSpec = serde_json::from_str(&line).map_err(SandboxError::of("read the spec"))?;
+    input
+        .by_ref()
+        .take(MAX_SPEC)
+        .read_line(&mut line)
+        .map_err(SandboxError::of("read the spec"))?;
+    let spec: SandboxSpec =
+        serde_json::from_str(&line).map_err(SandboxError::of("read the spec"))?;
     for cgroup in &spec.cgroups {
         std::fs::write(cgroup, std::process::id().to_string())
             .map_err(SandboxError::of(&format!("join {}", cgroup.display())))?;
@@ -147,7 +152,8 @@ fn run_inner() -> Result<i32, SandboxError> {
     let mut line = String::new();
     let input = std::io::stdin().take(MAX_SPEC);
     BufReader::new(input).read_line(&mut line).map_err(SandboxError::of("read the spec"))?;
-    let spec: SandboxSpec = serde_json::from_str(&line).map_err(SandboxError::of("read the spec"))?;
+    let spec: SandboxSpec =
+        serde_json::from_str(&line).map_err(SandboxError::of("read the spec"))?;
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     // Process 1 has no handlers: what is sent to it is taken by a thread that waits for it.
@@ -155,7 +161,10 @@ fn run_inner() -> Result<i32, SandboxError> {
     nix::unistd::sethostname("build").map_err(SandboxError::of("name the host"))?;
     root::enter(&spec)?;
     let [program, arguments @ ..] = &spec.arguments[..] else {
-        return Err(SandboxError { what: "run nothing".to_owned(), reason: "no program".to_owned() });
+        return Err(SandboxError {
+            what: "run nothing".to_owned(),
+            reason: "no program".to_owned(),
+        });
     };
     let null = File::open("/dev/null").map_err(SandboxError::of("open /dev/null"))?;
     let child = Command::new(program)

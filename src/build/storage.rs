@@ -64,7 +64,9 @@ impl Site {
         match lock.try_lock() {
             Ok(()) => Self::prepare(storage.to_owned(), scratch.to_owned(), lock).map(Some),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(io_error("can't lock the storage")(error).into()),
+            Err(TryLockError::Error(error)) => {
+                Err(io_error("can't lock the storage")(error).into())
+            }
         }
     }
 
@@ -159,7 +161,8 @@ impl Site {
     /// Ids of the working containers that this build made and has not removed: those whose layer it
     /// has mounted.
     pub(super) fn own_containers(&self) -> Vec<String> {
-        let mounted = named(&self.run_root().join(format!("{}-layers/mountpoints.json", self.driver)));
+        let mounted =
+            named(&self.run_root().join(format!("{}-layers/mountpoints.json", self.driver)));
         let mounted: Vec<String> = mounted.into_iter().map(|layer| layer.id).collect();
         let containers = self.containers().into_iter();
         containers.filter(|container| mounted.contains(&container.layer)).map(|c| c.id).collect()

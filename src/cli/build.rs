@@ -83,7 +83,7 @@ pub(super) struct BuildOptions {
     #[arg(long)]
     secrets_as_build_args: bool,
     /// Seconds that the builder may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 
@@ -156,13 +156,19 @@ fn secret(text: &str) -> anyhow::Result<(String, SecretString)> {
             _ => bail!("--secret {text:?}: expected id=ID,src=FILE or id=ID,env=NAME"),
         }
     }
-    let id = id.filter(|id| !id.is_empty()).with_context(|| format!("--secret {text:?} has no id"))?;
-    ensure!(file.is_none() || variable.is_none(), "--secret {text:?}: src and env exclude each other");
+    let id =
+        id.filter(|id| !id.is_empty()).with_context(|| format!("--secret {text:?} has no id"))?;
+    ensure!(
+        file.is_none() || variable.is_none(),
+        "--secret {text:?}: src and env exclude each other"
+    );
     let value = match file {
-        Some(file) => std::fs::read_to_string(&file).with_context(|| format!("can't read the secret in {file}"))?,
+        Some(file) => std::fs::read_to_string(&file)
+            .with_context(|| format!("can't read the secret in {file}"))?,
         None => {
             let name = variable.unwrap_or_else(|| id.clone());
-            std::env::var(&name).with_context(|| format!("secret {id}: {name} is not in the environment"))?
+            std::env::var(&name)
+                .with_context(|| format!("secret {id}: {name} is not in the environment"))?
         }
     };
     Ok((id, value.into()))
@@ -171,8 +177,13 @@ fn secret(text: &str) -> anyhow::Result<(String, SecretString)> {
 /// The text of the Dockerfile.
 pub(super) fn dockerfile_text(file: Option<&Path>, context: &Path) -> anyhow::Result<String> {
     let file = file.map_or_else(|| context.join("Dockerfile"), Path::to_owned);
-    let text = std::fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
-    ensure!(text.len() <= MAX_DOCKERFILE, "{} is larger than {MAX_DOCKERFILE} bytes", file.display());
+    let text =
+        std::fs::read_to_string(&file).with_context(|| format!("can't read {}", file.display()))?;
+    ensure!(
+        text.len() <= MAX_DOCKERFILE,
+        "{} is larger than {MAX_DOCKERFILE} bytes",
+        file.display()
+    );
     Ok(text)
 }
 
@@ -199,21 +210,29 @@ impl Build {
         let credentials = self.registry.credentials(&source)?;
         let platform = self.options.platform.clone().unwrap_or_else(Platform::host).normalised();
         let host = self.tag.registry().to_owned();
-        let input = BuildInput {
-            dockerfile: DockerfileInput::Text(dockerfile_text(self.file.as_deref(), &self.context)?),
-            context: ContextInput::Directory(self.context.canonicalize().with_context(|| {
-                format!("can't use {} as a context", self.context.display())
-            })?),
-            arguments: self.options.arguments(),
-            secrets: self.options.secrets()?,
-            secrets_as_arguments: self.options.secrets_as_build_args,
-            target: self.options.target.clone(),
-            platform: platform.clone(),
-            labels: self.options.labels(),
-            no_cache: self.options.no_cache,
-            timeout: Duration::from_secs(self.options.timeout),
-            credentials: credentials.clone().map(|given| (host.clone(), given)).into_iter().collect(),
-        };
+        let input =
+            BuildInput {
+                dockerfile: DockerfileInput::Text(dockerfile_text(
+                    self.file.as_deref(),
+                    &self.context,
+                )?),
+                context: ContextInput::Directory(self.context.canonicalize().with_context(
+                    || format!("can't use {} as a context", self.context.display()),
+                )?),
+                arguments: self.options.arguments(),
+                secrets: self.options.secrets()?,
+                secrets_as_arguments: self.options.secrets_as_build_args,
+                target: self.options.target.clone(),
+                platform: platform.clone(),
+                labels: self.options.labels(),
+                no_cache: self.options.no_cache,
+                timeout: Duration::from_secs(self.options.timeout),
+                credentials: credentials
+                    .clone()
+                    .map(|given| (host.clone(), given))
+                    .into_iter()
+                    .collect(),
+            };
         let oci = self.registry.settings();
         let mut options = IndexOptions {
             limits: self.limits.load()?,
@@ -228,12 +247,15 @@ impl Build {
             let probe = tempfile::tempdir_in(scratch.path())?;
             let launcher = Launcher::of_this_program()?;
             let backend =
-                Buildah::probe(launcher, self.isolation, Resources::default(), probe.path()).await?;
+                Buildah::probe(launcher, self.isolation, Resources::default(), probe.path())
+                    .await?;
             let work = tempfile::tempdir_in(scratch.path())?;
             let site = Site::open(&storage.join("default"), work.path()).await?;
             let (network, context_limits) = (self.network, ContextLimits::default());
             let pipeline = Pipeline { backend: &backend, oci: &oci, network, context_limits };
-            let built = pipeline.build(&site, &input, Some(&self.tag), &|_| true, &Terminal, &cancel).await?;
+            let built = pipeline
+                .build(&site, &input, Some(&self.tag), &|_| true, &Terminal, &cancel)
+                .await?;
             for warning in &built.warnings {
                 eprintln!("warning: {warning}");
             }
@@ -253,7 +275,9 @@ impl Build {
     fn storage(&self) -> anyhow::Result<PathBuf> {
         if let Some(directory) = &self.storage {
             std::fs::create_dir_all(directory)?;
-            return directory.canonicalize().with_context(|| format!("can't use {}", directory.display()));
+            return directory
+                .canonicalize()
+                .with_context(|| format!("can't use {}", directory.display()));
         }
         let base = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let caches = base("XDG_CACHE_HOME").or_else(|| Some(base("HOME")?.join(".cache")));

@@ -277,7 +277,9 @@ impl JobsCommand {
                             return follow_log(&client, &job, json, true, &cancel).await;
                         }
                         let path = format!("/v1/jobs/{id}/log?follow=false");
-                        client.lines(&path, &cancel, |line| println!("{}", log_line(line, json))).await?;
+                        client
+                            .lines(&path, &cancel, |line| println!("{}", log_line(line, json)))
+                            .await?;
                         return Ok(Value::Null);
                     }
                     if *follow {

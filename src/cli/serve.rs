@@ -91,9 +91,7 @@ async fn run(
         .with_limits(config.max_running, config.max_queued);
     let workshop = match config.role {
         Role::Api => None,
-        Role::All | Role::Worker => {
-            Some(Workshop::open(config, &stores, &queue, database).await?)
-        }
+        Role::All | Role::Worker => Some(Workshop::open(config, &stores, &queue, database).await?),
     };
     tokio::spawn(telemetry::metrics::keep_up());
     let (store, workers) = (stores.archives.describe(), config.workers);

@@ -41,9 +41,15 @@ pub(super) struct SubmitBuild {
 
 impl SubmitBuild {
     /// The job's body, once the context is where the service finds it.
-    pub(super) async fn body(&self, client: &Client, cancel: &CancellationToken) -> anyhow::Result<Value> {
-        let directory = self.context.clone().or_else(|| self.file.is_none().then(|| PathBuf::from(".")));
-        let text = dockerfile_text(self.file.as_deref(), directory.as_deref().unwrap_or(".".as_ref()))?;
+    pub(super) async fn body(
+        &self,
+        client: &Client,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Value> {
+        let directory =
+            self.context.clone().or_else(|| self.file.is_none().then(|| PathBuf::from(".")));
+        let text =
+            dockerfile_text(self.file.as_deref(), directory.as_deref().unwrap_or(".".as_ref()))?;
         let context = match &directory {
             Some(directory) => Some(self.send(directory, client, cancel).await?),
             None => None,
@@ -51,14 +57,17 @@ impl SubmitBuild {
         let options = &self.options;
         let mut credentials = Map::new();
         for given in &self.registry_credentials {
-            let (host, file) = given.split_once('=').with_context(|| format!("{given:?}: expected HOST=FILE"))?;
-            let text = std::fs::read_to_string(file).with_context(|| format!("can't read {file}"))?;
+            let (host, file) =
+                given.split_once('=').with_context(|| format!("{given:?}: expected HOST=FILE"))?;
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("can't read {file}"))?;
             credentials.insert(host.to_owned(), json!(text.trim()));
         }
         let secrets = options.secrets()?;
         let secrets: Map<String, Value> =
             secrets.iter().map(|(id, value)| (id.clone(), json!(value.expose_secret()))).collect();
-        let made_of = format!("{text}\0{context:?}\0{:?}\0{:?}", options.arguments(), options.target());
+        let made_of =
+            format!("{text}\0{context:?}\0{:?}\0{:?}", options.arguments(), options.target());
         let named = || Digest::of(made_of.as_bytes()).hex()[..16].to_owned();
         let id = self.image_id.as_ref().map_or_else(named, ToString::to_string);
         let mut body = options.body();
@@ -74,7 +83,9 @@ impl SubmitBuild {
             ("secrets", (!secrets.is_empty()).then(|| Value::Object(secrets))),
             ("credentials", (!credentials.is_empty()).then(|| Value::Object(credentials))),
         ];
-        body.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+        body.extend(
+            optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))),
+        );
         Ok(Value::Object(body))
     }
 

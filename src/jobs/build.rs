@@ -151,7 +151,8 @@ impl Builder {
         let Built { source, image, mut report, _scratch } = built?;
         let indexing = Instant::now();
         let chosen = (policy, chosen);
-        let archived = self.puller.archive(&asked, chosen, (source, image), attempt, account).await?;
+        let archived =
+            self.puller.archive(&asked, chosen, (source, image), attempt, account).await?;
         report.timings.index = indexing.elapsed().as_secs_f64();
         let PublishedArchive { summary, archive, version, republished_from } = archived;
         Ok(JobResult {
@@ -186,7 +187,8 @@ impl Builder {
         let credentials = self.push_credentials(attempt)?;
         let operator = self.puller.oci.of_operator();
         let at = ImageSource::Registry(target.clone().at(digest));
-        let source = Source::open(&at, &operator, credentials).await.map_err(BuildJobError::Push)?;
+        let source =
+            Source::open(&at, &operator, credentials).await.map_err(BuildJobError::Push)?;
         match source.resolve(&spec.platform, &attempt.cancel).await {
             Ok(image) => {
                 let report = BuildReport {
@@ -214,15 +216,17 @@ impl Builder {
     ) -> Result<Built, BuildJobError> {
         let failed = || io_error(format!("can't make a directory in {}", self.scratch.display()));
         let cancel = &attempt.cancel;
-        let scratch = tempfile::tempdir_in(&self.scratch).map_err(failed()).map_err(BuildError::from)?;
+        let scratch =
+            tempfile::tempdir_in(&self.scratch).map_err(failed()).map_err(BuildError::from)?;
         let workspace = &attempt.job().workspace;
         let fetching = Instant::now();
         let input = self.input(spec, attempt, scratch.path(), cancel).await?;
         let fetched = fetching.elapsed().as_secs_f64();
         if spec.secrets_as_build_args && !input.secrets.is_empty() {
-            let message = "the secrets are offered as build arguments: every program that the build runs \
+            let message =
+                "the secrets are offered as build arguments: every program that the build runs \
                            can read them, and layers of the cache remember them"
-                .to_owned();
+                    .to_owned();
             attempt.events.send(EventKind::Warning { message });
         }
         let site = Site::open(&self.storages.of(workspace), scratch.path()).await?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::job::{JobError, JobKind, JobResult, JobSpec};
 use super::build::Builder;
+use super::job::{JobError, JobKind, JobResult, JobSpec};
 use super::migrate::Migrator;
 use super::pull::Puller;
 use super::worker::{Attempt, Handler};

@@ -12,17 +12,55 @@ async fn each_failure_names_its_cause_and_its_line() {
     let nowhere = format!("sha256:{}", "0".repeat(64));
     let none = Value::Null;
     let cases = [
-        (yard.on_base("RUN echo one; echo two >&2; exit 7\n"), none.clone(), "build_step_failed",
-            vec!["Dockerfile line 2: RUN", "exited with code 7", "one", "two"]),
-        (yard.on_base("ENV A=b\n\nRUN nothing-like-this\n"), none.clone(), "build_step_failed",
-            vec!["Dockerfile line 4", "code 127", "not found"]),
-        (yard.on_base("RUNN x\n"), none.clone(), "invalid_dockerfile", vec!["Dockerfile line 2", "\"RUNN\" is no instruction"]),
-        (yard.on_base("RUN cat <<EOF\nx\nEOF\n"), none.clone(), "invalid_dockerfile", vec!["line 2", "buildah 1.33"]),
-        (yard.on_base("COPY ../../etc/passwd /\n"), json!(kept["digest"]), "build_step_failed", vec!["Dockerfile line 2: COPY"]),
-        (yard.on_base("COPY missing /\n"), json!(kept["digest"]), "build_step_failed", vec!["line 2", "missing"]),
+        (
+            yard.on_base("RUN echo one; echo two >&2; exit 7\n"),
+            none.clone(),
+            "build_step_failed",
+            vec!["Dockerfile line 2: RUN", "exited with code 7", "one", "two"],
+        ),
+        (
+            yard.on_base("ENV A=b\n\nRUN nothing-like-this\n"),
+            none.clone(),
+            "build_step_failed",
+            vec!["Dockerfile line 4", "code 127", "not found"],
+        ),
+        (
+            yard.on_base("RUNN x\n"),
+            none.clone(),
+            "invalid_dockerfile",
+            vec!["Dockerfile line 2", "\"RUNN\" is no instruction"],
+        ),
+        (
+            yard.on_base("RUN cat <<EOF\nx\nEOF\n"),
+            none.clone(),
+            "invalid_dockerfile",
+            vec!["line 2", "buildah 1.33"],
+        ),
+        (
+            yard.on_base("COPY ../../etc/passwd /\n"),
+            json!(kept["digest"]),
+            "build_step_failed",
+            vec!["Dockerfile line 2: COPY"],
+        ),
+        (
+            yard.on_base("COPY missing /\n"),
+            json!(kept["digest"]),
+            "build_step_failed",
+            vec!["line 2", "missing"],
+        ),
         (yard.on_base("COPY a /\n"), json!(nowhere), "context_not_found", vec![nowhere.as_str()]),
-        (format!("FROM scratch\nCOPY --from={missing} /a /b\n"), none.clone(), "image_not_found", vec!["Dockerfile line 2", "not/there"]),
-        (yard.on_base("USER nobody-here\nRUN id\n"), none.clone(), "build_step_failed", vec!["line 3"]),
+        (
+            format!("FROM scratch\nCOPY --from={missing} /a /b\n"),
+            none.clone(),
+            "image_not_found",
+            vec!["Dockerfile line 2", "not/there"],
+        ),
+        (
+            yard.on_base("USER nobody-here\nRUN id\n"),
+            none.clone(),
+            "build_step_failed",
+            vec!["line 3"],
+        ),
     ];
     let mut jobs = Vec::new();
     for (number, (dockerfile, context, ..)) in cases.iter().enumerate() {
@@ -35,7 +73,11 @@ async fn each_failure_names_its_cause_and_its_line() {
     for (job, (dockerfile, _, code, sentences)) in jobs.iter().zip(&cases) {
         let job = yard.service.finished(job).await;
         let error = &job["error"];
-        assert_eq!((&job["state"], &error["code"]), (&json!("failed"), &json!(code)), "{dockerfile}: {job:#}");
+        assert_eq!(
+            (&job["state"], &error["code"]),
+            (&json!("failed"), &json!(code)),
+            "{dockerfile}: {job:#}"
+        );
         let message = error["message"].as_str().unwrap();
         assert!(sentences.iter().all(|part| message.contains(part)), "{dockerfile}: {message}");
         assert_eq!(job["attempt"], 1, "what a user has to change is not tried again");

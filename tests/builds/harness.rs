@@ -61,16 +61,30 @@ impl Yard {
     pub(crate) fn left(&self) -> Vec<String> {
         let data = self.service.data();
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-        let mut left: Vec<String> =
-            mounts.lines().filter(|line| line.contains(data.to_str().unwrap())).map(str::to_owned).collect();
+        let mut left: Vec<String> = mounts
+            .lines()
+            .filter(|line| line.contains(data.to_str().unwrap()))
+            .map(str::to_owned)
+            .collect();
         for scratch in entries(&data.join("tmp")) {
-            left.extend(entries(&scratch).iter().filter(|path| !path.ends_with("lock")).map(|path| path.display().to_string()));
+            left.extend(
+                entries(&scratch)
+                    .iter()
+                    .filter(|path| !path.ends_with("lock"))
+                    .map(|path| path.display().to_string()),
+            );
         }
         for storage in entries(&self.storages()) {
             let file = storage.join("layers/overlay-containers/containers.json");
             let text = std::fs::read_to_string(file).unwrap_or_else(|_| "[]".to_owned());
             let containers: Value = serde_json::from_str(&text).unwrap();
-            left.extend(containers.as_array().unwrap().iter().map(|found| format!("container {}", found["id"])));
+            left.extend(
+                containers
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|found| format!("container {}", found["id"])),
+            );
         }
         left
     }
@@ -88,14 +102,29 @@ pub(crate) fn build(image_id: &str, dockerfile: &str) -> Value {
 
 /// busybox, and a name for each of the programs that the tests use.
 pub(crate) fn busybox() -> Blob {
-    let program = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| std::fs::read(path).ok());
+    let program =
+        ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| std::fs::read(path).ok());
     let program = program.expect("busybox-static is installed (scripts/setup.sh test)");
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(program.len() as u64);
     header.set_mode(0o755);
     tar.append_data(&mut header, "bin/busybox", &program[..]).unwrap();
-    for name in ["sh", "cat", "echo", "sleep", "ls", "mkdir", "setsid", "yes", "head", "id", "sha256sum", "wget", "env"] {
+    for name in [
+        "sh",
+        "cat",
+        "echo",
+        "sleep",
+        "ls",
+        "mkdir",
+        "setsid",
+        "yes",
+        "head",
+        "id",
+        "sha256sum",
+        "wget",
+        "env",
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
@@ -119,11 +148,18 @@ pub(crate) fn context(files: &[(&str, &str)]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// How many processes of the machine have this among their arguments.
-pub(crate) fn processes(mark: &str) -> usize {
+/// The processes of the machine that have this among their arguments, by their ids.
+pub(crate) fn processes(mark: &str) -> Vec<String> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines.filter(|line| String::from_utf8_lossy(line).replace('\0', " ").contains(mark)).count()
+    let has_it = |path: &Path| {
+        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(mark)
+    };
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| has_it(path))
+        .map(|path| path.display().to_string())
+        .collect()
 }
 
 /// Waits until this holds, for which it has a while.
@@ -136,7 +172,10 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// Runs our own command line.
-pub(crate) fn clipwright(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
+pub(crate) fn clipwright(
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> (bool, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_clipwright"))
         .args(arguments)
         .envs(environment.iter().copied())

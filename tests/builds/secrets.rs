@@ -18,7 +18,10 @@ async fn rows(url: &str) -> String {
             text.push_str(row.get::<&str, _>("row"));
         }
     }
-    let log = sqlx::query("SELECT convert_from(bytes, 'UTF8') AS text FROM job_log").fetch_all(&pool).await.unwrap();
+    let log = sqlx::query("SELECT convert_from(bytes, 'UTF8') AS text FROM job_log")
+        .fetch_all(&pool)
+        .await
+        .unwrap();
     for row in log {
         text.push_str(row.get::<&str, _>("text"));
     }
@@ -48,14 +51,23 @@ async fn a_secret_is_in_no_process_list_image_row_or_log() {
     let log = yard.log(job["id"].as_str().unwrap()).await;
     assert!(log.iter().any(|line| line["text"] == "it is ***"), "{log:#?}");
     let events = yard.service.events(job["id"].as_str().unwrap()).await;
-    assert!(events.iter().any(|event| event["event"] == "warning" && event["data"]["message"].as_str().unwrap().contains("build arguments")), "{events:#?}");
+    assert!(
+        events.iter().any(|event| event["event"] == "warning"
+            && event["data"]["message"].as_str().unwrap().contains("build arguments")),
+        "{events:#?}"
+    );
     assert!(!json!([job, log, events]).to_string().contains(VALUE));
     let rows = rows(yard.service.database_url()).await;
-    assert!(rows.contains("000000000000d001") && rows.contains("it is ***") && !rows.contains(VALUE));
+    assert!(
+        rows.contains("000000000000d001") && rows.contains("it is ***") && !rows.contains(VALUE)
+    );
 
     // Manifest, config with its history, and each layer, as they are in the registry.
     let sum = String::from_utf8(yard.service.cat("000000000000d001", "/sum")).unwrap();
-    assert!(sum.starts_with(&clipwright::digest::Digest::of(VALUE.as_bytes()).hex()), "it was there: {sum}");
+    assert!(
+        sum.starts_with(&clipwright::digest::Digest::of(VALUE.as_bytes()).hex()),
+        "it was there: {sum}"
+    );
     let mut searched = 0;
     let mut todo = vec![yard.registry.storage().to_owned(), yard.service.data().join("images")];
     while let Some(path) = todo.pop() {
@@ -66,9 +78,16 @@ async fn a_secret_is_in_no_process_list_image_row_or_log() {
             }
             let bytes = std::fs::read(entry.path()).unwrap();
             let mut plain = Vec::new();
-            let _ = std::io::Read::read_to_end(&mut flate2::read::MultiGzDecoder::new(&bytes[..]), &mut plain);
+            let _ = std::io::Read::read_to_end(
+                &mut flate2::read::MultiGzDecoder::new(&bytes[..]),
+                &mut plain,
+            );
             for bytes in [&bytes, &plain] {
-                assert!(!bytes.windows(VALUE.len()).any(|part| part == VALUE.as_bytes()), "{}", entry.path().display());
+                assert!(
+                    !bytes.windows(VALUE.len()).any(|part| part == VALUE.as_bytes()),
+                    "{}",
+                    entry.path().display()
+                );
             }
             searched += 1;
         }
@@ -83,7 +102,9 @@ async fn workspaces_never_see_each_others_layers() {
     let yard = Yard::start().await;
     let rest = "RUN --mount=type=secret,id=t cat /run/secrets/t > /mine\n";
     let mut made = Vec::new();
-    for (workspace, image, value) in [("one", "000000000000d002", "first"), ("two", "000000000000d003", "second")] {
+    for (workspace, image, value) in
+        [("one", "000000000000d002", "first"), ("two", "000000000000d003", "second")]
+    {
         let (status, answer) = yard.service.post("/v1/workspaces", &json!({"id": workspace})).await;
         assert!(matches!(status, 200 | 201), "{answer}");
         let mut body = build(image, &yard.on_base(rest));
@@ -95,10 +116,16 @@ async fn workspaces_never_see_each_others_layers() {
         assert_eq!(yard.service.cat(image, "/mine"), value.as_bytes());
         made.push(job);
     }
-    let mut names: Vec<_> = std::fs::read_dir(yard.storages()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(yard.storages())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     assert_eq!(names, ["one", "two"]);
-    let (_, context) = yard.service.send_bytes_in("one", "/v1/contexts", super::harness::context(&[("a", "a")])).await;
+    let (_, context) = yard
+        .service
+        .send_bytes_in("one", "/v1/contexts", super::harness::context(&[("a", "a")]))
+        .await;
     let path = format!("/v1/contexts/{}", context["digest"].as_str().unwrap());
     assert_eq!(yard.service.head_in("two", &path).await, 404, "another's");
     assert_eq!(yard.service.head_in("one", &path).await, 200);

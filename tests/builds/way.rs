@@ -11,7 +11,8 @@ const IMAGE: &str = "961eaef6668e480f";
 async fn a_dockerfile_and_a_context_become_an_image_and_an_archive() {
     let yard = Yard::start().await;
     let service = &yard.service;
-    let sent = context(&[("app/run", "echo hi\n"), ("secret.txt", "x"), (".dockerignore", "secret*\n")]);
+    let sent =
+        context(&[("app/run", "echo hi\n"), ("secret.txt", "x"), (".dockerignore", "secret*\n")]);
     let (status, kept) = service.send_bytes("/v1/contexts", sent.clone()).await;
     assert_eq!((status, &kept["size"]), (201, &json!(sent.len())), "{kept}");
     let digest = kept["digest"].as_str().unwrap();
@@ -49,9 +50,17 @@ async fn a_dockerfile_and_a_context_become_an_image_and_an_archive() {
     assert!(!listed.to_string().contains("secret.txt"), "it is ignored: {listed}");
 
     let log = yard.log(job["id"].as_str().unwrap()).await;
-    let line = |text: &str| log.iter().find(|line| line["text"] == text).unwrap_or_else(|| panic!("{text}: {log:#?}"));
-    assert_eq!((&line("told")["stream"], &line("told")["step"]["line"]), (&json!("stdout"), &json!(5)));
-    assert_eq!((&line("aside")["stream"], &line("aside")["step"]["step"]), (&json!("stderr"), &json!(5)));
+    let line = |text: &str| {
+        log.iter().find(|line| line["text"] == text).unwrap_or_else(|| panic!("{text}: {log:#?}"))
+    };
+    assert_eq!(
+        (&line("told")["stream"], &line("told")["step"]["line"]),
+        (&json!("stdout"), &json!(5))
+    );
+    assert_eq!(
+        (&line("aside")["stream"], &line("aside")["step"]["step"]),
+        (&json!("stderr"), &json!(5))
+    );
     let next = line("told")["next"].as_i64().unwrap();
     let path = format!("/v1/jobs/{}/log?offset={next}", job["id"].as_str().unwrap());
     let rest: Vec<_> = service.get_text(&path).await.lines().map(str::to_owned).collect();
@@ -106,12 +115,14 @@ async fn the_command_line_builds_with_and_without_a_service() {
     std::fs::write(root.join("file"), "content\n").unwrap();
     let rest = "ARG A\nCOPY file /file\nRUN --mount=type=secret,id=token cat /run/secrets/token | sha256sum > /sum; echo \"A is $A\"\n";
     std::fs::write(root.join("Dockerfile"), yard.on_base(rest)).unwrap();
-    let (root, archive, storage) = (root.to_str().unwrap(), dir.path().join("out.clip"), dir.path().join("storage"));
+    let (root, archive, storage) =
+        (root.to_str().unwrap(), dir.path().join("out.clip"), dir.path().join("storage"));
     let (archive, storage) = (archive.to_str().unwrap(), storage.to_str().unwrap());
     let tag = format!("{}/app:1", yard.registry.address);
     let secret = [("TOKEN", "hunter2-hunter2")];
     let options = [root, "--build-arg", "A=b", "--secret", "id=token,env=TOKEN"];
-    let alone = [&["build", "-t", &tag, "-o", archive, "--storage", storage], &options[..]].concat();
+    let alone =
+        [&["build", "-t", &tag, "-o", archive, "--storage", storage], &options[..]].concat();
     let (ok, out, err) = clipwright(&alone, &secret);
     assert!(ok, "{out}{err}");
     assert!(err.contains("A is b") && !err.contains("hunter2"), "{err}");
@@ -126,7 +137,9 @@ async fn the_command_line_builds_with_and_without_a_service() {
     assert!(ok, "{out}{err}");
     assert!(err.contains("sending the context") && err.contains("A is b"), "{err}");
     assert_eq!(yard.service.cat(IMAGE, "/sum"), clip_cat(archive, "/sum"));
-    let submit = [&["submit"], &server[..], &["build", "--image-id", "961eaef6668e4815"], &options[..]].concat();
+    let submit =
+        [&["submit"], &server[..], &["build", "--image-id", "961eaef6668e4815"], &options[..]]
+            .concat();
     let (ok, _, err) = clipwright(&submit, &secret);
     assert!(ok && err.contains("the context is known"), "{err}");
     let (_, jobs) = yard.service.get("/v1/jobs").await;
@@ -153,20 +166,38 @@ async fn beta9_builds_and_reads_the_lines() {
     let (status, answer) = yard.service.post("/v1/beta9/builds", &request).await;
     assert_eq!(status, 202, "{answer}");
     let text = yard.service.get_text("/v1/beta9/builds/build-0a1b2c3d/logs").await;
-    let messages: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let messages: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let at = |wanted: &str| {
-        let found = messages.iter().position(|message| message["msg"].as_str().unwrap().contains(wanted));
+        let found =
+            messages.iter().position(|message| message["msg"].as_str().unwrap().contains(wanted));
         found.unwrap_or_else(|| panic!("{wanted}: {messages:#?}"))
     };
-    let order = ["Loading image", "from the build\n", "token is ***\n", "Image built in", "Image published in", "is ready"];
+    let order = [
+        "Loading image",
+        "from the build\n",
+        "token is ***\n",
+        "Image built in",
+        "Image published in",
+        "is ready",
+    ];
     let places: Vec<_> = order.iter().map(|wanted| at(wanted)).collect();
     assert!(places.is_sorted(), "{places:?}: {messages:#?}");
     assert!(messages.iter().any(|message| message["warning"] == true), "secrets as arguments");
     let last = messages.last().unwrap();
-    assert_eq!((&last["done"], &last["success"], &last["exit_code"]), (&json!(true), &json!(true), &json!(0)));
+    assert_eq!(
+        (&last["done"], &last["success"], &last["exit_code"]),
+        (&json!(true), &json!(true), &json!(0))
+    );
     assert!(!text.contains("hunter2"));
-    let (status, problem) = yard.service.post("/v1/beta9/builds", &json!({
-        "build_options": {"dockerfile": "FROM scratch", "build_context": "object-1"}
-    })).await;
+    let (status, problem) = yard
+        .service
+        .post(
+            "/v1/beta9/builds",
+            &json!({
+                "build_options": {"dockerfile": "FROM scratch", "build_context": "object-1"}
+            }),
+        )
+        .await;
     assert_eq!((status, &problem["code"]), (501, &json!("context_not_fetched")));
 }

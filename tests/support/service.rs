@@ -227,9 +227,15 @@ impl Service {
         self.send_bytes_in("default", path, bytes).await
     }
 
-    pub(crate) async fn send_bytes_in(&self, workspace: &str, path: &str, bytes: Vec<u8>) -> (u16, Value) {
+    pub(crate) async fn send_bytes_in(
+        &self,
+        workspace: &str,
+        path: &str,
+        bytes: Vec<u8>,
+    ) -> (u16, Value) {
         let request = self.http.post(format!("{}{path}", self.url));
-        let answer = request.header("clipwright-workspace", workspace).body(bytes).send().await.unwrap();
+        let answer =
+            request.header("clipwright-workspace", workspace).body(bytes).send().await.unwrap();
         let status = answer.status().as_u16();
         (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
     }
@@ -254,7 +260,9 @@ impl Service {
         let path = format!("{}/v1/jobs/{}?wait=25", self.url, job["id"].as_str().unwrap());
         loop {
             let request = self.http.get(&path).header("clipwright-workspace", workspace);
-            let job: Value = serde_json::from_slice(&request.send().await.unwrap().bytes().await.unwrap()).unwrap();
+            let job: Value =
+                serde_json::from_slice(&request.send().await.unwrap().bytes().await.unwrap())
+                    .unwrap();
             if !job["finished_at"].is_null() {
                 return job;
             }

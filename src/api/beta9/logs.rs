@@ -16,11 +16,11 @@ use utoipa::IntoParams;
 
 use super::BuildName;
 use crate::api::AppState;
-use crate::api::log::LogReader;
 use crate::api::auth::{May, scope};
 use crate::api::events::{StreamError, Tail};
 use crate::api::extract::{PathParam, QueryParams};
 use crate::api::jobs::visible;
+use crate::api::log::LogReader;
 use crate::api::problem::{ApiError, CommonProblems, Problem};
 use crate::beta9::{Build, Message, Narrator, PythonVersion};
 use crate::jobs::build::LogRecord;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{CredentialText, Faults, NewWebhook, SecretText, source_of, version};
+use crate::api::problem::FieldError;
 use crate::archive::{Fallback, LayerPolicy};
 use crate::build::{MAX_DOCKERFILE, no_argument};
 use crate::digest::Digest;
@@ -14,7 +15,6 @@ use crate::jobs::job::{BuildSpec, ImageId, JobSpec, Priority, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
 use crate::oci::{Credentials, Platform, normalise_registry};
-use crate::api::problem::FieldError;
 
 /// Build arguments, labels or secrets at most.
 const MAX_COUNT: usize = 128;
@@ -122,7 +122,10 @@ impl NewBuild {
         let has_context = self.context.is_some();
         let context = self.context.map(|text| faults.keep("context", text.parse::<Digest>()));
         if self.source.is_some() {
-            faults.wrong("source", "goes with neither a Dockerfile nor a context: FROM names the image");
+            faults.wrong(
+                "source",
+                "goes with neither a Dockerfile nor a context: FROM names the image",
+            );
         }
         if let Some(text) = &self.dockerfile {
             if self.dockerfile_path.is_some() {
@@ -130,12 +133,19 @@ impl NewBuild {
             }
             let found = text.len();
             if found == 0 || found > MAX_DOCKERFILE || text.contains('\0') {
-                faults.wrong("dockerfile", &format!("has {found} bytes: expected 1 to {MAX_DOCKERFILE}, and no NUL"));
+                faults.wrong(
+                    "dockerfile",
+                    &format!("has {found} bytes: expected 1 to {MAX_DOCKERFILE}, and no NUL"),
+                );
             }
         } else if !has_context {
             faults.wrong("dockerfile_path", "is a path in a context, and there is none");
         }
-        if self.dockerfile_path.as_ref().is_some_and(|path| path.is_empty() || path.len() > 4096 || path.contains('\0')) {
+        if self
+            .dockerfile_path
+            .as_ref()
+            .is_some_and(|path| path.is_empty() || path.len() > 4096 || path.contains('\0'))
+        {
             faults.wrong("dockerfile_path", "expected a path in the context of at most 4096 bytes");
         }
         if self.target.as_ref().is_some_and(|target| !is_target(target)) {
@@ -143,13 +153,19 @@ impl NewBuild {
         }
         let arguments = |name: &str| no_argument_name(name);
         faults.map("build_args", &self.build_args, arguments);
-        faults.map("labels", &self.labels, |name| (name.is_empty() || name.contains('=')).then_some("is no name of a label"));
+        faults.map("labels", &self.labels, |name| {
+            (name.is_empty() || name.contains('=')).then_some("is no name of a label")
+        });
         let as_arguments = self.secrets_as_build_args.unwrap_or_default();
-        let values: BTreeMap<_, _> =
-            self.secrets.iter().map(|(id, secret)| (id.clone(), secret.expose().to_owned())).collect();
+        let values: BTreeMap<_, _> = self
+            .secrets
+            .iter()
+            .map(|(id, secret)| (id.clone(), secret.expose().to_owned()))
+            .collect();
         faults.map("secrets", &values, |id| match no_argument(id) {
             Some(reason) if as_arguments => Some(reason),
-            _ => (!is_id(id)).then_some("is no id of a secret: expected letters, digits, '_', '-' and '.'"),
+            _ => (!is_id(id))
+                .then_some("is no id of a secret: expected letters, digits, '_', '-' and '.'"),
         });
         let timeout = self.timeout.unwrap_or(TIMEOUT);
         if !(1..=MAX_TIMEOUT).contains(&timeout) {
@@ -237,7 +253,8 @@ fn platform(faults: &mut Faults, text: Option<String>) -> Option<Platform> {
 
 fn no_argument_name(name: &str) -> Option<&'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    let is_name = name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit()) && name.bytes().all(plain);
+    let is_name =
+        name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit()) && name.bytes().all(plain);
     (!is_name).then_some("is no name of an ARG")
 }
 
@@ -263,7 +280,10 @@ impl Faults {
         bad: impl Fn(&str) -> Option<&'static str>,
     ) {
         if values.len() > MAX_COUNT {
-            self.wrong(field, &format!("has {} entries: expected at most {MAX_COUNT}", values.len()));
+            self.wrong(
+                field,
+                &format!("has {} entries: expected at most {MAX_COUNT}", values.len()),
+            );
         }
         for (name, value) in values {
             let shown: String = name.chars().take(100).collect();
@@ -271,7 +291,12 @@ impl Faults {
                 self.wrong(field, &format!("{shown:?} {reason}"));
             }
             if value.len() > MAX_VALUE || value.contains('\0') {
-                self.wrong(field, &format!("the value of {shown:?} is larger than {MAX_VALUE} bytes, or has a NUL"));
+                self.wrong(
+                    field,
+                    &format!(
+                        "the value of {shown:?} is larger than {MAX_VALUE} bytes, or has a NUL"
+                    ),
+                );
             }
         }
     }
@@ -285,7 +310,10 @@ impl Faults {
         use secrecy::ExposeSecret as _;
         let found = secret.expose_secret().len();
         if found > super::MAX_CREDENTIALS {
-            self.wrong(field, &format!("has {found} bytes: expected at most {}", super::MAX_CREDENTIALS));
+            self.wrong(
+                field,
+                &format!("has {found} bytes: expected at most {}", super::MAX_CREDENTIALS),
+            );
             return None;
         }
         if let Some(registry) = registry {

@@ -107,7 +107,8 @@ impl<'a> Output<'a> {
     /// Why the build failed.
     pub(super) fn failure(self, code: i32) -> BuildError {
         if code == sandbox::CODE
-            && let Some(reason) = self.tail.iter().find_map(|line| line.strip_prefix(sandbox::FAILED))
+            && let Some(reason) =
+                self.tail.iter().find_map(|line| line.strip_prefix(sandbox::FAILED))
         {
             return BuildError::Impossible { reason: reason.to_owned() };
         }
@@ -116,7 +117,8 @@ impl<'a> Output<'a> {
         let said = self.error.unwrap_or_else(|| format!("buildah ended with code {code}"));
         let of_step = said.strip_prefix("building at STEP ");
         // The instruction, in quotes, is known already.
-        let said_of_step = of_step.and_then(|rest| rest.split_once("\": ")).map(|(_, reason)| reason);
+        let said_of_step =
+            of_step.and_then(|rest| rest.split_once("\": ")).map(|(_, reason)| reason);
         match (place, said_of_step) {
             // `while running runtime: ` stands before it when runc runs it.
             (Some(place), Some(reason)) => match reason.rsplit_once("exit status ") {
@@ -144,8 +146,10 @@ impl<'a> Output<'a> {
         let found = found.filter(|found| found.keyword.eq_ignore_ascii_case(keyword));
         let line = found.map_or(0, |found| u32::try_from(found.line).unwrap_or(u32::MAX));
         // As it was written: the builder names base images by their ids.
-        let instruction = found
-            .map_or_else(|| instruction.to_owned(), |found| format!("{} {}", found.keyword, found.rest));
+        let instruction = found.map_or_else(
+            || instruction.to_owned(),
+            |found| format!("{} {}", found.keyword, found.rest),
+        );
         let instruction: String = instruction.chars().take(SHOWN).collect();
         let instruction = self.mask.apply(instruction);
         self.begun = Instant::now();
@@ -168,7 +172,8 @@ impl Lines for Output<'_> {
             if image.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 self.site.touch(image);
             }
-        } else if let Some(said) = text.strip_prefix("Error: ").filter(|_| stream == Stream::Errors) {
+        } else if let Some(said) = text.strip_prefix("Error: ").filter(|_| stream == Stream::Errors)
+        {
             self.error = Some(self.mask.apply(said.to_owned()));
         } else if !is_noise(&text) {
             if self.tail.len() == TAIL {
@@ -184,7 +189,9 @@ impl Lines for Output<'_> {
 
 /// What the builder adds to a program's own words.
 fn is_noise(text: &str) -> bool {
-    text.trim().is_empty() || text.starts_with("subprocess exited with status") || text.starts_with("--> ")
+    text.trim().is_empty()
+        || text.starts_with("subprocess exited with status")
+        || text.starts_with("--> ")
 }
 
 /// `[2/3] STEP 4/5: RUN make` as stage, step and instruction.

@@ -61,7 +61,8 @@ impl Ignore {
     /// Whether a path, relative and clean, is left out.
     pub fn leaves_out(&self, path: &str) -> bool {
         let names: Vec<&str> = path.split('/').collect();
-        let fits = |rule: &Rule| (1..=names.len()).any(|count| matches(&rule.names, &names[..count]));
+        let fits =
+            |rule: &Rule| (1..=names.len()).any(|count| matches(&rule.names, &names[..count]));
         self.0.iter().rev().find(|rule| fits(rule)).is_some_and(|rule| !rule.takes_back)
     }
 
@@ -70,9 +71,11 @@ impl Ignore {
         let names: Vec<&str> = directory.split('/').collect();
         self.0.iter().filter(|rule| rule.takes_back).any(|rule| {
             // What could still fit: each name so far does, or `**` has swallowed them.
-            rule.names.iter().zip(&names).take_while(|(name, _)| name.is_some()).all(|(name, found)| {
-                name.as_deref().is_none_or(|parts| fits_name(parts, found))
-            })
+            rule.names
+                .iter()
+                .zip(&names)
+                .take_while(|(name, _)| name.is_some())
+                .all(|(name, found)| name.as_deref().is_none_or(|parts| fits_name(parts, found)))
         })
     }
 }
@@ -87,7 +90,10 @@ fn names(pattern: &str) -> Option<Vec<Option<Vec<Part>>>> {
             name => names.push(name),
         }
     }
-    names.into_iter().map(|name| if name == "**" { Some(None) } else { parts(name).map(Some) }).collect()
+    names
+        .into_iter()
+        .map(|name| if name == "**" { Some(None) } else { parts(name).map(Some) })
+        .collect()
 }
 
 fn parts(name: &str) -> Option<Vec<Part>> {

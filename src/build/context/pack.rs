@@ -51,8 +51,10 @@ impl<W: Write> Packer<'_, W> {
         let directory = self.directory.join(below);
         let failed = || io_error(format!("can't read {}", directory.display()));
         let entries = fs::read_dir(&directory).map_err(failed())?;
-        let mut paths: Vec<PathBuf> =
-            entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(failed())?;
+        let mut paths: Vec<PathBuf> = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()
+            .map_err(failed())?;
         paths.sort();
         for path in paths {
             let name = path.strip_prefix(self.directory).unwrap_or(&path);
@@ -70,7 +72,10 @@ impl<W: Write> Packer<'_, W> {
         let found = fs::symlink_metadata(path).map_err(failed())?;
         let wanted = name == IGNORE_FILE || self.always.contains(&name);
         let is_out = self.rules.leaves_out(name) && !wanted;
-        let leads_to_wanted = self.always.iter().any(|always| always.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')));
+        let leads_to_wanted = self
+            .always
+            .iter()
+            .any(|always| always.strip_prefix(name).is_some_and(|rest| rest.starts_with('/')));
         if is_out && !(found.is_dir() && (leads_to_wanted || self.rules.takes_back_below(name))) {
             return Ok(());
         }
@@ -116,7 +121,10 @@ impl io::Read for Exact {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let read = self.file.read(&mut buffer[..most])?;
         if read == 0 && most > 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file has become shorter",
+            ));
         }
         self.left -= read as u64;
         Ok(read)

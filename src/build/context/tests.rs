@@ -1,5 +1,3 @@
-use std::os::unix::fs::PermissionsExt as _;
-
 use super::*;
 
 fn tar_of(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
@@ -51,7 +49,9 @@ fn every_format_becomes_the_same_tree() {
     zipped.write_all(b"content").unwrap();
     zipped.add_symlink("dir/link", "../../outside", options).unwrap();
     let zipped = zipped.finish().unwrap().into_inner();
-    for bytes in [plain.clone(), gzip.finish().unwrap(), zstd::encode_all(&plain[..], 1).unwrap(), zipped] {
+    for bytes in
+        [plain.clone(), gzip.finish().unwrap(), zstd::encode_all(&plain[..], 1).unwrap(), zipped]
+    {
         let (dir, done) = unpacked(&bytes, ContextLimits::default());
         done.unwrap();
         let root = dir.path().join("context/dir");
@@ -72,13 +72,19 @@ fn nothing_gets_out_and_nothing_odd_gets_in() {
         (&[("/etc/x", Regular, "x")], "is absolute"),
         (&[("a", Symlink, "/etc"), ("a/x", Regular, "x")], "lies below a, which is no directory"),
         (&[("a", Symlink, ".."), ("a/", Directory, "")], "is something else already"),
-        (&[("a", Symlink, "/etc/passwd"), ("b", Link, "a")], "is a link to \"a\", which is no file before it"),
+        (
+            &[("a", Symlink, "/etc/passwd"), ("b", Link, "a")],
+            "is a link to \"a\", which is no file before it",
+        ),
         (&[("b", Link, "../x")], "is a link to what can't be in a context"),
         (&[("d/", Directory, ""), ("d", Regular, "x")], "is a directory already"),
         (&[("dev", Char, "")], "is of the type Char"),
         (&[("s", Symlink, "")], "without a usable target"),
         (&[(long.as_str(), Regular, "x")], "has 99 bytes: expected at most 50"),
-        (&[("1", Regular, ""), ("2", Regular, ""), ("3", Regular, ""), ("4", Regular, "")], "more than 3 entries"),
+        (
+            &[("1", Regular, ""), ("2", Regular, ""), ("3", Regular, ""), ("4", Regular, "")],
+            "more than 3 entries",
+        ),
         (&[("a", Regular, "123456"), ("b", Regular, "78901")], "more than 10 bytes"),
     ] {
         let limits = ContextLimits { bytes: 10, entries: 3, path: 50 };
@@ -99,8 +105,13 @@ fn a_directory_is_packed_the_same_each_time_but_for_what_is_ignored() {
     fs::create_dir_all(root.join("src/deep")).unwrap();
     fs::create_dir_all(root.join("out/kept")).unwrap();
     for (name, text) in [
-        ("Dockerfile", "FROM scratch"), (".dockerignore", "*\n!src\n!out/kept\n**/*.o\n"),
-        ("src/a.c", "a"), ("src/deep/b.o", "b"), ("out/kept/x", "x"), ("out/y", "y"), ("z", "z"),
+        ("Dockerfile", "FROM scratch"),
+        (".dockerignore", "*\n!src\n!out/kept\n**/*.o\n"),
+        ("src/a.c", "a"),
+        ("src/deep/b.o", "b"),
+        ("out/kept/x", "x"),
+        ("out/y", "y"),
+        ("z", "z"),
     ] {
         fs::write(root.join(name), text).unwrap();
     }
@@ -112,10 +123,24 @@ fn a_directory_is_packed_the_same_each_time_but_for_what_is_ignored() {
     pack::pack(&root, &["Dockerfile"], &file).unwrap();
     assert_eq!(fs::read(&file).unwrap(), first);
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&first[..]));
-    let names: Vec<_> = archive.entries().unwrap().map(|entry| {
-        entry.unwrap().path().unwrap().display().to_string()
-    }).collect();
-    assert_eq!(names, [".dockerignore", "Dockerfile", "out/kept", "out/kept/x", "src", "src/a.c", "src/deep", "src/link"]);
+    let names: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ".dockerignore",
+            "Dockerfile",
+            "out/kept",
+            "out/kept/x",
+            "src",
+            "src/a.c",
+            "src/deep",
+            "src/link"
+        ]
+    );
 }
 
 #[test]

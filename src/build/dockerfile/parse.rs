@@ -6,8 +6,24 @@ use crate::build::error::DockerfileError;
 
 /// All there are (Dockerfile reference, "Overview").
 const KEYWORDS: [&str; 18] = [
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL",
-    "MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
 /// The instructions of a text, in order.
@@ -34,7 +50,8 @@ pub(super) fn instructions(text: &str) -> Result<Vec<Instruction>, DockerfileErr
         }
         let mut instruction = instruction(number, whole.trim())?;
         let takes_text = matches!(instruction.keyword.as_str(), "RUN" | "COPY" | "ADD");
-        let heredocs = if takes_text { Heredoc::in_instruction(&instruction.rest) } else { Vec::new() };
+        let heredocs =
+            if takes_text { Heredoc::in_instruction(&instruction.rest) } else { Vec::new() };
         for heredoc in heredocs {
             // Without its end it is none, as in a shell's arithmetic.
             let mut ahead = lines.clone();

@@ -6,7 +6,11 @@ use crate::oci::Platform;
 const NEW: Features = Features { heredocs: true };
 const OLD: Features = Features { heredocs: false };
 
-fn externals(text: &str, target: Option<&str>, arguments: &[(&str, &str)]) -> Result<Vec<String>, String> {
+fn externals(
+    text: &str,
+    target: Option<&str>,
+    arguments: &[(&str, &str)],
+) -> Result<Vec<String>, String> {
     let arguments = arguments.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let arguments: BTreeMap<_, _> = arguments.collect();
     let platform: Platform = "linux/arm64".parse().unwrap();
@@ -69,7 +73,8 @@ fn heredocs_are_passed_over_or_refused() {
 
 #[test]
 fn the_escape_character_can_be_another() {
-    let parsed = Dockerfile::parse("# escape=`\nFROM scratch\nRUN a `\n b\\\nCMD c\n", NEW).unwrap();
+    let parsed =
+        Dockerfile::parse("# escape=`\nFROM scratch\nRUN a `\n b\\\nCMD c\n", NEW).unwrap();
     let steps: Vec<_> = (1..=3).map(|step| parsed.instruction(1, step).unwrap()).collect();
     assert_eq!((steps[1].rest.as_str(), steps[2].line), ("a  b\\", 5));
     assert!(parsed.instruction(1, 4).is_none() && parsed.instruction(0, 1).is_none());

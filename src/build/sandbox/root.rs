@@ -11,7 +11,8 @@ use super::SandboxSpec;
 use crate::build::SandboxError;
 
 /// Programs and libraries.
-const SYSTEM: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
+const SYSTEM: [&str; 8] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
 /// What programs look up: no passwords, and nothing of the machine's own.
 const CONFIGURATION: [&str; 18] = [
     "/etc/alternatives",
@@ -137,7 +138,8 @@ impl Root {
             fs::File::create(&inside).map_err(SandboxError::of(&what))?;
             inside
         };
-        mount(Some(from), &inside, NONE, MsFlags::MS_BIND, NONE).map_err(SandboxError::of(&what))?;
+        mount(Some(from), &inside, NONE, MsFlags::MS_BIND, NONE)
+            .map_err(SandboxError::of(&what))?;
         let device = found.file_type().is_char_device();
         if write == Write::No && !device {
             let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;

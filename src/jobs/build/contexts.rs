@@ -29,7 +29,11 @@ pub struct Contexts {
 
 impl Contexts {
     /// The size of a context, if the workspace has it. Asking says that it is in use.
-    pub async fn size(&self, workspace: &WorkspaceId, digest: Digest) -> Result<Option<u64>, StoreError> {
+    pub async fn size(
+        &self,
+        workspace: &WorkspaceId,
+        digest: Digest,
+    ) -> Result<Option<u64>, StoreError> {
         let key = Key::context(workspace, digest);
         let size = self.store.size(&key).await?;
         if size.is_some() {
@@ -78,7 +82,8 @@ impl Contexts {
         let mut output = tokio::fs::File::create(file).await.map_err(failed())?;
         let (mut hasher, mut offset) = (Sha256::new(), 0);
         while offset < size {
-            let bytes = self.store.read(&key, offset, PART.min(size - offset)).await.map_err(store)?;
+            let bytes =
+                self.store.read(&key, offset, PART.min(size - offset)).await.map_err(store)?;
             if bytes.is_empty() {
                 break;
             }

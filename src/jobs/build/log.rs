@@ -147,7 +147,7 @@ impl LogSink for JobLog {
         self.events.waits();
         let record = self.record(line);
         let mut writer = self.shared.lock().await;
-        if writer.left_out > 0 || writer.end() + record.len() as i64 > MAX_LOG {
+        if writer.left_out > 0 || writer.end_with(&record) > MAX_LOG {
             writer.left_out += 1;
             if writer.last.len() == LAST {
                 writer.last.pop_front();
@@ -164,8 +164,9 @@ impl LogSink for JobLog {
 }
 
 impl Writer {
-    fn end(&self) -> i64 {
-        self.offset + i64::try_from(self.waiting.len()).unwrap_or(i64::MAX)
+    /// Where the log would end with one record more.
+    fn end_with(&self, record: &[u8]) -> i64 {
+        self.offset + i64::try_from(self.waiting.len() + record.len()).unwrap_or(i64::MAX >> 1)
     }
 
     async fn append(&mut self, record: &[u8]) {
