@@ -322,7 +322,7 @@ impl BuildBackend for Buildah {
         }
         let mut images = site.images();
         images.sort_by_key(|image| std::cmp::Reverse(site.used_at(image)));
-        while site.size() > most && !images.is_empty() {
+        while most < u64::MAX && site.size() > most && !images.is_empty() {
             let oldest = images.split_off(images.len().saturating_sub(PRUNED));
             let names = oldest.iter().map(String::as_str);
             let arguments: Vec<&str> = ["rmi", "--force"].into_iter().chain(names).collect();

@@ -141,6 +141,12 @@ impl Site {
         fs::metadata(self.storage.join("used").join(image)).and_then(|found| found.modified()).ok()
     }
 
+    /// When anything in it was used last, as far as that is known.
+    pub fn last_used(&self) -> Option<std::time::SystemTime> {
+        let entries = fs::read_dir(self.storage.join("used")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()
+    }
+
     /// Forgets an image.
     pub(super) fn forget(&self, image: &str) {
         let _ = fs::remove_file(self.storage.join("used").join(image));

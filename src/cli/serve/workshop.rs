@@ -136,6 +136,7 @@ impl Workshop {
                     storages: builder.storages.clone(),
                     most: config.build.cache_bytes,
                     scratch: builder.scratch.clone(),
+                    measured: std::sync::Mutex::default(),
                 })
                 .with(TidyContexts {
                     contexts: builder.contexts.clone(),

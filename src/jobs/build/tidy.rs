@@ -1,9 +1,10 @@
 //! What is put right beside builds: what builds of dead processes left in the storages, layers that are too
 //! many, contexts that nobody uses.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,8 @@ pub struct TidyStorages {
     pub most: u64,
     /// Where directories are made for a while.
     pub scratch: PathBuf,
+    /// When each storage was used last that was measured: one that wasn't used since is as large as it was.
+    pub measured: Mutex<BTreeMap<PathBuf, SystemTime>>,
 }
 
 impl TidyStorages {
@@ -32,7 +35,19 @@ impl TidyStorages {
         let scratch = tempfile::tempdir_in(&self.scratch).map_err(failed)?;
         // Where somebody builds, it is put right when nobody does.
         let Some(site) = Site::open_alone(storage, scratch.path())? else { return Ok(0) };
-        self.backend.tidy(&site, self.most, &CancellationToken::new()).await
+        let used = site.last_used();
+        let is_known = used.is_some() && self.lock().get(storage).copied() == used;
+        let most = if is_known { u64::MAX } else { self.most };
+        let done = self.backend.tidy(&site, most, &CancellationToken::new()).await?;
+        if let Some(used) = used {
+            self.lock().insert(storage.to_owned(), used);
+        }
+        Ok(done)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, SystemTime>> {
+        // Nothing panics while it holds the lock.
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
