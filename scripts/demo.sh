@@ -111,6 +111,17 @@ read_back
 echo "== and back again: what was kept returns"
 job "{\"kind\": \"migrate\", \"image_id\": \"$packed\", \"to\": 1}"
 
+echo "== a build: a Dockerfile on top of the same image, and a file out of its archive"
+if [ "$(id -u)" = 0 ] && command -v buildah > /dev/null; then
+  built=$(printf %s "built on $IMAGE" | sha256sum | cut -c 1-16)
+  printf 'FROM %s\nRUN echo built > /built\n' "$IMAGE" > "$work/Dockerfile"
+  "$clipwright" submit --server "$base" build -f "$work/Dockerfile" --image-id "$built"
+  archive=$(find "$work/data" -type f -name "$built.clip" | head -n 1)
+  file=/built read_back
+else
+  echo "(takes root and buildah: left out)"
+fi
+
 echo "== the console: $base/   the documentation: $base/docs/   the API: $base/docs/api/"
 if [ "${KEEP:-}" = 1 ]; then
   echo "== running until Ctrl-C"

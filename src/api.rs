@@ -10,6 +10,7 @@ mod beta9;
 mod bulk;
 mod byte_range;
 mod bytes;
+mod contexts;
 mod deadline;
 mod docs;
 mod events;
@@ -18,6 +19,7 @@ mod files;
 mod health;
 mod images;
 mod jobs;
+mod log;
 mod metrics;
 mod new_job;
 mod observe;
@@ -37,11 +39,13 @@ mod webhooks;
 mod workspaces;
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
+use crate::jobs::build::Contexts;
 use crate::jobs::queue::Queue;
 use crate::oci::OciSettings;
 use crate::publish::archives::ArchiveStore;
@@ -61,6 +65,10 @@ pub struct AppState {
     workspaces: Workspaces,
     rollouts: Rollouts,
     token: Option<auth::AccessToken>,
+    /// Where contexts of builds are kept, and where they are while they come.
+    contexts: Option<contexts::ContextRoom>,
+    /// Why this process builds nothing, if it works and doesn't.
+    no_builds: Option<String>,
     rates: rate::RateLimits,
     streams: streams::Streams,
     queue_gauge: metrics::QueueGauge,
@@ -89,6 +97,8 @@ impl AppState {
             workspaces,
             rollouts,
             token: token.map(auth::AccessToken::new),
+            contexts: None,
+            no_builds: None,
             rates: rate::RateLimits::default(),
             streams: streams::Streams::default(),
             queue_gauge: metrics::QueueGauge::default(),
@@ -102,6 +112,18 @@ impl AppState {
     #[must_use]
     pub fn for_probes_alone(self) -> Self {
         Self { probes_alone: true, ..self }
+    }
+
+    /// Contexts of builds are taken, and lie in `scratch` while they come.
+    #[must_use]
+    pub fn with_contexts(self, contexts: Contexts, scratch: PathBuf) -> Self {
+        Self { contexts: Some(contexts::ContextRoom::new(contexts, scratch)), ..self }
+    }
+
+    /// Why this process builds nothing, for `/readyz`.
+    #[must_use]
+    pub fn with_builds(self, no_builds: Option<String>) -> Self {
+        Self { no_builds, ..self }
     }
 
     /// How often each token may ask in a minute that has no limit of its own.

@@ -3,6 +3,10 @@
 
 /// `clipwright workspace`, `token` and `rollout`.
 mod admin;
+/// `clipwright build`.
+mod build;
+/// The sandbox that a builder runs in.
+mod build_sandbox;
 /// Options for commands that keep layer indexes.
 mod cache;
 /// `clipwright cat`.
@@ -52,6 +56,8 @@ mod schema;
 mod serve;
 /// Options for commands that work through a service.
 mod service;
+/// `clipwright submit build`.
+mod submit_build;
 /// `clipwright trace`.
 mod trace;
 /// `clipwright unmount`.
@@ -80,6 +86,8 @@ enum Command {
     Index(index::Index),
     /// Pack an image into a v1 archive, which carries the files' content, without a service
     Pack(pack::Pack),
+    /// Build an image from a Dockerfile, push it, and index it into an archive, without a service
+    Build(build::Build),
     /// Show what an archive is and where its content lives
     Inspect(inspect::Inspect),
     /// List the files in an archive
@@ -100,6 +108,8 @@ enum Command {
     Trace(trace::Trace),
     #[command(hide = true)]
     Inside(trace::inside::Inside),
+    #[command(hide = true, name = crate::build::sandbox::COMMAND)]
+    BuildSandbox(build_sandbox::BuildSandbox),
     /// Check an archive: its structure, its tree, where its content is, and with --deep every byte
     Verify(verify::Verify),
     /// Bring archives to the other version, through a service
@@ -134,6 +144,7 @@ pub fn main() -> ExitCode {
         Command::Serve(command) => command.run(),
         Command::Index(command) => command.run(),
         Command::Pack(command) => command.run(),
+        Command::Build(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Ls(command) => command.run(),
         Command::Cat(command) => command.run(),
@@ -144,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Mounts(command) => command.run(),
         Command::Trace(command) => command.run(),
         Command::Inside(command) => command.run(),
+        Command::BuildSandbox(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Migrate(command) => command.run(),
         Command::Submit(command) => command.run(),

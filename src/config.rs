@@ -13,6 +13,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::archive::{ClipVersion, Fallback};
+use crate::build::{Isolation, Network, Resources};
 use crate::layer::Limits;
 use crate::oci::{OciSettings, ReferenceForm};
 use crate::store::{S3Settings, StoreSettings};
@@ -64,6 +65,10 @@ pub struct Config {
     pub lease: Duration,
     /// Workers that may migrate at a time; all when absent.
     pub migrations: Option<usize>,
+    /// Workers that may build at a time; all when absent, none when 0.
+    pub builds: Option<usize>,
+    /// How builds are done.
+    pub build: BuildSettings,
     /// Jobs that may be worked on at a time, by all processes; any number when absent.
     pub max_running: Option<u32>,
     /// Jobs that may wait, of all workspaces; any number when absent.
@@ -116,6 +121,21 @@ pub struct Config {
     pub otlp: Option<OtlpSettings>,
     /// Whether metrics tell workspaces apart.
     pub metrics_by_workspace: bool,
+}
+
+/// How builds are done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildSettings {
+    /// How `RUN` is kept apart from the builder.
+    pub isolation: Isolation,
+    /// What `RUN` and `ADD` can reach.
+    pub network: Network,
+    /// What one may take of the machine.
+    pub resources: Resources,
+    /// Bytes that the layers of a workspace may take.
+    pub cache_bytes: u64,
+    /// How long a context is kept that no build uses.
+    pub keep_contexts: Duration,
 }
 
 /// What a process of the service does.
@@ -184,6 +204,8 @@ impl Config {
                 between(text, 1..=3600).map(Duration::from_secs)
             })?,
             migrations: layers.parse(&setting::MIGRATIONS, |text| between(text, 1..=256))?,
+            builds: layers.parse(&setting::BUILDS, |text| between(text, 0..=256))?,
+            build: build(layers)?,
             max_running: layers
                 .parse(&setting::MAX_RUNNING, |text| between(text, 1..=1_000_000))?,
             max_queued: layers
@@ -248,6 +270,28 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+fn build(layers: &Layers<'_>) -> Result<BuildSettings, ConfigError> {
+    let network = |text: &str| serde_json::from_value(text.into()).ok();
+    Ok(BuildSettings {
+        isolation: layers.require(&setting::BUILD_ISOLATION, Isolation::of)?,
+        network: layers.require(&setting::BUILD_NETWORK, network)?,
+        resources: Resources {
+            memory_mib: layers
+                .parse(&setting::BUILD_MEMORY_MIB, |text| between(text, 16..=1 << 24))?,
+            processes: layers
+                .parse(&setting::BUILD_PROCESSES, |text| between(text, 32..=1 << 22))?,
+            cpu_millis: layers
+                .parse(&setting::BUILD_CPU_MILLIS, |text| between(text, 10..=1_024_000))?,
+        },
+        cache_bytes: layers.require(&setting::BUILD_CACHE_MIB, |text| {
+            between(text, 0..=1 << 24).map(|mib: u64| mib << 20)
+        })?,
+        keep_contexts: layers.require(&setting::CONTEXT_DAYS, |text| {
+            between(text, 1..=36_500u64).map(|days| Duration::from_hours(24 * days))
+        })?,
+    })
 }
 
 fn data_dir(layers: &Layers<'_>) -> Result<PathBuf, ConfigError> {

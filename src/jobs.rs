@@ -3,6 +3,8 @@
 //! `job` holds the types, `queue` the SQL, `worker` the pool, `reconcile` what is done beside the
 //! jobs, `pull` and `migrate` the way of one job each.
 
+/// The way of a build.
+pub mod build;
 /// Webhooks on their way.
 pub mod courier;
 /// Which handler does which kind of job.

@@ -88,9 +88,6 @@ async fn what_went_wrong_is_in_the_last_message() {
     let said = last["msg"].as_str().unwrap();
     assert!(said.starts_with("Build failed: ") && said.contains("not/there"), "{said}");
 
-    let dockerfile = json!({"build_options": {"dockerfile": "FROM alpine\n"}});
-    let (status, problem) = service.post("/v1/beta9/builds", &dockerfile).await;
-    assert_eq!((status, &problem["code"]), (501, &json!("dockerfile_not_built")));
     let login = json!({"build_options": {"source_image": source, "source_image_creds": "hunter2"}});
     let (status, problem) = service.post("/v1/beta9/builds", &login).await;
     assert_eq!(

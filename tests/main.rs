@@ -10,6 +10,7 @@ mod admin;
 mod api;
 mod architecture;
 mod beta9;
+mod builds;
 mod clients;
 mod console;
 mod database;

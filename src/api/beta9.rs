@@ -1,6 +1,7 @@
 //! `/v1/beta9`: builds as beta9's gateway asks for them. What they mean is in [`crate::beta9`]; here they
 //! become jobs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use axum::extract::State;
@@ -19,12 +20,15 @@ use super::AppState;
 use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, invalid};
 use super::jobs::{not_found, submit_to, trace_context, visible};
-use super::new_job::{MAX_CREDENTIALS, source_of};
+use super::new_job::{BUILD_TIMEOUT, MAX_CREDENTIALS, MAX_JOB, source_of};
 use super::observe::RequestId;
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 use crate::archive::LayerPolicy;
 use crate::beta9::{Build, BuildRequest, ContainerId, VerifyRequest};
-use crate::jobs::job::{JobSpec, PullSpec};
+use crate::build::{MAX_DOCKERFILE, no_argument};
+use crate::digest::Digest;
+use crate::jobs::build::{PUSH_SECRET, REGISTRY_PREFIX, SECRET_PREFIX};
+use crate::jobs::job::{BuildSpec, JobSpec, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
 use crate::oci::{Credentials, Platform, Reference};
@@ -36,7 +40,8 @@ pub(super) mod logs;
 /// Submits a build
 ///
 /// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-/// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+/// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+/// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 /// twice gets the build that the first request made. The workspace is that of the token, or the one that
 /// the header names, never one in the body.
 #[utoipa::path(
@@ -54,7 +59,7 @@ pub(super) mod logs;
             headers(("Location" = String, description = "Where the build is shown"))),
         (status = 409, description = "The container_id stands for a build of something else", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
-        (status = 501, description = "There is a Dockerfile, which this version does not build", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The context is an object of a bucket, which this version does not fetch", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -63,21 +68,19 @@ pub(super) async fn submit(
     may: May<scope::JobsWrite>,
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
-    JsonBody(request): JsonBody<BuildRequest>,
+    JsonBody(request): JsonBody<BuildRequest, MAX_JOB>,
 ) -> Result<Response, ApiError> {
-    if request.build_options.dockerfile().is_some() {
-        let detail = "this version of the service does not build Dockerfiles: it takes builds of a \
-                      source image alone";
-        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "dockerfile_not_built", detail));
-    }
-    let (spec, secrets) = pull_of(&request)?;
+    let (spec, secrets) = match request.build_options.dockerfile() {
+        Some(text) => build_of(&request, text)?,
+        None => pull_of(&request).map(|(spec, secrets)| (JobSpec::Pull(spec), secrets))?,
+    };
     let new = NewJob {
         workspace: may.access.workspace,
         secrets,
         idempotency_key: request.container_id.as_ref().map(key_of),
         request_id: Some(request_id.as_str().to_owned()),
         trace_context: trace_context(&headers),
-        ..NewJob::new(JobSpec::Pull(spec))
+        ..NewJob::new(spec)
     };
     let submitted = submit_to(&state, new).await.map_err(|error| match error.code() {
         "idempotency_mismatch" => {
@@ -89,6 +92,75 @@ pub(super) async fn submit(
     let status = if submitted.existing { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/beta9/builds/{}", submitted.job.id);
     Ok((status, [(LOCATION, location)], Json(Build::of(&submitted.job))).into_response())
+}
+
+/// The build of a Dockerfile.
+fn build_of(request: &BuildRequest, text: &str) -> Result<(JobSpec, Secrets), ApiError> {
+    let options = &request.build_options;
+    let context = match options.build_context().map(str::parse::<Digest>) {
+        None => None,
+        Some(Ok(digest)) => Some(digest),
+        Some(Err(_)) => {
+            let detail = "this version of the service does not fetch contexts out of buckets: send it to \
+                          /v1/contexts, and name its digest in build_context";
+            return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "context_not_fetched", detail));
+        }
+    };
+    let as_arguments = request.secrets_as_build_args.unwrap_or_default();
+    let mut secrets = Secrets::new();
+    let mut wrong = Vec::new();
+    for (name, value) in options.build_secrets() {
+        let bad = if as_arguments { no_argument(name) } else { None };
+        if let Some(reason) = bad {
+            let shown: String = name.chars().take(100).collect();
+            wrong.push(FieldError::new(
+                "build_options.build_secrets",
+                format!("{shown:?} {reason}"),
+            ));
+        }
+        secrets.insert(format!("{SECRET_PREFIX}{name}"), value.clone());
+    }
+    if text.len() > MAX_DOCKERFILE {
+        let detail = format!("has {} bytes: expected at most {MAX_DOCKERFILE}", text.len());
+        wrong.push(FieldError::new("build_options.dockerfile", detail));
+    }
+    // Beside a Dockerfile the source image is what it begins with.
+    let source = options.source_image().and_then(|text| source_of(text).ok());
+    if let (Some(text), Some(source)) = (&options.source_image_creds, source) {
+        let registry = source.registry();
+        match Credentials::parse(text.expose_secret(), registry) {
+            Ok(_) => drop(secrets.insert(format!("{REGISTRY_PREFIX}{registry}"), text.clone())),
+            Err(error) => {
+                wrong.push(FieldError::new("build_options.source_image_creds", error));
+            }
+        }
+    }
+    if let Some(text) = &request.build_registry_credentials {
+        secrets.insert(PUSH_SECRET.to_owned(), text.clone());
+    }
+    match request.image_id() {
+        Some(image_id) if wrong.is_empty() => {
+            let spec = BuildSpec {
+                image_id,
+                dockerfile: Some(text.to_owned()),
+                dockerfile_path: None,
+                context,
+                build_args: BTreeMap::new(),
+                secret_ids: options.build_secrets().keys().cloned().collect(),
+                secrets_as_build_args: as_arguments,
+                target: None,
+                platform: Platform::host().normalised(),
+                labels: BTreeMap::new(),
+                no_cache: false,
+                timeout: BUILD_TIMEOUT,
+                clip_version: request.clip_version,
+                fallback: None,
+                force: false,
+            };
+            Ok((JobSpec::Build(Box::new(spec)), secrets))
+        }
+        _ => Err(invalid("the build", wrong)),
+    }
 }
 
 /// The pull that a build without a Dockerfile is.

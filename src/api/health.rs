@@ -32,6 +32,9 @@ pub(super) struct Readiness {
     /// Keys that waiting jobs need and this process doesn't have: it leaves those jobs to others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown_keys: Vec<UnknownKey>,
+    /// Why this process builds no images; absent if it does, or works on no jobs at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_builds: Option<String>,
 }
 
 /// A key that is not here.
@@ -91,7 +94,8 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Readines
     let failing: Vec<_> = [database, store].into_iter().flatten().collect();
     if failing.is_empty() {
         let unknown_keys = keys.unwrap_or_default().into_iter().map(UnknownKey::from).collect();
-        return Ok(Json(Readiness { status: "ok", unknown_keys }));
+        let no_builds = state.no_builds.clone();
+        return Ok(Json(Readiness { status: "ok", unknown_keys, no_builds }));
     }
     let names: Vec<_> = failing.iter().map(|part| part.field.as_str()).collect();
     let detail = format!("not ready: {} can't be reached", names.join(" and "));

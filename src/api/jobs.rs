@@ -24,7 +24,7 @@ use super::auth::{May, scope};
 use super::extract::{
     JsonBody, OptionalJsonBody, PathParam, QueryParams, default_limit, header, page_limit,
 };
-use super::new_job::{CredentialText, NewJobBody, secrets_for};
+use super::new_job::{CredentialText, MAX_JOB, NewJobBody, secrets_for};
 use super::observe::{RequestId, traceparent};
 use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
 
@@ -60,7 +60,7 @@ pub(super) async fn submit(
     may: May<scope::JobsWrite>,
     Extension(request_id): Extension<RequestId>,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<Value>,
+    JsonBody(body): JsonBody<Value, MAX_JOB>,
 ) -> Result<Response, ApiError> {
     let new = asked_for(NewJobBody::read(body)?.into_job()?, may.access.workspace);
     accept(&state, new, request_id, &headers).await
@@ -117,7 +117,11 @@ pub(super) async fn queue(
 /// A job that a client asks for: what has no archive yet, or is to have another, is done; else what is
 /// there will do.
 pub(super) fn asked_for(new: NewJob, workspace: WorkspaceId) -> NewJob {
-    let replaces = matches!(&new.spec, JobSpec::Pull(pull) if pull.force);
+    let replaces = match &new.spec {
+        JobSpec::Pull(pull) => pull.force,
+        JobSpec::Build(build) => build.force || build.no_cache,
+        JobSpec::Migrate(_) => false,
+    };
     let sharing = if replaces { Sharing::WithActive } else { Sharing::WithArchived };
     NewJob { workspace, sharing, ..new }
 }

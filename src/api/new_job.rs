@@ -25,6 +25,14 @@ use crate::oci::{Credentials, MAX_SOURCE, Platform, Reference, reference_pattern
 use super::extract::{invalid_job, whole_numbers};
 use super::problem::{ApiError, FieldError};
 
+/// The body of a build.
+mod build;
+
+pub(super) use build::{NewBuild, TIMEOUT as BUILD_TIMEOUT};
+
+/// Bytes of a job as it is submitted, at most: a Dockerfile is a part of one.
+pub(super) const MAX_JOB: usize = 1 << 20;
+
 pub(super) const MAX_CREDENTIALS: usize = 16 * 1024;
 /// The longest that a job may wait for a worker: 30 days, in seconds.
 const MAX_EXPIRY: u64 = 30 * 24 * 60 * 60;
@@ -33,6 +41,7 @@ const MAX_EXPIRY: u64 = 30 * 24 * 60 * 60;
 pub(super) enum NewJobBody {
     Pull(NewPull),
     Migrate(NewMigrate),
+    Build(Box<NewBuild>),
 }
 
 /// A pull: index an image that is in a registry already.
@@ -167,8 +176,12 @@ enum MigrateKind {
 
 impl PartialSchema for NewJobBody {
     fn schema() -> RefOr<Schema> {
-        let kinds = [("pull", NewPull::name()), ("migrate", NewMigrate::name())]
-            .map(|(kind, name)| (kind, Ref::from_schema_name(name)));
+        let names = [
+            ("pull", NewPull::name()),
+            ("migrate", NewMigrate::name()),
+            ("build", NewBuild::name()),
+        ];
+        let kinds = names.map(|(kind, name)| (kind, Ref::from_schema_name(name)));
         let mapping = kinds.iter().map(|(kind, schema)| (*kind, schema.ref_location.clone()));
         let discriminator = Discriminator::with_mapping("kind", mapping);
         let one_of = kinds.iter().fold(OneOfBuilder::new(), |one_of, (_, schema)| {
@@ -188,6 +201,8 @@ impl ToSchema for NewJobBody {
         NewPull::schemas(schemas);
         schemas.push((NewMigrate::name().into_owned(), NewMigrate::schema()));
         NewMigrate::schemas(schemas);
+        schemas.push((NewBuild::name().into_owned(), NewBuild::schema()));
+        NewBuild::schemas(schemas);
     }
 }
 
@@ -242,12 +257,13 @@ impl NewJobBody {
         let kind = body.get("kind").map(|kind| kind.as_str().map(str::to_owned));
         let wrong = |detail: &str| Err(invalid_job(vec![FieldError::new("kind", detail)]));
         match kind {
-            None if body.is_object() => wrong("is missing: expected pull or migrate"),
+            None if body.is_object() => wrong("is missing: expected pull, migrate or build"),
             None => Err(invalid_job(vec![FieldError::new("body", "expected an object")])),
             Some(kind) => match kind.as_deref() {
                 Some("pull") => fields(body).map(Self::Pull),
                 Some("migrate") => fields(body).map(Self::Migrate),
-                _ => wrong("is no kind of job: expected pull or migrate"),
+                Some("build") => fields(body).map(|build| Self::Build(Box::new(build))),
+                _ => wrong("is no kind of job: expected pull, migrate or build"),
             },
         }
     }
@@ -258,6 +274,7 @@ impl NewJobBody {
         let job = match self {
             Self::Pull(pull) => pull.into_job(&mut faults),
             Self::Migrate(migrate) => migrate.into_job(&mut faults),
+            Self::Build(build) => build.into_job(&mut faults),
         };
         match job {
             Some(job) if faults.0.is_empty() => Ok(job),
@@ -330,6 +347,16 @@ pub(super) fn secrets_for(
     let registry = match spec {
         JobSpec::Pull(pull) => Some(pull.source.registry()),
         JobSpec::Migrate(_) => None,
+        // Theirs are several, by their names.
+        JobSpec::Build(_) if given.is_some() => {
+            let detail = "a build's credentials and secrets can't be sent again: submit it anew";
+            return Err(invalid_job(vec![FieldError::new("credentials", detail)]));
+        }
+        JobSpec::Build(build) if !build.secret_ids.is_empty() => {
+            let detail = "the build needs secrets, which were erased when it ended: submit it anew";
+            return Err(invalid_job(vec![FieldError::new("secrets", detail)]));
+        }
+        JobSpec::Build(_) => None,
     };
     let mut faults = Faults::default();
     let secrets = faults.secrets(given, registry);
@@ -472,7 +499,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn any_text_is_accepted_or_refused(kind in "pull|migrate|.{0,5}", image_id in ".{0,20}",
+        fn any_text_is_accepted_or_refused(kind in "pull|migrate|build|.{0,5}", image_id in ".{0,20}",
             source in ".{0,40}", platform in ".{0,20}", version in any::<u16>())
         {
             let _ = job_of(&json!({"kind": kind, "image_id": image_id, "source": source,

@@ -12,21 +12,24 @@ use utoipa_axum::routes;
 
 use super::extract::MAX_BODY;
 use super::{
-    AppState, archives, auth, beta9, bulk, deadline, docs, events, files, health, images, jobs,
-    metrics, observe, origin, pages, problem, rollout_report, rollouts, starts, tokens, traces,
-    webhooks, workspaces,
+    AppState, archives, auth, beta9, bulk, contexts, deadline, docs, events, files, health, images,
+    jobs, log, metrics, new_job, observe, origin, pages, problem, rollout_report, rollouts, starts,
+    tokens, traces, webhooks, workspaces,
 };
 use crate::trace;
 
 /// What needs the token, when there is one.
 fn v1() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
-        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(jobs::submit, jobs::list).layer(DefaultBodyLimit::max(new_job::MAX_JOB)))
         .routes(routes!(bulk::submit).layer(DefaultBodyLimit::max(bulk::MAX_BULK)))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(routes!(events::follow))
+        .routes(routes!(log::follow))
+        .routes(routes!(contexts::keep).layer(DefaultBodyLimit::disable()))
+        .routes(routes!(contexts::look))
         .routes(routes!(images::list))
         .routes(routes!(images::get, images::delete))
         .routes(routes!(images::archive))
@@ -49,7 +52,7 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(tokens::audit))
         .routes(routes!(webhooks::list))
         .routes(routes!(webhooks::redeliver))
-        .routes(routes!(beta9::submit))
+        .routes(routes!(beta9::submit).layer(DefaultBodyLimit::max(new_job::MAX_JOB)))
         .routes(routes!(beta9::get))
         .routes(routes!(beta9::stop))
         .routes(routes!(beta9::verify))

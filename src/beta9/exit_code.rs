@@ -19,6 +19,8 @@ impl ExitCode {
     pub const WRONG_ARCHITECTURE: Self = Self(556);
     /// No worker took it in time.
     pub const SCHEDULER: Self = Self(558);
+    /// It took too long.
+    pub const TIME: Self = Self(559);
     /// Its user stopped it.
     pub const USER: Self = Self(560);
 
@@ -61,7 +63,8 @@ impl ExitCode {
             | "layer_not_tar"
             | "diff_id_mismatch" => Self::INVALID_IMAGE,
             "no_such_platform" => Self::WRONG_ARCHITECTURE,
-            "limit_memory" => Self::OUT_OF_MEMORY,
+            "limit_memory" | "build_out_of_memory" => Self::OUT_OF_MEMORY,
+            "build_timed_out" => Self::TIME,
             _ => Self::UNKNOWN,
         }
     }

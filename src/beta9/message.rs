@@ -132,6 +132,11 @@ impl Narrator {
         Some(Message { msg: line(&text), warning, ..self.sign_of_life() })
     }
 
+    /// What the build itself says, as it is.
+    pub fn says(&self, text: &str) -> Message {
+        Message { msg: line(text), ..self.sign_of_life() }
+    }
+
     /// An empty message.
     pub fn sign_of_life(&self) -> Message {
         Message {

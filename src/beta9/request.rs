@@ -1,6 +1,7 @@
 //! What beta9 asks for, in its own field names (CONTRACT D.1, E). Its requests have many fields that say
 //! nothing about the image: those are passed over, as protobuf would. Absent, null and empty are the same.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -34,6 +35,14 @@ pub struct BuildRequest {
     #[serde(default, deserialize_with = "version")]
     #[schema(minimum = 1, maximum = 2)]
     pub clip_version: Option<u8>,
+    /// How to log in to the build registry; as the service itself when absent.
+    #[serde(default, deserialize_with = "secret")]
+    #[schema(value_type = Option<String>, write_only)]
+    pub build_registry_credentials: Option<SecretString>,
+    /// Offer the secrets as build arguments too, as beta9's own Dockerfiles expect (`ARG NAME`): programs
+    /// that the build runs can read them then. beta9 has no such field.
+    #[serde(default)]
+    pub secrets_as_build_args: Option<bool>,
     /// `NAME=value`, for the computed id alone: an image that is indexed keeps its own.
     #[serde(default)]
     pub env: Option<Vec<String>>,
@@ -73,6 +82,9 @@ pub struct BuildOptions {
     /// The object that holds the Dockerfile's context.
     #[serde(default)]
     build_context: Option<String>,
+    /// Secrets, by their names.
+    #[serde(default, deserialize_with = "secrets")]
+    build_secrets: BTreeMap<String, SecretString>,
     /// How to log in to the source image's registry.
     #[serde(default, deserialize_with = "secret")]
     pub source_image_creds: Option<SecretString>,
@@ -138,10 +150,34 @@ fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretStr
     Ok(text.filter(|text| !text.trim().is_empty()).map(SecretString::from))
 }
 
+/// `NAME=value`, each.
+fn secrets<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, SecretString>, D::Error> {
+    let expected = || D::Error::custom("expected a list of NAME=value");
+    let texts = Option::<Vec<String>>::deserialize(deserializer).map_err(|_| expected())?;
+    let pair = |text: String| {
+        let (name, value) = text.split_once('=')?;
+        (!name.is_empty()).then(|| (name.to_owned(), SecretString::from(value)))
+    };
+    let pairs = texts.unwrap_or_default().into_iter().map(pair);
+    pairs.collect::<Option<_>>().ok_or_else(expected)
+}
+
 impl BuildOptions {
     /// The Dockerfile, if there is one.
     pub fn dockerfile(&self) -> Option<&str> {
         self.dockerfile.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// The context, if there is one.
+    pub fn build_context(&self) -> Option<&str> {
+        self.build_context.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// The secrets, by their names.
+    pub fn build_secrets(&self) -> &BTreeMap<String, SecretString> {
+        &self.build_secrets
     }
 
     /// The source image, if there is one.

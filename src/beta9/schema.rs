@@ -59,12 +59,12 @@ fn dockerfile() -> ObjectBuilder {
         .description(Some("`NAME=value`"));
     ObjectBuilder::new()
         .schema_type(Type::Object)
-        .description(Some("A Dockerfile is built. There are no such jobs yet: answered by 501."))
+        .description(Some("A Dockerfile is built."))
         .property("dockerfile", text)
         .required("dockerfile")
         .property("source_image", optional("The image that it begins with"))
         .property("source_image_creds", optional("For its registry").write_only(true))
-        .property("build_context", optional("The object that holds the context"))
+        .property("build_context", optional("Digest of a context that was sent to `/v1/contexts`"))
         .property("build_secrets", secrets)
 }
 

@@ -271,6 +271,46 @@ impl Client {
         cancel.run_until_cancelled(reading).await.unwrap_or(Err(ClientError::Cancelled.into()))
     }
 
+    /// Whether something is there.
+    pub(super) async fn exists(
+        &self,
+        path: &str,
+        cancel: &CancellationToken,
+    ) -> Result<bool, ClientError> {
+        match retry(&self.retry, cancel, || self.exchange(Method::HEAD, path, None)).await {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a file as it is, which takes as long as it does.
+    pub(super) async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        file: &std::path::Path,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<T> {
+        let sending = async {
+            let file = tokio::fs::File::open(file).await?;
+            let length = file.metadata().await?.len();
+            let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::new(file));
+            let request = self.request(Method::POST, path).timeout(Duration::from_hours(24));
+            let request = request
+                .header("content-type", "application/octet-stream")
+                .header("content-length", length)
+                .body(body);
+            let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let status = answer.status();
+            let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+            if !status.is_success() {
+                return Err(refused(status, &bytes).into());
+            }
+            Ok(serde_json::from_slice(&bytes).map_err(|error| self.nonsense(error.to_string()))?)
+        };
+        cancel.run_until_cancelled(sending).await.unwrap_or(Err(ClientError::Cancelled.into()))
+    }
+
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let mut request = self.http.request(method, format!("{}{path}", self.server));
         if let Some(token) = &self.token {

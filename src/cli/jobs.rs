@@ -16,6 +16,7 @@ use super::client::Client;
 use super::job_progress::JobProgress;
 use super::run_async;
 use super::say;
+use super::submit_build::SubmitBuild;
 use crate::archive::{Fallback, LayerPolicy};
 use crate::digest::Digest;
 use crate::image_id::ImageId;
@@ -85,6 +86,8 @@ enum NewJobArgs {
         #[arg(long, value_name = "FILE")]
         webhook_file: Option<PathBuf>,
     },
+    /// Build an image from a Dockerfile: the context is sent once, and the log followed
+    Build(Box<SubmitBuild>),
     /// Bring an archive to the other version
     Migrate {
         /// Names the archive
@@ -164,6 +167,8 @@ impl NewJobArgs {
                 ]);
                 Value::Object(body)
             }
+            // It needs the service to be asked first.
+            Self::Build(_) => Value::Null,
             Self::Migrate { image_id, to, discard_kept } => json!({
                 "kind": "migrate", "image_id": image_id, "to": to, "discard_kept": discard_kept,
             }),
@@ -176,6 +181,10 @@ impl SubmitCommand {
         let (client, body) = (self.output.client()?, self.job.body()?);
         let key = Uuid::now_v7().to_string();
         let job = run_async(async |cancel| {
+            let body = match &self.job {
+                NewJobArgs::Build(build) => build.body(&client, &cancel).await?,
+                _ => body,
+            };
             let job: Value = client.post("/v1/jobs", &body, &key, &cancel).await?;
             if self.no_wait {
                 return Ok(job);
@@ -187,6 +196,9 @@ impl SubmitCommand {
                 return Ok(job);
             }
             let id = shown(&job["id"]);
+            if matches!(self.job, NewJobArgs::Build(_)) {
+                return follow_log(&client, &job, self.output.json, false, &cancel).await;
+            }
             // What happens is told beside what the command prints.
             let progress = JobProgress::on_stderr(self.output.json);
             let say = |event: &Value| progress.show(event, &self.output);
@@ -227,7 +239,7 @@ enum JobsAction {
         #[arg(value_parser = job_id)]
         id: Uuid,
     },
-    /// Print what happened to a job
+    /// Print what happened to a job; of a build, what it says
     Logs {
         /// The job's id
         #[arg(value_parser = job_id)]
@@ -282,6 +294,18 @@ impl JobsCommand {
             JobsAction::Logs { id, follow } => {
                 let client = output.client()?;
                 let job = run_async(async |cancel| {
+                    let job: Value = client.get(&format!("/v1/jobs/{id}"), &cancel).await?;
+                    if job["spec"]["kind"] == "build" {
+                        let json = output.json;
+                        if *follow {
+                            return follow_log(&client, &job, json, true, &cancel).await;
+                        }
+                        let path = format!("/v1/jobs/{id}/log?follow=false");
+                        client
+                            .lines(&path, &cancel, |line| say!("{}", log_line(line, json)))
+                            .await?;
+                        return Ok(Value::Null);
+                    }
                     if *follow {
                         let say = |event: &Value| say!("{}", output.event(event));
                         return output.follow(&client, &json!({ "id": id }), say, &cancel).await;
@@ -418,6 +442,45 @@ fn outcome(job: &Value) {
     if let Some(bytes) = archive["size"].as_u64() {
         say!("{:10}  {}", "size", HumanBytes(bytes));
     }
+}
+
+/// Prints what a build says until it ends; the job as it is then.
+async fn follow_log(
+    client: &Client,
+    job: &Value,
+    json: bool,
+    is_output: bool,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Value> {
+    let id = job["id"].as_str().context("the service named no job")?;
+    let mut offset = 0;
+    loop {
+        let path = format!("/v1/jobs/{id}/log?offset={offset}");
+        let seen = |line: &Value| {
+            offset = line["next"].as_i64().unwrap_or(offset);
+            let text = log_line(line, json);
+            if is_output { say!("{text}") } else { eprintln!("{text}") }
+        };
+        let broken = client.lines(&path, cancel, seen).await;
+        let job: Value = client.get(&format!("/v1/jobs/{id}"), cancel).await?;
+        if !job["finished_at"].is_null() {
+            return Ok(job);
+        }
+        // Cut off, or the service stops: another replica goes on from there.
+        if let Err(error) = broken {
+            tracing::debug!(%error, "asking for the rest");
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+    }
+}
+
+/// One line of a build's log.
+fn log_line(line: &Value, json: bool) -> String {
+    if json {
+        return line.to_string();
+    }
+    let mark = if line["stream"] == "service" { "=> " } else { "" };
+    format!("{mark}{}", super::printable(line["text"].as_str().unwrap_or_default().as_bytes()))
 }
 
 /// Success if the job succeeded; else its own words.

@@ -14,6 +14,7 @@ use tracing::info;
 use crate::api::{self, AppState};
 use crate::config::{Config, Role, SettingsArgs};
 use crate::database::{Database, DatabaseError, Migrations};
+use crate::jobs::build::Contexts;
 use crate::jobs::queue::{Queue, Vault};
 use crate::publish::archives::Stores;
 use crate::rollouts::Rollouts;
@@ -107,7 +108,7 @@ async fn run(
         .with_limits(config.max_running, config.max_queued);
     let workshop = match config.role {
         Role::Api => None,
-        Role::All | Role::Worker => Some(Workshop::open(config, &stores, &queue, database)?),
+        Role::All | Role::Worker => Some(Workshop::open(config, &stores, &queue, database).await?),
     };
     let (store, workers) = (stores.archives.describe(), config.workers);
     info!(%address, store, workers, role = config.role.as_str(), "ready");
@@ -129,6 +130,9 @@ async fn run(
     let state =
         AppState::new(clients, stores.archives, workspaces, rollouts, config.token.as_ref());
     let state = state.with_stopping(stopping.clone()).with_oci(config.oci.clone());
+    let contexts = Contexts { store: stores.objects.clone() };
+    let no_builds = workshop.as_ref().and_then(Workshop::no_builds);
+    let state = state.with_contexts(contexts, config.data_dir.join("tmp")).with_builds(no_builds);
     let state = state.with_rate_limit(config.requests_per_minute);
     let state = if config.role == Role::Worker { state.for_probes_alone() } else { state };
     let serving = Box::pin(api::serve(listener, state, shutdown.clone()));

@@ -98,6 +98,45 @@ settings! {
         flag: "migrations", env: &["CLIPWRIGHT_MIGRATIONS"], file: "clipwright.migrations",
         expected: "1 to 256", help: "Workers that may migrate at a time; all when absent",
     }
+    BUILDS {
+        flag: "builds", env: &["CLIPWRIGHT_BUILDS"], file: "clipwright.builds",
+        expected: "0 to 256", help: "Workers that may build at a time; all when absent, and 0 leaves builds to other processes",
+    }
+    BUILD_ISOLATION {
+        flag: "build-isolation", env: &["CLIPWRIGHT_BUILD_ISOLATION"],
+        file: "clipwright.buildIsolation", default: Some("chroot"), expected: "chroot or oci",
+        help: "How RUN is kept apart from the builder: by a root of its own, or by runc",
+    }
+    BUILD_NETWORK {
+        flag: "build-network", env: &["CLIPWRIGHT_BUILD_NETWORK"],
+        file: "clipwright.buildNetwork", default: Some("host"), expected: "host or none",
+        help: "What RUN and ADD can reach: what this machine can, or nothing",
+    }
+    BUILD_MEMORY_MIB {
+        flag: "build-memory-mib", env: &["CLIPWRIGHT_BUILD_MEMORY_MIB"],
+        file: "clipwright.buildMemoryMib", expected: "16 to 16777216",
+        help: "MiB of memory that a build may take; any when absent",
+    }
+    BUILD_PROCESSES {
+        flag: "build-processes", env: &["CLIPWRIGHT_BUILD_PROCESSES"],
+        file: "clipwright.buildProcesses", expected: "32 to 4194304",
+        help: "Processes and threads that a build may have; any number when absent",
+    }
+    BUILD_CPU_MILLIS {
+        flag: "build-cpu-millis", env: &["CLIPWRIGHT_BUILD_CPU_MILLIS"],
+        file: "clipwright.buildCpuMillis", expected: "10 to 1024000",
+        help: "Thousandths of a processor that a build may take; all there are when absent",
+    }
+    BUILD_CACHE_MIB {
+        flag: "build-cache-mib", env: &["CLIPWRIGHT_BUILD_CACHE_MIB"],
+        file: "clipwright.buildCacheMib", default: Some("20480"), expected: "0 to 16777216",
+        help: "MiB that the layers of builds may take on this machine, for each workspace",
+    }
+    CONTEXT_DAYS {
+        flag: "context-days", env: &["CLIPWRIGHT_CONTEXT_DAYS"], file: "clipwright.contextDays",
+        default: Some("7"), expected: "1 to 36500",
+        help: "Days that a context is kept that no build uses",
+    }
     MAX_RUNNING {
         flag: "max-running", env: &["CLIPWRIGHT_MAX_RUNNING"], file: "clipwright.maxRunning",
         expected: "1 to 1000000",

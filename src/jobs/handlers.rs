@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::build::Builder;
 use super::job::{JobError, JobKind, JobResult, JobSpec};
 use super::migrate::Migrator;
 use super::pull::Puller;
 use super::worker::{Attempt, Handler};
 use crate::archive::ArchiveError;
+use crate::build::BuildError;
 use crate::layer::Limit;
 use crate::memory::{MemoryAccount, MemoryBudget};
 use crate::progress::others;
@@ -20,6 +22,8 @@ pub struct Handlers {
     pub puller: Arc<Puller>,
     /// Migrations.
     pub migrator: Arc<Migrator>,
+    /// Builds, where they can be done.
+    pub builder: Option<Arc<Builder>>,
     /// What the layers and trees of all of them may take.
     pub memory: MemoryBudget,
 }
@@ -54,6 +58,16 @@ impl Handlers {
                 let migrated = self.migrator.migrate(spec, attempt, account).await;
                 migrated.map_err(|error| JobError::of(&error))
             }
+            JobSpec::Build(spec) => match &self.builder {
+                Some(builder) => {
+                    let built = builder.build(spec, attempt, account).await;
+                    built.map_err(|error| JobError::of(&error))
+                }
+                // Such a process claims none.
+                None => Err(JobError::of(&BuildError::Impossible {
+                    reason: "this process has no builder".to_owned(),
+                })),
+            },
         }
     }
 }
@@ -61,7 +75,8 @@ impl Handlers {
 #[async_trait]
 impl Handler for Handlers {
     fn kinds(&self) -> Vec<JobKind> {
-        JobKind::ALL.to_vec()
+        let can_do = |kind: &JobKind| *kind != JobKind::Build || self.builder.is_some();
+        JobKind::ALL.into_iter().filter(can_do).collect()
     }
 
     async fn run(&self, attempt: &Attempt) -> Result<JobResult, JobError> {

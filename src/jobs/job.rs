@@ -17,8 +17,10 @@ mod state;
 
 pub use crate::image_id::{ImageId, InvalidImageId};
 pub use event::{EventKind, JobEvent};
-pub use outcome::{ArchiveObject, DecidedBy, JobError, JobResult, Migration, VersionReport};
-pub use spec::{JobKind, JobSpec, MigrateSpec, Priority, PullSpec};
+pub use outcome::{
+    ArchiveObject, BuildReport, DecidedBy, JobError, JobResult, Migration, VersionReport,
+};
+pub use spec::{BuildSpec, JobKind, JobSpec, MigrateSpec, Priority, PullSpec};
 pub use state::JobState;
 
 use super::recorded::Recorded;

@@ -165,6 +165,7 @@ impl Migrator {
             archive,
             version: None,
             republished_from: None,
+            build: None,
             migration: Some(Migration {
                 from,
                 to: spec.to,

@@ -32,7 +32,9 @@ mod run;
 
 use choose::{ChosenVersion, VersionChooser};
 use decide::{Finding, Policy};
-use run::{PublishedArchive, PullRun, ResolvedSource};
+use run::{PullRun, ResolvedSource};
+
+pub(super) use run::PublishedArchive;
 
 /// What a job calls its credentials for the registry of its image.
 pub const REGISTRY_SECRET: &str = "registry";
@@ -146,6 +148,11 @@ fn is_registry(named: &str, registry: &str) -> bool {
     named.eq_ignore_ascii_case(registry) || hub(named) && hub(registry)
 }
 
+/// Whether a workspace lets its jobs pull from a registry.
+pub(super) fn may_pull_from(allowed: Option<&[String]>, registry: &str) -> bool {
+    allowed.is_none_or(|hosts| hosts.iter().any(|host| is_registry(host, registry)))
+}
+
 impl Puller {
     /// What the pull is allowed to become, and who says so.
     async fn policy(
@@ -153,13 +160,21 @@ impl Puller {
         spec: &PullSpec,
         attempt: &Attempt,
     ) -> Result<(Policy, ChosenVersion), PullError> {
-        let chosen = self.versions.choose(attempt.job(), spec).await?;
+        let (policy, chosen) = self.version(spec, attempt).await?;
         let registry = spec.source.registry();
-        if let Some(allowed) = &chosen.allowed_registries
-            && !allowed.iter().any(|host| is_registry(host, registry))
-        {
+        if !may_pull_from(chosen.allowed_registries.as_deref(), registry) {
             return Err(PullError::RegistryNotAllowed { registry: registry.to_owned() });
         }
+        Ok((policy, chosen))
+    }
+
+    /// The same, wherever the image comes from.
+    pub(super) async fn version(
+        &self,
+        spec: &PullSpec,
+        attempt: &Attempt,
+    ) -> Result<(Policy, ChosenVersion), PullError> {
+        let chosen = self.versions.choose(attempt.job(), spec).await?;
         let fallback = spec.fallback.or(chosen.fallback).unwrap_or(self.fallback);
         Ok((Policy { wanted: chosen.version, layers: spec.layers, fallback }, chosen))
     }
@@ -174,19 +189,7 @@ impl Puller {
         let started = Instant::now();
         let (policy, chosen) = self.policy(spec, attempt).await?;
         let (source, image) = phase(JobKind::Pull, "resolve", self.resolve(spec, attempt)).await?;
-        let run = PullRun {
-            puller: self,
-            index: IndexOptions { account: account.clone(), ..self.index.clone() },
-            id: &spec.image_id,
-            policy,
-            requested: spec.clip_version,
-            chosen,
-            force: spec.force,
-            fence: &attempt.fence,
-            events: &attempt.events,
-            progress: Arc::new(JobProgress::new(attempt.events.clone())),
-            cancel: &attempt.cancel,
-        };
+        let run = self.run(spec, (policy, chosen), attempt, account);
         let PublishedArchive { summary, archive, version, republished_from } =
             run.make(ResolvedSource { source, image }).await?;
         Ok(JobResult {
@@ -196,6 +199,7 @@ impl Puller {
             version: Some(version),
             republished_from,
             migration: None,
+            build: None,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -237,6 +241,42 @@ impl Puller {
             attempt.fence.pin(image.named_digest).await?;
         }
         Ok((source, image))
+    }
+
+    /// Makes the archive of an image that is at hand: `asked` is the pull that it would be if it were
+    /// in a registry only.
+    pub(super) async fn archive(
+        &self,
+        asked: &PullSpec,
+        (policy, chosen): (Policy, ChosenVersion),
+        (source, image): (Source, ResolvedImage),
+        attempt: &Attempt,
+        account: &MemoryAccount,
+    ) -> Result<PublishedArchive, PullError> {
+        let run = self.run(asked, (policy, chosen), attempt, account);
+        run.make(ResolvedSource { source, image }).await
+    }
+
+    fn run<'a>(
+        &'a self,
+        spec: &'a PullSpec,
+        (policy, chosen): (Policy, ChosenVersion),
+        attempt: &'a Attempt,
+        account: &MemoryAccount,
+    ) -> PullRun<'a> {
+        PullRun {
+            puller: self,
+            index: IndexOptions { account: account.clone(), ..self.index.clone() },
+            id: &spec.image_id,
+            policy,
+            requested: spec.clip_version,
+            chosen,
+            force: spec.force,
+            fence: &attempt.fence,
+            events: &attempt.events,
+            progress: Arc::new(JobProgress::new(attempt.events.clone())),
+            cancel: &attempt.cancel,
+        }
     }
 
     fn no_scratch(&self, source: std::io::Error) -> PullError {

@@ -56,6 +56,15 @@ impl Key {
         Self(format!("{}{image}.{extension}", Self::STAGED))
     }
 
+    /// What the keys of all contexts of builds begin with.
+    pub const CONTEXTS: &str = "context/";
+
+    /// The context of a build, by the digest of the bytes that were sent. A dot is in no workspace's
+    /// name.
+    pub fn context(workspace: &crate::workspace::WorkspaceId, digest: Digest) -> Self {
+        Self(format!("{}{workspace}.{}", Self::CONTEXTS, digest.hex()))
+    }
+
     /// What the keys of all layer indexes begin with.
     pub const LAYER_INDEXES: &str = "layer-index/";
 

@@ -22,7 +22,8 @@ async fn every_v1_operation_needs_the_token_and_no_other_does() {
         let url = path
             .replace("{id}", "0199d2a4-7c1e-7f0a-9a55-0d4b1a1c7e21")
             .replace("{image_id}", "961eaef6668e480f")
-            .replace("{name}", "a-rollout");
+            .replace("{name}", "a-rollout")
+            .replace("{digest}", &format!("sha256:{}", "0".repeat(64)));
         assert!(!url.contains('{'), "{path}: this test does not know its parameters");
         for method in item.as_object().unwrap().keys() {
             let method: Method = method.to_uppercase().parse().unwrap();

@@ -171,6 +171,7 @@ pub(crate) fn result_for(job: &Job) -> JobResult {
         },
         archive: ArchiveObject { key: "x.rclip".to_owned(), size: 1, digest },
         migration: None,
+        build: None,
         version: None,
         republished_from: None,
         seconds: 0.5,

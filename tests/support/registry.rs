@@ -58,6 +58,11 @@ impl Registry {
         Self { process, address, storage }
     }
 
+    /// Where it keeps everything.
+    pub(crate) fn storage(&self) -> &Path {
+        &self.storage
+    }
+
     /// The file that holds a blob.
     pub(crate) fn blob(&self, digest: Digest) -> PathBuf {
         let hex = digest.hex();

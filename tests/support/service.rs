@@ -222,6 +222,64 @@ impl Service {
         self.send(self.http.patch(format!("{}{path}", self.url)), body).await
     }
 
+    /// Where its data is.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Its database.
+    pub(crate) fn database_url(&self) -> &str {
+        let found = self.settings.environment.iter().find(|(name, _)| *name == "DATABASE_URL");
+        &found.unwrap().1
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) async fn send_bytes(&self, path: &str, bytes: Vec<u8>) -> (u16, Value) {
+        self.send_bytes_in("default", path, bytes).await
+    }
+
+    pub(crate) async fn send_bytes_in(
+        &self,
+        workspace: &str,
+        path: &str,
+        bytes: Vec<u8>,
+    ) -> (u16, Value) {
+        let request = self.http.post(format!("{}{path}", self.url));
+        let answer =
+            request.header("clipwright-workspace", workspace).body(bytes).send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
+    }
+
+    /// Only the status.
+    pub(crate) async fn head(&self, path: &str) -> u16 {
+        self.head_in("default", path).await
+    }
+
+    pub(crate) async fn head_in(&self, workspace: &str, path: &str) -> u16 {
+        let request = self.http.head(format!("{}{path}", self.url));
+        let answer = request.header("clipwright-workspace", workspace).send().await.unwrap();
+        answer.status().as_u16()
+    }
+
+    /// Runs a job of a workspace to its end.
+    pub(crate) async fn run_in(&self, workspace: &str, body: Value) -> Value {
+        let request = self.http.post(format!("{}/v1/jobs", self.url));
+        let request = request.header("clipwright-workspace", workspace);
+        let (status, job) = self.send(request, &body).await;
+        assert_eq!(status, 202, "{job}");
+        let path = format!("{}/v1/jobs/{}?wait=25", self.url, job["id"].as_str().unwrap());
+        loop {
+            let request = self.http.get(&path).header("clipwright-workspace", workspace);
+            let job: Value =
+                serde_json::from_slice(&request.send().await.unwrap().bytes().await.unwrap())
+                    .unwrap();
+            if !job["finished_at"].is_null() {
+                return job;
+            }
+        }
+    }
+
     async fn send(&self, request: reqwest::RequestBuilder, body: &Value) -> (u16, Value) {
         let request = request.header("content-type", "application/json").body(body.to_string());
         let answer = request.send().await.unwrap();

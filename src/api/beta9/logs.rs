@@ -1,5 +1,6 @@
 //! `/v1/beta9/builds/{id}/logs`: what happens to a build, in the messages of beta9.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,10 +20,14 @@ use crate::api::auth::{May, scope};
 use crate::api::events::{StreamError, Tail};
 use crate::api::extract::{PathParam, QueryParams};
 use crate::api::jobs::visible;
+use crate::api::log::LogReader;
 use crate::api::problem::{ApiError, CommonProblems, Problem};
 use crate::beta9::{Build, Message, Narrator, PythonVersion};
+use crate::jobs::build::LogRecord;
 use crate::jobs::queue::Queue;
 
+/// How often a build is looked at for new lines.
+const LOOK: Duration = Duration::from_millis(300);
 /// beta9's own log client says something as often.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
@@ -78,7 +83,10 @@ pub(crate) async fn follow(
     let image_id = image_id.map_err(|error| ApiError::internal(&error))?;
     let tail = Tail::open(&state, &may.access, id, 0, params.follow).await?;
     let narrator = Narrator::new(image_id, params.python_version);
-    let telling = Telling { tail, queue: state.queue, narrator, due: soon(), has_ended: false };
+    let log = LogReader::new(state.queue.clone(), id, 0);
+    let log = (job.spec.json()["kind"] == "build").then_some(log);
+    let (lines, queue, due) = (VecDeque::new(), state.queue, soon());
+    let telling = Telling { tail, log, lines, queue, narrator, due, has_ended: false };
     let lines = stream::try_unfold(telling, async |mut telling| {
         let Some(message) = telling.next().await? else { return Ok(None) };
         let mut line = serde_json::to_vec(&message)?;
@@ -103,12 +111,26 @@ struct Telling {
     tail: Tail,
     queue: Queue,
     narrator: Narrator,
+    /// What a build says itself, where it is one.
+    log: Option<LogReader>,
+    lines: VecDeque<String>,
     /// When something is to be said in any case.
     due: Instant,
     has_ended: bool,
 }
 
 impl Telling {
+    /// The next line that the build has said.
+    async fn next_line(&mut self) -> Result<Option<String>, StreamError> {
+        if let (true, Some(log)) = (self.lines.is_empty(), &mut self.log) {
+            for (_, line) in log.read().await? {
+                let record: LogRecord = serde_json::from_slice(&line)?;
+                self.lines.push_back(record.text);
+            }
+        }
+        Ok(self.lines.pop_front())
+    }
+
     async fn next(&mut self) -> Result<Option<Message>, StreamError> {
         let message = self.awaited().await?;
         self.due = soon();
@@ -117,7 +139,16 @@ impl Telling {
 
     async fn awaited(&mut self) -> Result<Option<Message>, StreamError> {
         while !self.has_ended {
-            let Ok(event) = timeout_at(self.due, self.tail.next()).await else {
+            if let Some(text) = self.next_line().await? {
+                return Ok(Some(self.narrator.says(&text)));
+            }
+            // A build's lines are looked for now and then; whoever wakes the one wakes the other.
+            let look = Instant::now() + LOOK;
+            let until = if self.log.is_some() { self.due.min(look) } else { self.due };
+            let Ok(event) = timeout_at(until, self.tail.next()).await else {
+                if Instant::now() < self.due {
+                    continue;
+                }
                 return Ok(Some(self.narrator.sign_of_life()));
             };
             if let Some(event) = event? {

@@ -1,6 +1,7 @@
 //! What works on jobs: handlers with all that they need, workers, reconcilers. A process that serves the
 //! API alone has none of it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -9,9 +10,12 @@ use uuid::Uuid;
 
 use super::scratch::Scratch;
 use crate::archive::{IndexOptions, LayerCache, PackOptions};
-use crate::config::Config;
+use crate::build::context::ContextLimits;
+use crate::build::{BuildError, Buildah, Launcher, Storages};
+use crate::config::{BuildSettings, Config};
 use crate::database::Database;
 use crate::fetch::Budget;
+use crate::jobs::build::{Builder, Contexts, TidyContexts, TidyStorages};
 use crate::jobs::courier::Courier;
 use crate::jobs::handlers::Handlers;
 use crate::jobs::job::JobKind;
@@ -20,6 +24,7 @@ use crate::jobs::pull::Puller;
 use crate::jobs::queue::Queue;
 use crate::jobs::reconcile::Reconcilers;
 use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
+use crate::local::io_error;
 use crate::memory::MemoryBudget;
 use crate::publish::archives::Stores;
 use crate::rollouts::{Guard, Rollouts, Tally, Tidy, Versions};
@@ -30,12 +35,14 @@ use crate::workspaces::Workspaces;
 pub(super) struct Workshop {
     handlers: Arc<Handlers>,
     rollouts: Rollouts,
+    /// Why there are no builds here, if there are none.
+    no_builds: Option<String>,
     /// Held as long as anybody may write in it.
     _scratch: Scratch,
 }
 
 impl Workshop {
-    pub(super) fn open(
+    pub(super) async fn open(
         config: &Config,
         stores: &Stores,
         queue: &Queue,
@@ -77,8 +84,19 @@ impl Workshop {
             scratch: scratch.path().to_owned(),
         });
         let memory = MemoryBudget::new(config.limits.memory_bytes);
-        let handlers = Arc::new(Handlers { puller, migrator, memory });
-        Ok(Self { handlers, rollouts, _scratch: scratch })
+        let builder = builder(config, stores, &puller, scratch.path()).await;
+        let no_builds = builder.as_ref().err().cloned();
+        if let Some(reason) = &no_builds {
+            tracing::warn!(reason, "this process builds no images");
+        }
+        let builder = builder.ok().map(Arc::new);
+        let handlers = Arc::new(Handlers { puller, migrator, builder, memory });
+        Ok(Self { handlers, rollouts, no_builds, _scratch: scratch })
+    }
+
+    /// Why there are no builds here; `None` if there are.
+    pub(super) fn no_builds(&self) -> Option<String> {
+        self.no_builds.clone()
     }
 
     /// The workers and the reconcilers, until `stopping`.
@@ -95,7 +113,10 @@ impl Workshop {
             self.handlers.clone(),
             WorkerSettings {
                 workers: config.workers,
-                slots: config.migrations.map(|most| (JobKind::Migrate, most)).into_iter().collect(),
+                slots: [(JobKind::Migrate, config.migrations), (JobKind::Build, config.builds)]
+                    .into_iter()
+                    .filter_map(|(kind, most)| Some((kind, most?)))
+                    .collect(),
                 lease: config.lease,
                 poll: config.poll_interval,
                 liveness: Liveness { stall: config.stall, limit: config.attempt_limit },
@@ -108,6 +129,21 @@ impl Workshop {
             .with(Tally { rollouts: rollouts() })
             .with(Guard { rollouts: rollouts() })
             .with(Tidy { rollouts: rollouts() });
+        let reconcilers = match &self.handlers.builder {
+            Some(builder) => reconcilers
+                .with(TidyStorages {
+                    backend: builder.backend.clone(),
+                    storages: builder.storages.clone(),
+                    most: config.build.cache_bytes,
+                    scratch: builder.scratch.clone(),
+                    measured: std::sync::Mutex::default(),
+                })
+                .with(TidyContexts {
+                    contexts: builder.contexts.clone(),
+                    keep: config.build.keep_contexts,
+                }),
+            None => reconcilers,
+        };
         let reconcilers = reconcilers.start(stopping.clone());
         let beside = tokio::spawn(async move {
             // The first of them that ends by itself, which a defect may do, is known to the caller.
@@ -118,6 +154,37 @@ impl Workshop {
         });
         Ok((workers, beside))
     }
+}
+
+/// What builds, or why nothing does.
+async fn builder(
+    config: &Config,
+    stores: &Stores,
+    puller: &Arc<Puller>,
+    scratch: &Path,
+) -> Result<Builder, String> {
+    if config.builds == Some(0) {
+        return Err("the settings leave builds to other processes".to_owned());
+    }
+    let BuildSettings { isolation, network, resources, .. } = config.build;
+    let probing = async {
+        let probe = scratch.join("probe");
+        std::fs::create_dir(&probe).map_err(io_error("can't make a directory for the probe"))?;
+        let launcher = Launcher::of_this_program()?;
+        let backend = Buildah::probe(launcher, isolation, resources, &probe).await?;
+        std::fs::remove_dir_all(&probe).map_err(io_error("can't remove the probe's directory"))?;
+        Ok::<_, BuildError>(backend)
+    };
+    let backend = probing.await.map_err(|error| error.to_string())?;
+    Ok(Builder {
+        backend: Arc::new(backend),
+        puller: puller.clone(),
+        storages: Storages { root: config.data_dir.join("builds") },
+        contexts: Contexts { store: stores.objects.clone() },
+        network,
+        context_limits: ContextLimits::default(),
+        scratch: scratch.to_owned(),
+    })
 }
 
 /// Layer indexes in the data directory and the store, as far as they are wanted there.

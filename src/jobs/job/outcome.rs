@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::archive::Summary;
+use crate::build::{BackendVersion, BaseImage, BuildStep, Timings};
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 use crate::image_id::ImageId;
@@ -31,8 +32,31 @@ pub struct JobResult {
     /// What a migration did; absent in results of other jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<Migration>,
+    /// What a build did; absent in results of other jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<BuildReport>,
     /// Wall time of the successful attempt, in seconds.
     pub seconds: f64,
+}
+
+/// What a build did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct BuildReport {
+    /// Where the image is, by tag and digest; absent if it is in no registry, as one that was asked for
+    /// as v1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// What built it; absent if an earlier attempt did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendVersion>,
+    /// The images that it began with, pinned.
+    pub bases: Vec<BaseImage>,
+    /// What was done, in order.
+    pub steps: Vec<BuildStep>,
+    /// Steps whose layers were there already.
+    pub cached_steps: usize,
+    /// How long each part took, in seconds.
+    pub timings: Timings,
 }
 
 /// What a migration did.

@@ -1,9 +1,12 @@
 //! What a job asks for.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::archive::{Fallback, LayerPolicy};
+use crate::digest::Digest;
 use crate::image_id::ImageId;
 use crate::oci::{Platform, Reference};
 
@@ -15,6 +18,8 @@ pub enum JobSpec {
     Pull(PullSpec),
     /// Bring an archive to the other version.
     Migrate(MigrateSpec),
+    /// Build an image from a Dockerfile, and index it.
+    Build(Box<BuildSpec>),
 }
 
 /// A migration: the archive that the image id names gets the other version, with the same content.
@@ -55,12 +60,63 @@ pub struct PullSpec {
     pub force: bool,
 }
 
+/// A build: the image goes to the build registry under the image id, and the archive points there.
+/// Secrets travel beside it; their ids alone are here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BuildSpec {
+    /// Names the archive in the store, and is the tag in the build registry.
+    pub image_id: ImageId,
+    /// The Dockerfile's text; absent, it is in the context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dockerfile: Option<String>,
+    /// Where in the context it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dockerfile_path: Option<String>,
+    /// Digest of the context as it was sent; absent, it is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub context: Option<Digest>,
+    /// Values of `ARG`s.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub build_args: BTreeMap<String, String>,
+    /// Ids of the secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_ids: Vec<String>,
+    /// Whether secrets are offered as `ARG`s too.
+    #[serde(default)]
+    pub secrets_as_build_args: bool,
+    /// The stage to build; the last one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// `os/architecture[/variant]`.
+    #[schema(value_type = String)]
+    pub platform: Platform,
+    /// Labels that the image gets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Use no layers of earlier builds.
+    #[serde(default)]
+    pub no_cache: bool,
+    /// Seconds that the builder may take.
+    pub timeout: u64,
+    /// The archive version wanted; the configured one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_version: Option<u8>,
+    /// What to do when the image can't be served as v2; what is configured when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+    /// Replace an archive of this image id that has other content.
+    #[serde(default)]
+    pub force: bool,
+}
+
 impl JobSpec {
     /// The image that the job is about.
     pub fn image_id(&self) -> &ImageId {
         match self {
             Self::Pull(pull) => &pull.image_id,
             Self::Migrate(migrate) => &migrate.image_id,
+            Self::Build(build) => &build.image_id,
         }
     }
 
@@ -68,7 +124,7 @@ impl JobSpec {
     pub fn host(&self) -> Option<&str> {
         match self {
             Self::Pull(pull) => Some(pull.source.registry()),
-            Self::Migrate(_) => None,
+            Self::Migrate(_) | Self::Build(_) => None,
         }
     }
 
@@ -80,6 +136,7 @@ impl JobSpec {
         match self {
             Self::Pull(_) => JobKind::Pull,
             Self::Migrate(_) => JobKind::Migrate,
+            Self::Build(_) => JobKind::Build,
         }
     }
 }
@@ -91,17 +148,20 @@ pub enum JobKind {
     Pull,
     /// [`JobSpec::Migrate`].
     Migrate,
+    /// [`JobSpec::Build`].
+    Build,
 }
 
 impl JobKind {
     /// All that this version knows.
-    pub const ALL: [Self; 2] = [Self::Pull, Self::Migrate];
+    pub const ALL: [Self; 3] = [Self::Pull, Self::Migrate, Self::Build];
 
     /// As it stands in specs and in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pull => "pull",
             Self::Migrate => "migrate",
+            Self::Build => "build",
         }
     }
 }
@@ -153,8 +213,12 @@ mod tests {
         let pull = json!({
             "kind": "pull", "image_id": image_id, "source": "app", "platform": "linux/amd64",
         });
+        let build = json!({
+            "kind": "build", "image_id": image_id, "platform": "linux/amd64", "timeout": 1,
+        });
         let migrate = JobSpec::Migrate(MigrateSpec { image_id, to: 2, discard_kept: false });
-        let specs = [serde_json::from_value(pull).unwrap(), migrate];
+        let [pull, build] = [pull, build].map(|json| serde_json::from_value(json).unwrap());
+        let specs = [pull, migrate, build];
         for spec in &specs {
             assert_eq!(serde_json::to_value(spec).unwrap()["kind"], spec.kind().as_str());
         }

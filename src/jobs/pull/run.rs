@@ -52,12 +52,12 @@ pub(super) struct ResolvedSource {
 }
 
 /// An archive that is in the store.
-pub(super) struct PublishedArchive {
-    pub(super) summary: Summary,
-    pub(super) archive: ArchiveObject,
-    pub(super) version: VersionReport,
+pub(in crate::jobs) struct PublishedArchive {
+    pub(in crate::jobs) summary: Summary,
+    pub(in crate::jobs) archive: ArchiveObject,
+    pub(in crate::jobs) version: VersionReport,
     /// The image as it was found, if the archive is of a re-published one.
-    pub(super) republished_from: Option<String>,
+    pub(in crate::jobs) republished_from: Option<String>,
 }
 
 impl PullRun<'_> {

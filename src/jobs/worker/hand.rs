@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::sink::EventSink;
 use crate::digest::Digest;
 use crate::jobs::job::{Job, JobSpec};
-use crate::jobs::queue::{Lease, Queue, QueueError, Secrets};
+use crate::jobs::queue::{Lease, LogChunk, Queue, QueueError, Secrets};
 
 /// One attempt at one job, as its handler sees it.
 #[derive(Debug)]
@@ -67,6 +67,22 @@ impl Fence {
         if let Err(error) = told {
             tracing::debug!(registry, %error, "whether a registry answers was not told");
         }
+    }
+
+    /// Where the log of the job ends, over all attempts, in bytes.
+    pub(in crate::jobs) async fn log_end(&self) -> Result<i64, QueueError> {
+        let last = self.queue.log(self.lease.job.id, i64::MAX, 1).await?.pop();
+        let length = |chunk: &LogChunk| i64::try_from(chunk.bytes.len()).unwrap_or(i64::MAX);
+        Ok(last.map_or(0, |chunk| chunk.offset + length(&chunk)))
+    }
+
+    /// Appends bytes to the job's log; where it ends then.
+    pub(in crate::jobs) async fn append_log(
+        &self,
+        offset: i64,
+        bytes: &[u8],
+    ) -> Result<i64, QueueError> {
+        self.queue.append_log(&self.lease, offset, bytes).await
     }
 
     /// Whether the archive under the job's image id is its workspace's to write; fails as

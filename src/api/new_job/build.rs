@@ -1,0 +1,332 @@
+//! The body of a build.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::{CredentialText, Faults, NewWebhook, SecretText, source_of, version};
+use crate::api::problem::FieldError;
+use crate::archive::{Fallback, LayerPolicy};
+use crate::build::{MAX_DOCKERFILE, no_argument};
+use crate::digest::Digest;
+use crate::jobs::build::{PUSH_SECRET, REGISTRY_PREFIX, SECRET_PREFIX};
+use crate::jobs::job::{BuildSpec, ImageId, JobSpec, Priority, PullSpec};
+use crate::jobs::pull::REGISTRY_SECRET;
+use crate::jobs::queue::{NewJob, Secrets};
+use crate::oci::{Credentials, Platform, normalise_registry};
+
+/// Build arguments, labels or secrets at most.
+const MAX_COUNT: usize = 128;
+/// Bytes of a value at most.
+const MAX_VALUE: usize = 32 << 10;
+/// Seconds that a build may take, unless the body says (CONTRACT D.6).
+pub(in crate::api) const TIMEOUT: u64 = 3600;
+const MAX_TIMEOUT: u64 = 24 * 3600;
+
+/// A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a
+/// context, `source` is indexed where it is, as by a pull.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "kind": "build",
+    "image_id": "961eaef6668e480f",
+    "dockerfile": "FROM docker.io/library/alpine:3.20\nRUN apk add curl\n",
+    "build_args": {"VERSION": "1.2"},
+    "timeout": 1800
+}))]
+pub(in crate::api) struct NewBuild {
+    /// `build`.
+    kind: BuildKind,
+    /// Names the archive in the store, and is the image's tag in the build registry.
+    #[schema(value_type = ImageId, required)]
+    image_id: Option<String>,
+    /// The Dockerfile's text.
+    #[schema(max_length = 262_144)]
+    dockerfile: Option<String>,
+    /// Where in the context the Dockerfile is; `Dockerfile` when absent.
+    #[schema(max_length = 4096)]
+    dockerfile_path: Option<String>,
+    /// Digest of a context that was sent to `/v1/contexts`; an empty one when absent.
+    #[schema(value_type = Option<String>, pattern = "^sha256:[0-9a-f]{64}$")]
+    context: Option<String>,
+    /// Image that is indexed if there is neither a Dockerfile nor a context.
+    source: Option<String>,
+    /// Values of `ARG`s. They are shown with the job, and are in the image's history.
+    #[serde(default)]
+    build_args: BTreeMap<String, String>,
+    /// Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>, write_only)]
+    secrets: BTreeMap<String, SecretText>,
+    /// Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+    #[schema(default = false)]
+    secrets_as_build_args: Option<bool>,
+    /// The stage to build; the last one when absent.
+    #[schema(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+    target: Option<String>,
+    /// `os/architecture[/variant]`; the service's own platform when absent.
+    #[schema(value_type = Option<String>, pattern = r"^[A-Za-z0-9._-]{1,64}(/[A-Za-z0-9._-]{1,64}){1,2}$", examples("linux/arm64"))]
+    platform: Option<String>,
+    /// Labels that the image gets.
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    /// Use no layers of earlier builds.
+    #[schema(default = false)]
+    no_cache: Option<bool>,
+    /// Seconds that the builder may take.
+    #[schema(minimum = 1, maximum = 86_400, default = 3600)]
+    timeout: Option<u64>,
+    /// The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+    /// not pushed.
+    #[schema(minimum = 1, maximum = 2)]
+    clip_version: Option<u8>,
+    /// What to do when the image can't be served as v2; what is configured when absent.
+    fallback: Option<Fallback>,
+    /// Replace an archive of this image id that has other content.
+    #[schema(default = false)]
+    force: Option<bool>,
+    /// Which of several jobs is taken first; `normal` when absent.
+    priority: Option<Priority>,
+    /// The job ends as `expired` when no worker takes it in so many seconds.
+    #[schema(minimum = 1, maximum = 2_592_000)]
+    expires_in: Option<u64>,
+    /// How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+    #[serde(default)]
+    #[schema(write_only)]
+    credentials: BTreeMap<String, CredentialText>,
+    /// How to log in to the build registry; as the service itself when absent.
+    #[schema(write_only)]
+    build_registry_credentials: Option<CredentialText>,
+    /// Whom to tell when the job ends.
+    webhook: Option<NewWebhook>,
+}
+
+/// The kind of a build.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum BuildKind {
+    /// Build an image from a Dockerfile.
+    Build,
+}
+
+impl NewBuild {
+    pub(super) fn into_job(self, faults: &mut Faults) -> Option<NewJob> {
+        let BuildKind::Build = self.kind;
+        if self.dockerfile.is_none() && self.dockerfile_path.is_none() && self.context.is_none() {
+            return self.into_pull(faults);
+        }
+        let image_id = faults.image_id(self.image_id);
+        let platform = platform(faults, self.platform);
+        let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
+        let has_context = self.context.is_some();
+        let context = self.context.map(|text| faults.keep("context", text.parse::<Digest>()));
+        if self.source.is_some() {
+            faults.wrong(
+                "source",
+                "goes with neither a Dockerfile nor a context: FROM names the image",
+            );
+        }
+        if let Some(text) = &self.dockerfile {
+            if self.dockerfile_path.is_some() {
+                faults.wrong("dockerfile_path", "there is a dockerfile already");
+            }
+            let found = text.len();
+            if found == 0 || found > MAX_DOCKERFILE || text.contains('\0') {
+                faults.wrong(
+                    "dockerfile",
+                    &format!("has {found} bytes: expected 1 to {MAX_DOCKERFILE}, and no NUL"),
+                );
+            }
+        } else if !has_context {
+            faults.wrong("dockerfile_path", "is a path in a context, and there is none");
+        }
+        if self
+            .dockerfile_path
+            .as_ref()
+            .is_some_and(|path| path.is_empty() || path.len() > 4096 || path.contains('\0'))
+        {
+            faults.wrong("dockerfile_path", "expected a path in the context of at most 4096 bytes");
+        }
+        if self.target.as_ref().is_some_and(|target| !is_target(target)) {
+            faults.wrong("target", "is no name of a stage");
+        }
+        let arguments = |name: &str| no_argument_name(name);
+        faults.map("build_args", &self.build_args, arguments);
+        faults.map("labels", &self.labels, |name| {
+            (name.is_empty() || name.contains('=')).then_some("is no name of a label")
+        });
+        let as_arguments = self.secrets_as_build_args.unwrap_or_default();
+        let values: BTreeMap<_, _> = self
+            .secrets
+            .iter()
+            .map(|(id, secret)| (id.clone(), secret.expose().to_owned()))
+            .collect();
+        faults.map("secrets", &values, |id| match no_argument(id) {
+            Some(reason) if as_arguments => Some(reason),
+            _ => (!is_id(id))
+                .then_some("is no id of a secret: expected letters, digits, '_', '-' and '.'"),
+        });
+        let timeout = self.timeout.unwrap_or(TIMEOUT);
+        if !(1..=MAX_TIMEOUT).contains(&timeout) {
+            faults.wrong("timeout", &format!("is {timeout}: expected 1 to {MAX_TIMEOUT} seconds"));
+        }
+        let mut secrets = Secrets::new();
+        let secret_ids = self.secrets.keys().cloned().collect();
+        for (id, secret) in self.secrets {
+            secrets.insert(format!("{SECRET_PREFIX}{id}"), secret.0);
+        }
+        for (host, given) in self.credentials {
+            let registry = normalise_registry(&host);
+            if let Some(secret) = faults.credentials("credentials", given, Some(&registry)) {
+                secrets.insert(format!("{REGISTRY_PREFIX}{registry}"), secret);
+            }
+        }
+        if let Some(given) = self.build_registry_credentials
+            && let Some(secret) = faults.credentials("build_registry_credentials", given, None)
+        {
+            secrets.insert(PUSH_SECRET.to_owned(), secret);
+        }
+        let expires_in = faults.expiry(self.expires_in);
+        let webhook = faults.webhook(self.webhook);
+        let spec = BuildSpec {
+            image_id: image_id?,
+            dockerfile: self.dockerfile,
+            dockerfile_path: self.dockerfile_path,
+            context: context.flatten(),
+            build_args: self.build_args,
+            secret_ids,
+            secrets_as_build_args: as_arguments,
+            target: self.target,
+            platform: platform?.normalised(),
+            labels: self.labels,
+            no_cache: self.no_cache.unwrap_or_default(),
+            timeout,
+            clip_version: clip_version.flatten(),
+            fallback: self.fallback,
+            force: self.force.unwrap_or_default(),
+        };
+        let priority = self.priority.unwrap_or_default();
+        let new = NewJob::new(JobSpec::Build(Box::new(spec)));
+        Some(NewJob { priority, secrets, webhook, expires_in, ..new })
+    }
+
+    /// Nothing to build: the source is indexed (CONTRACT D.1).
+    fn into_pull(self, faults: &mut Faults) -> Option<NewJob> {
+        let image_id = faults.image_id(self.image_id);
+        let missing = "is missing: expected a Dockerfile, a context, or a source to be indexed";
+        let source = faults.keep("dockerfile", self.source.ok_or(missing));
+        let source = source.and_then(|text| faults.keep("source", source_of(&text)));
+        let platform = platform(faults, self.platform);
+        let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
+        let mut secrets = Secrets::new();
+        for (host, given) in self.credentials {
+            let registry = normalise_registry(&host);
+            let secret = faults.credentials("credentials", given, Some(&registry));
+            if source.as_ref().is_some_and(|source| source.registry() == registry) {
+                secrets.extend(secret.map(|secret| (REGISTRY_SECRET.to_owned(), secret)));
+            }
+        }
+        let expires_in = faults.expiry(self.expires_in);
+        let webhook = faults.webhook(self.webhook);
+        let spec = PullSpec {
+            image_id: image_id?,
+            source: source?,
+            platform: platform?.normalised(),
+            clip_version: clip_version.flatten(),
+            layers: LayerPolicy::default(),
+            fallback: self.fallback,
+            force: self.force.unwrap_or_default(),
+        };
+        let priority = self.priority.unwrap_or_default();
+        let new = NewJob::new(JobSpec::Pull(spec));
+        Some(NewJob { priority, secrets, webhook, expires_in, ..new })
+    }
+}
+
+fn platform(faults: &mut Faults, text: Option<String>) -> Option<Platform> {
+    match text {
+        Some(text) => faults.keep("platform", text.parse::<Platform>()),
+        None => Some(Platform::host()),
+    }
+}
+
+fn no_argument_name(name: &str) -> Option<&'static str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let is_name =
+        name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit()) && name.bytes().all(plain);
+    (!is_name).then_some("is no name of an ARG")
+}
+
+fn is_id(id: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    (1..=128).contains(&id.len()) && id.bytes().all(plain)
+}
+
+fn is_target(target: &str) -> bool {
+    is_id(target) && !target.starts_with(['-', '.'])
+}
+
+impl Faults {
+    fn wrong(&mut self, field: &str, detail: &str) {
+        self.0.push(FieldError::new(field, detail));
+    }
+
+    /// Names and values of a map; `bad` says what is wrong with a name.
+    fn map(
+        &mut self,
+        field: &str,
+        values: &BTreeMap<String, String>,
+        bad: impl Fn(&str) -> Option<&'static str>,
+    ) {
+        if values.len() > MAX_COUNT {
+            self.wrong(
+                field,
+                &format!("has {} entries: expected at most {MAX_COUNT}", values.len()),
+            );
+        }
+        for (name, value) in values {
+            let shown: String = name.chars().take(100).collect();
+            if let Some(reason) = bad(name) {
+                self.wrong(field, &format!("{shown:?} {reason}"));
+            }
+            if value.len() > MAX_VALUE || value.contains('\0') {
+                self.wrong(
+                    field,
+                    &format!(
+                        "the value of {shown:?} is larger than {MAX_VALUE} bytes, or has a NUL"
+                    ),
+                );
+            }
+        }
+    }
+
+    fn credentials(
+        &mut self,
+        field: &str,
+        CredentialText(secret): CredentialText,
+        registry: Option<&str>,
+    ) -> Option<secrecy::SecretString> {
+        use secrecy::ExposeSecret as _;
+        let found = secret.expose_secret().len();
+        if found > super::MAX_CREDENTIALS {
+            self.wrong(
+                field,
+                &format!("has {found} bytes: expected at most {}", super::MAX_CREDENTIALS),
+            );
+            return None;
+        }
+        if let Some(registry) = registry {
+            let parsed = Credentials::parse(secret.expose_secret(), registry);
+            self.keep(field, parsed.map_err(|error| error.to_string()))?;
+        }
+        Some(secret)
+    }
+}
+
+impl SecretText {
+    fn expose(&self) -> &str {
+        use secrecy::ExposeSecret as _;
+        self.0.expose_secret()
+    }
+}

@@ -1,0 +1,194 @@
+//! The images that a build begins with: found and fetched by our own registry client, verified and under
+//! the egress policy, and then taken into the workspace's storage. What is there already isn't fetched
+//! again. The builder is told which image a name means: a tag that moves meanwhile changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt as _;
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+
+use super::BuildError;
+use super::backend::BuildBackend;
+use super::dockerfile::ExternalImage;
+use super::storage::Site;
+use crate::digest::Digest;
+use crate::local::io_error;
+use crate::oci::{
+    Credentials, ImageSource, OciError, OciSettings, Platform, Reference, ResolvedImage, Source,
+};
+
+/// Layers of an image that are fetched at a time.
+const AT_ONCE: usize = 4;
+/// What a directory of this kind says of itself.
+const VERSION: &str = "Directory Transport Version: 1.1\n";
+
+/// An image that a build began with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BaseImage {
+    /// As the Dockerfile names it.
+    pub name: String,
+    /// By its digest: `host/repository@sha256:...`.
+    pub reference: String,
+    /// Digest of the platform manifest.
+    #[schema(value_type = String)]
+    pub manifest_digest: Digest,
+    /// Digest of its config.
+    #[serde(skip, default = "nothing")]
+    pub(super) config: Digest,
+    /// Whether it was in the workspace's storage.
+    pub cached: bool,
+}
+
+fn nothing() -> Digest {
+    Digest::of(b"")
+}
+
+/// How base images are found.
+pub struct BaseImages<'a> {
+    /// What they are for.
+    pub backend: &'a dyn BuildBackend,
+    /// How registries are reached.
+    pub oci: &'a OciSettings,
+    /// How to log in, by host; the surroundings' where there is none.
+    pub credentials: &'a BTreeMap<String, Credentials>,
+    /// Of what they should be, where the Dockerfile doesn't say.
+    pub platform: &'a Platform,
+    /// Whether the workspace lets its jobs pull from a host.
+    pub may_pull_from: &'a (dyn Fn(&str) -> bool + Send + Sync),
+}
+
+impl std::fmt::Debug for BaseImages<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BaseImages").field("platform", &self.platform).finish_non_exhaustive()
+    }
+}
+
+impl BaseImages<'_> {
+    /// Sees to it that the storage has all of them.
+    pub async fn fetch(
+        &self,
+        site: &Site,
+        images: &[ExternalImage],
+        cancel: &CancellationToken,
+    ) -> Result<Vec<BaseImage>, BuildError> {
+        let mut fetched = Vec::new();
+        for (number, image) in images.iter().enumerate() {
+            let directory = site.scratch(&format!("base-{number}"));
+            fetched.push(self.fetch_one(site, image, &directory, cancel).await?);
+        }
+        Ok(fetched)
+    }
+
+    async fn fetch_one(
+        &self,
+        site: &Site,
+        image: &ExternalImage,
+        directory: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<BaseImage, BuildError> {
+        let line = image.line;
+        let failed = |error: OciError| match error {
+            OciError::Cancelled => BuildError::Cancelled,
+            error => BuildError::Oci { place: format!("Dockerfile line {line}: "), error },
+        };
+        let wrong = |reason: String| super::DockerfileError { line, reason };
+        let reference: Reference =
+            image.name.parse().map_err(|error| failed(OciError::from(error)))?;
+        let registry = reference.registry().to_owned();
+        if !(self.may_pull_from)(&registry) {
+            return Err(BuildError::RegistryNotAllowed { line, registry });
+        }
+        let platform = match &image.platform {
+            Some(text) => text.parse::<Platform>().map_err(|error| wrong(error.to_string()))?,
+            None => self.platform.clone(),
+        };
+        let credentials = self.credentials.get(&registry).cloned();
+        let source = ImageSource::Registry(reference);
+        let source = Source::open(&source, self.oci, credentials).await.map_err(failed)?;
+        let found = source.resolve(&platform.normalised(), cancel).await.map_err(failed)?;
+        let config = Digest::of(&found.raw_config);
+        let cached = self.backend.has_image(site, config).await;
+        if !cached {
+            let known = site.known_layers();
+            fetch_into(&source, &found, directory, &known, cancel).await?;
+            if let Err(error) = self.backend.import(site, directory, cancel).await {
+                if known.is_empty() || !matches!(error, BuildError::Backend { .. }) {
+                    return Err(error);
+                }
+                // The layers that it should have, it may have lost.
+                fetch_into(&source, &found, directory, &[], cancel).await?;
+                self.backend.import(site, directory, cancel).await?;
+            }
+            tokio::fs::remove_dir_all(directory)
+                .await
+                .map_err(io_error("can't remove a base image's files"))?;
+        }
+        site.touch(&config.hex());
+        Ok(BaseImage {
+            name: image.name.clone(),
+            reference: found.reference.to_string(),
+            manifest_digest: found.manifest_digest,
+            config,
+            cached,
+        })
+    }
+}
+
+/// Writes an image as a directory of blobs, but for the layers that are `known`.
+async fn fetch_into(
+    source: &Source,
+    image: &ResolvedImage,
+    directory: &Path,
+    known: &[Digest],
+    cancel: &CancellationToken,
+) -> Result<(), BuildError> {
+    let failed = || io_error(format!("can't write {}", directory.display()));
+    tokio::fs::create_dir_all(directory).await.map_err(failed())?;
+    let config = Digest::of(&image.raw_config).hex();
+    for (name, bytes) in [
+        ("version", Bytes::from_static(VERSION.as_bytes())),
+        ("manifest.json", image.raw_manifest.clone()),
+        (&config, image.raw_config.clone()),
+    ] {
+        tokio::fs::write(directory.join(name), bytes).await.map_err(failed())?;
+    }
+    let layers: BTreeMap<Digest, u64> =
+        image.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
+    let missing = layers
+        .into_iter()
+        .filter(|(digest, _)| !known.contains(digest) && !directory.join(digest.hex()).exists());
+    let fetches: Vec<_> =
+        missing.map(|(digest, size)| fetch_blob(source, digest, size, directory, cancel)).collect();
+    stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await
+}
+
+async fn fetch_blob(
+    source: &Source,
+    digest: Digest,
+    size: u64,
+    directory: &Path,
+    cancel: &CancellationToken,
+) -> Result<(), BuildError> {
+    let failed = || io_error(format!("can't write {}", directory.display()));
+    let mut bytes = source.blob(&digest, size, cancel).await.map_err(of_oci)?;
+    let part = directory.join(format!("{}.part", digest.hex()));
+    let mut file = tokio::fs::File::create(&part).await.map_err(failed())?;
+    while let Some(chunk) = bytes.try_next().await.map_err(of_oci)? {
+        file.write_all(&chunk).await.map_err(failed())?;
+    }
+    file.flush().await.map_err(failed())?;
+    tokio::fs::rename(&part, directory.join(digest.hex())).await.map_err(failed())?;
+    Ok(())
+}
+
+fn of_oci(error: OciError) -> BuildError {
+    match error {
+        OciError::Cancelled => BuildError::Cancelled,
+        error => error.into(),
+    }
+}

@@ -1,0 +1,228 @@
+//! What buildah says while it builds: `STEP 2/5: RUN make`, with `[1/2]` before it where there are several
+//! stages; `--> Using cache ID` and `--> ID` when a step is done; and, when it fails, `Error: ` and why.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep_until};
+
+use super::super::BuildError;
+use super::super::backend::BuildStep;
+use super::super::dockerfile::Dockerfile;
+use super::super::log::{LogLine, LogSink, Mask, StepNumber, Stream};
+use super::super::process::Lines;
+use super::super::sandbox;
+use super::super::storage::Site;
+
+/// So many lines of a failed step's output are told, each cut to [`LINE`] characters.
+const TAIL: usize = 5;
+const LINE: usize = 300;
+/// Characters of an instruction that are shown.
+const SHOWN: usize = 200;
+/// What is silent for longer is said to live.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Follows the lines of one build.
+pub(super) struct Output<'a> {
+    dockerfile: &'a Dockerfile,
+    mask: Mask,
+    log: &'a dyn LogSink,
+    site: &'a Site,
+    steps: Vec<BuildStep>,
+    begun: Instant,
+    current: Option<StepNumber>,
+    tail: VecDeque<String>,
+    /// What the builder says went wrong.
+    error: Option<String>,
+    heard: Arc<Mutex<Instant>>,
+}
+
+/// Says that a build lives that is silent.
+pub(super) struct Ticker {
+    started: Instant,
+    heard: Arc<Mutex<Instant>>,
+}
+
+impl Ticker {
+    /// Goes on until it is dropped.
+    pub(super) async fn tick(&self, log: &dyn LogSink) -> Infallible {
+        let mut said = Instant::now();
+        loop {
+            let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = heard.max(said) + SILENCE;
+            if Instant::now() >= due {
+                log.silence(self.started.elapsed()).await;
+                said = Instant::now();
+                continue;
+            }
+            sleep_until(due).await;
+        }
+    }
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(
+        dockerfile: &'a Dockerfile,
+        mask: Mask,
+        log: &'a dyn LogSink,
+        site: &'a Site,
+    ) -> Self {
+        Self {
+            dockerfile,
+            mask,
+            log,
+            site,
+            steps: Vec::new(),
+            begun: Instant::now(),
+            current: None,
+            tail: VecDeque::new(),
+            error: None,
+            heard: Arc::new(Mutex::new(Instant::now())),
+        }
+    }
+
+    pub(super) fn ticker(&self) -> Ticker {
+        Ticker { started: self.begun, heard: self.heard.clone() }
+    }
+
+    /// What was done.
+    pub(super) fn into_steps(mut self) -> Vec<BuildStep> {
+        self.close_step();
+        self.steps
+    }
+
+    /// Where the build is, for people.
+    pub(super) fn place(&self) -> Option<String> {
+        let step = self.steps.last()?;
+        Some(if step.line == 0 {
+            step.instruction.clone()
+        } else {
+            format!("Dockerfile line {}: {}", step.line, step.instruction)
+        })
+    }
+
+    /// Why the build failed.
+    pub(super) fn failure(self, code: i32) -> BuildError {
+        if code == sandbox::CODE
+            && let Some(reason) =
+                self.tail.iter().find_map(|line| line.strip_prefix(sandbox::FAILED))
+        {
+            return BuildError::Impossible { reason: reason.to_owned() };
+        }
+        let place = self.place();
+        let tail: Vec<String> = self.tail.into();
+        let said = self.error.unwrap_or_else(|| format!("buildah ended with code {code}"));
+        let of_step = said.strip_prefix("building at STEP ");
+        // The instruction, in quotes, is known already.
+        let said_of_step =
+            of_step.and_then(|rest| rest.split_once("\": ")).map(|(_, reason)| reason);
+        match (place, said_of_step) {
+            // `while running runtime: ` stands before it when runc runs it.
+            (Some(place), Some(reason)) => match reason.rsplit_once("exit status ") {
+                Some((_, status)) => {
+                    BuildError::Step { place, reason: format!("exited with code {status}"), tail }
+                }
+                None => BuildError::Step { place, reason: reason.to_owned(), tail: Vec::new() },
+            },
+            (Some(place), None) => BuildError::Step { place, reason: said, tail: Vec::new() },
+            (None, _) => BuildError::Failed { reason: said, tail },
+        }
+    }
+
+    fn close_step(&mut self) {
+        if let Some(step) = self.steps.last_mut() {
+            step.seconds = self.begun.elapsed().as_secs_f64();
+        }
+    }
+
+    /// The step that a line begins.
+    fn open_step(&mut self, (stage, step, instruction): (u32, u32, &str)) {
+        self.close_step();
+        let keyword = instruction.split_whitespace().next().unwrap_or_default();
+        let found = self.dockerfile.instruction(stage, step);
+        let found = found.filter(|found| found.keyword.eq_ignore_ascii_case(keyword));
+        let line = found.map_or(0, |found| u32::try_from(found.line).unwrap_or(u32::MAX));
+        // As it was written: the builder names base images by their ids.
+        let instruction = found.map_or_else(
+            || instruction.to_owned(),
+            |found| format!("{} {}", found.keyword, found.rest),
+        );
+        let instruction: String = instruction.chars().take(SHOWN).collect();
+        let instruction = self.mask.apply(instruction);
+        self.begun = Instant::now();
+        self.current = Some(StepNumber { stage, step, line });
+        self.steps.push(BuildStep { stage, step, line, instruction, cached: false, seconds: 0.0 });
+        self.tail.clear();
+    }
+}
+
+#[async_trait]
+impl Lines for Output<'_> {
+    async fn line(&mut self, stream: Stream, text: String) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if let Some(step) = step_of(&text, self.dockerfile.stage_count()) {
+            self.open_step(step);
+        } else if let Some(image) = text.strip_prefix("--> Using cache ") {
+            if let Some(step) = self.steps.last_mut() {
+                step.cached = true;
+            }
+            if image.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                self.site.touch(image);
+            }
+        } else if let Some(said) = text.strip_prefix("Error: ").filter(|_| stream == Stream::Errors)
+        {
+            self.error = Some(self.mask.apply(said.to_owned()));
+        } else if !is_noise(&text) {
+            if self.tail.len() == TAIL {
+                self.tail.pop_front();
+            }
+            let cut: String = self.mask.apply(text.clone()).chars().take(LINE).collect();
+            self.tail.push_back(cut);
+        }
+        let text = self.mask.apply(text);
+        self.log.write(LogLine { step: self.current, stream, text }).await;
+    }
+}
+
+/// What the builder adds to a program's own words.
+fn is_noise(text: &str) -> bool {
+    text.trim().is_empty()
+        || text.starts_with("subprocess exited with status")
+        || text.starts_with("--> ")
+}
+
+/// `[2/3] STEP 4/5: RUN make` as stage, step and instruction.
+fn step_of(text: &str, stages: u32) -> Option<(u32, u32, &str)> {
+    let (stage, rest) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (place, rest) = rest.split_once("] ")?;
+            (place.split_once('/')?.0.parse().ok()?, rest)
+        }
+        None => (1, text),
+    };
+    let (place, instruction) = rest.strip_prefix("STEP ")?.split_once(": ")?;
+    let step = place.split_once('/')?.0.parse().ok()?;
+    (1..=stages).contains(&stage).then_some((stage, step, instruction))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_told_from_what_programs_say() {
+        for (text, expected) in [
+            ("STEP 1/3: FROM scratch", Some((1, 1, "FROM scratch"))),
+            ("[2/3] STEP 4/5: RUN a: b", Some((2, 4, "RUN a: b"))),
+            ("[4/4] STEP 1/2: RUN x", None),
+            ("STEP x/2: RUN x", None),
+            ("[1/2] hello", None),
+            ("STEP 1", None),
+        ] {
+            assert_eq!(step_of(text, 3), expected, "{text}");
+        }
+    }
+}

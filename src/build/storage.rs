@@ -1,0 +1,241 @@
+//! Where builds keep their layers: a storage for each workspace, so that none sees another's, and for each
+//! build a directory that is gone afterwards.
+//!
+//! The storage's lock is held together by those who build in it, and alone by whoever puts it right.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::BuildError;
+use crate::digest::Digest;
+use crate::local::io_error;
+use crate::workspace::WorkspaceId;
+
+/// The storages of all workspaces.
+#[derive(Debug, Clone)]
+pub struct Storages {
+    /// A directory for each workspace is in it.
+    pub root: PathBuf,
+}
+
+impl Storages {
+    /// Where the layers of a workspace are.
+    pub fn of(&self, workspace: &WorkspaceId) -> PathBuf {
+        self.root.join(workspace.as_str())
+    }
+
+    /// All that there are.
+    pub fn all(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    }
+}
+
+/// The storage of a workspace, and the directory of one build.
+#[derive(Debug)]
+pub struct Site {
+    /// Of the workspace.
+    storage: PathBuf,
+    /// Of the build.
+    scratch: PathBuf,
+    driver: &'static str,
+    /// Held as long as the storage is used.
+    _lock: File,
+}
+
+impl Site {
+    /// Makes what is missing and waits until nobody puts the storage right. `scratch` must be empty, and
+    /// is the caller's to remove.
+    pub async fn open(storage: &Path, scratch: &Path) -> Result<Self, BuildError> {
+        let (storage, scratch) = (storage.to_owned(), scratch.to_owned());
+        crate::local::blocking(move || {
+            let lock = Self::lock_file(&storage)?;
+            lock.lock_shared().map_err(io_error("can't lock the storage"))?;
+            Self::prepare(storage, scratch, lock)
+        })
+        .await?
+    }
+
+    /// As [`Self::open`], alone; `None` if somebody builds in it.
+    pub fn open_alone(storage: &Path, scratch: &Path) -> Result<Option<Self>, BuildError> {
+        let lock = Self::lock_file(storage)?;
+        match lock.try_lock() {
+            Ok(()) => Self::prepare(storage.to_owned(), scratch.to_owned(), lock).map(Some),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(io_error("can't lock the storage")(error).into())
+            }
+        }
+    }
+
+    fn lock_file(storage: &Path) -> Result<File, BuildError> {
+        let failed = || io_error(format!("can't make {}", storage.display()));
+        fs::create_dir_all(storage.join("layers")).map_err(failed())?;
+        fs::create_dir_all(storage.join("used")).map_err(failed())?;
+        Ok(File::create(storage.join("lock")).map_err(failed())?)
+    }
+
+    fn prepare(storage: PathBuf, scratch: PathBuf, lock: File) -> Result<Self, BuildError> {
+        let failed = |path: &Path| io_error(format!("can't write {}", path.display()));
+        let driver = driver(&storage);
+        let site = Self { storage, scratch, driver, _lock: lock };
+        for directory in ["run", "tmp", "root", "conf", "secrets", "context"] {
+            let path = site.scratch.join(directory);
+            fs::create_dir_all(&path).map_err(failed(&path))?;
+        }
+        let quoted = |path: &Path| serde_json::Value::from(path.display().to_string()).to_string();
+        let storage_conf = format!(
+            "[storage]\ndriver = {driver:?}\ngraphroot = {}\nrunroot = {}\n\
+             [storage.options.overlay]\nmountopt = \"nodev\"\n",
+            quoted(&site.layers()),
+            quoted(&site.run_root()),
+        );
+        for (name, text) in [
+            ("storage.conf", storage_conf.as_str()),
+            // Images are looked for in the storage alone.
+            ("registries.conf", "unqualified-search-registries = []\n"),
+            ("containers.conf", ""),
+            ("policy.json", "{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}"),
+        ] {
+            let path = site.conf(name);
+            fs::write(&path, text).map_err(failed(&path))?;
+        }
+        Ok(site)
+    }
+
+    /// Layers, images and working containers.
+    pub(super) fn layers(&self) -> PathBuf {
+        self.storage.join("layers")
+    }
+
+    /// What is mounted by this build.
+    pub(super) fn run_root(&self) -> PathBuf {
+        self.scratch.join("run")
+    }
+
+    /// One of the builder's settings.
+    pub(super) fn conf(&self, name: &str) -> PathBuf {
+        self.scratch.join("conf").join(name)
+    }
+
+    /// A directory or file of this build.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.scratch.join(name)
+    }
+
+    /// The whole directory of this build.
+    pub(super) fn scratch_root(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Remembers that an image was used just now.
+    pub(super) fn touch(&self, image: &str) {
+        // What can't be remembered goes earlier than it should.
+        let _ = File::create(self.storage.join("used").join(image));
+    }
+
+    /// When an image was used last.
+    pub(super) fn used_at(&self, image: &str) -> Option<std::time::SystemTime> {
+        fs::metadata(self.storage.join("used").join(image)).and_then(|found| found.modified()).ok()
+    }
+
+    /// When anything in it was used last, as far as that is known.
+    pub fn last_used(&self) -> Option<std::time::SystemTime> {
+        let entries = fs::read_dir(self.storage.join("used")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()
+    }
+
+    /// Forgets an image.
+    pub(super) fn forget(&self, image: &str) {
+        let _ = fs::remove_file(self.storage.join("used").join(image));
+    }
+
+    /// Ids of the images in the storage.
+    pub(super) fn images(&self) -> Vec<String> {
+        let path = self.layers().join(format!("{}-images/images.json", self.driver));
+        named(&path).into_iter().map(|named| named.id).collect()
+    }
+
+    /// Whether there is an image of this config.
+    pub(super) fn has_image(&self, config: Digest) -> bool {
+        let hex = config.hex();
+        self.images().iter().any(|id| *id == hex)
+    }
+
+    /// Ids of the working containers that this build made and has not removed: those whose layer it
+    /// has mounted.
+    pub(super) fn own_containers(&self) -> Vec<String> {
+        let mounted =
+            named(&self.run_root().join(format!("{}-layers/mountpoints.json", self.driver)));
+        let mounted: Vec<String> = mounted.into_iter().map(|layer| layer.id).collect();
+        let containers = self.containers().into_iter();
+        containers.filter(|container| mounted.contains(&container.layer)).map(|c| c.id).collect()
+    }
+
+    /// Whether there are working containers at all.
+    pub(super) fn has_containers(&self) -> bool {
+        !self.containers().is_empty()
+    }
+
+    fn containers(&self) -> Vec<Named> {
+        let directory = format!("{}-containers", self.driver);
+        let places = [self.layers(), self.run_root()].map(|root| root.join(&directory));
+        let files = places.iter().flat_map(|place| {
+            ["containers.json", "volatile-containers.json"].map(|file| place.join(file))
+        });
+        files.flat_map(|file| named(&file)).collect()
+    }
+
+    /// Digests of the compressed layers that the storage knows.
+    pub(super) fn known_layers(&self) -> Vec<Digest> {
+        let path = self.layers().join(format!("{}-layers/layers.json", self.driver));
+        let layers = named(&path).into_iter();
+        layers.filter_map(|layer| layer.compressed_diff_digest.parse().ok()).collect()
+    }
+
+    /// Bytes on disk of all layers.
+    pub(super) fn size(&self) -> u64 {
+        size_of(&self.layers())
+    }
+}
+
+/// What the storage's own files say of an image, a layer or a container.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    id: String,
+    layer: String,
+    #[serde(rename = "compressed-diff-digest")]
+    compressed_diff_digest: String,
+}
+
+/// What a file of the storage names; nothing, where there is none yet.
+fn named(file: &Path) -> Vec<Named> {
+    let Ok(bytes) = fs::read(file) else { return Vec::new() };
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+/// Overlays can't lie on an overlay, as in a container without a volume (CONTRACT D.3).
+fn driver(storage: &Path) -> &'static str {
+    const OVERLAYFS: i64 = 0x794c_7630;
+    let found = nix::sys::statfs::statfs(storage).map(|found| found.filesystem_type().0);
+    if found.is_ok_and(|kind| i64::try_from(kind) == Ok(OVERLAYFS)) { "vfs" } else { "overlay" }
+}
+
+/// Bytes on disk, of what can be read.
+fn size_of(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mut size, mut todo) = (0, vec![directory.to_owned()]);
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(found) = entry.metadata() else { continue };
+            size += found.blocks() * 512;
+            if found.is_dir() {
+                todo.push(entry.path());
+            }
+        }
+    }
+    size
+}

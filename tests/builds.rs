@@ -1,0 +1,7 @@
+//! Builds through the real binary: buildah, a registry, Postgres, and what is left on the machine.
+
+mod failures;
+mod harness;
+mod life;
+mod secrets;
+mod way;
