@@ -15,6 +15,8 @@ pub mod api;
 pub mod archive;
 /// beta9's words for what the service does.
 pub mod beta9;
+/// Dockerfile and context to image.
+pub mod build;
 /// The command line, one file per subcommand.
 pub mod cli;
 /// The archive format: header, index, storage info. No async, network, database or clock.

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// From the top down.
-const FLOORS: [&str; 16] = [
+const FLOORS: [&str; 17] = [
     "cli",
     "api",
     "beta9",
     "rollouts",
     "workspaces",
     "jobs",
+    "build",
     "publish",
     "archive",
     "mount",

@@ -27,7 +27,7 @@ impl Cat {
         let local = self.content.fetch(&self.archive)?;
         let archive = super::open_archive(local.path())?;
         let node = archive.tree.resolve(self.path.as_bytes())?;
-        let settings = self.content.settings(&archive.storage)?;
+        let settings = self.content.settings(&self.archive, &archive.storage)?;
         let mut content = run_async(async |cancel| {
             Ok(open_file(local.path(), &archive, node, settings, &cancel).await?)
         })?;

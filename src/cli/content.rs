@@ -78,12 +78,20 @@ impl ContentArgs {
     }
 
     /// How to read the content of an archive with this storage info.
-    pub(super) fn settings(&self, storage: &StorageInfo) -> anyhow::Result<ReadSettings> {
+    pub(super) fn settings(
+        &self,
+        archive: &ArchivePlace,
+        storage: &StorageInfo,
+    ) -> anyhow::Result<ReadSettings> {
         let (source, credentials) = match (&self.source, storage) {
             (Some(source), _) => (Some(source.clone()), self.registry.credentials(source)?),
             // A reference that is none is found when it is needed.
             (None, StorageInfo::Oci(image)) => match image_source(image).ok() {
                 // An archive may name any registry, which then gets a password that is for none.
+                Some(source) if archive.is_beside(&source) => {
+                    let credentials = self.registry.credentials(&source)?;
+                    (Some(source), credentials)
+                }
                 Some(source) => {
                     let credentials = self.registry.credentials_for_stored(&source)?;
                     (Some(source), credentials)

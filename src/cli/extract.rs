@@ -49,7 +49,7 @@ impl Extract {
         let started = Instant::now();
         let local = self.content.fetch(&self.archive)?;
         let archive = super::open_archive(local.path())?;
-        let settings = self.content.settings(&archive.storage)?;
+        let settings = self.content.settings(&self.archive, &archive.storage)?;
         let mut options =
             ExtractOptions { path: self.path.into_bytes(), ..ExtractOptions::default() };
         if options.owners && self.no_owner {

@@ -184,7 +184,7 @@ impl Mount {
             start.forget_earlier();
         }
         let settings = ContentSettings {
-            read: self.content.settings(&archive.storage)?,
+            read: self.content.settings(&self.archive, &archive.storage)?,
             ambient: self.ambient_credentials,
             check: !self.offline,
             cache: self.cache.open()?,

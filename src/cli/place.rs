@@ -11,7 +11,7 @@ use super::registry::RegistryArgs;
 use super::run_async;
 use crate::content::{ArchiveArtifact, ArchiveObject, S3Override};
 use crate::mount::MountError;
-use crate::oci::Platform;
+use crate::oci::{ImageSource, Platform};
 
 /// A file, an object in a bucket, or an artifact in a registry.
 #[derive(Debug, Clone)]
@@ -54,6 +54,17 @@ impl ArchivePlace {
             Some(text) if text.starts_with("s3://") => Ok(Self::Object(text.parse()?)),
             Some(text) if text.starts_with("docker://") => Ok(Self::Artifact(text.parse()?)),
             _ => Ok(Self::File(text.into())),
+        }
+    }
+
+    /// Whether an image is in the registry in which whoever named the archive has found it: what lets him
+    /// in there is for that registry.
+    pub(super) fn is_beside(&self, image: &ImageSource) -> bool {
+        match (self, image) {
+            (Self::Artifact(artifact), ImageSource::Registry(image)) => {
+                artifact.registry() == image.registry()
+            }
+            _ => false,
         }
     }
 

@@ -37,7 +37,9 @@ impl Verify {
         let local = self.content.fetch(&self.archive)?;
         // An archive that can't be opened is a finding too.
         let storage = Archive::open(local.path()).map(|archive| archive.storage);
-        let settings = self.content.settings(storage.as_ref().unwrap_or(&StorageInfo::Local))?;
+        let settings = self
+            .content
+            .settings(&self.archive, storage.as_ref().unwrap_or(&StorageInfo::Local))?;
         let options =
             VerifyOptions { deep: self.deep, offline: self.offline, ..VerifyOptions::default() };
         let verified = run_async(async |cancel| {

@@ -53,6 +53,11 @@ impl FromStr for ArchiveArtifact {
 }
 
 impl ArchiveArtifact {
+    /// `host[:port]`.
+    pub fn registry(&self) -> &str {
+        self.0.registry()
+    }
+
     /// The reference, for whom to log in.
     pub fn source(&self) -> ImageSource {
         ImageSource::Registry(self.0.clone())

@@ -95,6 +95,15 @@ impl Publisher {
         retry(&registry.retry, cancel, || size_of(&registry.session, digest)).await
     }
 
+    /// Whether the repository has a blob, or can mount it and then has.
+    pub async fn has_blob(
+        &self,
+        digest: &Digest,
+        cancel: &CancellationToken,
+    ) -> Result<bool, OciError> {
+        Ok(self.size_of(digest, cancel).await?.is_some() || self.mounted(digest, cancel).await?)
+    }
+
     /// Sees to it that the repository has a blob: it may be there, or can be mounted, or else is
     /// sent. `content` is as for [`Self::blob`], and must have `digest`.
     pub async fn known_blob<E, F, Fut, S>(
@@ -109,7 +118,7 @@ impl Publisher {
         Fut: Future<Output = Result<S, E>>,
         S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
-        if self.size_of(digest, cancel).await?.is_some() || self.mounted(digest, cancel).await? {
+        if self.has_blob(digest, cancel).await? {
             return Ok(());
         }
         let pushed = self.blob(content, cancel).await?;
