@@ -52,16 +52,20 @@ impl Built {
         built.buildah(&["push", "--quiet", "--tls-verify=false", &id, &format!("docker://{base}")]);
         // As whoever has pulled it finds it.
         built.buildah(&["rmi", "--all", "--force"]);
-        let text = format!(
+        let id = built.build(&built.dockerfile(), "image");
+        built.image = id.parse().unwrap();
+        Some(built)
+    }
+
+    fn dockerfile(&self) -> String {
+        let base = format!("{}/base/image:latest", self.registry.address);
+        format!(
             "FROM {base}\n\
              COPY large /opt/large\n\
              RUN [\"/bin/busybox\", \"sh\", \"-c\", \"cd /opt; /bin/busybox mkdir -p a/b; echo text > a/b/file; \
              /bin/busybox ln a/b/file a/hard; /bin/busybox ln -s b/file a/soft; /bin/busybox chmod 4755 a/b/file\"]\n\
              RUN [\"/bin/busybox\", \"rm\", \"/opt/a/soft\"]\n"
-        );
-        let id = built.build(&text, "image");
-        built.image = id.parse().unwrap();
-        Some(built)
+        )
     }
 
     fn storage(&self) -> PathBuf {
@@ -111,6 +115,16 @@ impl Built {
         options: &IndexOptions,
         cancel: &CancellationToken,
     ) -> Result<ExportedImage, ExportError> {
+        self.export_as_of(None, repository, options, cancel).await
+    }
+
+    async fn export_as_of(
+        &self,
+        epoch: Option<u64>,
+        repository: &str,
+        options: &IndexOptions,
+        cancel: &CancellationToken,
+    ) -> Result<ExportedImage, ExportError> {
         let (source, base) = self.resolve("base/image").await;
         let (address, settings) = (&self.registry.address, OciSettings::default());
         let publisher = Publisher::open(address, repository, Some("base/image"), &settings, None);
@@ -121,6 +135,7 @@ impl Built {
             bases: &[Base { image: &base, source: &source }],
             publisher: &publisher,
             options,
+            epoch,
             level: DEFAULT_LEVEL,
             known: Some(&known),
             progress: Arc::new(Silent),
@@ -212,6 +227,36 @@ fn unpack(built: &Built, image: &str) -> PathBuf {
         .arg(format!("docker://{}/{image}", built.registry.address))
         .arg(format!("oci:{}:latest", layout.display())));
     crate::support::upstream::unpack(&layout, &built.dir.path().join("bundle"))
+}
+
+/// Two builds of the same make the same layers, if nothing is to be younger than a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_makes_builds_the_same() {
+    const EPOCH: u64 = 1_700_000_000;
+    let Some(mut built) = Built::new() else { return };
+    let (options, never) = (built.options(), CancellationToken::new());
+    let first = built.export_as_of(Some(EPOCH), "first/images", &options, &never).await.unwrap();
+    let (_, image) = built.resolve("first/images:tag").await;
+    assert_eq!(image.raw_config, first.config);
+    assert_eq!(image.config.created.unwrap().timestamp(), i64::try_from(EPOCH).unwrap());
+    let again = built.export_as_of(Some(EPOCH), "first/images", &options, &never).await.unwrap();
+    assert_eq!(again.manifest, first.manifest);
+    assert!(matches!(again.layers[3].origin, Origin::Known));
+
+    // Another storage, some seconds later.
+    let text = built.dockerfile();
+    let name = "RUN [\"/bin/busybox\", \"rm\"";
+    let text = text.replace(name, "RUN [\"/bin/busybox\", \"rm\", \"-f\"");
+    built.image = built
+        .build(&text.replace("COPY large", "COPY --chown=0:0 large"), "image")
+        .parse()
+        .unwrap();
+    let second = built.export_as_of(Some(EPOCH), "second/images", &options, &never).await.unwrap();
+    let digests = |image: &ExportedImage| image.layers.iter().map(|l| l.digest).collect::<Vec<_>>();
+    assert_eq!(digests(&first), digests(&second));
+    // Without it they differ.
+    let (late, _) = (built.export("third/images", &options, &never).await.unwrap(), ());
+    assert_ne!(digests(&late)[2], digests(&second)[2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,8 @@
 //! [`StoredImage`] is an image in containers-storage, [`Export`] brings it into a repository, and the index
 //! of each layer into the cache, where whoever makes the archive finds it.
 
+/// Layers in which nothing is younger than a moment.
+mod epoch;
 /// Why an image could not be exported.
 mod error;
 /// Layers that were exported before.

@@ -23,6 +23,8 @@ const WAITING: usize = 2;
 pub struct LayerWrite {
     /// The digest of the tar; errors name the layer by it.
     pub diff_id: Digest,
+    /// Whether the tar was changed since: what became of it is not compared with the diff id.
+    pub is_changed: bool,
     /// What reading the layer may cost.
     pub limits: Limits,
     /// The index gets spans of about so many plain bytes; none if `None`.
@@ -40,7 +42,7 @@ type Member = (std::io::Result<Vec<u8>>, u64);
 
 /// Compresses the tar that `plain` yields into `out`, as gzip. The index is the one that
 /// [`super::read_layer`] would make of what was written, with the same limits and span. Fails unless the
-/// tar is what the diff id names: only then may what `out` got be used. The same tar, span and level give
+/// tar is what the diff id names, if it was not changed: only then may what `out` got be used. The same tar, span and level give
 /// the same bytes.
 pub fn write_layer(
     layer: LayerWrite,
@@ -48,7 +50,7 @@ pub fn write_layer(
     plain: &mut (dyn Read + Send),
     out: &mut (dyn Write + Send),
 ) -> Result<LayerIndex, LayerError> {
-    let LayerWrite { diff_id: expected, limits, span, level, threads } = layer;
+    let LayerWrite { diff_id: expected, is_changed, limits, span, level, threads } = layer;
     let size = member_size(span.unwrap_or(DEFAULT_SPAN));
     let copy = |detail: String| LayerError::Copy { layer: expected, detail };
     let died = |detail: String| LayerError::Thread { layer: expected, detail };
@@ -87,7 +89,7 @@ pub fn write_layer(
                 AssemblyError::Io(error) => copy(error.to_string()),
                 AssemblyError::Limit(excess) => LayerError::Limit { layer: expected, excess },
             })?;
-        if diff_id != expected {
+        if diff_id != expected && !is_changed {
             return Err(LayerError::DiffId { layer: digest, expected, found: diff_id });
         }
         let (entries, notes) = tar.finish().map_err(|e| e.of(expected))?;

@@ -24,6 +24,19 @@ pub(super) struct Exported {
     pub(super) digest: Digest,
     /// Their number.
     pub(super) size: u64,
+    /// Digest of the tar in them.
+    pub(super) diff_id: Digest,
+}
+
+/// What the compressed bytes follow from, beside the tar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    /// Plain bytes in a member.
+    pub(super) member: usize,
+    /// gzip's level.
+    pub(super) level: u32,
+    /// What nothing is younger than.
+    pub(super) epoch: Option<u64>,
 }
 
 impl ExportedLayers {
@@ -32,17 +45,19 @@ impl ExportedLayers {
         Self { directory }
     }
 
-    fn file(&self, diff_id: Digest, member: usize, level: u32) -> PathBuf {
-        self.directory.join(format!("{}-{VERSION}-{level}-{member}", diff_id.hex()))
+    fn file(&self, diff_id: Digest, form: Form) -> PathBuf {
+        let Form { member, level, epoch } = form;
+        let epoch = epoch.map_or_else(String::new, |epoch| format!("-{epoch}"));
+        self.directory.join(format!("{}-{VERSION}-{level}-{member}{epoch}", diff_id.hex()))
     }
 
-    pub(super) fn get(&self, diff_id: Digest, member: usize, level: u32) -> Option<Exported> {
-        let bytes = std::fs::read(self.file(diff_id, member, level)).ok()?;
+    pub(super) fn get(&self, diff_id: Digest, form: Form) -> Option<Exported> {
+        let bytes = std::fs::read(self.file(diff_id, form)).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
-    pub(super) fn put(&self, diff_id: Digest, member: usize, level: u32, exported: Exported) {
-        let file = self.file(diff_id, member, level);
+    pub(super) fn put(&self, diff_id: Digest, form: Form, exported: Exported) {
+        let file = self.file(diff_id, form);
         let written = std::fs::create_dir_all(&self.directory).and_then(|()| {
             atomic::write(&file, &serde_json::to_vec(&exported).unwrap_or_default())
         });

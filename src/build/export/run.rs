@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::{Exported, ExportedLayers};
+use super::epoch::{Dated, dated_config};
+use super::memory::{Exported, ExportedLayers, Form};
 use super::{ExportError, StoredImage, StoredLayer};
 use crate::archive::{IndexOptions, keep_index};
 use crate::digest::Digest;
@@ -55,6 +56,9 @@ pub struct Export<'a> {
     pub options: &'a IndexOptions,
     /// gzip's level, 1 to 9.
     pub level: u32,
+    /// Times in new layers and in the config that are later, in seconds since 1970, become this one: the
+    /// same content makes the same image then (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<u64>,
     /// Layers that were exported before.
     pub known: Option<&'a ExportedLayers>,
     /// Told of each layer.
@@ -74,6 +78,8 @@ pub struct ExportedImage {
     pub manifest_digest: Digest,
     /// Its manifest.
     pub manifest: Bytes,
+    /// Its config.
+    pub config: Bytes,
     /// Bottom to top.
     pub layers: Vec<ExportedLayer>,
 }
@@ -115,10 +121,8 @@ impl Export<'_> {
             self.image.layers.iter().map(|layer| (layer.diff_id, layer)).collect();
         // Made at once, since closures over borrowed layers are none of a stream's items.
         let work: Vec<_> = distinct.values().map(|layer| self.layer(layer, &stop)).collect();
-        let done: Vec<ExportedLayer> =
-            stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await?;
-        let done: BTreeMap<Digest, ExportedLayer> =
-            done.into_iter().map(|layer| (layer.diff_id, layer)).collect();
+        let done = stream::iter(work).buffered(AT_ONCE).try_collect::<Vec<_>>().await?;
+        let done: BTreeMap<Digest, ExportedLayer> = distinct.into_keys().zip(done).collect();
         let layers: Vec<ExportedLayer> = self
             .image
             .layers
@@ -126,8 +130,12 @@ impl Export<'_> {
             .filter_map(|layer| done.get(&layer.diff_id).cloned())
             .collect();
 
-        let config = &self.image.config;
-        let digest = Digest::of(config);
+        let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id).collect();
+        let config = match self.epoch {
+            None => self.image.config.clone(),
+            Some(epoch) => dated_config(&self.image.config, &diff_ids, epoch)?,
+        };
+        let digest = Digest::of(&config);
         let whole = || async { Ok(stream::iter([Ok::<_, ExportError>(config.clone())])) };
         self.publisher.known_blob(&digest, whole, &stop).await?;
         let manifest = json!({
@@ -138,7 +146,7 @@ impl Export<'_> {
         });
         let manifest = Bytes::from(manifest.to_string());
         let pushed = self.publisher.manifest(&manifest, MANIFEST, Some(tag), &stop).await?;
-        Ok(ExportedImage { manifest_digest: pushed, manifest, layers })
+        Ok(ExportedImage { manifest_digest: pushed, manifest, config, layers })
     }
 
     async fn layer(
@@ -160,7 +168,7 @@ impl Export<'_> {
                 origin: Origin::Base,
             });
         }
-        if let Some(Exported { digest, size }) = self.remembered(diff_id).await?
+        if let Some(Exported { digest, size, diff_id }) = self.remembered(diff_id).await?
             && self.publisher.has_blob(&digest, cancel).await?
         {
             return Ok(ExportedLayer { digest, size, diff_id, origin: Origin::Known });
@@ -181,15 +189,16 @@ impl Export<'_> {
         })
     }
 
-    fn member(&self) -> usize {
-        member_size(self.options.span.unwrap_or(DEFAULT_SPAN))
+    fn form(&self) -> Form {
+        let member = member_size(self.options.span.unwrap_or(DEFAULT_SPAN));
+        Form { member, level: self.level, epoch: self.epoch }
     }
 
     /// What the layer became when it was exported before.
     async fn remembered(&self, diff_id: Digest) -> Result<Option<Exported>, ExportError> {
         let Some(known) = self.known.cloned() else { return Ok(None) };
-        let (member, level) = (self.member(), self.level);
-        Ok(blocking(move || known.get(diff_id, member, level)).await?)
+        let form = self.form();
+        Ok(blocking(move || known.get(diff_id, form)).await?)
     }
 
     /// Compresses, indexes and sends the layer at once.
@@ -203,6 +212,7 @@ impl Export<'_> {
         let _turn = turn.and_then(Result::ok).ok_or(ExportError::Cancelled)?;
         let settings = LayerWrite {
             diff_id: layer.diff_id,
+            is_changed: self.epoch.is_some(),
             limits: options.limits,
             span: options.span,
             level: self.level,
@@ -211,7 +221,7 @@ impl Export<'_> {
         let made: Made = Arc::default();
         let content = || async {
             let (layer, made, account) = (layer.clone(), made.clone(), options.account.clone());
-            Ok(compressed(layer, settings, account, made, cancel.clone()))
+            Ok(compressed(layer, settings, self.epoch, account, made, cancel.clone()))
         };
         let pushed = self.publisher.blob(content, cancel).await?;
         let index = made.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -220,10 +230,11 @@ impl Export<'_> {
             return Err(LayerError::Copy { layer: pushed.digest, detail }.into());
         };
         keep_index(options, index.clone(), cancel).await?;
-        let (digest, size, diff_id) = (pushed.digest, pushed.size, layer.diff_id);
+        let (digest, size, diff_id) = (pushed.digest, pushed.size, index.diff_id);
+        let stored = layer.diff_id;
         if let Some(known) = self.known.cloned() {
-            let (member, level) = (self.member(), self.level);
-            blocking(move || known.put(diff_id, member, level, Exported { digest, size })).await?;
+            let (form, exported) = (self.form(), Exported { digest, size, diff_id });
+            blocking(move || known.put(stored, form, exported)).await?;
         }
         self.progress.step(Step::LayerDone {
             layer: digest,
@@ -248,6 +259,7 @@ type Made = Arc<Mutex<Option<Arc<LayerIndex>>>>;
 fn compressed(
     layer: StoredLayer,
     settings: LayerWrite,
+    epoch: Option<u64>,
     account: MemoryAccount,
     made: Made,
     cancel: CancellationToken,
@@ -255,7 +267,19 @@ fn compressed(
     let (sender, receiver) = mpsc::channel(WAITING);
     let working = tokio::task::spawn_blocking(move || {
         let mut tar = Cancellable { tar: layer.tar()?, cancel };
-        let index = write_layer(settings, &account, &mut tar, &mut Chunks(sender))?;
+        let mut out = Chunks(sender);
+        let index = match epoch {
+            None => write_layer(settings, &account, &mut tar, &mut out)?,
+            Some(epoch) => {
+                let mut dated = Dated::new(tar, epoch);
+                let index = write_layer(settings, &account, &mut dated, &mut out)?;
+                let (expected, found) = (layer.diff_id, dated.original());
+                if found != expected {
+                    return Err(LayerError::DiffId { layer: index.digest, expected, found }.into());
+                }
+                index
+            }
+        };
         *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(index));
         Ok(())
     });

@@ -43,6 +43,7 @@ fn tar(sizes: &[usize]) -> Vec<u8> {
 fn settings(plain: &[u8]) -> LayerWrite {
     LayerWrite {
         diff_id: Digest::of(plain),
+        is_changed: false,
         limits: Limits::default(),
         span: Some(1 << 20),
         level: 3,
@@ -93,6 +94,7 @@ fn what_is_not_the_layer_is_refused() {
     let lie = LayerWrite { diff_id: Digest::of(b"other"), ..settings(&plain) };
     let error = write(lie, &plain).unwrap_err();
     assert!(matches!(error, LayerError::DiffId { .. }), "{error}");
+    assert!(write(LayerWrite { is_changed: true, ..lie }, &plain).is_ok());
     let broken = noise(7, 3 << 20);
     let error = write(settings(&broken), &broken).unwrap_err();
     assert!(matches!(error, LayerError::Tar { .. }), "{error}");
