@@ -71,7 +71,9 @@ async fn an_archive_is_found_from_the_image_alone() {
 
     let service = Service::start(settings(address)).await;
     assert_eq!(service.get("/readyz").await.0, 200);
-    let job = service.run(json!({"image_id": ID, "source": image, "clip_version": 2})).await;
+    let job = service
+        .run(json!({"kind": "pull", "image_id": ID, "source": image, "clip_version": 2}))
+        .await;
     assert_eq!(job["result"]["archive"]["key"], format!("{ID}.clip"), "{job}");
     let by_id = format!("docker://{address}/team/images:{ID}.clip");
     is_read(dir.path(), &by_image, "one\n");
@@ -85,7 +87,9 @@ async fn an_archive_is_found_from_the_image_alone() {
 
     // One of v1 has its content with it, and is no referrer of anything.
     let v1 = "00000000000000a1";
-    let job = service.run(json!({"image_id": v1, "source": image, "clip_version": 1})).await;
+    let job = service
+        .run(json!({"kind": "pull", "image_id": v1, "source": image, "clip_version": 1}))
+        .await;
     assert_eq!(job["state"], "succeeded", "{job}");
     let by_v1 = format!("docker://{address}/team/images:{v1}.clip");
     assert_eq!(says(dir.path(), &["cat", &by_v1, "/rootfs/etc/hello"]), "one\n");
@@ -95,7 +99,7 @@ async fn an_archive_is_found_from_the_image_alone() {
     registry.push(Layout::of(&[Blob::file("etc/hello", b"two\n")]).path(), "team/images");
     fails(dir.path(), &["ls", &by_image], "no archive refers to it");
     let job = service
-        .run(json!({"image_id": ID, "source": image, "clip_version": 2, "overwrite": true}))
+        .run(json!({"kind": "pull", "image_id": ID, "source": image, "clip_version": 2, "force": true}))
         .await;
     assert_eq!(job["state"], "succeeded", "{job}");
     is_read(dir.path(), &by_image, "two\n");
@@ -115,7 +119,9 @@ async fn an_archive_that_was_tampered_with_is_refused() {
     let image =
         registry.push(Layout::of(&[Blob::file("etc/hello", b"one\n")]).path(), "team/images");
     let service = Service::start(settings(&registry.address)).await;
-    let job = service.run(json!({"image_id": ID, "source": image, "clip_version": 2})).await;
+    let job = service
+        .run(json!({"kind": "pull", "image_id": ID, "source": image, "clip_version": 2}))
+        .await;
     let digest = job["result"]["archive"]["digest"].as_str().unwrap().parse().unwrap();
     let blob = registry.blob(digest);
     let mut bytes = std::fs::read(&blob).unwrap();
@@ -137,10 +143,8 @@ async fn a_registry_with_a_password_is_asked_with_it() {
     assert_eq!(closed.get("/readyz").await.0, 503);
     let settings = settings(&registry.address).env("CLIPWRIGHT_BUILD_REGISTRY_CREDENTIALS", login);
     let service = Service::start(settings).await;
-    let credentials = json!({"registry": registry.address, "type": "basic",
-        "credentials": {"USERNAME": "clipper", "PASSWORD": "correct horse"}});
-    let job = json!({"image_id": ID, "source": image, "clip_version": 2,
-        "credentials": credentials.to_string()});
+    let job = json!({"kind": "pull", "image_id": ID, "source": image, "clip_version": 2,
+        "credentials": login});
     let job = service.run(job).await;
     assert_eq!(job["state"], "succeeded", "{job}");
     let by_image = format!("docker://{image}");
@@ -190,7 +194,9 @@ async fn a_registry_that_lists_referrers_is_asked_for_them() {
     let by_image = format!("docker://{image}");
     fails(dir.path(), &["ls", &by_image], "no archive refers to it");
     let service = Service::start(settings(&registry.address)).await;
-    let job = service.run(json!({"image_id": ID, "source": image, "clip_version": 2})).await;
+    let job = service
+        .run(json!({"kind": "pull", "image_id": ID, "source": image, "clip_version": 2}))
+        .await;
     assert_eq!(job["state"], "succeeded", "{job}");
     is_read(dir.path(), &by_image, "one\n");
 }

@@ -18,6 +18,7 @@ use flate2::read::MultiGzDecoder;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::push::open_uploads;
 use crate::support::layout::noise;
 use crate::support::registry::Registry;
 use crate::support::upstream::{run, skip};
@@ -102,8 +103,8 @@ impl Built {
     /// An image in the registry.
     async fn resolve(&self, name: &str) -> (Source, ResolvedImage) {
         let image = format!("{}/{name}", self.registry.address).parse().unwrap();
-        let source = Source::open(&ImageSource::Registry(image), &OciSettings::default(), None);
-        let source = source.await.unwrap();
+        let (image, settings) = (ImageSource::Registry(image), OciSettings::default());
+        let source = Source::open(&image, &settings, None).await.unwrap();
         let resolved = source.resolve(&Platform::host(), &CancellationToken::new()).await.unwrap();
         (source, resolved)
     }
@@ -278,16 +279,14 @@ async fn what_fails_leaves_no_image() {
     std::fs::write(&file, &content).unwrap();
     let never = CancellationToken::new();
     let error = built.export("changed/images", &options, &never).await.unwrap_err();
-    assert!(error.to_string().contains("diff id"), "{error}");
+    assert!(error.to_string().contains("the image config says"), "{error}");
     content.pop();
     std::fs::write(&file, &content).unwrap();
     let error = built.export("changed/images", &options, &never).await.unwrap_err();
     assert!(error.to_string().contains("opt/large: expected a file of"), "{error}");
     assert!(!tags("changed/images").exists());
     // Nor what was on its way: uploads are cancelled when their future is dropped, a moment later.
-    let uploads = built.registry.repository("changed/images").join("_uploads");
-    let empty = || std::fs::read_dir(&uploads).map_or(true, |mut found| found.next().is_none());
-    while !empty() {
+    while open_uploads(built.dir.path(), "changed/images") > 0 {
         tokio::task::yield_now().await;
     }
 

@@ -12,8 +12,8 @@ use crate::oci::descriptor::{Blob, Descriptor, bare, strings};
 use crate::oci::error::OciError;
 
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// What stands where an image has its config (image-spec 1.1, "empty descriptor").
-const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+/// What stands where an image has its config. Its media type is the artifact's: registries of before
+/// image-spec 1.1 list artifacts by that.
 pub(super) const EMPTY_JSON: Bytes = Bytes::from_static(b"{}");
 /// When it was made, as a manifest's annotation (image-spec 1.1, "Pre-Defined Annotation Keys").
 pub const CREATED: &str = "org.opencontainers.image.created";
@@ -65,7 +65,7 @@ impl Artifact {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "artifactType": self.artifact_type,
-            "config": { "mediaType": EMPTY, "digest": empty, "size": EMPTY_JSON.len() },
+            "config": { "mediaType": self.artifact_type, "digest": empty, "size": EMPTY_JSON.len() },
             "layers": [blob],
             "annotations": self.annotations,
         });
