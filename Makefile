@@ -28,6 +28,7 @@ bench: ## index and pack the corpus with upstream's tools and with ours, start c
 	scripts/setup.sh bench
 	bench/index.sh
 	bench/pack.sh
+	bench/build.sh
 	bench/mount.sh
 	bench/queue.sh
 	bench/report.sh

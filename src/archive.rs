@@ -40,7 +40,7 @@ pub use error::ArchiveError;
 pub use index::{ArchiveFile, IndexedImage, index_image};
 pub use layer_cache::LayerCache;
 pub use layer_claims::{Claim, LayerClaims};
-pub use layers::{ImageLayer, KnownLayer};
+pub use layers::{ImageLayer, KnownLayer, keep_index};
 pub use options::IndexOptions;
 pub use pack::{PackOptions, PackedImage, pack_image};
 pub use policy::{Fallback, InvalidFallback, InvalidLayerPolicy, LayerPolicy};

@@ -15,6 +15,8 @@ pub mod context;
 mod dockerfile;
 /// Why an image could not be built.
 mod error;
+/// What becomes of an image after its last `RUN`.
+pub mod export;
 /// A built image on this machine.
 mod layout;
 /// What a build says.

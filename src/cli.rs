@@ -42,6 +42,8 @@ mod mounts;
 mod openapi;
 /// `clipwright pack`.
 mod pack;
+/// Where an archive is.
+mod place;
 /// Progress bars and lines.
 mod progress;
 /// Options for commands that reach registries.

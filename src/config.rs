@@ -15,8 +15,8 @@ use secrecy::SecretString;
 use crate::archive::{ClipVersion, Fallback};
 use crate::build::{Isolation, Network, Resources};
 use crate::layer::Limits;
-use crate::oci::{OciSettings, ReferenceForm};
-use crate::store::{S3Settings, StoreSettings};
+use crate::oci::{OciSettings, ReferenceForm, normalise_registry};
+use crate::store::{RegistrySettings, S3Settings, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings, OtlpSettings};
 
 /// Why settings can't be used.
@@ -240,7 +240,7 @@ impl Config {
                 between(text, 0..=1 << 20).map(|mib: u64| mib << 20)
             })?,
             layer_cache_in_store: layers.require(&setting::LAYER_CACHE_IN_STORE, from_str)?,
-            store: store(layers, &data_dir)?,
+            store: store(layers, &data_dir, &build_registry, &oci)?,
             clip_version: layers.require(&setting::CLIP_VERSION, |text| {
                 between(text, 0..=2).map(|number: u8| ClipVersion::try_from(number).ok())
             })?,
@@ -356,13 +356,26 @@ fn otlp(layers: &Layers<'_>) -> Result<Option<OtlpSettings>, ConfigError> {
     }))
 }
 
-fn store(layers: &Layers<'_>, data_dir: &Path) -> Result<StoreSettings, ConfigError> {
-    let in_bucket = layers.require(&setting::STORE, |text| match text {
-        "local" => Some(false),
-        "s3" => Some(true),
+fn store(
+    layers: &Layers<'_>,
+    data_dir: &Path,
+    build_registry: &BuildRegistry,
+    oci: &OciSettings,
+) -> Result<StoreSettings, ConfigError> {
+    enum Kind {
+        Local,
+        S3,
+        Registry,
+    }
+    let kind = layers.require(&setting::STORE, |text| match text {
+        "local" => Some(Kind::Local),
+        "s3" => Some(Kind::S3),
+        "registry" => Some(Kind::Registry),
         _ => None,
     })?;
     let directory = layers.parse(&setting::STORE_DIR, absolute)?;
+    let repository =
+        registries::repository(layers, &setting::STORE_REPOSITORY, &build_registry.host)?;
     let bucket = layers.parse(&setting::S3_BUCKET, bucket_name)?;
     let region = layers.require(&setting::S3_REGION, word)?;
     let endpoint = layers.parse(&setting::S3_ENDPOINT, endpoint)?;
@@ -371,8 +384,22 @@ fn store(layers: &Layers<'_>, data_dir: &Path) -> Result<StoreSettings, ConfigEr
     let secret_key = layers.parse(&setting::S3_SECRET_KEY, secret)?;
     let keys = both(access, &setting::S3_ACCESS_KEY, secret_key, &setting::S3_SECRET_KEY)?;
     let part_mib: u64 = layers.require(&setting::S3_PART_MIB, |text| between(text, 5..=256))?;
-    if !in_bucket {
-        return Ok(StoreSettings::Directory(directory.unwrap_or_else(|| data_dir.join("images"))));
+    match kind {
+        Kind::Local => {
+            let directory = directory.unwrap_or_else(|| data_dir.join("images"));
+            return Ok(StoreSettings::Directory(directory));
+        }
+        Kind::Registry => {
+            let BuildRegistry { host, repository: images, credentials } = build_registry.clone();
+            return Ok(StoreSettings::Registry(RegistrySettings {
+                host: normalise_registry(&host),
+                repository: repository.unwrap_or(images),
+                credentials,
+                oci: oci.of_operator(),
+                scratch: data_dir.join("spool"),
+            }));
+        }
+        Kind::S3 => {}
     }
     let bucket = bucket.ok_or(ConfigError::Missing {
         key: setting::S3_BUCKET.file,

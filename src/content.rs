@@ -1,5 +1,7 @@
 //! The bytes of files, wherever an archive says they live.
 
+/// Archives that lie in a registry.
+mod archive_artifact;
 /// Archives that lie in a bucket.
 mod archive_object;
 /// The data of a v1 archive.
@@ -23,6 +25,7 @@ pub mod spans;
 /// What a v2 archive says of its layers.
 pub(crate) mod stored_layers;
 
+pub use archive_artifact::{ARCHIVE_BLOB, ARCHIVE_TYPE, ArchiveArtifact};
 pub use archive_object::ArchiveObject;
 pub use blocks::{BlockData, S3Override};
 pub use error::ContentError;

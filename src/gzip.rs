@@ -5,6 +5,7 @@
 //!   `Span`s on the way.
 //! - `Span` is the stretch from one `Checkpoint` to the next, with the digest of its compressed
 //!   bytes, out of which `GzipReader::resume` reads the plain ones.
+//! - `compress_member` and `MemberSpans` write a stream of which the spans are known without reading it.
 //! - `Inflate` is raw deflate (RFC 1951) behind a small trait: `Engine::Own` is ours,
 //!   `Engine::Zlib` the reference that it is tested against.
 //!
@@ -19,6 +20,7 @@ mod checkpoint;
 mod error;
 mod header;
 mod inflate;
+mod members;
 mod plain;
 mod reader;
 #[cfg(test)]
@@ -28,6 +30,7 @@ mod window;
 pub use checkpoint::{Checkpoint, CheckpointKind, DEFAULT_SPAN, Span};
 pub use error::{DeflateError, GzipError, Problem};
 pub use inflate::{Advance, Engine, Inflate, Output, Pause, References, WINDOW};
+pub use members::{MemberSpans, compress_member, member_size};
 pub use plain::PlainBytes;
 pub use reader::{GzipOptions, GzipReader, Summary, Trailing};
 pub use window::{SparseWindow, WindowError};

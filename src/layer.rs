@@ -27,6 +27,8 @@ pub mod read;
 mod sparse;
 /// Tar framing.
 pub mod tar_scan;
+/// From a tar to compressed bytes and a `LayerIndex`.
+pub mod write;
 
 use crate::digest::Digest;
 use crate::gzip::Span;
@@ -38,6 +40,7 @@ pub use error::LayerError;
 pub use limits::{Excess, Limit, LimitSetting, Limits};
 pub use merge::{merge, merge_whole};
 pub use read::{LayerRead, copy_layer, copy_range, read_layer};
+pub use write::{LayerWrite, write_layer};
 
 /// All that is learnt from reading a layer once.
 #[derive(Debug, Clone, PartialEq, Eq)]

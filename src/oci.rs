@@ -5,6 +5,7 @@
 //! outside is bounded and verified here. Layers are bytes to this module: what is in them, and
 //! what becomes of them, it must not know.
 
+mod artifact;
 mod auth;
 mod blob;
 mod challenge;
@@ -27,6 +28,7 @@ mod push;
 mod range;
 mod reference;
 mod registry;
+mod repository;
 mod session;
 mod settings;
 mod source;
@@ -34,6 +36,7 @@ mod source;
 mod tests;
 mod unasked;
 
+pub use artifact::{Artifact, CREATED, Referrer, Subject};
 pub use blob::{BlobStream, RangeStream};
 pub use config::ImageConfig;
 pub use credentials::{Credentials, InvalidCredentials};
@@ -50,5 +53,6 @@ pub use reference::{
     DOCKER_HUB, InvalidReference, MAX_SOURCE, Reference, normalise_registry,
     pattern as reference_pattern,
 };
+pub use repository::{Actions, Repository};
 pub use settings::{AmbientCredentials, OciSettings, is_local};
 pub use source::{ResolvedImage, Source};

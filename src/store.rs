@@ -1,4 +1,4 @@
-//! Bags of objects: a directory or an S3 bucket.
+//! Bags of objects: a directory, an S3 bucket or a registry's repository.
 //!
 //! A store holds immutable objects under short keys. A key is visible only when its whole content
 //! is there, so that an archive's presence is the commit point of its job (CONTRACT section C).
@@ -24,6 +24,8 @@ mod error;
 mod intercepted;
 /// Names of objects.
 mod key;
+/// Objects in one repository of a registry.
+mod registry;
 /// Objects in one bucket.
 mod s3;
 /// What is under a key, so that only that is replaced.
@@ -33,6 +35,7 @@ pub use directory::DirectoryStore;
 pub use error::StoreError;
 pub use intercepted::{Failures, InterceptedStore, Interceptor, Operation};
 pub use key::{InvalidKey, Key};
+pub use registry::{Describe, Description, RegistrySettings, RegistryStore};
 pub use s3::{S3Settings, S3Store};
 pub use version::{ObjectStat, ObjectVersion};
 
@@ -43,6 +46,8 @@ pub enum StoreSettings {
     Directory(PathBuf),
     /// Objects in one bucket; archives end in `.rclip`.
     S3(S3Settings),
+    /// Artifacts in one repository; archives end in `.clip`.
+    Registry(RegistrySettings),
 }
 
 /// What [`ObjectStore::put`] may do when the key is taken.
@@ -228,11 +233,13 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
 
 /// Opens the store that `settings` name.
 ///
-/// A directory is made when it is missing. A bucket is not contacted: [`ObjectStore::check`] is.
+/// A directory is made when it is missing. A bucket or registry is not contacted:
+/// [`ObjectStore::check`] does that.
 pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>, StoreError> {
     Ok(match settings {
         StoreSettings::Directory(path) => Arc::new(DirectoryStore::open(path).await?),
         StoreSettings::S3(settings) => Arc::new(S3Store::open(settings).await),
+        StoreSettings::Registry(settings) => Arc::new(RegistryStore::open(settings).await?),
     })
 }
 

@@ -57,7 +57,7 @@ async fn fetch(address: &str, repository: &str, content: &[u8]) -> Vec<u8> {
 
 /// Uploads to a repository of which the registry keeps bytes. (Of one that is cancelled it forgets
 /// the bytes, but writes the state of their hash once more.)
-fn open_uploads(directory: &Path, repository: &str) -> usize {
+pub(crate) fn open_uploads(directory: &Path, repository: &str) -> usize {
     let repositories = directory.join("registry/docker/registry/v2/repositories");
     let uploads = std::fs::read_dir(repositories.join(repository).join("_uploads"));
     let kept = |upload: std::io::Result<std::fs::DirEntry>| {

@@ -195,6 +195,18 @@ impl ImageLayer<'_> {
     }
 }
 
+/// Keeps the index of a layer that came about while the layer was written, for whoever indexes its image.
+pub async fn keep_index(
+    options: &IndexOptions,
+    index: Arc<LayerIndex>,
+    cancel: &CancellationToken,
+) -> Result<(), ArchiveError> {
+    let Some(cache) = &options.cache else { return Ok(()) };
+    let read = LayerRead { digest: index.digest, limits: options.limits, span: options.span };
+    let wanted = LayerRequest { read, size: index.compressed_size, diff_id: index.diff_id };
+    cache.put(&wanted, index, cancel).await
+}
+
 /// A layer must be what the image's config says.
 pub(super) fn verify_diff_id(index: &LayerIndex, expected: Digest) -> Result<(), LayerError> {
     let (layer, found) = (index.digest, index.diff_id);

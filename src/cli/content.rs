@@ -3,6 +3,7 @@
 
 use clap::Args;
 
+use super::place::{ArchivePlace, LocalArchive};
 use super::registry::RegistryArgs;
 use crate::clip::storage_info::StorageInfo;
 use crate::content::{ReadSettings, S3Override, image_source};
@@ -18,6 +19,22 @@ pub(super) struct ContentArgs {
     registry: RegistryArgs,
     #[command(flatten)]
     s3: S3Args,
+}
+
+/// Where an archive is fetched from of which nothing but its index is read, and as whom.
+#[derive(Debug, Args)]
+pub(super) struct ArchiveArgs {
+    #[command(flatten)]
+    registry: RegistryArgs,
+    #[command(flatten)]
+    s3: S3Args,
+}
+
+impl ArchiveArgs {
+    /// The archive, which is fetched first if it is not on this machine.
+    pub(super) fn fetch(&self, archive: &ArchivePlace) -> anyhow::Result<LocalArchive> {
+        archive.fetch(&self.s3.settings()?, &self.registry)
+    }
 }
 
 /// What takes the place of a v1 archive's S3 storage info. Keys come from `CLIPWRIGHT_S3_ACCESS_KEY`
@@ -45,18 +62,36 @@ struct S3Args {
 }
 
 impl ContentArgs {
+    /// How to reach registries.
+    pub(super) fn registry(&self) -> &RegistryArgs {
+        &self.registry
+    }
+
+    /// The archive, which is fetched first if it is not on this machine.
+    pub(super) fn fetch(&self, archive: &ArchivePlace) -> anyhow::Result<LocalArchive> {
+        archive.fetch(&self.bucket()?, &self.registry)
+    }
+
     /// How to reach a bucket.
     pub(super) fn bucket(&self) -> anyhow::Result<S3Override> {
         self.s3.settings()
     }
 
     /// How to read the content of an archive with this storage info.
-    pub(super) fn settings(&self, storage: &StorageInfo) -> anyhow::Result<ReadSettings> {
+    pub(super) fn settings(
+        &self,
+        archive: &ArchivePlace,
+        storage: &StorageInfo,
+    ) -> anyhow::Result<ReadSettings> {
         let (source, credentials) = match (&self.source, storage) {
             (Some(source), _) => (Some(source.clone()), self.registry.credentials(source)?),
             // A reference that is none is found when it is needed.
             (None, StorageInfo::Oci(image)) => match image_source(image).ok() {
                 // An archive may name any registry, which then gets a password that is for none.
+                Some(source) if archive.is_beside(&source) => {
+                    let credentials = self.registry.credentials(&source)?;
+                    (Some(source), credentials)
+                }
                 Some(source) => {
                     let credentials = self.registry.credentials_for_stored(&source)?;
                     (Some(source), credentials)

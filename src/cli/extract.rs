@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::content::ContentArgs;
+use super::place::ArchivePlace;
 use super::progress::on_stderr;
 use super::run_async;
 use super::say;
@@ -17,8 +19,9 @@ use crate::content::{ExtractOptions, Extraction, extract};
 /// leaves nothing behind.
 #[derive(Debug, Args)]
 pub(super) struct Extract {
-    /// The archive
-    archive: PathBuf,
+    /// The archive: a file, `s3://BUCKET/KEY`, or `docker://REFERENCE` of an archive or of an image that has one
+    #[arg(value_parser = OsStringValueParser::new().try_map(ArchivePlace::parse))]
+    archive: ArchivePlace,
     /// Directory to make; it may be there if it is empty
     directory: PathBuf,
     /// Directory in the image that becomes DIRECTORY
@@ -44,8 +47,9 @@ struct Report<'a> {
 impl Extract {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let started = Instant::now();
-        let archive = super::open_archive(&self.archive)?;
-        let settings = self.content.settings(&archive.storage)?;
+        let local = self.content.fetch(&self.archive)?;
+        let archive = super::open_archive(local.path())?;
+        let settings = self.content.settings(&self.archive, &archive.storage)?;
         let mut options =
             ExtractOptions { path: self.path.into_bytes(), ..ExtractOptions::default() };
         if options.owners && self.no_owner {
@@ -53,7 +57,7 @@ impl Extract {
         } else if !options.owners && !self.no_owner {
             eprintln!("warning: all files will be yours: owners take root to restore");
         }
-        let (archive_file, target) = (&self.archive, &self.directory);
+        let (archive_file, target) = (local.path(), &self.directory);
         let extracted = run_async(async |cancel| {
             let progress = on_stderr();
             Ok(extract(archive_file, &archive, target, &settings, &options, progress, &cancel)

@@ -1,11 +1,12 @@
 //! `clipwright inspect`: what an archive is, and where its content lives.
 
-use std::path::PathBuf;
-
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use super::content::ArchiveArgs;
+use super::place::ArchivePlace;
 use super::printable;
 use super::say;
 use crate::clip::node::NodeKind;
@@ -16,11 +17,14 @@ use crate::digest::Digest;
 /// Show what an archive is and where its content lives.
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
-    /// The archive
-    archive: PathBuf,
+    /// The archive: a file, `s3://BUCKET/KEY`, or `docker://REFERENCE` of an archive or of an image that has one
+    #[arg(value_parser = OsStringValueParser::new().try_map(ArchivePlace::parse))]
+    archive: ArchivePlace,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    from: ArchiveArgs,
 }
 
 #[derive(Serialize)]
@@ -84,8 +88,9 @@ struct Image {
 
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let archive = super::open_archive(&self.archive)?;
-        let report = Report::of(&archive, std::fs::metadata(&self.archive)?.len());
+        let local = self.from.fetch(&self.archive)?;
+        let archive = super::open_archive(local.path())?;
+        let report = Report::of(&archive, std::fs::metadata(local.path())?.len());
         if self.json {
             say!("{}", serde_json::to_string_pretty(&report)?);
         } else {

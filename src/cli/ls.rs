@@ -1,22 +1,25 @@
 //! `clipwright ls`: the files in an archive, as lines or as JSON.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use chrono::DateTime;
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use serde::Serialize;
 
+use super::content::ArchiveArgs;
+use super::place::ArchivePlace;
 use super::printable;
 use crate::clip::node::{FileContent, Node, NodeKind, RemoteRef, Special};
 
 /// List the files in an archive.
 #[derive(Debug, Args)]
 pub(super) struct Ls {
-    /// The archive
-    archive: PathBuf,
+    /// The archive: a file, `s3://BUCKET/KEY`, or `docker://REFERENCE` of an archive or of an image that has one
+    #[arg(value_parser = OsStringValueParser::new().try_map(ArchivePlace::parse))]
+    archive: ArchivePlace,
     /// Directory or file in the image
     #[arg(default_value = "/")]
     path: String,
@@ -26,11 +29,14 @@ pub(super) struct Ls {
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    from: ArchiveArgs,
 }
 
 impl Ls {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let archive = super::open_archive(&self.archive)?;
+        let local = self.from.fetch(&self.archive)?;
+        let archive = super::open_archive(local.path())?;
         let start = archive.tree.resolve(self.path.as_bytes())?;
         let mut out = BufWriter::new(std::io::stdout().lock());
         let mut show = |node: &Node| {

@@ -6,8 +6,6 @@ pub(super) mod cache;
 mod daemon;
 /// For Prometheus.
 mod metrics;
-/// Where an archive is.
-mod place;
 /// When a program is ready.
 mod ready;
 /// What a mount writes of itself.
@@ -25,12 +23,13 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 
 use super::content::ContentArgs;
+use super::place::ArchivePlace;
 use crate::clip::reader::Archive;
 use crate::mount::{ContentSettings, Mount as Mounted, MountOptions};
 use crate::telemetry::init;
+use tokio_util::sync::CancellationToken;
 
 use cache::SpanCacheArgs;
-use place::ArchivePlace;
 use record::RecordArgs;
 use serve::{Signals, block_on, serve};
 use start::{Start, StartArgs};
@@ -39,7 +38,7 @@ use start::{Start, StartArgs};
 /// SIGTERM or SIGINT. A mount at MOUNTPOINT that nobody serves any more is taken away first.
 #[derive(Debug, Args)]
 pub(super) struct Mount {
-    /// The archive: a file, or `s3://BUCKET/KEY`
+    /// The archive: a file, `s3://BUCKET/KEY`, or `docker://REFERENCE` of an archive or of an image that has one
     #[arg(value_parser = OsStringValueParser::new().try_map(ArchivePlace::parse))]
     archive: ArchivePlace,
     /// Directory to mount at
@@ -121,7 +120,10 @@ impl Mount {
             None => None,
         };
         let s3 = self.content.bucket()?;
-        let file = self.archive.file(&s3, self.ambient_credentials, || self.cache.directory());
+        let (ambient, cancel) = (self.ambient_credentials, CancellationToken::new());
+        let registry = self.content.registry();
+        let directory = || self.cache.directory();
+        let file = self.archive.file(&s3, registry, ambient, directory, &cancel);
         let file = tokio::select! {
             file = file => file?,
             () = end.received() => anyhow::bail!("cancelled"),
@@ -182,7 +184,7 @@ impl Mount {
             start.forget_earlier();
         }
         let settings = ContentSettings {
-            read: self.content.settings(&archive.storage)?,
+            read: self.content.settings(&self.archive, &archive.storage)?,
             ambient: self.ambient_credentials,
             check: !self.offline,
             cache: self.cache.open()?,

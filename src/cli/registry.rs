@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::oci::{Credentials, ImageSource, OciSettings};
+use crate::oci::{AmbientCredentials, Credentials, ImageSource, OciSettings};
 
 /// How to reach registries and as whom. Credentials come from the environment or a file: what
 /// stands on a command line can be read by every user of the machine.
@@ -29,6 +29,13 @@ impl RegistryArgs {
             credentials_file: self.credentials_file.clone(),
             ..OciSettings::default()
         }
+    }
+
+    /// The same; `ambient`: whether docker's config file is asked where no credentials are given.
+    pub(super) fn settings_with(&self, ambient: bool) -> OciSettings {
+        let ambient =
+            if ambient { AmbientCredentials::All } else { AmbientCredentials::Of(Vec::new()) };
+        OciSettings { ambient, ..self.settings() }
     }
 
     /// The credentials given for `source`; `None` leaves it to docker's config file.

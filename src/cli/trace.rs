@@ -13,6 +13,7 @@ use clap::Args;
 use super::content::ContentArgs;
 use super::mount::cache::SpanCacheArgs;
 use super::mount::serve::{Signals, block_on, log_settings};
+use super::place::ArchivePlace;
 use crate::clip::storage_info::{ImageMetadata, StorageInfo};
 use crate::mount::{ContentSettings, Mount, MountHandle, MountOptions};
 use crate::telemetry::init;
@@ -80,7 +81,9 @@ impl Trace {
         }
         let v1_root = archive.tree.resolve(b"/rootfs").is_ok();
         let settings = ContentSettings {
-            read: self.content.settings(&archive.storage)?,
+            read: self
+                .content
+                .settings(&ArchivePlace::File(self.archive.clone()), &archive.storage)?,
             ambient: self.ambient_credentials,
             check: true,
             cache: self.cache.open()?,

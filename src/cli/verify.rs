@@ -1,10 +1,10 @@
 //! `clipwright verify`: whether an archive is what it should be.
 
-use std::path::PathBuf;
-
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
 use super::content::ContentArgs;
+use super::place::ArchivePlace;
 use super::progress::on_stderr;
 use super::{printable, run_async, say};
 use crate::archive::{Verification, VerifyOptions, verify};
@@ -16,8 +16,9 @@ use crate::clip::storage_info::StorageInfo;
 /// to. Prints a line for each check and for each finding; fails if one of them is an error.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// The archive
-    archive: PathBuf,
+    /// The archive: a file, `s3://BUCKET/KEY`, or `docker://REFERENCE` of an archive or of an image that has one
+    #[arg(value_parser = OsStringValueParser::new().try_map(ArchivePlace::parse))]
+    archive: ArchivePlace,
     /// Read every layer, or all data, and check every byte
     #[arg(long)]
     deep: bool,
@@ -33,13 +34,16 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) fn run(self) -> anyhow::Result<()> {
+        let local = self.content.fetch(&self.archive)?;
         // An archive that can't be opened is a finding too.
-        let storage = Archive::open(&self.archive).map(|archive| archive.storage);
-        let settings = self.content.settings(storage.as_ref().unwrap_or(&StorageInfo::Local))?;
+        let storage = Archive::open(local.path()).map(|archive| archive.storage);
+        let settings = self
+            .content
+            .settings(&self.archive, storage.as_ref().unwrap_or(&StorageInfo::Local))?;
         let options =
             VerifyOptions { deep: self.deep, offline: self.offline, ..VerifyOptions::default() };
         let verified = run_async(async |cancel| {
-            Ok(verify(&self.archive, &settings, &options, on_stderr(), &cancel).await?)
+            Ok(verify(local.path(), &settings, &options, on_stderr(), &cancel).await?)
         })?;
         if self.json {
             say!("{}", serde_json::to_string(&verified)?);
@@ -48,7 +52,7 @@ impl Verify {
         }
         match verified.errors() {
             0 => Ok(()),
-            errors => anyhow::bail!("{}: {}", self.archive.display(), count(&verified, errors)),
+            errors => anyhow::bail!("{}: {}", self.archive, count(&verified, errors)),
         }
     }
 }

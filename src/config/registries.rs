@@ -26,14 +26,26 @@ pub struct BuildRegistry {
 
 pub(super) fn build_registry(layers: &Layers<'_>) -> Result<BuildRegistry, ConfigError> {
     let host = layers.require(&setting::BUILD_REGISTRY, registry_host)?;
-    let repository = layers.require(&setting::BUILD_REPOSITORY, |text| {
-        let whole: Option<Reference> = from_str(&format!("{host}/{text}"));
-        whole.filter(|whole| whole.repository() == text).map(|_| text.to_owned())
-    })?;
+    let repository =
+        layers.require(&setting::BUILD_REPOSITORY, |text| repository_name(&host, text))?;
     let credentials = layers.parse(&setting::BUILD_REGISTRY_CREDENTIALS, |text| {
         Credentials::parse(text, &host).ok().flatten()
     })?;
     Ok(BuildRegistry { host, repository, credentials })
+}
+
+/// A setting that is a repository of a registry.
+pub(super) fn repository(
+    layers: &Layers<'_>,
+    setting: &Setting,
+    host: &str,
+) -> Result<Option<String>, ConfigError> {
+    layers.parse(setting, |text| repository_name(host, text))
+}
+
+fn repository_name(host: &str, text: &str) -> Option<String> {
+    let whole: Option<Reference> = from_str(&format!("{host}/{text}"));
+    whole.filter(|whole| whole.repository() == text).map(|_| text.to_owned())
 }
 
 /// How registries are reached. `embedded`: the service is for this machine alone, where everything

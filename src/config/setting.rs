@@ -202,12 +202,18 @@ settings! {
     }
     STORE {
         flag: "store", env: &["CLIPWRIGHT_STORE"], file: "imageService.registryStore",
-        default: Some("local"), expected: "local or s3", help: "Where archives go",
+        default: Some("local"), expected: "local, s3 or registry", help: "Where archives go",
     }
     STORE_DIR {
         flag: "store-dir", env: &["CLIPWRIGHT_STORE_DIR"], file: "clipwright.storeDir",
         expected: "a directory",
         help: "Directory of the local store; by default images in the data directory",
+    }
+    STORE_REPOSITORY {
+        flag: "store-repository", env: &["CLIPWRIGHT_STORE_REPOSITORY"],
+        file: "clipwright.storeRepository",
+        expected: "a repository name such as team/archives",
+        help: "Repository of the build registry that holds the registry store's archives; by default the one that images are pushed to, where archives are found from their images",
     }
     S3_BUCKET {
         flag: "s3-bucket", env: &["CLIPWRIGHT_S3_BUCKET"],

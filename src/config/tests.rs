@@ -220,6 +220,28 @@ fn secrets_are_not_shown_when_they_are_bad() {
 }
 
 #[test]
+fn a_registry_holds_archives_where_the_images_are_unless_said_otherwise() {
+    let run = |more: &[&str]| {
+        let args = ["--store", "registry", "--build-registry", "Registry.example:5000"];
+        Run::default()
+            .args(&[&args, more].concat())
+            .env("CLIPWRIGHT_BUILD_REGISTRY_CREDENTIALS", "visible:secret")
+    };
+    let config = run(&["--build-repository", "team/images"]).load().unwrap();
+    let StoreSettings::Registry(store) = &config.store else { panic!("{config:?}") };
+    assert_eq!((&*store.host, &*store.repository), ("registry.example:5000", "team/images"));
+    assert!(store.credentials.is_some() && store.scratch == config.data_dir.join("spool"));
+    assert!(!format!("{config:?}").contains("visible"));
+    let config = run(&["--store-repository", "team/archives"]).load().unwrap();
+    let StoreSettings::Registry(store) = &config.store else { panic!("{config:?}") };
+    assert_eq!(store.repository, "team/archives");
+    for bad in ["", "Team", "a//b", "a:b"] {
+        let error = run(&["--store-repository", bad]).error();
+        assert!(error.contains("a repository name such as team/archives"), "{error}");
+    }
+}
+
+#[test]
 fn settings_that_need_each_other() {
     let error = Run::default().args(&["--store", "s3"]).error();
     assert!(error.starts_with("imageService.registries.s3.bucketName is not set"), "{error}");

@@ -116,7 +116,7 @@ fn write(target: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Removes copies that nobody has mounted for long. Whoever has one open keeps it.
-fn prune(target: &Path) {
+pub(super) fn prune(target: &Path) {
     let Some(found) = target.parent().and_then(|directory| fs::read_dir(directory).ok()) else {
         return;
     };

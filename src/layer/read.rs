@@ -188,7 +188,7 @@ fn scan(
 }
 
 impl ScanError {
-    fn of(self, layer: Digest) -> LayerError {
+    pub(super) fn of(self, layer: Digest) -> LayerError {
         match self {
             Self::Malformed { offset, detail } => LayerError::Tar { layer, offset, detail },
             Self::Limit(excess) => LayerError::Limit { layer, excess },

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{Stream, StreamExt};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use reqwest::{Method, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -30,10 +30,12 @@ mod upload;
 
 use upload::Upload;
 
+/// What a registry answers with that lists a manifest with its subject.
+const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// Bytes sent, and held in memory, at a time.
 const CHUNK: usize = 8 << 20;
 /// A registry may take long over the last request of a large blob, which it moves into place then.
-const PATIENCE: Duration = Duration::from_mins(5);
+pub(super) const PATIENCE: Duration = Duration::from_mins(5);
 
 /// One repository that is pushed to; keeps connections and authorization. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -73,6 +75,11 @@ impl Publisher {
         Ok(Self { registry, mount_from })
     }
 
+    /// Pushes over an access that is there.
+    pub(super) fn of(registry: Arc<Registry>) -> Self {
+        Self { registry, mount_from: None }
+    }
+
     /// `registry/repository`, for people.
     pub fn name(&self) -> String {
         self.registry.name()
@@ -86,6 +93,15 @@ impl Publisher {
     ) -> Result<Option<u64>, OciError> {
         let registry = &self.registry;
         retry(&registry.retry, cancel, || size_of(&registry.session, digest)).await
+    }
+
+    /// Whether the repository has a blob, or can mount it and then has.
+    pub async fn has_blob(
+        &self,
+        digest: &Digest,
+        cancel: &CancellationToken,
+    ) -> Result<bool, OciError> {
+        Ok(self.size_of(digest, cancel).await?.is_some() || self.mounted(digest, cancel).await?)
     }
 
     /// Sees to it that the repository has a blob: it may be there, or can be mounted, or else is
@@ -102,7 +118,7 @@ impl Publisher {
         Fut: Future<Output = Result<S, E>>,
         S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
-        if self.size_of(digest, cancel).await?.is_some() || self.mounted(digest, cancel).await? {
+        if self.has_blob(digest, cancel).await? {
             return Ok(());
         }
         let pushed = self.blob(content, cancel).await?;
@@ -144,26 +160,40 @@ impl Publisher {
         tag: Option<&str>,
         cancel: &CancellationToken,
     ) -> Result<Digest, OciError> {
+        self.referring(manifest, media_type, tag, cancel).await?;
+        Ok(Digest::of(manifest))
+    }
+
+    /// The same, for a manifest that may have a subject: whether the registry says that it lists it
+    /// there (distribution-spec 1.1, "Pushing Manifests with Subject").
+    pub(super) async fn referring(
+        &self,
+        manifest: &Bytes,
+        media_type: &str,
+        tag: Option<&str>,
+        cancel: &CancellationToken,
+    ) -> Result<bool, OciError> {
         let digest = Digest::of(manifest);
         let session = &self.registry.session;
         let what = format!("push of manifest {digest}");
         let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
         let url =
             session.endpoint.url(&format!("{}/manifests/{name}", session.endpoint.repository));
-        retry(&self.registry.retry, cancel, || async {
+        let listed = retry(&self.registry.retry, cancel, || async {
             let answer = session
                 .send(Method::PUT, &url, &what, |request| {
                     request.header(CONTENT_TYPE, media_type).body(manifest.clone())
                 })
                 .await?;
             if answer.status() == StatusCode::CREATED {
-                return check_digest(session, &answer, digest);
+                check_digest(session, &answer, digest)?;
+                return Ok(answer.headers().contains_key(SUBJECT));
             }
             Err(session.unexpected(&what, answer).await)
         })
         .await?;
         self.registry.manifest(&digest.to_string(), Some(digest), cancel).await?;
-        Ok(digest)
+        Ok(listed)
     }
 
     async fn mounted(&self, digest: &Digest, cancel: &CancellationToken) -> Result<bool, OciError> {

@@ -21,7 +21,7 @@ use crate::publish::PublishError;
 use crate::publish::stored::{ListedArchive, StoredArchive};
 use crate::store::{
     CommitReport, DirectoryStore, Key, ListedObject, ObjectStat, ObjectStore, Overwrite, Put,
-    S3Store, StoreError, StoreSettings,
+    RegistryStore, S3Store, StoreError, StoreSettings,
 };
 
 /// In a bucket: a small index, and beside it the data of v1.
@@ -30,10 +30,14 @@ mod bucket;
 mod file;
 /// Archives in a bag of objects.
 mod objects;
+/// What archives are to those who look for them in a registry.
+mod registry;
 
 pub use bucket::IndexBesideData;
 pub use file::OneFile;
 pub use objects::{Layout, ObjectArchives};
+
+use registry::ArchiveDescriber;
 
 /// What an archive is called where it is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +185,12 @@ impl Stores {
                 let layout = IndexBesideData::new(store.place());
                 let objects = wrap(Arc::new(store));
                 let archives = Arc::new(ObjectArchives::new(objects.clone(), layout));
+                Self { swept: None, objects, archives }
+            }
+            StoreSettings::Registry(settings) => {
+                let store = RegistryStore::described(settings, Arc::new(ArchiveDescriber)).await?;
+                let objects = wrap(Arc::new(store));
+                let archives = Arc::new(ObjectArchives::new(objects.clone(), OneFile));
                 Self { swept: None, objects, archives }
             }
         })

@@ -12,7 +12,7 @@ pub struct ObjectStat {
 }
 
 /// Tells an object from all others that were or will be under its key: an entity tag in S3; in a
-/// directory the file's number, size and time of modification.
+/// directory the file's number, size and time of modification; in a registry the manifest's digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectVersion(pub(super) String);
 

@@ -4,6 +4,7 @@ go 1.24.0
 
 require (
 	github.com/beam-cloud/clip v0.0.0-20260126181811-a2a14fb37f70
+	github.com/google/go-containerregistry v0.19.1
 	github.com/tidwall/btree v1.6.0
 	golang.org/x/sys v0.30.0
 )
@@ -34,7 +35,6 @@ require (
 	github.com/docker/distribution v2.8.3+incompatible // indirect
 	github.com/docker/docker-credential-helpers v0.8.2 // indirect
 	github.com/gofrs/flock v0.8.1 // indirect
-	github.com/google/go-containerregistry v0.19.1 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/hanwen/go-fuse/v2 v2.5.1 // indirect
 	github.com/jmespath/go-jmespath v0.4.0 // indirect

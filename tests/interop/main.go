@@ -26,6 +26,7 @@ var commands = []command{
 	{"dump", "ARCHIVE                        storage info and nodes as JSON lines", dump},
 	{"mount", "[flags] ARCHIVE MOUNTPOINT     mounts; prints \"ready\"; stays until SIGTERM or unmounted", mount},
 	{"tar-headers", "                               what archive/tar says of tars on standard input", tarHeaders},
+	{"registry", "                                  a registry that lists referrers; prints its address", serveRegistry},
 	{"compare", "[--allow FILE]... DIR_A DIR_B  prints how two trees differ", compare},
 }
 

@@ -4,10 +4,15 @@ use std::time::Duration;
 
 use clipwright::digest::Digest;
 use clipwright::error::Classify as _;
-use clipwright::store::{CommitReport, NewObject, Overwrite, Put, StoreError, StoreSettings};
+use clipwright::oci::OciSettings;
+use clipwright::store::{
+    CommitReport, NewObject, Overwrite, Put, RegistrySettings, StoreError, StoreSettings,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bench, MIB, key, noise, s3};
+use crate::support::layout::{Blob, Layout};
+use crate::support::registry::Registry;
 use crate::support::s3::S3Server;
 
 /// What every backend must do.
@@ -294,4 +299,68 @@ async fn s3_keeps_the_contract() {
         server.objects(),
         ["big-race.clip", "big.clip", "dir", "list", "race.clip", "two.clip"]
     );
+}
+
+/// A repository of a registry, and where objects wait whose bytes are not known yet.
+fn registry(registry: &Registry, scratch: &std::path::Path) -> StoreSettings {
+    StoreSettings::Registry(RegistrySettings {
+        host: registry.address.clone(),
+        repository: "team/archives".to_owned(),
+        credentials: None,
+        oci: OciSettings::default(),
+        scratch: scratch.to_owned(),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_keeps_the_contract() {
+    let (files, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = Registry::start(files.path());
+    let bench = Bench::open(registry(&server, scratch.path())).await;
+    contract(&bench).await;
+    assert!(std::fs::read_dir(scratch.path()).unwrap().next().is_none(), "nothing has a name");
+    let uploads = server.repository("team/archives").join("_uploads");
+    assert_eq!(std::fs::read_dir(uploads).map_or(0, Iterator::count), 0);
+    let mut tags: Vec<String> =
+        std::fs::read_dir(server.repository("team/archives/_manifests/tags"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+    tags.sort();
+    let left = ["big-race.clip", "big.clip", "dir_-sub_-e.clip", "race.clip", "two.clip"];
+    assert_eq!(tags, left);
+}
+
+/// Two processes see each other's objects, and what somebody else keeps under a tag is left alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_is_shared_with_others() {
+    let (files, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = Registry::start(files.path());
+    let settings = registry(&server, scratch.path());
+    let (one, other) = (Bench::open(settings.clone()).await, Bench::open(settings).await);
+    one.put("a.clip", b"first", Overwrite::Never).await.unwrap();
+    let seen = other.store.stat(&key("a.clip")).await.unwrap().map(|stat| stat.version);
+    assert!(other.put("a.clip", b"other", Overwrite::Never).await.is_err());
+    other.put("a.clip", b"second", Overwrite::only(seen.clone())).await.unwrap();
+    assert!(one.put("a.clip", b"third", Overwrite::only(seen)).await.is_err());
+    assert_eq!(one.content("a.clip").await.unwrap(), b"second");
+
+    let image = Layout::of(&[Blob::file("x", b"x")]);
+    server.push(image.path(), "team/archives");
+    for overwrite in [Overwrite::Never, Overwrite::Replace] {
+        let error = one.put("latest", b"mine", overwrite).await.unwrap_err();
+        assert!(matches!(error, StoreError::Rejected { .. }), "{error}");
+        assert!(error.to_string().contains("latest"), "{error}");
+    }
+    assert!(one.store.delete(&key("latest")).await.is_err());
+    let listed = one.store.list("", "", 9).await.unwrap();
+    assert_eq!(listed.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["a.clip"]);
+
+    // A registry that is away, or lets nobody in.
+    drop(server);
+    assert!(one.store.check().await.unwrap_err().is_transient());
+    let closed = Registry::with_password(files.path());
+    let bench = Bench::open(registry(&closed, scratch.path())).await;
+    let error = bench.put("b.clip", b"x", Overwrite::Never).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error}");
 }

@@ -70,6 +70,11 @@ impl Registry {
         blobs.join(&hex[..2]).join(hex).join("data")
     }
 
+    /// Where what belongs to a repository is.
+    pub(crate) fn repository(&self, name: &str) -> PathBuf {
+        self.storage.join("docker/registry/v2/repositories").join(name)
+    }
+
     /// Copies the tag `latest` of an OCI layout, bytes unchanged; returns its reference here.
     pub(crate) fn push(&self, layout: &Path, repository: &str) -> String {
         self.push_with(layout, repository, &[])

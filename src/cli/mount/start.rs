@@ -13,9 +13,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::place::ArchivePlace;
 use super::ready::ReadyWhen;
 use crate::cli::client::{Client, ClientError};
+use crate::cli::place::ArchivePlace;
 use crate::cli::service::client_at;
 use crate::clip::atomic;
 use crate::clip::storage_info::StorageInfo;

@@ -1,4 +1,4 @@
-//! In a directory an archive is one file, `<id>.clip` (CONTRACT section C).
+//! In a directory or a registry an archive is one object, `<id>.clip` (CONTRACT section C).
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::publish::PublishError;
 use crate::publish::stored::{judge, may_replace};
 use crate::store::{Commit, CommitReport, Key, NewObject, ObjectStore, Overwrite, Put};
 
-/// One file an archive.
+/// One object an archive.
 #[derive(Debug, Clone, Copy)]
 pub struct OneFile;
 
