@@ -12,7 +12,8 @@ const MAX_FILE: u64 = 64 << 10;
 /// A file with credentials for one registry (normalised).
 #[derive(Debug)]
 pub(super) enum CredentialFile {
-    /// In one of the forms of [`Credentials::parse`].
+    /// In one of the forms of [`Credentials::parse`] that name the registry: what names none may by now be meant
+    /// for another.
     Given { path: PathBuf, registry: String },
     /// Docker's; `None` is where Docker keeps it.
     Docker { path: Option<PathBuf>, registry: String },
@@ -26,6 +27,9 @@ impl CredentialFile {
             Self::Given { path, registry } => {
                 let text = read_text(path).await.map_err(|error| error.to_string());
                 let parse = |text: String| {
+                    if !Credentials::names_registry(&text) {
+                        return Err(format!("{} names no registry", path.display()));
+                    }
                     Credentials::parse(&text, registry).map_err(|error| error.to_string())
                 };
                 (registry, text.and_then(parse))

@@ -168,8 +168,15 @@ fn credentials_that_change_are_read_again() {
     let registry = Registry::with_password(dir.path());
     let layout = Layout::of(&[Blob::gzip(&tar(&[("a", b"a")])), Blob::gzip(&tar(&[("b", b"b")]))]);
     let reference = registry.push_as(layout.path(), "image", "clipper:correct horse");
-    let (archive, given) = (dir.path().join("image.clip"), dir.path().join("credentials"));
-    std::fs::write(&given, "clipper:correct horse").unwrap();
+    let (archive, given) = (dir.path().join("image.clip"), dir.path().join("credentials.json"));
+    let give = |password: &str| {
+        let text = format!(
+            r#"{{"registry":"{}","credentials":{{"USERNAME":"clipper","PASSWORD":"{password}"}}}}"#,
+            registry.address
+        );
+        std::fs::write(&given, text).unwrap();
+    };
+    give("correct horse");
     let output = clipwright(dir.path())
         .args(["index", &reference, "--no-cache", "--credentials-file"])
         .args([&given, Path::new("-o"), &archive])
@@ -197,7 +204,7 @@ fn credentials_that_change_are_read_again() {
     // The registry reads its users again when their file is another.
     let hash = "$2b$04$abcdefghijklmnopqrstuuhfdSToe28Z2OzxmmHxfI3lnNDfjxoF6"; // battery staple
     std::fs::write(dir.path().join("htpasswd"), format!("clipper:{hash}\n")).unwrap();
-    std::fs::write(&given, "clipper:battery staple").unwrap();
+    give("battery staple");
     in_docker("Y2xpcHBlcjpiYXR0ZXJ5IHN0YXBsZQ=="); // clipper:battery staple
     for mounted in mounts {
         assert_eq!(mounted.read("b").unwrap(), b"b", "{}", mounted.said());
