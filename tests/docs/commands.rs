@@ -149,7 +149,11 @@ async fn run(page: &str) {
     command.env("CLIPWRIGHT_SPAN_CACHE_DIR", work.path().join("spans"));
     // The registry is on this machine.
     command.env("CLIPWRIGHT_PRIVATE_ADDRESSES", "true");
-    command.env("CLIPWRIGHT_DATA_DIR", service.data()).env("DATABASE_URL", service.database_url());
+    // Without what libpq does not know.
+    let (url, query) = service.database_url().split_once('?').unwrap_or_default();
+    let query: Vec<_> = query.split('&').filter(|part| part.starts_with("host=")).collect();
+    let database = format!("{url}?{}", query.join("&"));
+    command.env("CLIPWRIGHT_DATA_DIR", service.data()).env("DATABASE_URL", database);
     let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let told = String::from_utf8_lossy(&ran.stderr);
     let printed = String::from_utf8_lossy(&ran.stdout);
