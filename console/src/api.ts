@@ -4,6 +4,7 @@ import type { components, paths } from "../types/openapi";
 export type Schema = components["schemas"];
 export type Job = Schema["Job"];
 export type JobEvent = Schema["JobEvent"];
+export type LogEntry = Schema["LogEntry"];
 export type Image = Schema["Image"];
 export type Problem = Schema["Problem"];
 
@@ -73,21 +74,41 @@ export async function get<T>(url: string, init: RequestInit = {}): Promise<T> {
   return (await send("GET", url, undefined, init)).json() as Promise<T>;
 }
 
-/** The events of a job from `after` on, as they happen, until the final one. Connections that break are taken up again. */
-export async function* follow(id: string, signal: AbortSignal): AsyncGenerator<JobEvent> {
-  let after = 0;
+/** The events of a job, as they happen, until the final one. */
+export function follow(id: string, signal: AbortSignal): AsyncGenerator<JobEvent> {
+  const url = (after: number) => address("/v1/jobs/{id}/events", [id], { after });
+  return objects(url, (event) => event.seq, (event) => isFinal(event.event), signal);
+}
+
+/** What a job writes, line by line, until it ends. */
+export function followLog(id: string, signal: AbortSignal): AsyncGenerator<LogEntry> {
+  const url = (offset: number) => address("/v1/jobs/{id}/log", [id], { offset });
+  return objects(url, (entry) => entry.next, undefined, signal);
+}
+
+/**
+ * The JSON objects of a stream of lines. Connections that break are taken up again behind `place` of the last one; the
+ * stream ends with an object that `isLast`, or, where there is no such, when it is closed in good order.
+ */
+async function* objects<T>(
+  url: (place: number) => string,
+  place: (object: T) => number,
+  isLast: ((object: T) => boolean) | undefined,
+  signal: AbortSignal,
+): AsyncGenerator<T> {
+  let last = 0;
   for (let failures = 0; !signal.aborted; ) {
     try {
-      const url = address("/v1/jobs/{id}/events", [id], { after });
-      const answer = await send("GET", url, undefined, { signal, headers: { accept: "application/x-ndjson" } });
+      const answer = await send("GET", url(last), undefined, { signal, headers: { accept: "application/x-ndjson" } });
       if (answer.status === 204 || !answer.body) return;
       failures = 0;
       for await (const line of lines(answer.body)) {
-        const event = JSON.parse(line) as JobEvent;
-        after = event.seq;
-        yield event;
-        if (isFinal(event.event)) return;
+        const object = JSON.parse(line) as T;
+        last = place(object);
+        yield object;
+        if (isLast?.(object)) return;
       }
+      if (!isLast) return;
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof ApiError && error.status < 500 && error.status !== 429) throw error;

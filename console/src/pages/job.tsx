@@ -1,5 +1,6 @@
+import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { address, follow, isFinal, send, type Job as JobData, type JobEvent } from "../api";
+import { address, follow, followLog, isFinal, send, type Job as JobData, type JobEvent, type LogEntry } from "../api";
 import { bytes, number, reference, seconds, time } from "../format";
 import { useAction, useData } from "../hooks";
 import { ActionButton, Bar, Code, Facts, Failure, Page, Panel, State, Version, When } from "../parts/basics";
@@ -69,9 +70,10 @@ export function Job(props: { id: string }) {
         </Panel>
       </div>
       <Panel title="Phases">
-        <Timeline events={events} now={now} />
+        <Timeline events={events} now={now} builds={data.spec.kind === "build"} />
       </Panel>
       <Failure error={error} />
+      {data.spec.kind === "build" && <BuildLog id={id} live={!final} />}
       <Log events={events} live={!final} />
     </Page>
   );
@@ -79,24 +81,31 @@ export function Job(props: { id: string }) {
 
 /** The events so far; `changed` is called when the job has another state. */
 function useEvents(id: string, changed: () => void): { events: JobEvent[]; error?: Error } {
-  const [state, setState] = useState<{ id: string; events: JobEvent[]; error?: Error }>({ id, events: [] });
+  const { items, error } = useStream(id, follow, (more) => {
+    if (more.some((event) => event.event !== "progress" && event.event !== "warning")) changed();
+  });
+  return { events: items, ...(error && { error }) };
+}
+
+/** What a stream has given so far. What comes at once is shown at once: a long history is one change of the page. */
+function useStream<T>(id: string, stream: (id: string, signal: AbortSignal) => AsyncGenerator<T>, came?: (more: T[]) => void): { items: T[]; error?: Error } {
+  const [state, setState] = useState<{ id: string; items: T[]; error?: Error }>({ id, items: [] });
   useEffect(() => {
     const stop = new AbortController();
-    let coming: JobEvent[] = [];
+    let coming: T[] = [];
     let timer: ReturnType<typeof setTimeout> | undefined;
-    // What comes at once is shown at once: a long history is one change of the page.
     const show = () => {
       timer = undefined;
       const more = coming;
       coming = [];
-      setState((before) => ({ id, events: before.id === id ? [...before.events, ...more] : more }));
-      if (more.some((event) => event.event !== "progress" && event.event !== "warning")) changed();
+      setState((before) => ({ id, items: before.id === id ? [...before.items, ...more] : more }));
+      came?.(more);
     };
-    setState({ id, events: [] });
+    setState({ id, items: [] });
     (async () => {
       try {
-        for await (const event of follow(id, stop.signal)) {
-          coming.push(event);
+        for await (const item of stream(id, stop.signal)) {
+          coming.push(item);
           timer ??= setTimeout(show, 30);
         }
       } catch (error) {
@@ -108,7 +117,7 @@ function useEvents(id: string, changed: () => void): { events: JobEvent[]; error
       clearTimeout(timer);
     };
   }, [id]);
-  return state.id === id ? state : { events: [] };
+  return state.id === id ? state : { items: [] };
 }
 
 function useNow(runs: boolean): number {
@@ -158,15 +167,16 @@ function Result(props: { job: JobData }) {
   );
 }
 
-function Log(props: { events: JobEvent[]; live: boolean }) {
+/** A list that grows at its end, and stays there if it is told to. */
+function Tail(props: { title: string; live: boolean; length: number; children: ComponentChildren }) {
   const list = useRef<HTMLOListElement>(null);
   const [tail, setTail] = useState(true);
   useEffect(() => {
     if (tail && list.current) list.current.scrollTop = list.current.scrollHeight;
-  }, [props.events.length, tail]);
+  }, [props.length, tail]);
   return (
     <Panel
-      title="Events"
+      title={props.title}
       aside={
         <label class="check">
           <input type="checkbox" checked={tail} onChange={(event) => setTail(event.currentTarget.checked)} /> stay at the end
@@ -174,17 +184,48 @@ function Log(props: { events: JobEvent[]; live: boolean }) {
         </label>
       }
     >
-      <ol class="log" ref={list} tabIndex={0} aria-label="Events" aria-live={props.live ? "polite" : "off"}>
-        {props.events.map((event) => (
-          <li key={event.seq} class={event.event}>
-            <time dateTime={event.at} title={time(event.at)}>{new Date(event.at).toLocaleTimeString("en-GB")}</time>
-            <b>{event.event.replaceAll("_", " ")}</b>
-            <span>{told(event)}</span>
-          </li>
-        ))}
+      <ol class="log" ref={list} tabIndex={0} aria-label={props.title} aria-live={props.live ? "polite" : "off"}>
+        {props.children}
       </ol>
     </Panel>
   );
+}
+
+function Log(props: { events: JobEvent[]; live: boolean }) {
+  return (
+    <Tail title="Events" live={props.live} length={props.events.length}>
+      {props.events.map((event) => (
+        <li key={event.seq} class={event.event}>
+          <Clock at={event.at} />
+          <b>{event.event.replaceAll("_", " ")}</b>
+          <span>{told(event)}</span>
+        </li>
+      ))}
+    </Tail>
+  );
+}
+
+/** What the programs of a build say, with the line of the Dockerfile that runs them. */
+function BuildLog(props: { id: string; live: boolean }) {
+  const { items, error } = useStream<LogEntry>(props.id, followLog);
+  return (
+    <>
+      <Failure error={error} />
+      <Tail title="Log" live={props.live} length={items.length}>
+        {items.map((entry) => (
+          <li key={entry.next} class={entry.stream}>
+            <Clock at={entry.at} />
+            <b>{entry.step ? `line ${entry.step.line}` : ""}</b>
+            <span>{entry.text}</span>
+          </li>
+        ))}
+      </Tail>
+    </>
+  );
+}
+
+function Clock(props: { at: string }) {
+  return <time dateTime={props.at} title={time(props.at)}>{new Date(props.at).toLocaleTimeString("en-GB")}</time>;
 }
 
 /** What an event says; those that a later service tells of are shown as they are. */

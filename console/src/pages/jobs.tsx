@@ -1,5 +1,5 @@
 import { address, send, type Job, type Schema } from "../api";
-import { between, reference, short } from "../format";
+import { between, reference } from "../format";
 import { usePages } from "../hooks";
 import { Failure, Field, FormButton, More, Page, Panel, State, Table, Version, When, type Column } from "../parts/basics";
 import { go, to, type Route } from "../route";
@@ -10,7 +10,15 @@ const STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expire
 
 /** What a job is about, in a few words. */
 export function subject(job: Job): string {
-  return "source" in job.spec ? reference(job.spec.source) : `to v${job.spec.to}`;
+  switch (job.spec.kind) {
+    case "pull":
+      return reference(job.spec.source);
+    case "migrate":
+      return `to v${job.spec.to}`;
+    case "build":
+      return job.spec.dockerfile?.split("\n").find((line) => /^\s*FROM\s/i.test(line)) ?? "a Dockerfile in its context";
+  }
+  return "";
 }
 
 const COLUMNS: Column<Job>[] = [
@@ -31,7 +39,7 @@ export function Jobs(props: { route: Route }) {
   const url = (before?: string) => address("/v1/jobs", [], { state, image_id: image, before, limit: 50 });
   const jobs = usePages<JobPage, Job>(url(), (page) => page.jobs, (page) => (page.next ? url(page.next) : null), 3000);
   return (
-    <Page title="Jobs" actions={<NewJob />}>
+    <Page title="Jobs" actions={<><NewBuild /><NewJob /></>}>
       <div class="filters">
         <div role="group" aria-label="State">
           {[undefined, ...STATES].map((one) => (
@@ -121,6 +129,39 @@ function NewJob() {
   );
 }
 
+function NewBuild() {
+  const submit = async (form: FormData) => {
+    const { dockerfile, image_id, platform } = filled(form);
+    const body = { kind: "build", dockerfile, image_id, ...(platform && { platform }), ...(form.get("no_cache") && { no_cache: true }) };
+    const job = (await (await send("POST", address("/v1/jobs"), body)).json()) as Job;
+    go(["jobs", job.id]);
+  };
+  return (
+    <FormButton label="New build" title="Build an image" submit={submit} submitLabel="Submit">
+      <Field label="Dockerfile" hint="Without a context: nothing is copied from this machine">
+        <textarea name="dockerfile" required rows={8} class="mono" spellcheck={false} placeholder={"FROM debian:12\nRUN apt-get update"} />
+      </Field>
+      <Field label="Image id" hint="16 hex digits; names the archive">
+        <input name="image_id" required pattern="[0-9a-f]{16}" defaultValue={randomImageId()} class="mono" />
+      </Field>
+      <Field label="Platform">
+        <input name="platform" placeholder="linux/amd64" />
+      </Field>
+      <label class="check">
+        <input type="checkbox" name="no_cache" /> run every step, whatever is known already
+      </label>
+    </FormButton>
+  );
+}
+
 export function jobTitle(job: Job): string {
-  return "source" in job.spec ? `Pull of ${reference(job.spec.source)}` : `Migration of ${short(job.spec.image_id)} to v${job.spec.to}`;
+  switch (job.spec.kind) {
+    case "pull":
+      return `Pull of ${reference(job.spec.source)}`;
+    case "migrate":
+      return `Migration of ${job.spec.image_id} to v${job.spec.to}`;
+    case "build":
+      return `Build of ${job.spec.image_id}`;
+  }
+  return "Job";
 }

@@ -12,7 +12,7 @@ interface Phase {
 }
 
 /** What follows from the events: from one that begins a phase to the next one that does. */
-export function phases(events: JobEvent[], now: number): Phase[] {
+export function phases(events: JobEvent[], now: number, builds: boolean): Phase[] {
   const found: Phase[] = [];
   let current: Phase | undefined;
   const begin = (name: string, tone: string, event: JobEvent) => {
@@ -27,7 +27,7 @@ export function phases(events: JobEvent[], now: number): Phase[] {
         begin("waiting", "wait", event);
         break;
       case "started":
-        begin("looking the image up", "look", event);
+        begin(builds ? "building" : "looking the image up", "look", event);
         break;
       case "resolved":
         begin("reading layers", "read", event);
@@ -51,8 +51,8 @@ export function phases(events: JobEvent[], now: number): Phase[] {
   return found;
 }
 
-export function Timeline(props: { events: JobEvent[]; now: number }) {
-  const all = phases(props.events, props.now);
+export function Timeline(props: { events: JobEvent[]; now: number; builds: boolean }) {
+  const all = phases(props.events, props.now, props.builds);
   const first = all[0];
   const last = all.at(-1);
   if (!first || !last) return <p class="empty">Nothing has happened yet.</p>;
