@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{BuildReport, BuildSpec, EventKind, JobResult, PullSpec};
+use super::job::{BuildReport, BuildSpec, EventKind, JobKind, JobResult, PullSpec};
+use super::phase::phase;
 use super::pull::{PublishedArchive, PullError, Puller, may_pull_from};
 use super::queue::QueueError;
 use super::worker::Attempt;
@@ -220,7 +221,8 @@ impl Builder {
             tempfile::tempdir_in(&self.scratch).map_err(failed()).map_err(BuildError::from)?;
         let workspace = &attempt.job().workspace;
         let fetching = Instant::now();
-        let input = self.input(spec, attempt, scratch.path(), cancel).await?;
+        let input = self.input(spec, attempt, scratch.path(), cancel);
+        let input = phase(JobKind::Build, "context", input).await?;
         let fetched = fetching.elapsed().as_secs_f64();
         if spec.secrets_as_build_args && !input.secrets.is_empty() {
             let message =
@@ -237,8 +239,9 @@ impl Builder {
             context_limits: self.context_limits,
         };
         let may = |host: &str| may_pull_from(allowed, host);
+        let building = pipeline.build(&site, &input, target, &may, log, cancel);
         let Finished { layout, bases, steps, mut timings, warnings } =
-            pipeline.build(&site, &input, target, &may, log, cancel).await?;
+            phase(JobKind::Build, "build", building).await?;
         drop(site);
         timings.context += fetched;
         for message in warnings {
@@ -256,7 +259,8 @@ impl Builder {
                 let publisher = publisher.await.map_err(BuildJobError::Push)?;
                 // Whoever has the job by now may be about to push the same tag.
                 attempt.fence.check().await?;
-                layout.push(&publisher, spec.image_id.as_str(), cancel).await?;
+                let push = layout.push(&publisher, spec.image_id.as_str(), cancel);
+                phase(JobKind::Build, "push", push).await?;
                 attempt.fence.pin(layout.image.manifest_digest).await?;
                 timings.publish = pushing.elapsed().as_secs_f64();
                 log.say(&format!("Image published in {:.1}s", timings.publish)).await;

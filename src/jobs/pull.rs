@@ -267,6 +267,7 @@ impl Puller {
         PullRun {
             puller: self,
             index: IndexOptions { account: account.clone(), ..self.index.clone() },
+            kind: attempt.spec().kind(),
             id: &spec.image_id,
             policy,
             requested: spec.clip_version,

@@ -1,5 +1,6 @@
 //! The image of `docker/Dockerfile`, built around the program of this build.
 
+use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -29,8 +30,7 @@ fn base(directory: &Path) -> String {
         symlink("busybox", root.join("bin").join(name)).unwrap();
     }
     std::fs::write(root.join("usr/bin/apt-get"), "#!/bin/sh\nexit 0\n").unwrap();
-    std::fs::set_permissions(root.join("usr/bin/apt-get"), PermissionsExt::from_mode(0o755))
-        .unwrap();
+    std::fs::set_permissions(root.join("usr/bin/apt-get"), Permissions::from_mode(0o755)).unwrap();
     for name in ["etc/passwd", "etc/group"] {
         std::fs::write(root.join(name), "root:x:0:0::/root:/bin/sh\n").unwrap();
     }

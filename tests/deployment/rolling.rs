@@ -159,6 +159,8 @@ async fn a_rolling_restart_under_load_loses_nothing() {
         ("S3_ACCESS_KEY", s3.access_key.clone()),
         ("S3_SECRET_KEY", s3.secret_key.clone()),
     ];
+    // reqwest is built without one; nothing here speaks TLS, but it asks all the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let stack =
         Stack { database, s3, registry, told: BTreeMap::from(told), api: Mutex::default(), http };
