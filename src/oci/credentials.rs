@@ -95,9 +95,8 @@ const CLOUD_KEYS: [(&str, &str); 6] = [
 impl Credentials {
     /// Whether the other side could not tell them apart.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let same = |one: &SecretString, other: &SecretString| {
-            one.expose_secret() == other.expose_secret()
-        };
+        let same =
+            |one: &SecretString, other: &SecretString| one.expose_secret() == other.expose_secret();
         match (self, other) {
             (Self::Anonymous, Self::Anonymous) => true,
             (
