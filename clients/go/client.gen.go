@@ -19,6 +19,21 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for BuildKind.
+const (
+	BuildKindBuild BuildKind = "build"
+)
+
+// Valid indicates whether the value is a known member of the BuildKind enum.
+func (e BuildKind) Valid() bool {
+	switch e {
+	case BuildKindBuild:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DecidedBy.
 const (
 	DecidedByDefault   DecidedBy = "default"
@@ -559,6 +574,21 @@ func (e JobSpec1Kind) Valid() bool {
 	}
 }
 
+// Defines values for JobSpec2Kind.
+const (
+	JobSpec2KindBuild JobSpec2Kind = "build"
+)
+
+// Valid indicates whether the value is a known member of the JobSpec2Kind enum.
+func (e JobSpec2Kind) Valid() bool {
+	switch e {
+	case JobSpec2KindBuild:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for JobState.
 const (
 	JobStateCancelled JobState = "cancelled"
@@ -973,6 +1003,27 @@ func (e Sticky) Valid() bool {
 	}
 }
 
+// Defines values for Stream.
+const (
+	Service Stream = "service"
+	Stderr  Stream = "stderr"
+	Stdout  Stream = "stdout"
+)
+
+// Valid indicates whether the value is a known member of the Stream enum.
+func (e Stream) Valid() bool {
+	switch e {
+	case Service:
+		return true
+	case Stderr:
+		return true
+	case Stdout:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Temperature.
 const (
 	Cold Temperature = "cold"
@@ -1119,6 +1170,34 @@ type AuditPage struct {
 	Next *openapi_types.UUID `json:"next,omitempty"`
 }
 
+// BackendVersion Names a builder.
+type BackendVersion struct {
+	// Name Such as `buildah`.
+	//
+	// Examples: buildah
+	Name string `json:"name"`
+
+	// Version Such as `1.28.2`.
+	//
+	// Examples: 1.28.2
+	Version string `json:"version"`
+}
+
+// BaseImage An image that a build began with.
+type BaseImage struct {
+	// Cached Whether it was in the workspace's storage.
+	Cached bool `json:"cached"`
+
+	// ManifestDigest Digest of the platform manifest.
+	ManifestDigest string `json:"manifest_digest"`
+
+	// Name As the Dockerfile names it.
+	Name string `json:"name"`
+
+	// Reference By its digest: `host/repository@sha256:...`.
+	Reference string `json:"reference"`
+}
+
 // Build A build, as far as it has come.
 type Build struct {
 	// Done Whether it has ended.
@@ -1143,15 +1222,42 @@ type Build struct {
 	Success bool `json:"success"`
 }
 
+// BuildKind The kind of a build.
+type BuildKind string
+
 // BuildOptions A Dockerfile if there is one, else the source image as it is.
 type BuildOptions struct {
 	union json.RawMessage
+}
+
+// BuildReport What a build did.
+type BuildReport struct {
+	Backend *BackendVersion `json:"backend,omitempty"`
+
+	// Bases The images that it began with, pinned.
+	Bases []BaseImage `json:"bases"`
+
+	// CachedSteps Steps whose layers were there already.
+	CachedSteps int `json:"cached_steps"`
+
+	// Reference Where the image is, by tag and digest; absent if it is in no registry, as one that was asked for
+	// as v1.
+	Reference *string `json:"reference,omitempty"`
+
+	// Steps What was done, in order.
+	Steps []BuildStep `json:"steps"`
+
+	// Timings How long each part took, in seconds.
+	Timings Timings `json:"timings"`
 }
 
 // BuildRequest A build, by the fields of beta9's `ContainerRequest` that say something about it.
 type BuildRequest struct {
 	// BuildOptions What is to be built.
 	BuildOptions BuildOptions `json:"build_options"`
+
+	// BuildRegistryCredentials How to log in to the build registry; as the service itself when absent.
+	BuildRegistryCredentials *string `json:"build_registry_credentials,omitempty"`
 
 	// ClipVersion The archive version wanted; decided by the service when absent. beta9 has no such field.
 	ClipVersion *int32 `json:"clip_version,omitempty"`
@@ -1164,6 +1270,59 @@ type BuildRequest struct {
 
 	// ImageId Names the archive; computed as beta9 does when absent.
 	ImageId *string `json:"image_id,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as build arguments too, as beta9's own Dockerfiles expect (`ARG NAME`): programs
+	// that the build runs can read them then. beta9 has no such field.
+	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
+}
+
+// BuildSpec A build: the image goes to the build registry under the image id, and the archive points there.
+// Secrets travel beside it; their ids alone are here.
+type BuildSpec struct {
+	// BuildArgs Values of `ARG`s.
+	BuildArgs *map[string]string `json:"build_args,omitempty"`
+
+	// ClipVersion The archive version wanted; the configured one when absent.
+	ClipVersion *int32 `json:"clip_version,omitempty"`
+
+	// Context Digest of the context as it was sent; absent, it is empty.
+	Context *string `json:"context,omitempty"`
+
+	// Dockerfile The Dockerfile's text; absent, it is in the context.
+	Dockerfile *string `json:"dockerfile,omitempty"`
+
+	// DockerfilePath Where in the context it is.
+	DockerfilePath *string   `json:"dockerfile_path,omitempty"`
+	Fallback       *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`.
+	Platform string `json:"platform"`
+
+	// SecretIds Ids of the secrets.
+	SecretIds *[]string `json:"secret_ids,omitempty"`
+
+	// SecretsAsBuildArgs Whether secrets are offered as `ARG`s too.
+	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout int64 `json:"timeout"`
 }
 
 // BuildStep One step of a build.
@@ -1300,9 +1459,9 @@ type Distribution struct {
 	P95    *Estimate `json:"p95,omitempty"`
 }
 
-// DockerfileOptions A Dockerfile is built. There are no such jobs yet: answered by 501.
+// DockerfileOptions A Dockerfile is built.
 type DockerfileOptions struct {
-	// BuildContext The object that holds the context
+	// BuildContext Digest of a context that was sent to `/v1/contexts`
 	BuildContext *string `json:"build_context,omitempty"`
 
 	// BuildSecrets `NAME=value`
@@ -1641,6 +1800,7 @@ type Health struct {
 type Image struct {
 	// Archive The archive object.
 	Archive ArchiveObject `json:"archive"`
+	Build   *BuildReport  `json:"build,omitempty"`
 
 	// ClipVersion The archive's version.
 	ClipVersion int32 `json:"clip_version"`
@@ -1696,6 +1856,7 @@ type Image struct {
 type ImageDetail struct {
 	// Archive The archive object.
 	Archive ArchiveObject `json:"archive"`
+	Build   *BuildReport  `json:"build,omitempty"`
 
 	// ClipVersion The archive's version.
 	ClipVersion int32 `json:"clip_version"`
@@ -2039,6 +2200,7 @@ type JobPage struct {
 type JobResult struct {
 	// Archive The archive object.
 	Archive ArchiveObject `json:"archive"`
+	Build   *BuildReport  `json:"build,omitempty"`
 
 	// ClipVersion The archive's version.
 	ClipVersion int32 `json:"clip_version"`
@@ -2136,8 +2298,69 @@ type JobSpec1 struct {
 // JobSpec1Kind defines model for JobSpec.1.Kind.
 type JobSpec1Kind string
 
+// JobSpec2 Build an image from a Dockerfile, and index it.
+type JobSpec2 struct {
+	// BuildArgs Values of `ARG`s.
+	BuildArgs *map[string]string `json:"build_args,omitempty"`
+
+	// ClipVersion The archive version wanted; the configured one when absent.
+	ClipVersion *int32 `json:"clip_version,omitempty"`
+
+	// Context Digest of the context as it was sent; absent, it is empty.
+	Context *string `json:"context,omitempty"`
+
+	// Dockerfile The Dockerfile's text; absent, it is in the context.
+	Dockerfile *string `json:"dockerfile,omitempty"`
+
+	// DockerfilePath Where in the context it is.
+	DockerfilePath *string   `json:"dockerfile_path,omitempty"`
+	Fallback       *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId      `json:"image_id"`
+	Kind    JobSpec2Kind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`.
+	Platform string `json:"platform"`
+
+	// SecretIds Ids of the secrets.
+	SecretIds *[]string `json:"secret_ids,omitempty"`
+
+	// SecretsAsBuildArgs Whether secrets are offered as `ARG`s too.
+	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout int64 `json:"timeout"`
+}
+
+// JobSpec2Kind defines model for JobSpec.2.Kind.
+type JobSpec2Kind string
+
 // JobState Where a job stands. All but `queued` and `running` are final.
 type JobState string
+
+// KeptContext A context that is kept.
+type KeptContext struct {
+	// Digest Names it in a build's `context`.
+	Digest string `json:"digest"`
+
+	// Size Its size as it was sent, in bytes.
+	Size int64 `json:"size"`
+}
 
 // KindName A kind of jobs, such as `pull`; one that this version does not know matches nothing yet.
 //
@@ -2192,6 +2415,41 @@ type ListedArchive struct {
 
 	// Size Bytes of the archive object. Of a v1 archive in S3 that is the index alone.
 	Size int64 `json:"size"`
+}
+
+// LogEntry A line of a job's log.
+type LogEntry struct {
+	// At When it came.
+	At time.Time `json:"at"`
+
+	// Attempt The attempt that it belongs to.
+	Attempt int32 `json:"attempt"`
+
+	// Next Where to go on behind it.
+	Next int64       `json:"next"`
+	Step *StepNumber `json:"step,omitempty"`
+
+	// Stream Where it comes from.
+	Stream Stream `json:"stream"`
+
+	// Text Without its end.
+	Text string `json:"text"`
+}
+
+// LogRecord One line of a job's log.
+type LogRecord struct {
+	// At When it came.
+	At time.Time `json:"at"`
+
+	// Attempt The attempt that it belongs to.
+	Attempt int32       `json:"attempt"`
+	Step    *StepNumber `json:"step,omitempty"`
+
+	// Stream Where it comes from.
+	Stream Stream `json:"stream"`
+
+	// Text Without its end.
+	Text string `json:"text"`
 }
 
 // Measure What is measured.
@@ -2262,6 +2520,73 @@ type Migration struct {
 
 	// To The version that is there now.
 	To int32 `json:"to"`
+}
+
+// NewBuild A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a
+// context, `source` is indexed where it is, as by a pull.
+type NewBuild struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32 `json:"clip_version,omitempty"`
+
+	// Context Digest of a context that was sent to `/v1/contexts`; an empty one when absent.
+	Context *string `json:"context,omitempty"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
+
+	// Dockerfile The Dockerfile's text.
+	Dockerfile *string `json:"dockerfile,omitempty"`
+
+	// DockerfilePath Where in the context the Dockerfile is; `Dockerfile` when absent.
+	DockerfilePath *string `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
+
+	// Source Image that is indexed if there is neither a Dockerfile nor a context.
+	Source *string `json:"source,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
 }
 
 // NewJob A job to be done.
@@ -2543,6 +2868,9 @@ type Ratio struct {
 
 // Readiness What is ready, and what this process can't do.
 type Readiness struct {
+	// NoBuilds Why this process builds no images; absent if it does, or works on no jobs at all.
+	NoBuilds *string `json:"no_builds,omitempty"`
+
 	// Status Examples: ok
 	Status string `json:"status"`
 
@@ -2739,8 +3067,23 @@ type Starts struct {
 	Starts *[]StartBody `json:"starts,omitempty"`
 }
 
+// StepNumber Names a step: a stage, and an instruction in it.
+type StepNumber struct {
+	// Line The Dockerfile's line.
+	Line int32 `json:"line"`
+
+	// Stage Counts from 1.
+	Stage int32 `json:"stage"`
+
+	// Step Counts from 1 within the stage; `FROM` is the first.
+	Step int32 `json:"step"`
+}
+
 // Sticky What always gets the same version.
 type Sticky string
+
+// Stream Where a line comes from.
+type Stream string
 
 // Summary What an archive was made from and holds.
 type Summary struct {
@@ -2797,6 +3140,27 @@ type Timing struct {
 
 	// WaitedSeconds Seconds from when it was accepted to when its last attempt started.
 	WaitedSeconds *float64 `json:"waited_seconds,omitempty"`
+}
+
+// Timings How long each part of a build took, in seconds.
+type Timings struct {
+	// Base Base images were found and fetched.
+	Base float64 `json:"base"`
+
+	// Build The builder ran.
+	Build float64 `json:"build"`
+
+	// Context The context was fetched and unpacked.
+	Context float64 `json:"context"`
+
+	// Export The image was written out of the builder's storage.
+	Export float64 `json:"export"`
+
+	// Index The image was indexed and its archive stored.
+	Index *float64 `json:"index,omitempty"`
+
+	// Publish The image was pushed.
+	Publish *float64 `json:"publish,omitempty"`
 }
 
 // Token A token, without its text.
@@ -3141,6 +3505,12 @@ type SubmitJobsParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
+// SendContextParams defines parameters for SendContext.
+type SendContextParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
 // ListImagesParams defines parameters for ListImages.
 type ListImagesParams struct {
 	// After Only images whose ids sort behind this one: the `next` of the page before.
@@ -3314,6 +3684,18 @@ type FollowJobParams struct {
 
 	// LastEventID The `seq` of the last event seen
 	LastEventID *string `json:"Last-Event-ID,omitempty"`
+
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// FollowJobLogParams defines parameters for FollowJobLog.
+type FollowJobLogParams struct {
+	// Offset Only lines behind this: the `next` of the last line seen.
+	Offset *int64 `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// Follow Whether to wait for the job's end; `false` sends what there is.
+	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
 
 	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
@@ -4428,6 +4810,32 @@ func (t *JobSpec) MergeJobSpec1(v JobSpec1) error {
 	return err
 }
 
+// AsJobSpec2 returns the union data inside the JobSpec as a JobSpec2
+func (t JobSpec) AsJobSpec2() (JobSpec2, error) {
+	var body JobSpec2
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromJobSpec2 overwrites any union data inside the JobSpec as the provided JobSpec2
+func (t *JobSpec) FromJobSpec2(v JobSpec2) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeJobSpec2 performs a merge with any union data inside the JobSpec, using the provided JobSpec2
+func (t *JobSpec) MergeJobSpec2(v JobSpec2) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
 func (t JobSpec) MarshalJSON() ([]byte, error) {
 	b, err := t.union.MarshalJSON()
 	return b, err
@@ -4506,6 +4914,40 @@ func (t *NewJob) MergeNewMigrate(v NewMigrate) error {
 	return err
 }
 
+// AsNewBuild returns the union data inside the NewJob as a NewBuild
+func (t NewJob) AsNewBuild() (NewBuild, error) {
+	var body NewBuild
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild overwrites any union data inside the NewJob as the provided NewBuild
+func (t *NewJob) FromNewBuild(v NewBuild) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	b, err = runtime.JSONMerge(b, []byte(`{"kind":"build"}`))
+	t.union = b
+	return err
+}
+
+// MergeNewBuild performs a merge with any union data inside the NewJob, using the provided NewBuild
+func (t *NewJob) MergeNewBuild(v NewBuild) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	b, err = runtime.JSONMerge(b, []byte(`{"kind":"build"}`))
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
 func (t NewJob) Discriminator() (string, error) {
 	var discriminator struct {
 		Discriminator string `json:"kind"`
@@ -4520,6 +4962,8 @@ func (t NewJob) ValueByDiscriminator() (interface{}, error) {
 		return nil, err
 	}
 	switch discriminator {
+	case "build":
+		return t.AsNewBuild()
 	case "migrate":
 		return t.AsNewMigrate()
 	case "pull":
@@ -4735,7 +5179,8 @@ type ClientInterface interface {
 	// SubmitBuildWithBody Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -4747,7 +5192,8 @@ type ClientInterface interface {
 	// SubmitBuild Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -4823,6 +5269,23 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
 	SubmitJobs(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SendContextWithBody Sends a context
+	//
+	// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
+	// bytes, for some days after its last use: ask whether it is there before you send it again.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/contexts (the `SendContext` operationId).
+	SendContextWithBody(ctx context.Context, params *SendContextParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// FindContext Looks for a context
+	//
+	// Whether the workspace has it: then it needn't be sent.
+	//
+	// Corresponds with HEAD /v1/contexts/{digest} (the `FindContext` operationId).
+	FindContext(ctx context.Context, digest string, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListImages Lists images
 	//
@@ -4984,6 +5447,15 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/jobs/{id}/events (the `FollowJob` operationId).
 	FollowJob(ctx context.Context, id openapi_types.UUID, params *FollowJobParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// FollowJobLog Follows the log of a job
+	//
+	// What a build's programs say, one JSON object a line, with the step that it belongs to; values of secrets
+	// are masked. A client that was cut off sends the `next` of the last line that it saw and misses nothing.
+	// Empty lines are signs of life. Jobs that are no builds write none.
+	//
+	// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
+	FollowJobLog(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RetryJobWithBody Does a job once more
 	//
@@ -5261,7 +5733,8 @@ func (c *Client) ListAuditEvents(ctx context.Context, params *ListAuditEventsPar
 // SubmitBuildWithBody Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -5283,7 +5756,8 @@ func (c *Client) SubmitBuildWithBody(ctx context.Context, params *SubmitBuildPar
 // SubmitBuild Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -5430,6 +5904,43 @@ func (c *Client) SubmitJobsWithBody(ctx context.Context, params *SubmitJobsParam
 // Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
 func (c *Client) SubmitJobs(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewSubmitJobsRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SendContextWithBody Sends a context
+//
+// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
+// bytes, for some days after its last use: ask whether it is there before you send it again.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/contexts (the `SendContext` operationId).
+func (c *Client) SendContextWithBody(ctx context.Context, params *SendContextParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSendContextRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// FindContext Looks for a context
+//
+// Whether the workspace has it: then it needn't be sent.
+//
+// Corresponds with HEAD /v1/contexts/{digest} (the `FindContext` operationId).
+func (c *Client) FindContext(ctx context.Context, digest string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFindContextRequest(c.Server, digest)
 	if err != nil {
 		return nil, err
 	}
@@ -5771,6 +6282,25 @@ func (c *Client) CancelJob(ctx context.Context, id openapi_types.UUID, params *C
 // Corresponds with GET /v1/jobs/{id}/events (the `FollowJob` operationId).
 func (c *Client) FollowJob(ctx context.Context, id openapi_types.UUID, params *FollowJobParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewFollowJobRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// FollowJobLog Follows the log of a job
+//
+// What a build's programs say, one JSON object a line, with the step that it belongs to; values of secrets
+// are masked. A client that was cut off sends the `next` of the last line that it saw and misses nothing.
+// Empty lines are signs of life. Jobs that are no builds write none.
+//
+// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
+func (c *Client) FollowJobLog(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFollowJobLogRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -6826,6 +7356,84 @@ func NewSubmitJobsRequestWithBody(server string, params *SubmitJobsParams, conte
 			req.Header.Set("Clipwright-Workspace", headerParam1)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewSendContextRequestWithBody constructs an http.Request for the SendContext method, with any body, and a specified content type
+func NewSendContextRequestWithBody(server string, params *SendContextParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/contexts")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewFindContextRequest constructs an http.Request for the FindContext method
+func NewFindContextRequest(server string, digest string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "digest", digest, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/contexts/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodHead, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -8032,6 +8640,94 @@ func NewFollowJobRequest(server string, id openapi_types.UUID, params *FollowJob
 	return req, nil
 }
 
+// NewFollowJobLogRequest constructs an http.Request for the FollowJobLog method
+func NewFollowJobLogRequest(server string, id openapi_types.UUID, params *FollowJobLogParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/jobs/%s/log", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Offset != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "offset", *params.Offset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Follow != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "follow", *params.Follow, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewRetryJobRequest calls the generic RetryJob builder with application/json body
 func NewRetryJobRequest(server string, id openapi_types.UUID, params *RetryJobParams, body RetryJobJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -9184,7 +9880,8 @@ type ClientWithResponsesInterface interface {
 	// SubmitBuildWithBodyWithResponse Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -9196,7 +9893,8 @@ type ClientWithResponsesInterface interface {
 	// SubmitBuildWithResponse Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -9278,6 +9976,25 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/bulk/jobs (the `SubmitJobs` operationId).
 	SubmitJobsWithResponse(ctx context.Context, params *SubmitJobsParams, body SubmitJobsJSONRequestBody, reqEditors ...RequestEditorFn) (*SubmitJobsResponse, error)
+
+	// SendContextWithBodyWithResponse Sends a context
+	//
+	// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
+	// bytes, for some days after its last use: ask whether it is there before you send it again.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/contexts (the `SendContext` operationId).
+	SendContextWithBodyWithResponse(ctx context.Context, params *SendContextParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SendContextResponse, error)
+
+	// FindContextWithResponse Looks for a context
+	//
+	// Whether the workspace has it: then it needn't be sent.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with HEAD /v1/contexts/{digest} (the `FindContext` operationId).
+	FindContextWithResponse(ctx context.Context, digest string, reqEditors ...RequestEditorFn) (*FindContextResponse, error)
 
 	// ListImagesWithResponse Lists images
 	//
@@ -9463,6 +10180,17 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/jobs/{id}/events (the `FollowJob` operationId).
 	FollowJobWithResponse(ctx context.Context, id openapi_types.UUID, params *FollowJobParams, reqEditors ...RequestEditorFn) (*FollowJobResponse, error)
+
+	// FollowJobLogWithResponse Follows the log of a job
+	//
+	// What a build's programs say, one JSON object a line, with the step that it belongs to; values of secrets
+	// are masked. A client that was cut off sends the `next` of the last line that it saw and misses nothing.
+	// Empty lines are signs of life. Jobs that are no builds write none.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
+	FollowJobLogWithResponse(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*FollowJobLogResponse, error)
 
 	// RetryJobWithBodyWithResponse Does a job once more
 	//
@@ -10648,6 +11376,214 @@ func (r SubmitJobsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r SubmitJobsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// SendContextResponse201Headers the declared response headers of an HTTP 201 response for SendContext
+type SendContextResponse201Headers struct {
+	Location *string
+}
+
+type SendContextResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *KeptContext
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
+	ApplicationproblemJSON408 *Problem
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *Problem
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *SendContextResponse201Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r SendContextResponse) GetJSON201() *KeptContext {
+	return r.JSON201
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON408() *Problem {
+	return r.ApplicationproblemJSON408
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON413() *Problem {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON415() *Problem {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r SendContextResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r SendContextResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SendContextResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SendContextResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SendContextResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type FindContextResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r FindContextResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r FindContextResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r FindContextResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r FindContextResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r FindContextResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r FindContextResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r FindContextResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r FindContextResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r FindContextResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r FindContextResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r FindContextResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -12103,6 +13039,89 @@ func (r FollowJobResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r FollowJobResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type FollowJobLogResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r FollowJobLogResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r FollowJobLogResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r FollowJobLogResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r FollowJobLogResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r FollowJobLogResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r FollowJobLogResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r FollowJobLogResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r FollowJobLogResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r FollowJobLogResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r FollowJobLogResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r FollowJobLogResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -13916,7 +14935,8 @@ func (c *ClientWithResponses) ListAuditEventsWithResponse(ctx context.Context, p
 // SubmitBuildWithBodyWithResponse Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -13934,7 +14954,8 @@ func (c *ClientWithResponses) SubmitBuildWithBodyWithResponse(ctx context.Contex
 // SubmitBuildWithResponse Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
+// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -14063,6 +15084,37 @@ func (c *ClientWithResponses) SubmitJobsWithResponse(ctx context.Context, params
 		return nil, err
 	}
 	return ParseSubmitJobsResponse(rsp)
+}
+
+// SendContextWithBodyWithResponse Sends a context
+//
+// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
+// bytes, for some days after its last use: ask whether it is there before you send it again.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/contexts (the `SendContext` operationId).
+func (c *ClientWithResponses) SendContextWithBodyWithResponse(ctx context.Context, params *SendContextParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SendContextResponse, error) {
+	rsp, err := c.SendContextWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSendContextResponse(rsp)
+}
+
+// FindContextWithResponse Looks for a context
+//
+// Whether the workspace has it: then it needn't be sent.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with HEAD /v1/contexts/{digest} (the `FindContext` operationId).
+func (c *ClientWithResponses) FindContextWithResponse(ctx context.Context, digest string, reqEditors ...RequestEditorFn) (*FindContextResponse, error) {
+	rsp, err := c.FindContext(ctx, digest, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFindContextResponse(rsp)
 }
 
 // ListImagesWithResponse Lists images
@@ -14356,6 +15408,23 @@ func (c *ClientWithResponses) FollowJobWithResponse(ctx context.Context, id open
 		return nil, err
 	}
 	return ParseFollowJobResponse(rsp)
+}
+
+// FollowJobLogWithResponse Follows the log of a job
+//
+// What a build's programs say, one JSON object a line, with the step that it belongs to; values of secrets
+// are masked. A client that was cut off sends the `next` of the last line that it saw and misses nothing.
+// Empty lines are signs of life. Jobs that are no builds write none.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
+func (c *ClientWithResponses) FollowJobLogWithResponse(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*FollowJobLogResponse, error) {
+	rsp, err := c.FollowJobLog(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseFollowJobLogResponse(rsp)
 }
 
 // RetryJobWithBodyWithResponse Does a job once more
@@ -15502,6 +16571,193 @@ func ParseSubmitJobsResponse(rsp *http.Response) (*SubmitJobsResponse, error) {
 			return nil, err
 		}
 		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSendContextResponse parses an HTTP response from a SendContextWithResponse call
+func ParseSendContextResponse(rsp *http.Response) (*SendContextResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SendContextResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest KeptContext
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 408:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON408 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers SendContextResponse201Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = &value
+		}
+		response.Headers201 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseFindContextResponse parses an HTTP response from a FindContextWithResponse call
+func ParseFindContextResponse(rsp *http.Response) (*FindContextResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &FindContextResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
 		var dest Problem
@@ -16729,6 +17985,74 @@ func ParseFollowJobResponse(rsp *http.Response) (*FollowJobResponse, error) {
 	case rsp.StatusCode == 204:
 		break // No content-type
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseFollowJobLogResponse parses an HTTP response from a FollowJobLogWithResponse call
+func ParseFollowJobLogResponse(rsp *http.Response) (*FollowJobLogResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &FollowJobLogResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {

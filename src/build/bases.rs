@@ -8,6 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
@@ -111,6 +112,7 @@ impl BaseImages<'_> {
         let source = ImageSource::Registry(reference);
         let source = Source::open(&source, self.oci, credentials).await.map_err(failed)?;
         let found = source.resolve(&platform.normalised(), cancel).await.map_err(failed)?;
+        let found = with_history(found);
         let config = Digest::of(&found.raw_config);
         let cached = self.backend.has_image(site, config).await;
         if !cached {
@@ -137,6 +139,28 @@ impl BaseImages<'_> {
             cached,
         })
     }
+}
+
+/// The image with an entry of history for each layer, where it has fewer or more: it may (image-spec,
+/// "history" is optional), and buildah fails at its first commit on top of it then.
+fn with_history(image: ResolvedImage) -> ResolvedImage {
+    let parse = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).ok();
+    let (Some(mut config), Some(mut manifest)) =
+        (parse(&image.raw_config), parse(&image.raw_manifest))
+    else {
+        return image;
+    };
+    let history = config["history"].as_array().cloned().unwrap_or_default();
+    let told = history.iter().filter(|entry| entry["empty_layer"] != true).count();
+    if told == image.layers.len() || !config.is_object() {
+        return image;
+    }
+    let entry = json!({ "created_by": "unknown" });
+    config["history"] = vec![entry; image.layers.len()].into();
+    let raw_config = Bytes::from(config.to_string());
+    manifest["config"]["digest"] = json!(Digest::of(&raw_config).to_string());
+    manifest["config"]["size"] = json!(raw_config.len());
+    ResolvedImage { raw_config, raw_manifest: Bytes::from(manifest.to_string()), ..image }
 }
 
 /// Writes an image as a directory of blobs, but for the layers that are `known`.

@@ -237,6 +237,9 @@ impl BuildBackend for Buildah {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut spec = spec(site, self.isolation, &arguments, order.network);
         spec.environment.extend(environment);
+        if !order.context.starts_with(site.scratch_root()) {
+            spec.read_only.push(order.context.clone());
+        }
         let cgroup = Cgroup::make(&self.resources)?;
         spec.cgroups = cgroup.as_ref().map(Cgroup::files).unwrap_or_default();
 

@@ -122,6 +122,7 @@ pub(crate) fn busybox() -> Blob {
         "head",
         "id",
         "sha256sum",
+        "ln",
         "wget",
         "env",
     ] {

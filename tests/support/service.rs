@@ -189,14 +189,14 @@ impl Service {
             .arg(path))
     }
 
-    /// What the directory store holds, leftovers included, but for layer indexes.
+    /// What the directory store holds, leftovers included, but for layer indexes and contexts.
     pub(crate) fn stored(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.data.path().join("images")) else {
             return Vec::new();
         };
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| !["layer-index", ".lock"].contains(&name.as_str()))
+            .filter(|name| !["layer-index", "context", ".lock"].contains(&name.as_str()))
             .collect()
     }
 

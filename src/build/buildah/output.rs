@@ -174,7 +174,9 @@ impl Lines for Output<'_> {
             }
         } else if let Some(said) = text.strip_prefix("Error: ").filter(|_| stream == Stream::Errors)
         {
-            self.error = Some(self.mask.apply(said.to_owned()));
+            // Where it is on this machine is nobody's business.
+            let context = self.site.scratch("context").display().to_string();
+            self.error = Some(self.mask.apply(said.replace(&context, "CONTEXT")));
         } else if !is_noise(&text) {
             if self.tail.len() == TAIL {
                 self.tail.pop_front();
