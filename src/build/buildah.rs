@@ -219,7 +219,10 @@ impl BuildBackend for Buildah {
         let secrets = SecretFiles::write(site, order)?;
         let mut arguments = self.arguments(site, order, &file, &image);
         for (id, path) in &secrets.files {
-            arguments.extend(["--secret".to_owned(), format!("id={id},src={}", path.display())]);
+            arguments.extend([
+                "--secret".to_owned(),
+                format!("id={id},type=file,src={}", path.display()),
+            ]);
         }
         let mut environment = Vec::new();
         if order.secrets_as_arguments {

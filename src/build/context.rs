@@ -74,7 +74,7 @@ pub fn unpack(file: &Path, into: &Path, limits: ContextLimits) -> Result<(), Bui
         reason: format!("it begins with {:02x?}", &start[..start.len().min(8)]),
     })?;
     let mut tree = Tree { root: into.to_owned(), limits, bytes: 0, entries: 0 };
-    match format {
+    let unpacked = match format {
         Format::Tar => unpack_tar(BufReader::new(opened), &mut tree),
         Format::Gzip => unpack_tar(MultiGzDecoder::new(BufReader::new(opened)), &mut tree),
         Format::Zstd => {
@@ -82,7 +82,20 @@ pub fn unpack(file: &Path, into: &Path, limits: ContextLimits) -> Result<(), Bui
             unpack_tar(decoder, &mut tree)
         }
         Format::Zip => unpack_zip(opened, &mut tree),
+    };
+    unpacked?;
+    Ok(settle(into).map_err(io_error("can't set the times of the context's directories"))?)
+}
+
+/// Gives all directories one time: the builder takes another for another content.
+fn settle(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            settle(&entry.path())?;
+        }
     }
+    File::open(directory)?.set_modified(std::time::UNIX_EPOCH)
 }
 
 fn broken(error: impl std::fmt::Display) -> ContextError {

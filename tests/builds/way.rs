@@ -99,7 +99,7 @@ async fn bases_are_looked_up_each_time_and_v1_needs_no_registry() {
     let packed = yard.service.run(body).await;
     assert_eq!(packed["result"]["clip_version"], 1, "{packed:#}");
     assert_eq!(packed["result"]["build"].get("reference"), None);
-    assert_eq!(yard.service.cat("961eaef6668e4813", "/it"), b"v1\n");
+    assert_eq!(yard.service.cat("961eaef6668e4813", "/rootfs/it"), b"v1\n");
 
     let pulled = json!({"kind": "build", "image_id": "961eaef6668e4814", "source": yard.base});
     let pulled = yard.service.run(pulled).await;
