@@ -222,17 +222,6 @@ impl Service {
         self.send(self.http.patch(format!("{}{path}", self.url)), body).await
     }
 
-    /// Where its data is.
-    pub(crate) fn data(&self) -> &Path {
-        self.data.path()
-    }
-
-    /// Its database.
-    pub(crate) fn database_url(&self) -> &str {
-        let found = self.settings.environment.iter().find(|(name, _)| *name == "DATABASE_URL");
-        &found.unwrap().1
-    }
-
     /// Sends bytes as they are.
     pub(crate) async fn send_bytes(&self, path: &str, bytes: Vec<u8>) -> (u16, Value) {
         self.send_bytes_in("default", path, bytes).await
