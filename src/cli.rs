@@ -81,6 +81,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 enum Command {
     /// Run the service: API, queue and workers
     Serve(serve::Serve),

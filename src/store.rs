@@ -41,6 +41,7 @@ pub use version::{ObjectStat, ObjectVersion};
 
 /// Which store to use.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum StoreSettings {
     /// Files in one directory; archives end in `.clip`.
     Directory(PathBuf),

@@ -3701,6 +3701,9 @@ type FollowJobLogParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
+// RetryJobJSONBody defines parameters for RetryJob.
+type RetryJobJSONBody = RetryBody
+
 // RetryJobParams defines parameters for RetryJob.
 type RetryJobParams struct {
 	// IdempotencyKey 1 to 200 visible ASCII characters
@@ -3864,7 +3867,7 @@ type ReportTraceJSONRequestBody = Trace
 type SubmitJobJSONRequestBody = NewJob
 
 // RetryJobJSONRequestBody defines body for RetryJob for application/json ContentType.
-type RetryJobJSONRequestBody = RetryBody
+type RetryJobJSONRequestBody = RetryJobJSONBody
 
 // CreateRolloutJSONRequestBody defines body for CreateRollout for application/json ContentType.
 type CreateRolloutJSONRequestBody = NewRolloutBody
@@ -13677,6 +13680,8 @@ type ChangeRolloutResponse struct {
 	ApplicationproblemJSON404 *Problem
 	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
 	ApplicationproblemJSON408 *Problem
+	// ApplicationproblemJSON409 the response for an HTTP 409 `application/problem+json` response
+	ApplicationproblemJSON409 *Problem
 	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
 	ApplicationproblemJSON413 *Problem
 	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
@@ -13719,6 +13724,11 @@ func (r ChangeRolloutResponse) GetApplicationproblemJSON404() *Problem {
 // GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
 func (r ChangeRolloutResponse) GetApplicationproblemJSON408() *Problem {
 	return r.ApplicationproblemJSON408
+}
+
+// GetApplicationproblemJSON409 returns the response for an HTTP 409 `application/problem+json` response
+func (r ChangeRolloutResponse) GetApplicationproblemJSON409() *Problem {
+	return r.ApplicationproblemJSON409
 }
 
 // GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
@@ -18633,6 +18643,13 @@ func ParseChangeRolloutResponse(rsp *http.Response) (*ChangeRolloutResponse, err
 			return nil, err
 		}
 		response.ApplicationproblemJSON408 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON409 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
 		var dest Problem

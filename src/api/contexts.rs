@@ -28,7 +28,7 @@ pub(super) const PATH: &str = "/v1/contexts";
 /// Bytes of a context as it is sent, at most.
 const MAX: u64 = 4 << 30;
 /// A client that sends nothing for so long is gone.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// Where contexts are kept, and where they are while they come.
 #[derive(Debug, Clone)]

@@ -346,7 +346,6 @@ pub(super) fn secrets_for(
 ) -> Result<Secrets, ApiError> {
     let registry = match spec {
         JobSpec::Pull(pull) => Some(pull.source.registry()),
-        JobSpec::Migrate(_) => None,
         // Theirs are several, by their names.
         JobSpec::Build(_) if given.is_some() => {
             let detail = "a build's credentials and secrets can't be sent again: submit it anew";
@@ -356,7 +355,7 @@ pub(super) fn secrets_for(
             let detail = "the build needs secrets, which were erased when it ended: submit it anew";
             return Err(invalid_job(vec![FieldError::new("secrets", detail)]));
         }
-        JobSpec::Build(_) => None,
+        JobSpec::Build(_) | JobSpec::Migrate(_) => None,
     };
     let mut faults = Faults::default();
     let secrets = faults.secrets(given, registry);

@@ -44,12 +44,11 @@ static SITE_POLICIES: LazyLock<HashMap<String, String>> = LazyLock::new(|| {
 });
 
 fn site_policy(page: &str) -> String {
-    let scripts: String = page
-        .split("<script>")
-        .skip(1)
-        .filter_map(|rest| rest.split_once("</script>"))
-        .map(|(script, _)| format!(" 'sha256-{}'", STANDARD.encode(Sha256::digest(script))))
-        .collect();
+    let mut scripts = String::new();
+    let behind = page.split("<script>").skip(1);
+    for (script, _) in behind.filter_map(|rest| rest.split_once("</script>")) {
+        scripts.extend([" 'sha256-", &STANDARD.encode(Sha256::digest(script)), "'"]);
+    }
     format!(
         "default-src 'none'; script-src 'self'{scripts}; style-src 'self' 'unsafe-inline'; \
          img-src 'self' data:; font-src 'self'; connect-src 'self'; frame-src 'self'; \

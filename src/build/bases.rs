@@ -95,7 +95,10 @@ impl BaseImages<'_> {
         let line = image.line;
         let failed = |error: OciError| match error {
             OciError::Cancelled => BuildError::Cancelled,
-            error => BuildError::Oci { place: format!("Dockerfile line {line}: "), error },
+            error => BuildError::Oci {
+                place: format!("Dockerfile line {line}: "),
+                error: Box::new(error),
+            },
         };
         let wrong = |reason: String| super::DockerfileError { line, reason };
         let reference: Reference =
@@ -142,7 +145,8 @@ impl BaseImages<'_> {
 }
 
 /// The image with an entry of history for each layer, where it has fewer or more: it may (image-spec,
-/// "history" is optional), and buildah fails at its first commit on top of it then.
+/// "history" is optional), and buildah fails at its first commit on top of it then. Each has a time: without one buildah
+/// writes another into what it makes on top, and never finds that again in its cache.
 fn with_history(image: ResolvedImage) -> ResolvedImage {
     let parse = |bytes: &Bytes| serde_json::from_slice::<Value>(bytes).ok();
     let (Some(mut config), Some(mut manifest)) =
@@ -150,13 +154,19 @@ fn with_history(image: ResolvedImage) -> ResolvedImage {
     else {
         return image;
     };
-    let history = config["history"].as_array().cloned().unwrap_or_default();
+    let mut history = config["history"].as_array().cloned().unwrap_or_default();
     let told = history.iter().filter(|entry| entry["empty_layer"] != true).count();
-    if told == image.layers.len() || !config.is_object() {
+    let is_dated = history.iter().all(|entry| entry["created"].is_string());
+    if told == image.layers.len() && is_dated || !config.is_object() {
         return image;
     }
-    let entry = json!({ "created_by": "unknown" });
-    config["history"] = vec![entry; image.layers.len()].into();
+    if told != image.layers.len() {
+        history = vec![json!({ "created_by": "unknown" }); image.layers.len()];
+    }
+    for entry in history.iter_mut().filter(|entry| !entry["created"].is_string()) {
+        entry["created"] = json!("1970-01-01T00:00:00Z");
+    }
+    config["history"] = history.into();
     let raw_config = Bytes::from(config.to_string());
     manifest["config"]["digest"] = json!(Digest::of(&raw_config).to_string());
     manifest["config"]["size"] = json!(raw_config.len());

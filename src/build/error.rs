@@ -157,7 +157,7 @@ pub enum BuildError {
         place: String,
         /// Why not.
         #[source]
-        error: OciError,
+        error: Box<OciError>,
     },
     /// A registry that the workspace does not allow.
     #[error("Dockerfile line {line}: the workspace does not let its jobs pull from {registry}")]
@@ -193,7 +193,7 @@ fn at(place: Option<&str>) -> String {
 
 impl From<OciError> for BuildError {
     fn from(error: OciError) -> Self {
-        Self::Oci { place: String::new(), error }
+        Self::Oci { place: String::new(), error: Box::new(error) }
     }
 }
 

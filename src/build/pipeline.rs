@@ -148,7 +148,7 @@ impl Pipeline<'_> {
         let mut timings = Timings::default();
         let mut warnings = Vec::new();
         let say = async |text: String| {
-            log.write(LogLine { step: None, stream: Stream::Service, text }).await
+            log.write(LogLine { step: None, stream: Stream::Service, text }).await;
         };
 
         let started = Instant::now();

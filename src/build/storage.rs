@@ -161,7 +161,7 @@ impl Site {
     /// Whether there is an image of this config.
     pub(super) fn has_image(&self, config: Digest) -> bool {
         let hex = config.hex();
-        self.images().iter().any(|id| *id == hex)
+        self.images().contains(&hex)
     }
 
     /// Ids of the working containers that this build made and has not removed: those whose layer it
@@ -221,7 +221,7 @@ fn named(file: &Path) -> Vec<Named> {
 fn driver(storage: &Path) -> &'static str {
     const OVERLAYFS: i64 = 0x794c_7630;
     let found = nix::sys::statfs::statfs(storage).map(|found| found.filesystem_type().0);
-    if found.is_ok_and(|kind| i64::try_from(kind) == Ok(OVERLAYFS)) { "vfs" } else { "overlay" }
+    if found.is_ok_and(|kind| kind == OVERLAYFS) { "vfs" } else { "overlay" }
 }
 
 /// Bytes on disk, of what can be read.

@@ -80,8 +80,8 @@ impl SubmitBuild {
         let optional = [
             ("context", context.map(|digest| json!(digest))),
             ("clip_version", self.clip_version.map(Value::from)),
-            ("secrets", (!secrets.is_empty()).then(|| Value::Object(secrets))),
-            ("credentials", (!credentials.is_empty()).then(|| Value::Object(credentials))),
+            ("secrets", (!secrets.is_empty()).then_some(Value::Object(secrets))),
+            ("credentials", (!credentials.is_empty()).then_some(Value::Object(credentials))),
         ];
         body.extend(
             optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))),

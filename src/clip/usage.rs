@@ -62,7 +62,7 @@ pub fn usage<'a>(
         let content = match &node.kind {
             NodeKind::File(content) => content,
             NodeKind::Directory => {
-                if path[above..].iter().filter(|byte| **byte == b'/').count() < depth {
+                if path[above..].split(|byte| *byte == b'/').count() <= depth {
                     told.entry(path).or_insert_with(|| (node, Usage::default()));
                 }
                 continue;

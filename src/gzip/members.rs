@@ -89,7 +89,7 @@ mod tests {
         const MIB: u64 = 1 << 20;
         for mib in 1..=32 {
             let (span, size) = (mib * MIB, member_size(mib * MIB) as u64);
-            assert!(size <= MOST && size >= MIB, "{mib}");
+            assert!((MIB..=MOST).contains(&size), "{mib}");
             assert!(span % size < span.div_ceil(MOST), "{mib}");
         }
         assert_eq!(member_size(0), 1);

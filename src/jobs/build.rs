@@ -82,10 +82,16 @@ pub enum BuildJobError {
     Push(#[source] OciError),
     /// The archive could not be made.
     #[error(transparent)]
-    Archive(#[from] PullError),
+    Archive(Box<PullError>),
     /// The job was taken from its worker, or the database is away.
     #[error(transparent)]
     Queue(#[from] QueueError),
+}
+
+impl From<PullError> for BuildJobError {
+    fn from(error: PullError) -> Self {
+        Self::Archive(Box::new(error))
+    }
 }
 
 impl BuildJobError {
@@ -94,7 +100,7 @@ impl BuildJobError {
             Self::Credentials(_) => None,
             Self::Build(error) => Some(error),
             Self::Push(error) => Some(error),
-            Self::Archive(error) => Some(error),
+            Self::Archive(error) => Some(&**error),
             Self::Queue(error) => Some(error),
         }
     }

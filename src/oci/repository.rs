@@ -374,8 +374,10 @@ impl Repository {
         let path = format!("manifests/{manifest}");
         let answer = self.ask(Method::DELETE, &path, &[], None, &what, cancel).await?;
         match answer.status() {
-            StatusCode::ACCEPTED | StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
-            StatusCode::NOT_FOUND => Ok(()),
+            StatusCode::ACCEPTED
+            | StatusCode::OK
+            | StatusCode::NO_CONTENT
+            | StatusCode::NOT_FOUND => Ok(()),
             _ => Err(self.registry.session.unexpected(&what, answer).await),
         }
     }

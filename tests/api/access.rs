@@ -40,7 +40,12 @@ async fn every_v1_operation_needs_the_token_and_no_other_does() {
                 let headers: Vec<_> =
                     wrong.map(|value| ("authorization", value)).into_iter().collect();
                 let answer = call(&headers).await;
-                answer.problem(401, "unauthorized");
+                // An answer to HEAD has no body.
+                if method == Method::HEAD {
+                    assert_eq!(answer.status.as_u16(), 401, "{path}");
+                } else {
+                    answer.problem(401, "unauthorized");
+                }
                 assert_eq!(answer.header("www-authenticate"), "Bearer", "{method} {path}");
             }
             let right = call(&[("authorization", &format!("Bearer {TOKEN}"))]).await;

@@ -42,7 +42,7 @@ async fn bodies_of_the_wrong_type_or_size() {
     let answer = post(&charset, Body::from(pull().to_string())).await;
     assert_eq!(answer.status.as_u16(), 202, "{answer:?}");
 
-    let spaces = Bytes::from(vec![b' '; 64 * 1024 + 1]);
+    let spaces = Bytes::from(vec![b' '; (1 << 20) + 1]);
     post(&[JSON], Body::from(spaces.clone())).await.problem(413, "too_large");
     let chunked = futures_util::stream::iter([Ok::<_, std::io::Error>(spaces)]);
     post(&[JSON], Body::from_stream(chunked)).await.problem(413, "too_large");

@@ -265,6 +265,8 @@ fn octal(field: &mut [u8], number: u64) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_precision_loss, clippy::float_cmp, reason = "times here are small")]
+
     use proptest::prelude::*;
     use tar::{Archive, Builder, EntryType, Header};
 

@@ -69,8 +69,9 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<(), SandboxError> {
     root.make_directory(Path::new("/run"))?;
     root.devices()?;
     root.mount("proc", "/proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None)?;
-    // Without what is mounted below it, which is the cgroups.
-    root.bind(Path::new("/sys"), Write::No)?;
+    // Of its own: it shows the network's devices, and those that there are in here.
+    let hidden = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    root.mount("sysfs", "/sys", hidden, None)?;
     if spec.makes_cgroups {
         root.bind_all("/sys/fs/cgroup")?;
     }

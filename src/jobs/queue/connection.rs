@@ -21,7 +21,7 @@ const RETURN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection for one call.
 pub(crate) struct Connection {
-    connection: PoolConnection<Postgres>,
+    pooled: PoolConnection<Postgres>,
     answered: bool,
     call: Call,
 }
@@ -65,7 +65,9 @@ impl Call {
 impl Connection {
     pub(crate) async fn acquire(pool: &PgPool, action: &'static str) -> Result<Self, QueueError> {
         match pool.acquire().await {
-            Ok(connection) => Ok(Self { connection, answered: false, call: Call::begin(action) }),
+            Ok(connection) => {
+                Ok(Self { pooled: connection, answered: false, call: Call::begin(action) })
+            }
             Err(error) => {
                 let error = QueueError::from_sqlx(action, &error);
                 Call::begin(action).end(error.code());
@@ -92,13 +94,13 @@ impl Deref for Connection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.connection
+        &self.pooled
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        &mut self.pooled
     }
 }
 
@@ -107,11 +109,11 @@ impl Drop for Connection {
         // Of one that ended nothing more is told.
         self.call.end("given_up");
         if !self.answered {
-            self.connection.close_on_drop();
+            self.pooled.close_on_drop();
         } else if let Ok(runtime) = Handle::try_current() {
             // As the driver would do it, but with an end: it asks the server whether it is there still,
             // and a connection whose server fell silent just then would be missing for minutes.
-            runtime.spawn(timeout(RETURN_LIMIT, self.connection.return_to_pool()));
+            runtime.spawn(timeout(RETURN_LIMIT, self.pooled.return_to_pool()));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use crate::clip::header::{self, Header};
 use crate::clip::storage_info::StorageInfo;
@@ -23,8 +24,7 @@ impl Describe for ArchiveDescriber {
     }
 
     fn describe(&self, key: &Key, content: &File) -> Option<Description> {
-        let is_archive = |name: &str| name.ends_with(".clip");
-        if !is_archive(key.as_str()) {
+        if Path::new(key.as_str()).extension().is_none_or(|extension| extension != "clip") {
             return None;
         }
         // What is not public yet, or is no more, is for nobody to find.
