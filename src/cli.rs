@@ -19,14 +19,19 @@ mod completion;
 mod content;
 /// `clipwright extract`.
 mod extract;
+/// What happens to a job of the service, to its end.
+mod follow;
 /// `clipwright gc`.
 mod gc;
+/// `clipwright images`.
+mod images;
 /// `clipwright index`.
 mod index;
 /// `clipwright inspect`.
 mod inspect;
-/// `clipwright submit`, `jobs` and `images`.
+/// Progress of a job of the service.
 mod job_progress;
+/// `clipwright jobs`.
 mod jobs;
 /// `clipwright ls`.
 mod ls;
@@ -58,6 +63,8 @@ mod schema;
 mod serve;
 /// Options for commands that work through a service.
 mod service;
+/// `clipwright submit`.
+mod submit;
 /// `clipwright submit build`.
 mod submit_build;
 /// `clipwright trace`.
@@ -118,11 +125,11 @@ enum Command {
     /// Bring archives to the other version, through a service
     Migrate(migrate::Migrate),
     /// Submit a job to a service, and follow it to its end
-    Submit(jobs::SubmitCommand),
+    Submit(submit::SubmitCommand),
     /// Show and change jobs, through a service
     Jobs(jobs::JobsCommand),
     /// Show images, through a service
-    Images(jobs::ImagesCommand),
+    Images(images::ImagesCommand),
     /// Show webhooks and send them again, through a service
     Webhooks(webhooks::WebhooksCommand),
     /// Show and change workspaces, through a service

@@ -3,6 +3,7 @@
 //! Only `sha256` is accepted: it is the one algorithm every registry and every CLIP reader knows.
 
 use std::fmt;
+use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,14 @@ impl Digest {
     /// The digest of everything that `hasher` has seen.
     pub fn from_hasher(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
+    }
+
+    /// The digest of all that a reader gives, and how many bytes that was.
+    pub fn of_reader(reader: &mut impl Read) -> io::Result<(Self, u64)> {
+        let mut writer = HashingWriter::new(io::sink());
+        io::copy(reader, &mut writer)?;
+        let (_, digest, size) = writer.into_parts();
+        Ok((digest, size))
     }
 
     /// A digest that was kept as its 32 bytes.
@@ -68,6 +77,39 @@ impl Digest {
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// Counts and hashes what goes by.
+#[derive(Debug)]
+pub struct HashingWriter<W> {
+    out: W,
+    hasher: Sha256,
+    size: u64,
+}
+
+impl<W> HashingWriter<W> {
+    /// Passes what is written on to `out`.
+    pub fn new(out: W) -> Self {
+        Self { out, hasher: Sha256::new(), size: 0 }
+    }
+
+    /// What was written to, and digest and number of the bytes that went by.
+    pub fn into_parts(self) -> (W, Digest, u64) {
+        (self.out, Digest::from_hasher(self.hasher), self.size)
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -118,6 +160,17 @@ mod tests {
         assert_eq!(text.as_bytes(), digest.text());
         assert_eq!(text.parse(), Ok(digest));
         assert_eq!(Digest::from_hex(&digest.hex()), Ok(digest));
+    }
+
+    #[test]
+    fn a_reader_and_a_writer_are_hashed_as_bytes_are() {
+        let bytes = vec![7; 100_000];
+        let expected = (Digest::of(&bytes), 100_000);
+        assert_eq!(Digest::of_reader(&mut &bytes[..]).unwrap(), expected);
+        let mut writer = HashingWriter::new(Vec::new());
+        writer.write_all(&bytes).unwrap();
+        let (written, digest, size) = writer.into_parts();
+        assert_eq!((written, (digest, size)), (bytes, expected));
     }
 
     #[test]

@@ -117,6 +117,46 @@ async fn silence_is_broken_every_ten_seconds_and_a_stop_is_heard() {
     assert_eq!(told.last().unwrap()["exit_code"], 560, "{told:#?}");
 }
 
+/// What becomes part of the builder's options, or of a row, is looked at before a job is made of it.
+#[tokio::test]
+async fn a_build_that_no_builder_should_see_is_refused() {
+    let service = Service::start(Settings::default().argument("role", "api")).await;
+    let good = json!({"dockerfile": "FROM scratch"});
+    for (more, as_arguments, field, expected) in [
+        (json!({"build_secrets": ["a,src=hunter2"]}), false, "build_secrets", "no id of a secret"),
+        (json!({"build_secrets": ["LD_PRELOAD=hunter2"]}), true, "build_secrets", "builder itself"),
+        (json!({"build_secrets": ["A=hunter2\u{0}"]}), false, "build_secrets", "has a NUL"),
+        (json!({"dockerfile": "FROM scratch\u{0}"}), false, "dockerfile", "no NUL"),
+        (
+            json!({"source_image": "a b", "source_image_creds": "u:hunter2"}),
+            false,
+            "source_image",
+            "reference",
+        ),
+        (
+            json!({"source_image": "app", "source_image_creds": "hunter2"}),
+            false,
+            "source_image_creds",
+            "expected",
+        ),
+    ] {
+        let mut options = good.clone();
+        options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let body = json!({
+            "image_id": "961eaef6668e480f", "build_options": options, "secrets_as_build_args": as_arguments,
+        });
+        let (status, problem) = service.post("/v1/beta9/builds", &body).await;
+        let error = &problem["errors"][0];
+        assert_eq!(
+            (status, error["field"].as_str()),
+            (422, Some(&*format!("build_options.{field}"))),
+            "{problem}"
+        );
+        assert!(error["detail"].as_str().unwrap().contains(expected), "{problem}");
+        assert!(!problem.to_string().contains("hunter2"), "{problem}");
+    }
+}
+
 /// Nobody works here: the build never starts.
 #[tokio::test]
 async fn a_stop_works_before_the_start() {

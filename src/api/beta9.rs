@@ -2,14 +2,13 @@
 //! become jobs.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
@@ -20,18 +19,18 @@ use super::AppState;
 use super::auth::{May, scope};
 use super::extract::{JsonBody, PathParam, invalid};
 use super::jobs::{not_found, submit_to, trace_context, visible};
-use super::new_job::{BUILD_TIMEOUT, MAX_CREDENTIALS, MAX_JOB, source_of};
+use super::new_job::{BUILD_TIMEOUT, Faults, MAX_JOB, source_of};
 use super::observe::RequestId;
-use super::problem::{ApiError, BodyProblems, CommonProblems, FieldError, Problem};
+use super::problem::{ApiError, BodyProblems, CommonProblems, Problem};
 use crate::archive::LayerPolicy;
 use crate::beta9::{Build, BuildRequest, ContainerId, VerifyRequest};
-use crate::build::{MAX_DOCKERFILE, no_argument};
+use crate::build::{MAX_DOCKERFILE, secret_id_fault};
 use crate::digest::Digest;
 use crate::jobs::build::{PUSH_SECRET, REGISTRY_PREFIX, SECRET_PREFIX};
 use crate::jobs::job::{BuildSpec, JobSpec, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
-use crate::oci::{Credentials, Platform, Reference};
+use crate::oci::Platform;
 use crate::workspaces::Access;
 
 /// `/v1/beta9/builds/{id}/logs`.
@@ -107,39 +106,33 @@ fn build_of(request: &BuildRequest, text: &str) -> Result<(JobSpec, Secrets), Ap
         }
     };
     let as_arguments = request.secrets_as_build_args.unwrap_or_default();
-    let mut secrets = Secrets::new();
-    let mut wrong = Vec::new();
-    for (name, value) in options.build_secrets() {
-        let bad = if as_arguments { no_argument(name) } else { None };
-        if let Some(reason) = bad {
-            let shown: String = name.chars().take(100).collect();
-            wrong.push(FieldError::new(
-                "build_options.build_secrets",
-                format!("{shown:?} {reason}"),
-            ));
-        }
-        secrets.insert(format!("{SECRET_PREFIX}{name}"), value.clone());
-    }
-    if text.len() > MAX_DOCKERFILE {
-        let detail = format!("has {} bytes: expected at most {MAX_DOCKERFILE}", text.len());
-        wrong.push(FieldError::new("build_options.dockerfile", detail));
+    let mut faults = Faults::default();
+    let given = options.build_secrets();
+    let texts = given.iter().map(|(name, value)| (name, value.expose_secret()));
+    faults.map("build_options.build_secrets", texts, |name| secret_id_fault(name, as_arguments));
+    let mut secrets: Secrets = given
+        .iter()
+        .map(|(name, value)| (format!("{SECRET_PREFIX}{name}"), value.clone()))
+        .collect();
+    if text.len() > MAX_DOCKERFILE || text.contains('\0') {
+        let found = text.len();
+        let detail = format!("has {found} bytes: expected at most {MAX_DOCKERFILE}, and no NUL");
+        faults.wrong("build_options.dockerfile", detail);
     }
     // Beside a Dockerfile the source image is what it begins with.
-    let source = options.source_image().and_then(|text| source_of(text).ok());
-    if let (Some(text), Some(source)) = (&options.source_image_creds, source) {
-        let registry = source.registry();
-        match Credentials::parse(text.expose_secret(), registry) {
-            Ok(_) => drop(secrets.insert(format!("{REGISTRY_PREFIX}{registry}"), text.clone())),
-            Err(error) => {
-                wrong.push(FieldError::new("build_options.source_image_creds", error));
-            }
-        }
+    if let (Some(source), Some(text)) = (options.source_image(), &options.source_image_creds)
+        && let Some(source) = faults.keep("build_options.source_image", source_of(source))
+    {
+        let (field, registry) = ("build_options.source_image_creds", source.registry());
+        let kept = faults.credentials(field, text.clone(), Some(registry));
+        secrets.extend(kept.map(|text| (format!("{REGISTRY_PREFIX}{registry}"), text)));
     }
     if let Some(text) = &request.build_registry_credentials {
-        secrets.insert(PUSH_SECRET.to_owned(), text.clone());
+        let kept = faults.credentials("build_registry_credentials", text.clone(), None);
+        secrets.extend(kept.map(|text| (PUSH_SECRET.to_owned(), text)));
     }
     match request.image_id() {
-        Some(image_id) if wrong.is_empty() => {
+        Some(image_id) if faults.0.is_empty() => {
             let spec = BuildSpec {
                 image_id,
                 dockerfile: Some(text.to_owned()),
@@ -159,29 +152,26 @@ fn build_of(request: &BuildRequest, text: &str) -> Result<(JobSpec, Secrets), Ap
             };
             Ok((JobSpec::Build(Box::new(spec)), secrets))
         }
-        _ => Err(invalid("the build", wrong)),
+        _ => Err(invalid("the build", faults.0)),
     }
 }
 
 /// The pull that a build without a Dockerfile is.
 fn pull_of(request: &BuildRequest) -> Result<(PullSpec, Secrets), ApiError> {
     let options = &request.build_options;
-    let mut wrong = Vec::new();
-    let mut fault = |field: &str, detail: &dyn fmt::Display| {
-        wrong.push(FieldError::new(format!("build_options.{field}"), detail));
-    };
+    let mut faults = Faults::default();
     let source = options.source_image().ok_or_else(|| "is missing".to_owned());
-    let source = source.and_then(source_of).map_err(|error| fault("source_image", &error)).ok();
-    let registry = source.as_ref().map(Reference::registry);
-    let secrets = match (&options.source_image_creds, registry) {
-        (Some(text), Some(registry)) => {
-            let secrets = secrets_for(text, registry);
-            secrets.map_err(|error| fault("source_image_creds", &error)).unwrap_or_default()
+    let source = faults.keep("build_options.source_image", source.and_then(source_of));
+    let kept = match (&options.source_image_creds, &source) {
+        (Some(text), Some(source)) => {
+            let field = "build_options.source_image_creds";
+            faults.credentials(field, text.clone(), Some(source.registry()))
         }
-        _ => Secrets::default(),
+        _ => None,
     };
+    let secrets = kept.map(|text| (REGISTRY_SECRET.to_owned(), text)).into_iter().collect();
     match (source, request.image_id()) {
-        (Some(source), Some(image_id)) if wrong.is_empty() => {
+        (Some(source), Some(image_id)) if faults.0.is_empty() => {
             let spec = PullSpec {
                 image_id,
                 source,
@@ -193,17 +183,8 @@ fn pull_of(request: &BuildRequest) -> Result<(PullSpec, Secrets), ApiError> {
             };
             Ok((spec, secrets))
         }
-        _ => Err(invalid("the build", wrong)),
+        _ => Err(invalid("the build", faults.0)),
     }
-}
-
-fn secrets_for(text: &SecretString, registry: &str) -> Result<Secrets, String> {
-    let found = text.expose_secret().len();
-    if found > MAX_CREDENTIALS {
-        return Err(format!("has {found} bytes: expected at most {MAX_CREDENTIALS}"));
-    }
-    Credentials::parse(text.expose_secret(), registry).map_err(|error| error.to_string())?;
-    Ok([(REGISTRY_SECRET.to_owned(), text.clone())].into())
 }
 
 /// No client's own key has a space in it.

@@ -193,13 +193,10 @@ fn path_error(rejection: &PathRejection) -> ApiError {
     match error.kind() {
         ErrorKind::ParseErrorAtKey { key, value, expected_type } => {
             let expected = expected_type.rsplit("::").next().unwrap_or(expected_type);
-            ApiError::bad_parameter(
-                key,
-                format!("{value:?} can't be an {key}: expected a {expected}"),
-            )
+            ApiError::bad_parameter(key, format!("{value:?} is no {key}: expected a {expected}"))
         }
         ErrorKind::DeserializeError { key, value, message } => {
-            ApiError::bad_parameter(key, format!("{value:?} can't be an {key}: {message}"))
+            ApiError::bad_parameter(key, format!("{value:?} is no {key}: {message}"))
         }
         _ => ApiError::bad_parameter("path", error.body_text()),
     }

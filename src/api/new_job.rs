@@ -4,9 +4,7 @@
 //! wrong field be reported at once. What names the same is the same from here on: references and
 //! platforms are written in one way.
 
-use std::fmt;
-
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
@@ -17,18 +15,19 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::archive::{Fallback, LayerPolicy};
 use crate::digest::Digest;
 use crate::jobs::job::{ImageId, JobSpec, MigrateSpec, Priority, PullSpec};
-use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
-use crate::jobs::webhook::Webhook;
-use crate::oci::{Credentials, MAX_SOURCE, Platform, Reference, reference_pattern};
+use crate::oci::{Credentials, MAX_SOURCE, Reference, reference_pattern};
 
 use super::extract::{invalid_job, whole_numbers};
 use super::problem::{ApiError, FieldError};
 
 /// The body of a build.
 mod build;
+/// What is wrong with the fields.
+mod faults;
 
 pub(super) use build::{NewBuild, TIMEOUT as BUILD_TIMEOUT};
+pub(super) use faults::Faults;
 
 /// Bytes of a job as it is submitted, at most: a Dockerfile is a part of one.
 pub(super) const MAX_JOB: usize = 1 << 20;
@@ -298,10 +297,7 @@ impl NewPull {
         let image_id = faults.image_id(self.image_id);
         let source = faults.required("source", self.source);
         let source = source.and_then(|text| faults.keep("source", source_of(&text)));
-        let platform = match self.platform {
-            Some(text) => faults.keep("platform", text.parse::<Platform>()),
-            None => Some(Platform::host()),
-        };
+        let platform = faults.platform(self.platform);
         let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
         let registry = source.as_ref().map(Reference::registry);
         let secrets = faults.secrets(self.credentials, registry);
@@ -362,59 +358,6 @@ pub(super) fn secrets_for(
     if faults.0.is_empty() { Ok(secrets) } else { Err(invalid_job(faults.0)) }
 }
 
-/// Collects what is wrong while the fields are walked through.
-#[derive(Default)]
-struct Faults(Vec<FieldError>);
-
-impl Faults {
-    fn required<T>(&mut self, field: &str, value: Option<T>) -> Option<T> {
-        self.keep(field, value.ok_or("is missing"))
-    }
-
-    fn image_id(&mut self, text: Option<String>) -> Option<ImageId> {
-        let text = self.required("image_id", text)?;
-        self.keep("image_id", text.parse())
-    }
-
-    /// Credentials are looked at as far as that can be done before the image's registry is known.
-    fn secrets(&mut self, given: Option<CredentialText>, registry: Option<&str>) -> Secrets {
-        let checked = given.map(|CredentialText(secret)| {
-            let found = secret.expose_secret().len();
-            if found > MAX_CREDENTIALS {
-                return Err(format!("has {found} bytes: expected at most {MAX_CREDENTIALS}"));
-            }
-            if let Some(registry) = registry {
-                Credentials::parse(secret.expose_secret(), registry)
-                    .map_err(|error| error.to_string())?;
-            }
-            Ok(secret)
-        });
-        let kept = checked.and_then(|checked| self.keep("credentials", checked));
-        kept.map(|secret| (REGISTRY_SECRET.to_owned(), secret)).into_iter().collect()
-    }
-
-    fn webhook(&mut self, given: Option<NewWebhook>) -> Option<Webhook> {
-        let NewWebhook { url, secret } = given?;
-        let webhook = Webhook::new(&url, secret.map(|SecretText(secret)| secret));
-        self.keep("webhook", webhook)
-    }
-
-    fn expiry(&mut self, seconds: Option<u64>) -> Option<std::time::Duration> {
-        let checked = match seconds? {
-            0 => Err("is 0: expected 1 or more seconds".to_owned()),
-            seconds if seconds > MAX_EXPIRY => {
-                Err(format!("is {seconds}: expected at most {MAX_EXPIRY} seconds"))
-            }
-            seconds => Ok(std::time::Duration::from_secs(seconds)),
-        };
-        self.keep("expires_in", checked)
-    }
-
-    fn keep<T, E: fmt::Display>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.0.push(FieldError::new(field, error))).ok()
-    }
-}
-
 /// A reference; one that has credentials in it is refused without being quoted.
 pub(super) fn source_of(text: &str) -> Result<Reference, String> {
     if text.split('@').skip(1).any(|digest| digest.parse::<Digest>().is_err()) {
@@ -439,9 +382,11 @@ fn version(number: u8) -> Result<u8, String> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use secrecy::ExposeSecret as _;
     use serde_json::json;
 
     use super::*;
+    use crate::jobs::pull::REGISTRY_SECRET;
 
     fn job_of(body: &Value) -> Result<NewJob, ApiError> {
         NewJobBody::read(body.clone())?.into_job()

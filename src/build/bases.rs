@@ -93,13 +93,7 @@ impl BaseImages<'_> {
         cancel: &CancellationToken,
     ) -> Result<BaseImage, BuildError> {
         let line = image.line;
-        let failed = |error: OciError| match error {
-            OciError::Cancelled => BuildError::Cancelled,
-            error => BuildError::Oci {
-                place: format!("Dockerfile line {line}: "),
-                error: Box::new(error),
-            },
-        };
+        let failed = |error| BuildError::of_oci(format!("Dockerfile line {line}: "), error);
         let wrong = |reason: String| super::DockerfileError { line, reason };
         let reference: Reference =
             image.name.parse().map_err(|error| failed(OciError::from(error)))?;
@@ -209,20 +203,13 @@ async fn fetch_blob(
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
     let failed = || io_error(format!("can't write {}", directory.display()));
-    let mut bytes = source.blob(&digest, size, cancel).await.map_err(of_oci)?;
+    let mut bytes = source.blob(&digest, size, cancel).await?;
     let part = directory.join(format!("{}.part", digest.hex()));
     let mut file = tokio::fs::File::create(&part).await.map_err(failed())?;
-    while let Some(chunk) = bytes.try_next().await.map_err(of_oci)? {
+    while let Some(chunk) = bytes.try_next().await? {
         file.write_all(&chunk).await.map_err(failed())?;
     }
     file.flush().await.map_err(failed())?;
     tokio::fs::rename(&part, directory.join(digest.hex())).await.map_err(failed())?;
     Ok(())
-}
-
-fn of_oci(error: OciError) -> BuildError {
-    match error {
-        OciError::Cancelled => BuildError::Cancelled,
-        error => error.into(),
-    }
 }

@@ -218,6 +218,14 @@ impl BuildBackend for Buildah {
         fs::write(&file, order.text).map_err(failed(&file))?;
         let secrets = SecretFiles::write(site, order)?;
         let mut arguments = self.arguments(site, order, &file, &image);
+        for (id, value) in order.secrets {
+            let fault = super::secret_id_fault(id, order.secrets_as_arguments);
+            let has_nul = order.secrets_as_arguments && value.expose_secret().contains('\0');
+            if let Some(reason) = fault.or(has_nul.then_some("has a NUL in its value")) {
+                let reason = format!("secret {id:?} {reason}");
+                return Err(BuildError::Failed { reason, tail: Vec::new() });
+            }
+        }
         for (id, path) in &secrets.files {
             arguments.extend([
                 "--secret".to_owned(),
@@ -227,10 +235,6 @@ impl BuildBackend for Buildah {
         let mut environment = Vec::new();
         if order.secrets_as_arguments {
             for (name, value) in order.secrets {
-                if let Some(reason) = super::no_argument(name) {
-                    let reason = format!("secret {name:?} {reason}");
-                    return Err(BuildError::Failed { reason, tail: Vec::new() });
-                }
                 // Its value is taken from the environment, which other users of the machine can't read.
                 arguments.extend(["--build-arg".to_owned(), name.clone()]);
                 environment.push((name.clone(), value.expose_secret().to_owned()));

@@ -155,16 +155,25 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         for directory in &self.directories {
             let _ = fs::write(directory.join("cgroup.kill"), "1");
-            // What was killed a moment ago may not be gone yet.
-            for _ in 0..100 {
-                let gone = fs::remove_dir(directory);
-                if gone.is_ok() || !directory.exists() {
-                    break;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(5));
+            if let Err(error) = remove(directory) {
+                tracing::warn!(cgroup = %directory.display(), %error, "can't remove the cgroup of a build");
             }
         }
     }
+}
+
+fn remove(directory: &Path) -> std::io::Result<()> {
+    // What was killed a moment ago may not be gone yet.
+    for _ in 0..100 {
+        match fs::remove_dir(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            removed => return removed,
+        }
+    }
+    fs::remove_dir(directory)
 }
 
 /// Lets the cgroups below have the controllers. The root of a cgroup namespace may hold processes of its

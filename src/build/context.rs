@@ -2,10 +2,12 @@
 //! as a zip, and are unpacked into a directory that nobody else writes to. Links stay links, which the
 //! builder follows within the context alone; nothing here follows any.
 
+use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use flate2::read::MultiGzDecoder;
 
@@ -23,15 +25,25 @@ pub mod pack;
 pub struct ContextLimits {
     /// Bytes of all files.
     pub bytes: u64,
-    /// Files, directories and links.
+    /// Files, links and directories, those too that no entry names and only stand in paths.
     pub entries: u64,
     /// Bytes of a path.
     pub path: usize,
+    /// Names in a path.
+    pub depth: usize,
+    /// Bytes of what is held in memory at a time: the fields of a tar's entry, or the directory of a zip.
+    pub fields: u64,
 }
+
+/// Bytes of a path in a context at most. The directory that the context is unpacked into stands before it, and
+/// a system call takes 4096.
+pub const MAX_PATH: usize = 3072;
+/// Bytes of one name in a path, on every file system of Linux (`NAME_MAX`).
+const MAX_NAME: usize = 255;
 
 impl Default for ContextLimits {
     fn default() -> Self {
-        Self { bytes: 8 << 30, entries: 1_000_000, path: 4096 }
+        Self { bytes: 8 << 30, entries: 1_000_000, path: MAX_PATH, depth: 256, fields: 64 << 20 }
     }
 }
 
@@ -89,11 +101,16 @@ pub fn unpack(file: &Path, into: &Path, limits: ContextLimits) -> Result<(), Bui
 
 /// Gives all directories one time: the builder takes another for another content.
 fn settle(directory: &Path) -> io::Result<()> {
+    let mut below = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            settle(&entry.path())?;
+            below.push(entry.path());
         }
+    }
+    // The directory is closed by now: a deep tree takes no descriptor for each of its levels.
+    for directory in below {
+        settle(&directory)?;
     }
     File::open(directory)?.set_modified(std::time::UNIX_EPOCH)
 }
@@ -102,7 +119,40 @@ fn broken(error: impl std::fmt::Display) -> ContextError {
     ContextError::Broken { reason: error.to_string() }
 }
 
+/// A reader that gives so many bytes and then fails: for libraries that read whatever an archive says that its
+/// fields have into memory.
+struct Meter<R> {
+    reader: R,
+    left: Rc<Cell<u64>>,
+    limits: ContextLimits,
+}
+
+impl<R> Meter<R> {
+    fn new(reader: R, limits: ContextLimits) -> Self {
+        Self { reader, left: Rc::new(Cell::new(limits.fields)), limits }
+    }
+}
+
+impl<R: Read> Read for Meter<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        let left = self.left.get().checked_sub(read as u64).ok_or_else(|| {
+            io::Error::other(format!("its fields have more than {} bytes", self.limits.fields))
+        })?;
+        self.left.set(left);
+        Ok(read)
+    }
+}
+
+impl<R: Seek> Seek for Meter<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.reader.seek(to)
+    }
+}
+
 fn unpack_tar(reader: impl Read, tree: &mut Tree) -> Result<(), BuildError> {
+    let reader = Meter::new(reader, tree.limits);
+    let left = reader.left.clone();
     let mut archive = tar::Archive::new(reader);
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
@@ -115,6 +165,8 @@ fn unpack_tar(reader: impl Read, tree: &mut Tree) -> Result<(), BuildError> {
         match kind {
             tar::EntryType::Directory => tree.directory(&name, mode)?,
             tar::EntryType::Regular | tar::EntryType::Continuous => {
+                // Its content is counted by the tree.
+                left.set(u64::MAX);
                 tree.file(&name, mode, mtime, &mut entry)?;
             }
             tar::EntryType::Symlink => tree.symlink(&name, &link.unwrap_or_default())?,
@@ -126,13 +178,17 @@ fn unpack_tar(reader: impl Read, tree: &mut Tree) -> Result<(), BuildError> {
                 return Err(name.wrong(reason).into());
             }
         }
+        left.set(tree.limits.fields);
     }
     Ok(())
 }
 
 fn unpack_zip(file: File, tree: &mut Tree) -> Result<(), BuildError> {
     const LINK: u32 = 0o120_000;
-    let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(broken)?;
+    let reader = Meter::new(file, tree.limits);
+    let left = reader.left.clone();
+    let mut archive = zip::ZipArchive::new(BufReader::new(reader)).map_err(broken)?;
+    left.set(u64::MAX);
     for number in 0..archive.len() {
         let mut entry = archive.by_index(number).map_err(broken)?;
         let name = Name::new(entry.name_raw(), tree.limits)?;
@@ -176,6 +232,12 @@ impl Name {
         let mut path = PathBuf::new();
         for component in Path::new(std::ffi::OsStr::from_bytes(bytes)).components() {
             match component {
+                Component::Normal(part) if part.len() > MAX_NAME => {
+                    return Err(wrong(&format!(
+                        "has a name of {} bytes in it: expected at most {MAX_NAME}",
+                        part.len()
+                    )));
+                }
                 Component::Normal(part) => path.push(part),
                 Component::CurDir => {}
                 Component::ParentDir => return Err(wrong("leads out of the context by \"..\"")),
@@ -183,6 +245,10 @@ impl Name {
                     return Err(wrong("is absolute: expected a path within the context"));
                 }
             }
+        }
+        let depth = path.components().count();
+        if depth > limits.depth {
+            return Err(wrong(&format!("is {depth} deep: expected at most {}", limits.depth)));
         }
         Ok(Self { path, shown })
     }
@@ -201,13 +267,18 @@ struct Tree {
 }
 
 impl Tree {
+    fn count(&mut self) -> Result<(), ContextError> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(ContextError::TooMuch { what: "entries", most: self.limits.entries });
+        }
+        Ok(())
+    }
+
     /// Counts an entry, and makes the directories above it. One of them that is a link would lead
     /// elsewhere.
     fn place(&mut self, name: &Name) -> Result<PathBuf, BuildError> {
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(ContextError::TooMuch { what: "entries", most: self.limits.entries }.into());
-        }
+        self.count()?;
         let mut path = self.root.clone();
         let parents = name.path.parent().into_iter().flat_map(Path::components);
         for component in parents {
@@ -220,8 +291,11 @@ impl Tree {
                         .wrong(format!("lies below {}, which is no directory", at.display()))
                         .into());
                 }
-                Err(_) => fs::create_dir(&path)
-                    .map_err(io_error("can't make a directory of the context"))?,
+                Err(_) => {
+                    self.count()?;
+                    fs::create_dir(&path)
+                        .map_err(io_error("can't make a directory of the context"))?;
+                }
             }
         }
         if let Some(last) = name.path.file_name() {

@@ -17,6 +17,10 @@ use expand::expand;
 
 /// What it may have at most, in bytes.
 pub const MAX_DOCKERFILE: usize = 256 << 10;
+/// Stages at most, and images that they take something from.
+const MAX_STAGES: usize = 256;
+/// Bytes of all values of the `ARG`s before the first `FROM`.
+const MAX_VALUES: usize = 1 << 20;
 
 /// A parsed Dockerfile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +100,10 @@ impl Dockerfile {
                 ("FROM", _) => {
                     let from = From::parse(&instruction)?;
                     let name = from.name.unwrap_or_default().to_lowercase();
+                    if dockerfile.stages.len() == MAX_STAGES {
+                        let reason = format!("expected at most {MAX_STAGES} stages");
+                        return Err(DockerfileError { line, reason });
+                    }
                     dockerfile.stages.push(Stage { name, instructions: vec![instruction] });
                 }
                 ("ARG", None) => dockerfile.arguments.push(instruction),
@@ -119,9 +127,15 @@ impl Dockerfile {
         let last = self.last_stage(scope.target)?;
         let mut found: Vec<ExternalImage> = Vec::new();
         let mut add = |image: ExternalImage| {
-            if !found.iter().any(|known| known.name == image.name) {
-                found.push(image);
+            if found.iter().any(|known| known.name == image.name) {
+                return Ok(());
             }
+            if found.len() == MAX_STAGES {
+                let reason = format!("expected at most {MAX_STAGES} images to take something from");
+                return Err(DockerfileError { line: image.line, reason });
+            }
+            found.push(image);
+            Ok(())
         };
         for (number, stage) in self.stages.iter().enumerate().take(last + 1) {
             let is_stage = |name: &str| {
@@ -142,12 +156,12 @@ impl Dockerfile {
                         self.stages[..number].iter().any(|stage| stage.name == name.to_lowercase());
                     if name != "scratch" && !earlier {
                         let platform = from.platform.map(|text| expand(&text, &globals, line));
-                        add(ExternalImage { name, platform: platform.transpose()?, line });
+                        add(ExternalImage { name, platform: platform.transpose()?, line })?;
                     }
                 } else {
                     for name in sources(instruction) {
                         if !is_stage(&name) && name != "scratch" {
-                            add(ExternalImage { name, platform: None, line });
+                            add(ExternalImage { name, platform: None, line })?;
                         }
                     }
                 }
@@ -160,6 +174,13 @@ impl Dockerfile {
     pub(super) fn instruction(&self, stage: u32, step: u32) -> Option<&Instruction> {
         let at = |number: u32| usize::try_from(number).ok()?.checked_sub(1);
         self.stages.get(at(stage)?)?.instructions.get(at(step)?)
+    }
+
+    /// How many instructions a stage has, counted from 1.
+    pub(super) fn instruction_count(&self, stage: u32) -> u32 {
+        let at = usize::try_from(stage).unwrap_or_default().checked_sub(1);
+        let stage = at.and_then(|at| self.stages.get(at));
+        stage.map_or(0, |stage| u32::try_from(stage.instructions.len()).unwrap_or(u32::MAX))
     }
 
     /// How many stages there are.
@@ -180,7 +201,7 @@ impl Dockerfile {
 
     /// What variables mean in `FROM`.
     fn globals(&self, scope: &Scope<'_>) -> Result<BTreeMap<String, String>, DockerfileError> {
-        let mut values = BTreeMap::new();
+        let (mut values, mut size) = (BTreeMap::new(), 0);
         let host = crate::oci::Platform::host();
         for (prefix, platform) in [("TARGET", scope.platform), ("BUILD", &host)] {
             let variant = platform.variant.clone().unwrap_or_default();
@@ -201,6 +222,13 @@ impl Dockerfile {
                     }
                     (None, None) => continue,
                 };
+                size += value.len();
+                if size > MAX_VALUES {
+                    let reason = format!(
+                        "the values of the ARGs before FROM are longer than {MAX_VALUES} bytes"
+                    );
+                    return Err(DockerfileError { line: argument.line, reason });
+                }
                 values.insert(name.to_owned(), value);
             }
         }

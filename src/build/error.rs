@@ -191,9 +191,19 @@ fn at(place: Option<&str>) -> String {
     place.map(|place| format!(", at {place}")).unwrap_or_default()
 }
 
+impl BuildError {
+    /// What a registry has to do with, at a place such as `Dockerfile line 1: `.
+    pub(super) fn of_oci(place: String, error: OciError) -> Self {
+        match error {
+            OciError::Cancelled => Self::Cancelled,
+            error => Self::Oci { place, error: Box::new(error) },
+        }
+    }
+}
+
 impl From<OciError> for BuildError {
     fn from(error: OciError) -> Self {
-        Self::Oci { place: String::new(), error: Box::new(error) }
+        Self::of_oci(String::new(), error)
     }
 }
 

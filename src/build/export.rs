@@ -2,7 +2,7 @@
 //! storage once and, as they are compressed, indexed and pushed at the same time; nothing is written to
 //! disk. What the base has, or an earlier build has pushed, is neither read nor compressed again.
 //!
-//! [`StoredImage`] is an image in containers-storage, [`Export`] brings it into a repository, and the index
+//! `StoredImage` is an image in containers-storage, `Export` brings it into a repository, and the index
 //! of each layer into the cache, where whoever makes the archive finds it.
 
 /// Layers in which nothing is younger than a moment.

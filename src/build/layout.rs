@@ -115,16 +115,16 @@ impl BuiltLayout {
                 publisher.known_blob::<OciError, _, _, _>(digest, content, &stop)
             })
             .collect();
-        stream::iter(pushes).buffer_unordered(AT_ONCE).try_collect::<()>().await.map_err(of_oci)?;
+        stream::iter(pushes).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         let config = &image.raw_config;
         let whole = || {
             let chunk = Ok::<_, OciError>(config.clone());
             std::future::ready(Ok::<_, OciError>(stream::iter([chunk])))
         };
-        publisher.known_blob(&Digest::of(config), whole, cancel).await.map_err(of_oci)?;
+        publisher.known_blob(&Digest::of(config), whole, cancel).await?;
         let manifest = &image.raw_manifest;
         let media_type = media_type(manifest);
-        publisher.manifest(manifest, &media_type, Some(tag), cancel).await.map_err(of_oci)
+        Ok(publisher.manifest(manifest, &media_type, Some(tag), cancel).await?)
     }
 
     /// Where it is.
@@ -137,13 +137,6 @@ fn media_type(manifest: &Bytes) -> String {
     let said = serde_json::from_slice::<Value>(manifest).ok();
     let said = said.and_then(|manifest| manifest["mediaType"].as_str().map(str::to_owned));
     said.unwrap_or_else(|| "application/vnd.oci.image.manifest.v1+json".to_owned())
-}
-
-fn of_oci(error: OciError) -> BuildError {
-    match error {
-        OciError::Cancelled => BuildError::Cancelled,
-        error => error.into(),
-    }
 }
 
 fn read(path: &Path) -> Result<Value, BuildError> {

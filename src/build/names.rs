@@ -1,5 +1,5 @@
-//! Which names secrets may have that are offered as `ARG`s: their values come to the builder by its
-//! environment, where some names mean something to it or to its loader.
+//! Which ids secrets may have. Those that are offered as `ARG`s come to the builder by its environment, where
+//! some names mean something to it or to its loader.
 
 /// Names that begin with one of these change what programs do, rather than what a Dockerfile says.
 const PREFIXES: [&str; 12] = [
@@ -37,8 +37,25 @@ const NAMES: [&str; 17] = [
     "USER",
 ];
 
+/// Bytes of an id at most.
+const MAX_ID: usize = 128;
+
+/// Whether secrets may have this id, and stages: it stands among options that are separated by commas.
+pub fn is_id(id: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    (1..=MAX_ID).contains(&id.len()) && id.bytes().all(plain)
+}
+
+/// Why a secret can't have this id, which may be offered as an `ARG` too; `None` if it can.
+pub fn secret_id_fault(id: &str, as_argument: bool) -> Option<&'static str> {
+    if !is_id(id) {
+        return Some("is no id of a secret: expected letters, digits, '_', '-' and '.'");
+    }
+    if as_argument { no_argument(id) } else { None }
+}
+
 /// Why a secret of this id can't be offered as an `ARG`; `None` if it can.
-pub fn no_argument(id: &str) -> Option<&'static str> {
+fn no_argument(id: &str) -> Option<&'static str> {
     let first = id.bytes().next();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if !first.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
@@ -73,10 +90,21 @@ mod tests {
             "",
             "1A",
         ] {
-            assert!(no_argument(bad).is_some(), "{bad}");
+            assert!(secret_id_fault(bad, true).is_some(), "{bad}");
         }
         for good in ["TOKEN", "NPM_TOKEN", "pip_index", "A1"] {
-            assert!(no_argument(good).is_none(), "{good}");
+            assert!(secret_id_fault(good, true).is_none(), "{good}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_no_list_of_options() {
+        for bad in ["", "a,src=/etc/shadow", "a=b", "a b", "a/b", "\u{e9}", "a\0", &"x".repeat(129)]
+        {
+            assert!(secret_id_fault(bad, false).is_some(), "{bad}");
+        }
+        for good in ["PATH", "npm-token", "a.b", &"x".repeat(128)] {
+            assert!(secret_id_fault(good, false).is_none(), "{good}");
         }
     }
 }

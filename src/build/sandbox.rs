@@ -3,7 +3,7 @@
 //! out of the image's root finds nothing of the host there: no data directory, no disks, no other
 //! workspace's layers.
 //!
-//! `clipwright build-sandbox` is this in two stages. The *outer* one reads the [`SandboxSpec`] from its
+//! `clipwright build-sandbox` is this in two stages. The *outer* one reads the `SandboxSpec` from its
 //! standard input, joins the cgroups, makes the namespaces and starts the *inner* one, which is process 1
 //! in there: it builds the root, runs the program, and reaps whatever is left to it. When either ends,
 //! however it ends, the kernel kills all that is in the namespace, daemons included, and the mounts go

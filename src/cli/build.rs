@@ -236,7 +236,6 @@ impl Build {
         let oci = self.registry.settings();
         let mut options = IndexOptions {
             limits: self.limits.load()?,
-            span: Some(4 << 20),
             reference_form: ReferenceForm::default(),
             ..IndexOptions::default()
         };

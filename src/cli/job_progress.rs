@@ -1,4 +1,5 @@
-//! What happens to a job that the service does: a bar on a terminal, a line an event elsewhere.
+//! What happens to a job that the service does: a bar on a terminal, a line an event elsewhere; of a build, what
+//! it says.
 
 use std::io::IsTerminal as _;
 
@@ -6,25 +7,30 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::admin::Output;
+use super::follow::Lines;
 
-/// Shows a job's events on standard error.
-pub(super) struct JobProgress {
+/// Shows a job's events, or its log, on standard error.
+pub(super) struct JobProgress<'a> {
+    output: &'a Output,
+    lines: Lines,
     /// Absent where nobody looks.
     bar: Option<ProgressBar>,
 }
 
-impl JobProgress {
+impl<'a> JobProgress<'a> {
     /// Without a bar for those who want JSON.
-    pub(super) fn on_stderr(json: bool) -> Self {
-        let bar = (!json && std::io::stderr().is_terminal()).then(ProgressBar::hidden);
-        Self { bar }
+    pub(super) fn on_stderr(output: &'a Output, lines: Lines) -> Self {
+        let has_bar = matches!(lines, Lines::Events) && !output.json;
+        let bar = (has_bar && std::io::stderr().is_terminal()).then(ProgressBar::hidden);
+        Self { output, lines, bar }
     }
 
     /// Shows one thing that happened.
-    pub(super) fn show(&self, event: &Value, output: &Output) {
-        let Some(bar) = &self.bar else { return eprintln!("{}", output.event(event)) };
+    pub(super) fn show(&self, event: &Value) {
+        let say = || eprintln!("{}", self.lines.text(event, self.output));
+        let Some(bar) = &self.bar else { return say() };
         if event["event"] != "progress" {
-            return bar.suspend(|| eprintln!("{}", output.event(event)));
+            return bar.suspend(say);
         }
         let number = |field: &str| event["data"][field].as_u64().unwrap_or_default();
         if bar.length().is_none() {
@@ -40,7 +46,7 @@ impl JobProgress {
     }
 }
 
-impl Drop for JobProgress {
+impl Drop for JobProgress<'_> {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

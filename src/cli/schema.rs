@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::run_async;
+use super::{run_async, say};
 use crate::config::{Config, DatabaseSettings, SettingsArgs};
 use crate::database::{Database, DatabaseError, Migrations};
 
@@ -29,7 +29,7 @@ impl Schema {
                 Err(DatabaseError::Cancelled) => anyhow::bail!("cancelled"),
                 started => started?.stop().await,
             }
-            println!("the schema is that of clipwright {}", env!("CARGO_PKG_VERSION"));
+            say!("the schema is that of clipwright {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         })
     }

@@ -32,6 +32,7 @@ mod scratch;
 mod workshop;
 
 use parts::end_together;
+use scratch::Scratch;
 use workshop::Workshop;
 
 /// What still runs on blocking threads at the end, such as a read from a file system that hangs, is left.
@@ -106,9 +107,12 @@ async fn run(
         .with_max_attempts(config.max_attempts)
         .with_retry_for(config.retry_for)
         .with_limits(config.max_running, config.max_queued);
+    let scratch = Scratch::make(&config.data_dir)?;
     let workshop = match config.role {
         Role::Api => None,
-        Role::All | Role::Worker => Some(Workshop::open(config, &stores, &queue, database).await?),
+        Role::All | Role::Worker => {
+            Some(Workshop::open(config, &stores, &queue, database, scratch.path()).await?)
+        }
     };
     let (store, workers) = (stores.archives.describe(), config.workers);
     info!(%address, store, workers, role = config.role.as_str(), "ready");
@@ -132,7 +136,8 @@ async fn run(
     let state = state.with_stopping(stopping.clone()).with_oci(config.oci.clone());
     let contexts = Contexts { store: stores.objects.clone() };
     let no_builds = workshop.as_ref().and_then(Workshop::no_builds);
-    let state = state.with_contexts(contexts, config.data_dir.join("tmp")).with_builds(no_builds);
+    let uploads = scratch.path().to_owned();
+    let state = state.with_contexts(contexts, uploads).with_builds(no_builds);
     let state = state.with_rate_limit(config.requests_per_minute);
     let state = if config.role == Role::Worker { state.for_probes_alone() } else { state };
     let serving = Box::pin(api::serve(listener, state, shutdown.clone()));

@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use clap::Args;
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::build::{BuildOptions, dockerfile_text};
@@ -102,9 +101,8 @@ impl SubmitBuild {
             // The Dockerfile itself is in the job.
             tokio::task::spawn_blocking(move || {
                 pack(&directory, &[], &output)?;
-                let mut hasher = Sha256::new();
-                std::io::copy(&mut std::fs::File::open(&output)?, &mut HashWriter(&mut hasher))?;
-                anyhow::Ok(Digest::from_hasher(hasher))
+                let (digest, _) = Digest::of_reader(&mut std::fs::File::open(&output)?)?;
+                anyhow::Ok(digest)
             })
             .await??
         };
@@ -117,19 +115,5 @@ impl SubmitBuild {
             let _: Value = client.upload("/v1/contexts", packed.path(), cancel).await?;
         }
         Ok(digest)
-    }
-}
-
-/// Hashes what is written.
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::harness::{Yard, build, clipwright, context};
 use crate::support::layout::{Blob, Layout};
+use crate::support::service::{Service, Settings};
 
 const IMAGE: &str = "961eaef6668e480f";
 
@@ -150,6 +151,23 @@ async fn the_command_line_builds_with_and_without_a_service() {
 
 fn clip_cat(archive: &str, path: &str) -> Vec<u8> {
     clipwright(&["cat", archive, path], &[]).1.into_bytes()
+}
+
+#[tokio::test]
+async fn contexts_are_taken_where_nothing_is_built() {
+    let service = Service::start(Settings::default().argument("role", "api")).await;
+    let sent = context(&[("a", "a")]);
+    let (status, kept) = service.send_bytes("/v1/contexts", sent).await;
+    assert_eq!(status, 201, "{kept}");
+    let path = format!("/v1/contexts/{}", kept["digest"].as_str().unwrap());
+    assert_eq!(service.head(&path).await, 200);
+    let scratch = std::fs::read_dir(service.data().join("tmp")).unwrap();
+    let unfinished: Vec<_> = scratch
+        .flat_map(|own| std::fs::read_dir(own.unwrap().path()).unwrap())
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name != "lock")
+        .collect();
+    assert!(unfinished.is_empty(), "{unfinished:?}");
 }
 
 #[tokio::test]

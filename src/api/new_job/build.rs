@@ -2,24 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{CredentialText, Faults, NewWebhook, SecretText, source_of, version};
-use crate::api::problem::FieldError;
 use crate::archive::{Fallback, LayerPolicy};
-use crate::build::{MAX_DOCKERFILE, no_argument};
+use crate::build::context::MAX_PATH;
+use crate::build::{MAX_DOCKERFILE, is_id, secret_id_fault};
 use crate::digest::Digest;
 use crate::jobs::build::{PUSH_SECRET, REGISTRY_PREFIX, SECRET_PREFIX};
 use crate::jobs::job::{BuildSpec, ImageId, JobSpec, Priority, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
 use crate::jobs::queue::{NewJob, Secrets};
-use crate::oci::{Credentials, Platform, normalise_registry};
+use crate::oci::normalise_registry;
 
-/// Build arguments, labels or secrets at most.
-const MAX_COUNT: usize = 128;
-/// Bytes of a value at most.
-const MAX_VALUE: usize = 32 << 10;
 /// Seconds that a build may take, unless the body says (CONTRACT D.6).
 pub(in crate::api) const TIMEOUT: u64 = 3600;
 const MAX_TIMEOUT: u64 = 24 * 3600;
@@ -45,7 +42,7 @@ pub(in crate::api) struct NewBuild {
     #[schema(max_length = 262_144)]
     dockerfile: Option<String>,
     /// Where in the context the Dockerfile is; `Dockerfile` when absent.
-    #[schema(max_length = 4096)]
+    #[schema(max_length = 3072)]
     dockerfile_path: Option<String>,
     /// Digest of a context that was sent to `/v1/contexts`; an empty one when absent.
     #[schema(value_type = Option<String>, pattern = "^sha256:[0-9a-f]{64}$")]
@@ -117,7 +114,7 @@ impl NewBuild {
             return self.into_pull(faults);
         }
         let image_id = faults.image_id(self.image_id);
-        let platform = platform(faults, self.platform);
+        let platform = faults.platform(self.platform);
         let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
         let has_context = self.context.is_some();
         let context = self.context.map(|text| faults.keep("context", text.parse::<Digest>()));
@@ -133,10 +130,9 @@ impl NewBuild {
             }
             let found = text.len();
             if found == 0 || found > MAX_DOCKERFILE || text.contains('\0') {
-                faults.wrong(
-                    "dockerfile",
-                    &format!("has {found} bytes: expected 1 to {MAX_DOCKERFILE}, and no NUL"),
-                );
+                let detail =
+                    format!("has {found} bytes: expected 1 to {MAX_DOCKERFILE}, and no NUL");
+                faults.wrong("dockerfile", detail);
             }
         } else if !has_context {
             faults.wrong("dockerfile_path", "is a path in a context, and there is none");
@@ -144,32 +140,24 @@ impl NewBuild {
         if self
             .dockerfile_path
             .as_ref()
-            .is_some_and(|path| path.is_empty() || path.len() > 4096 || path.contains('\0'))
+            .is_some_and(|path| path.is_empty() || path.len() > MAX_PATH || path.contains('\0'))
         {
-            faults.wrong("dockerfile_path", "expected a path in the context of at most 4096 bytes");
+            let detail = format!("expected a path in the context of at most {MAX_PATH} bytes");
+            faults.wrong("dockerfile_path", detail);
         }
         if self.target.as_ref().is_some_and(|target| !is_target(target)) {
             faults.wrong("target", "is no name of a stage");
         }
-        let arguments = |name: &str| no_argument_name(name);
-        faults.map("build_args", &self.build_args, arguments);
-        faults.map("labels", &self.labels, |name| {
-            (name.is_empty() || name.contains('=')).then_some("is no name of a label")
+        faults.map("build_args", self.build_args.iter().map(texts), argument_fault);
+        faults.map("labels", self.labels.iter().map(texts), |name| {
+            (name.is_empty() || name.contains(['=', '\0'])).then_some("is no name of a label")
         });
         let as_arguments = self.secrets_as_build_args.unwrap_or_default();
-        let values: BTreeMap<_, _> = self
-            .secrets
-            .iter()
-            .map(|(id, secret)| (id.clone(), secret.expose().to_owned()))
-            .collect();
-        faults.map("secrets", &values, |id| match no_argument(id) {
-            Some(reason) if as_arguments => Some(reason),
-            _ => (!is_id(id))
-                .then_some("is no id of a secret: expected letters, digits, '_', '-' and '.'"),
-        });
+        let secrets = self.secrets.iter().map(|(id, secret)| (id, secret.0.expose_secret()));
+        faults.map("secrets", secrets, |id| secret_id_fault(id, as_arguments));
         let timeout = self.timeout.unwrap_or(TIMEOUT);
         if !(1..=MAX_TIMEOUT).contains(&timeout) {
-            faults.wrong("timeout", &format!("is {timeout}: expected 1 to {MAX_TIMEOUT} seconds"));
+            faults.wrong("timeout", format!("is {timeout}: expected 1 to {MAX_TIMEOUT} seconds"));
         }
         let mut secrets = Secrets::new();
         let secret_ids = self.secrets.keys().cloned().collect();
@@ -178,12 +166,12 @@ impl NewBuild {
         }
         for (host, given) in self.credentials {
             let registry = normalise_registry(&host);
-            if let Some(secret) = faults.credentials("credentials", given, Some(&registry)) {
+            if let Some(secret) = faults.credentials("credentials", given.0, Some(&registry)) {
                 secrets.insert(format!("{REGISTRY_PREFIX}{registry}"), secret);
             }
         }
         if let Some(given) = self.build_registry_credentials
-            && let Some(secret) = faults.credentials("build_registry_credentials", given, None)
+            && let Some(secret) = faults.credentials("build_registry_credentials", given.0, None)
         {
             secrets.insert(PUSH_SECRET.to_owned(), secret);
         }
@@ -217,12 +205,12 @@ impl NewBuild {
         let missing = "is missing: expected a Dockerfile, a context, or a source to be indexed";
         let source = faults.keep("dockerfile", self.source.ok_or(missing));
         let source = source.and_then(|text| faults.keep("source", source_of(&text)));
-        let platform = platform(faults, self.platform);
+        let platform = faults.platform(self.platform);
         let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
         let mut secrets = Secrets::new();
         for (host, given) in self.credentials {
             let registry = normalise_registry(&host);
-            let secret = faults.credentials("credentials", given, Some(&registry));
+            let secret = faults.credentials("credentials", given.0, Some(&registry));
             if source.as_ref().is_some_and(|source| source.registry() == registry) {
                 secrets.extend(secret.map(|secret| (REGISTRY_SECRET.to_owned(), secret)));
             }
@@ -244,89 +232,17 @@ impl NewBuild {
     }
 }
 
-fn platform(faults: &mut Faults, text: Option<String>) -> Option<Platform> {
-    match text {
-        Some(text) => faults.keep("platform", text.parse::<Platform>()),
-        None => Some(Platform::host()),
-    }
+fn texts<'a>((name, value): (&'a String, &'a String)) -> (&'a String, &'a str) {
+    (name, value)
 }
 
-fn no_argument_name(name: &str) -> Option<&'static str> {
+fn argument_fault(name: &str) -> Option<&'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let is_name =
         name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit()) && name.bytes().all(plain);
     (!is_name).then_some("is no name of an ARG")
 }
 
-fn is_id(id: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-    (1..=128).contains(&id.len()) && id.bytes().all(plain)
-}
-
 fn is_target(target: &str) -> bool {
     is_id(target) && !target.starts_with(['-', '.'])
-}
-
-impl Faults {
-    fn wrong(&mut self, field: &str, detail: &str) {
-        self.0.push(FieldError::new(field, detail));
-    }
-
-    /// Names and values of a map; `bad` says what is wrong with a name.
-    fn map(
-        &mut self,
-        field: &str,
-        values: &BTreeMap<String, String>,
-        bad: impl Fn(&str) -> Option<&'static str>,
-    ) {
-        if values.len() > MAX_COUNT {
-            self.wrong(
-                field,
-                &format!("has {} entries: expected at most {MAX_COUNT}", values.len()),
-            );
-        }
-        for (name, value) in values {
-            let shown: String = name.chars().take(100).collect();
-            if let Some(reason) = bad(name) {
-                self.wrong(field, &format!("{shown:?} {reason}"));
-            }
-            if value.len() > MAX_VALUE || value.contains('\0') {
-                self.wrong(
-                    field,
-                    &format!(
-                        "the value of {shown:?} is larger than {MAX_VALUE} bytes, or has a NUL"
-                    ),
-                );
-            }
-        }
-    }
-
-    fn credentials(
-        &mut self,
-        field: &str,
-        CredentialText(secret): CredentialText,
-        registry: Option<&str>,
-    ) -> Option<secrecy::SecretString> {
-        use secrecy::ExposeSecret as _;
-        let found = secret.expose_secret().len();
-        if found > super::MAX_CREDENTIALS {
-            self.wrong(
-                field,
-                &format!("has {found} bytes: expected at most {}", super::MAX_CREDENTIALS),
-            );
-            return None;
-        }
-        if let Some(registry) = registry {
-            let parsed = Credentials::parse(secret.expose_secret(), registry);
-            self.keep(field, parsed.map_err(|error| error.to_string()))?;
-        }
-        Some(secret)
-    }
-}
-
-impl SecretText {
-    fn expose(&self) -> &str {
-        use secrecy::ExposeSecret as _;
-        self.0.expose_secret()
-    }
 }

@@ -1,5 +1,8 @@
 //! What buildah says while it builds: `STEP 2/5: RUN make`, with `[1/2]` before it where there are several
 //! stages; `--> Using cache ID` and `--> ID` when a step is done; and, when it fails, `Error: ` and why.
+//!
+//! What it runs writes into the same pipe and can say all of that too, so that nothing more than what is
+//! reported may hang on it; and however often it is said, there are never many more steps than the Dockerfile has.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,10 +19,13 @@ use super::super::log::{LogLine, LogSink, Mask, StepNumber, Stream};
 use super::super::process::Lines;
 use super::super::sandbox;
 use super::super::storage::Site;
+use crate::digest::Digest;
 
 /// So many lines of a failed step's output are told, each cut to [`LINE`] characters.
 const TAIL: usize = 5;
 const LINE: usize = 300;
+/// Steps of a stage beside its instructions, at most: those that the base image's `ONBUILD`s add, and the labels.
+const ADDED: u32 = 64;
 /// Characters of an instruction that are shown.
 const SHOWN: usize = 200;
 /// What is silent for longer is said to live.
@@ -34,6 +40,8 @@ pub(super) struct Output<'a> {
     steps: Vec<BuildStep>,
     begun: Instant,
     current: Option<StepNumber>,
+    /// Whether the step has said nothing yet: only then may it be one that was found in the cache.
+    is_fresh: bool,
     tail: VecDeque<String>,
     /// What the builder says went wrong.
     error: Option<String>,
@@ -78,6 +86,7 @@ impl<'a> Output<'a> {
             steps: Vec::new(),
             begun: Instant::now(),
             current: None,
+            is_fresh: false,
             tail: VecDeque::new(),
             error: None,
             heard: Arc::new(Mutex::new(Instant::now())),
@@ -138,9 +147,17 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// The step that a line begins.
+    /// The step that a line begins, if it comes after the one before and there may be so many.
+    fn step_of<'t>(&self, text: &'t str) -> Option<(u32, u32, &'t str)> {
+        let (stage, step, instruction) = step_of(text, self.dockerfile.stage_count())?;
+        let is_next = self.current.is_none_or(|now| (now.stage, now.step) < (stage, step));
+        let most = self.dockerfile.instruction_count(stage) + ADDED;
+        (is_next && (1..=most).contains(&step)).then_some((stage, step, instruction))
+    }
+
     fn open_step(&mut self, (stage, step, instruction): (u32, u32, &str)) {
         self.close_step();
+        self.is_fresh = true;
         let keyword = instruction.split_whitespace().next().unwrap_or_default();
         let found = self.dockerfile.instruction(stage, step);
         let found = found.filter(|found| found.keyword.eq_ignore_ascii_case(keyword));
@@ -163,13 +180,14 @@ impl<'a> Output<'a> {
 impl Lines for Output<'_> {
     async fn line(&mut self, stream: Stream, text: String) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        if let Some(step) = step_of(&text, self.dockerfile.stage_count()) {
+        let was_fresh = std::mem::take(&mut self.is_fresh);
+        if let Some(step) = self.step_of(&text) {
             self.open_step(step);
-        } else if let Some(image) = text.strip_prefix("--> Using cache ") {
+        } else if let Some(image) = text.strip_prefix("--> Using cache ").filter(|_| was_fresh) {
             if let Some(step) = self.steps.last_mut() {
                 step.cached = true;
             }
-            if image.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            if Digest::from_hex(image).is_ok() {
                 self.site.touch(image);
             }
         } else if let Some(said) = text.strip_prefix("Error: ").filter(|_| stream == Stream::Errors)
@@ -213,6 +231,48 @@ fn step_of(text: &str, stages: u32) -> Option<(u32, u32, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Silence;
+
+    #[async_trait]
+    impl LogSink for Silence {
+        async fn write(&self, _: LogLine) {}
+        async fn silence(&self, _: Duration) {}
+    }
+
+    #[tokio::test]
+    async fn a_program_that_speaks_like_the_builder_adds_no_steps_without_end() {
+        use super::super::super::dockerfile::Features;
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site::open(&dir.path().join("storage"), dir.path()).await.unwrap();
+        let text = "FROM a\nRUN x\nFROM b\nRUN y\n";
+        let dockerfile = Dockerfile::parse(text, Features { heredocs: false }).unwrap();
+        let mut output = Output::new(&dockerfile, Mask::default(), &Silence, &site);
+        let used = "0123456789abcdef".repeat(4);
+        let mut lines =
+            vec!["[1/2] STEP 1/2: FROM a".to_owned(), format!("--> Using cache {used}")];
+        lines.push("[1/2] STEP 2/2: RUN x".to_owned());
+        for number in 0..1000_u32 {
+            lines.push("[1/2] STEP 2/2: RUN x".to_owned());
+            lines.push(format!("[1/2] STEP {}/9: RUN x", 60 + number));
+            lines.push("hello".to_owned());
+            lines.push(format!("--> Using cache {number:064x}"));
+        }
+        lines.push("[2/2] STEP 1/2: FROM b".to_owned());
+        lines.push("--> Using cache ../../../x".to_owned());
+        lines.push("[2/2] STEP 2/2: RUN y".to_owned());
+        for line in lines {
+            output.line(Stream::Output, line).await;
+        }
+        let remembered: Vec<_> =
+            std::fs::read_dir(dir.path().join("storage/used")).unwrap().collect();
+        assert_eq!(remembered.len(), 1);
+        assert!(site.used_at(&used).is_some());
+        let steps = output.into_steps();
+        let last = &steps[steps.len() - 1];
+        assert_eq!((last.stage, last.step, last.line), (2, 2, 4));
+        assert!(steps.len() <= 2 + 64 + 2, "{}", steps.len());
+    }
 
     #[test]
     fn steps_are_told_from_what_programs_say() {

@@ -85,9 +85,11 @@ fn nothing_gets_out_and_nothing_odd_gets_in() {
             &[("1", Regular, ""), ("2", Regular, ""), ("3", Regular, ""), ("4", Regular, "")],
             "more than 3 entries",
         ),
+        (&[("1/2/3/4", Regular, "")], "more than 3 entries"),
+        (&[("1/2/3/4/5", Regular, "")], "is 5 deep: expected at most 4"),
         (&[("a", Regular, "123456"), ("b", Regular, "78901")], "more than 10 bytes"),
     ] {
-        let limits = ContextLimits { bytes: 10, entries: 3, path: 50 };
+        let limits = ContextLimits { bytes: 10, entries: 3, path: 50, depth: 4, fields: 4096 };
         let (dir, done) = unpacked(&tar_of(entries), limits);
         let error = done.unwrap_err();
         assert!(error.contains(expected), "{error}");
@@ -96,6 +98,55 @@ fn nothing_gets_out_and_nothing_odd_gets_in() {
     for bytes in [&b"no archive"[..], b"", b"PK\x03\x04 cut off", &[0x1f, 0x8b, 8, 0]] {
         assert!(unpacked(bytes, ContextLimits::default()).1.is_err());
     }
+}
+
+#[test]
+fn what_is_held_in_memory_is_limited() {
+    let limits = ContextLimits { fields: 4096, ..ContextLimits::default() };
+    let with_comment = |bytes: usize| {
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in ["a", "b"] {
+            let comment = vec![b'x'; bytes];
+            builder.append_pax_extensions([("comment", &comment[..])]).unwrap();
+            let mut header = tar::Header::new_ustar();
+            header.set_size(8192);
+            builder.append_data(&mut header, name, &[0; 8192][..]).unwrap();
+        }
+        builder.into_inner().unwrap()
+    };
+    let with_files = |count: usize| {
+        let mut writer = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+        for number in 0..count {
+            let options = zip::write::SimpleFileOptions::default();
+            writer.start_file(format!("file-{number}"), options).unwrap();
+            writer.write_all(&[0; 8192]).unwrap();
+        }
+        writer.finish().unwrap().into_inner()
+    };
+    unpacked(&with_comment(1024), limits).1.unwrap();
+    unpacked(&with_files(4), limits).1.unwrap();
+    for bytes in [with_comment(8192), with_files(200)] {
+        let error = unpacked(&bytes, limits).1.unwrap_err();
+        assert!(error.contains("its fields have more than 4096 bytes"), "{error}");
+    }
+}
+
+#[test]
+fn a_deep_tree_and_a_long_name_are_fine_as_long_as_the_system_takes_them() {
+    let deep = vec!["d"; 50].join("/");
+    let (dir, done) = unpacked(&tar_of(&[(&deep, Regular, "x")]), ContextLimits::default());
+    done.unwrap();
+    assert_eq!(fs::read_to_string(dir.path().join("context").join(deep)).unwrap(), "x");
+    let of_name = |bytes: usize| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        builder.append_data(&mut header, "x".repeat(bytes), io::empty()).unwrap();
+        builder.into_inner().unwrap()
+    };
+    unpacked(&of_name(255), ContextLimits::default()).1.unwrap();
+    let error = unpacked(&of_name(256), ContextLimits::default()).1.unwrap_err();
+    assert!(error.contains("a name of 256 bytes"), "{error}");
 }
 
 #[test]

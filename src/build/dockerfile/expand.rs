@@ -5,19 +5,28 @@ use std::collections::BTreeMap;
 
 use crate::build::error::DockerfileError;
 
+/// Bytes of a text at most once its variables are replaced: values that are made of values can double with
+/// every line.
+const MAX_EXPANDED: usize = 32 << 10;
+
 /// Replaces the variables in `text`, which stands in this line.
 pub(super) fn expand(
     text: &str,
     values: &BTreeMap<String, String>,
     line: usize,
 ) -> Result<String, DockerfileError> {
+    let shown = || text.chars().take(200).collect::<String>();
     let wrong = || {
-        let reason = format!("{text:?} has a variable that can't be read");
+        let reason = format!("{:?} has a variable that can't be read", shown());
         DockerfileError { line, reason }
     };
     let value = |name: &str| values.get(name).map(String::as_str).unwrap_or_default();
     let (mut expanded, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once('$') {
+        // Each turn adds one value at most, none of which is longer.
+        if expanded.len() > MAX_EXPANDED {
+            break;
+        }
         if let Some(before) = before.strip_suffix('\\') {
             expanded.push_str(before);
             expanded.push('$');
@@ -53,6 +62,10 @@ pub(super) fn expand(
         }
     }
     expanded.push_str(rest);
+    if expanded.len() > MAX_EXPANDED {
+        let reason = format!("{:?} becomes longer than {MAX_EXPANDED} bytes", shown());
+        return Err(DockerfileError { line, reason });
+    }
     Ok(expanded)
 }
 

@@ -1,6 +1,8 @@
 //! Here-documents (Dockerfile reference, "Here-Documents"): `<<WORD` in a `RUN`, `COPY` or `ADD` takes the
 //! lines up to one that is the word.
 
+use std::collections::HashMap;
+
 /// How a here-document ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Heredoc {
@@ -31,6 +33,27 @@ impl Heredoc {
         let is_name = plain.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && plain.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
         is_name.then(|| Self { word: plain.to_owned(), strips_tabs })
+    }
+}
+
+/// Where lines stand for the last time: a word that ends nothing any more needs no search through the rest of
+/// the text, which a text with many of them would turn into work without end.
+pub(super) struct LastLines<'a> {
+    whole: HashMap<&'a str, usize>,
+    without_tabs: HashMap<&'a str, usize>,
+}
+
+impl<'a> LastLines<'a> {
+    pub(super) fn of(text: &'a str) -> Self {
+        let numbered = || text.lines().enumerate().map(|(index, line)| (line, index + 1));
+        let without_tabs = numbered().map(|(line, at)| (line.trim_start_matches('\t'), at));
+        Self { whole: numbered().collect(), without_tabs: without_tabs.collect() }
+    }
+
+    /// Whether a line behind the one of this number, from 1, ends the here-document.
+    pub(super) fn end_behind(&self, line: usize, heredoc: &Heredoc) -> bool {
+        let lines = if heredoc.strips_tabs { &self.without_tabs } else { &self.whole };
+        lines.get(heredoc.word.as_str()).is_some_and(|last| *last > line)
     }
 }
 

@@ -1,7 +1,7 @@
 //! From lines to instructions: comments, the escape character, lines that go on, here-documents.
 
 use super::Instruction;
-use super::heredoc::Heredoc;
+use super::heredoc::{Heredoc, LastLines};
 use crate::build::error::DockerfileError;
 
 /// All there are (Dockerfile reference, "Overview").
@@ -30,15 +30,17 @@ const KEYWORDS: [&str; 18] = [
 pub(super) fn instructions(text: &str) -> Result<Vec<Instruction>, DockerfileError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let escape = escape(text);
-    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line)).peekable();
+    let last_lines = LastLines::of(text);
+    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     let mut found = Vec::new();
     while let Some((number, line)) = lines.next() {
         if is_skipped(line) {
             continue;
         }
         let mut whole = String::new();
-        let mut next = Some(line);
-        while let Some(line) = next {
+        let (mut last, mut next) = (number, Some((number, line)));
+        while let Some((at, line)) = next {
+            last = at;
             let trimmed = line.trim_end();
             let Some(goes_on) = trimmed.strip_suffix(escape) else {
                 whole.push_str(line);
@@ -46,7 +48,7 @@ pub(super) fn instructions(text: &str) -> Result<Vec<Instruction>, DockerfileErr
             };
             whole.push_str(goes_on);
             // Comments and empty lines in between belong to nobody.
-            next = lines.by_ref().map(|(_, line)| line).find(|line| !is_skipped(line));
+            next = lines.by_ref().find(|(_, line)| !is_skipped(line));
         }
         let mut instruction = instruction(number, whole.trim())?;
         let takes_text = matches!(instruction.keyword.as_str(), "RUN" | "COPY" | "ADD");
@@ -54,10 +56,12 @@ pub(super) fn instructions(text: &str) -> Result<Vec<Instruction>, DockerfileErr
             if takes_text { Heredoc::in_instruction(&instruction.rest) } else { Vec::new() };
         for heredoc in heredocs {
             // Without its end it is none, as in a shell's arithmetic.
-            let mut ahead = lines.clone();
-            if ahead.any(|(_, line)| heredoc.ends_with(line)) {
-                instruction.has_heredoc = true;
-                lines = ahead;
+            if !last_lines.end_behind(last, &heredoc) {
+                continue;
+            }
+            instruction.has_heredoc = true;
+            if let Some((end, _)) = lines.by_ref().find(|(_, line)| heredoc.ends_with(line)) {
+                last = end;
             }
         }
         found.push(instruction);

@@ -71,6 +71,36 @@ fn heredocs_are_passed_over_or_refused() {
     assert!(Dockerfile::parse("FROM scratch\nRUN echo $((1 <<A)) 1<<2\nRUN b\n", OLD).is_ok());
 }
 
+fn repeated(times: usize, line: impl Fn(usize) -> String) -> String {
+    (0..times).map(line).collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn a_text_does_not_grow_without_end() {
+    let doubling = repeated(60, |n| format!("ARG A{}=$A{n}$A{n}\n", n + 1));
+    let doubling = format!("ARG A0=x\n{doubling}FROM $A60\n");
+    let wide = repeated(9, |n| format!("ARG A{n}={}\n", "x".repeat(20 << 10)));
+    let referring = repeated(60, |n| format!("ARG B{n}=$A0\n"));
+    let stages = "FROM scratch\n".repeat(257);
+    let images = repeated(257, |n| format!("COPY --from=i{n} /a /b\n"));
+    for (text, expected) in [
+        (doubling, "line 17: \"$A15$A15\" becomes longer than 32768 bytes"),
+        (format!("{wide}{referring}FROM scratch\n"), "are longer than 1048576 bytes"),
+        (stages, "line 257: expected at most 256 stages"),
+        (format!("FROM scratch\n{images}"), "line 258: expected at most 256 images"),
+    ] {
+        let error = externals(&text, None, &[]).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn many_heredocs_without_an_end_are_passed_over_at_once() {
+    let text = format!("FROM scratch\n{}", "RUN x <<A <<B <<-C\n".repeat(13_000));
+    let parsed = Dockerfile::parse(&text, OLD).unwrap();
+    assert_eq!(parsed.stages[0].instructions.len(), 13_001);
+}
+
 #[test]
 fn the_escape_character_can_be_another() {
     let parsed =

@@ -8,7 +8,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::scratch::Scratch;
 use crate::archive::{IndexOptions, LayerCache, PackOptions};
 use crate::build::context::ContextLimits;
 use crate::build::{BuildError, Buildah, Launcher, Storages};
@@ -31,24 +30,23 @@ use crate::rollouts::{Guard, Rollouts, Tally, Tidy, Versions};
 use crate::store::ObjectStore;
 use crate::workspaces::Workspaces;
 
-/// Handlers, and where they put what is not finished.
+/// Handlers, and what looks after the things that they leave.
 pub(super) struct Workshop {
     handlers: Arc<Handlers>,
     rollouts: Rollouts,
     /// Why there are no builds here, if there are none.
     no_builds: Option<String>,
-    /// Held as long as anybody may write in it.
-    _scratch: Scratch,
 }
 
 impl Workshop {
+    /// What is not finished goes to `scratch`.
     pub(super) async fn open(
         config: &Config,
         stores: &Stores,
         queue: &Queue,
         database: &Database,
+        scratch: &Path,
     ) -> anyhow::Result<Self> {
-        let scratch = Scratch::make(&config.data_dir)?;
         let index = IndexOptions {
             reference_form: config.reference_form,
             limits: config.limits,
@@ -67,7 +65,7 @@ impl Workshop {
             },
             index: index.clone(),
             build_registry: config.build_registry.clone(),
-            scratch: scratch.path().to_owned(),
+            scratch: scratch.to_owned(),
         });
         let rollouts = Rollouts::new(database.work_pool().clone());
         let puller = Arc::new(Puller {
@@ -81,17 +79,17 @@ impl Workshop {
             }),
             fallback: config.fallback,
             build_registry: config.build_registry.clone(),
-            scratch: scratch.path().to_owned(),
+            scratch: scratch.to_owned(),
         });
         let memory = MemoryBudget::new(config.limits.memory_bytes);
-        let builder = builder(config, stores, &puller, scratch.path()).await;
+        let builder = builder(config, stores, &puller, scratch).await;
         let no_builds = builder.as_ref().err().cloned();
         if let Some(reason) = &no_builds {
             tracing::warn!(reason, "this process builds no images");
         }
         let builder = builder.ok().map(Arc::new);
         let handlers = Arc::new(Handlers { puller, migrator, builder, memory });
-        Ok(Self { handlers, rollouts, no_builds, _scratch: scratch })
+        Ok(Self { handlers, rollouts, no_builds })
     }
 
     /// Why there are no builds here; `None` if there are.

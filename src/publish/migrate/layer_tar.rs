@@ -11,13 +11,12 @@ use std::io::{self, Write};
 
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
-use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::MigrateError;
 use crate::clip::node::{FileContent, Node, NodeKind, NodePath};
 use crate::clip::tree::Tree;
-use crate::digest::Digest;
+use crate::digest::{Digest, HashingWriter};
 
 /// The level that gzip has when nobody asks.
 const LEVEL: u32 = 6;
@@ -163,10 +162,10 @@ impl<W: Write> Layer<W> {
 
     fn finish(self, files: Vec<Digest>) -> Result<WrittenLayer, MigrateError> {
         let plain = self.tar.into_inner().map_err(unwritable)?;
-        let (diff_id, plain_size) = (Digest::from_hasher(plain.sha256), plain.bytes);
-        let mut compressed = plain.out.finish().map_err(unwritable)?;
+        let (gzip, diff_id, plain_size) = plain.into_parts();
+        let mut compressed = gzip.finish().map_err(unwritable)?;
         compressed.flush().map_err(unwritable)?;
-        let (digest, size) = (Digest::from_hasher(compressed.sha256), compressed.bytes);
+        let (_, digest, size) = compressed.into_parts();
         Ok(WrittenLayer { digest, diff_id, size, plain_size, files })
     }
 }
@@ -262,32 +261,6 @@ fn impossible(node: &Node, detail: &str) -> MigrateError {
 
 fn unwritable(source: io::Error) -> MigrateError {
     MigrateError::Io { what: "can't write the layer".to_owned(), source }
-}
-
-/// Counts and hashes what goes by.
-struct HashingWriter<W> {
-    out: W,
-    sha256: Sha256,
-    bytes: u64,
-}
-
-impl<W> HashingWriter<W> {
-    fn new(out: W) -> Self {
-        Self { out, sha256: Sha256::new(), bytes: 0 }
-    }
-}
-
-impl<W: Write> Write for HashingWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.sha256.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }
 
 #[cfg(test)]
