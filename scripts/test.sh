@@ -11,4 +11,5 @@ corpus=$!
 cargo test --locked --no-run
 wait "$corpus" || { cat "$log" >&2; exit 1; }
 cat "$log"
-cargo test --locked
+# Most tests wait for a server rather than for a processor.
+RUST_TEST_THREADS=$((2 * $(nproc))) cargo test --locked

@@ -74,6 +74,14 @@ impl Previous {
             .bind(Vec::<Vec<u8>>::new())
             .bind(Vec::<Vec<u8>>::new())
             .bind(digest.as_bytes().as_slice())
+            .bind(spec.host())
+            .bind(None::<Vec<u8>>)
+            .bind(false)
+            .bind(None::<Uuid>)
+            .bind(nothing())
+            .bind(nothing())
+            .bind(None::<Vec<u8>>)
+            .bind(None::<Vec<u8>>)
             .fetch_one(pool)
             .await
             .unwrap();
@@ -90,6 +98,7 @@ impl Previous {
             .bind(vec![String::new()])
             .bind("of the version before")
             .bind(600.0)
+            .bind(i64::MAX)
             .fetch_optional(pool)
             .await
             .unwrap()?;

@@ -347,7 +347,11 @@ async fn who_decides_is_said() {
     set("/v1/workspaces/default", json!({ "clip_version": 2 })).await;
     assert_eq!(decided(json!({})).await, (json!(2), json!("workspace"), nobody.clone()));
     set("/v1/workspaces/default", json!({ "clip_version": null })).await;
-    set("/v1/rollouts/pilot", json!({ "state": "paused" })).await;
+    let paused = json!({ "state": "paused" });
+    let (status, refused) = service.patch("/v1/rollouts/pilot", &paused).await;
+    assert_eq!((status, &refused["code"]), (409, &json!("rollout_rolled_back")));
+    set("/v1/rollouts/pilot", json!({ "state": "active" })).await;
+    set("/v1/rollouts/pilot", paused).await;
     assert_eq!(decided(json!({})).await, (json!(1), json!("default"), nobody));
 
     let (_, audit) = service.get("/v1/audit").await;
@@ -355,7 +359,7 @@ async fn who_decides_is_said() {
         audit["events"].as_array().unwrap().iter().map(|e| &e["action"]).collect();
     assert_eq!(
         actions.iter().filter(|action| ***action == "rollout.change").count(),
-        2,
+        3,
         "{audit:#}"
     );
     assert!(audit["events"].as_array().unwrap().iter().all(|event| event["actor"] == "local"));

@@ -47,7 +47,8 @@ impl ReportArgs {
         }
         let text = run_async(async |cancel| Ok(client.text(&path, &cancel).await?))?;
         if self.csv {
-            say!("{}", text.trim_end());
+            // Lines of CSV have their own ends.
+            say!("{}", text.strip_suffix('\n').unwrap_or(&text));
         } else if json {
             say!("{text}");
         } else {
@@ -130,7 +131,8 @@ fn print(report: &Value) {
 
 fn line(name: &str, v1: &str, v2: &str, ratio: &str) {
     let text = format!("{name:28} {v1:>26} {v2:>26} {ratio:>22}");
-    say!("{}", text.trim_end());
+    // Lines of CSV have their own ends.
+    say!("{}", text.strip_suffix('\n').unwrap_or(&text));
 }
 
 /// A figure and its interval, such as `3.2 (3.1 to 3.4)`; `-` if it was not measured.

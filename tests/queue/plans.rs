@@ -12,6 +12,7 @@ use clipwright::jobs::queue::{JobFilter, Queue, Vault};
 use clipwright::jobs::reconcile::{Expiry, Hosts, Images, Leases, Reconciler as _, Retention};
 use clipwright::publish::archives::Stores;
 use clipwright::store::StoreSettings;
+use clipwright::workspace::WorkspaceId;
 use sqlx::PgPool;
 
 use crate::support::postgres::TestDatabase;
@@ -129,8 +130,16 @@ async fn walk(f: &Fixture, first: u64, bounded: bool) {
         })
         .await;
         within_bounds(f, "lists", may(3 * STEP), async {
+            let small = "small".parse::<WorkspaceId>().unwrap();
             for state in [None, Some(JobState::Queued), Some(JobState::Running)] {
-                queue.list(JobFilter { state, limit: 20, ..JobFilter::default() }).await.unwrap();
+                let all = JobFilter { state, limit: 20, ..JobFilter::default() };
+                let image_id = Some(lease.spec.image_id().clone());
+                let of_image = JobFilter { image_id, ..all.clone() };
+                // Nothing is there: all that is read is of others.
+                let of_other = JobFilter { workspace: small.clone(), ..all.clone() };
+                assert!(queue.list(of_other).await.unwrap().jobs.is_empty());
+                assert!(queue.list(of_image).await.unwrap().jobs.len() <= 1);
+                queue.list(all).await.unwrap();
             }
             queue.events(lease.job.id, 0, 20).await.unwrap();
         })
@@ -172,7 +181,7 @@ async fn statistics_that_are_stale_change_nothing() {
                      ALTER TABLE job_event SET (autovacuum_enabled = false)";
         f.sql(quiet).await;
         add(f.database.pool(), 1 << 40, known, true).await;
-        f.sql("ANALYZE").await;
+        f.sql("INSERT INTO workspace (id) VALUES ('small'); ANALYZE").await;
         // Plans are made and kept.
         walk(&f, 1, false).await;
         add(f.database.pool(), 2 << 40, WAITING, true).await;
