@@ -40,7 +40,8 @@ impl Queue {
                        SELECT count(*) AS jobs FROM (
                            SELECT FROM live_job
                            WHERE kind = wanted.kind AND head AND worker_id IS NULL
-                             AND parked_at IS NULL AND due_at <= now()
+                             AND parked_at IS NULL
+                             AND due_at AT TIME ZONE 'UTC' <= now() AT TIME ZONE 'UTC'
                            LIMIT $2) AS counted) AS ready
                    CROSS JOIN LATERAL (
                        SELECT count(*) AS jobs FROM (
@@ -52,7 +53,7 @@ impl Queue {
                            SELECT due_at FROM live_job
                            WHERE kind = wanted.kind AND head AND worker_id IS NULL
                              AND parked_at IS NULL
-                           ORDER BY due_at LIMIT 1)), 0))::float8 AS seconds) AS age
+                           ORDER BY due_at AT TIME ZONE 'UTC' LIMIT 1)), 0))::float8 AS seconds) AS age
                    ORDER BY wanted.number"#,
                 &kinds,
                 MOST,
