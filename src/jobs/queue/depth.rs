@@ -42,7 +42,8 @@ impl Queue {
                            WHERE kind = wanted.kind AND head AND worker_id IS NULL
                              AND parked_at IS NULL
                              AND due_at AT TIME ZONE 'UTC' <= now() AT TIME ZONE 'UTC'
-                           LIMIT $2) AS counted) AS ready
+                           -- No other index knows this order.
+                           ORDER BY due_at AT TIME ZONE 'UTC' LIMIT $2) AS counted) AS ready
                    CROSS JOIN LATERAL (
                        SELECT count(*) AS jobs FROM (
                            SELECT FROM live_job
