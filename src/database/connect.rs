@@ -43,6 +43,8 @@ const SESSION: &str = "SELECT set_config(name, value, false) FROM (VALUES
     ('enable_bitmapscan', 'off'),
     ('enable_hashjoin', 'off'),
     ('enable_mergejoin', 'off'),
+    ('enable_sort', 'off'),
+    ('enable_incremental_sort', 'off'),
     ('jit', 'off'),
     ('plan_cache_mode', 'force_generic_plan')) AS setting (name, value)";
 

@@ -99,8 +99,8 @@ impl Workspaces {
                         AuditEvent,
                         "SELECT id, at, actor, action, workspace_id AS workspace, subject, detail,
                                 request_id
-                         FROM audit_event WHERE workspace_id = $3 AND (workspace_id, id) < ($3, $1)
-                         ORDER BY id DESC LIMIT $2",
+                         FROM audit_event WHERE workspace_id >= $3 AND (workspace_id, id) < ($3, $1)
+                         ORDER BY workspace_id DESC, id DESC LIMIT $2",
                         before.unwrap_or(Uuid::max()),
                         limit,
                         workspace.as_str()

@@ -45,13 +45,13 @@ impl Queue {
         let enough = limit.saturating_add(1);
         let page = patiently(ACTION, async || {
             let mut db = Connection::acquire(&self.pool, ACTION).await?;
-            // One statement each, and each in the words of its index: `(a, id) < ($1, $2)` narrows that one
-            // alone, whatever statistics say of how many rows have that `a`.
+            // One statement each, and each in the words of its index: no other one has the order, and what is
+            // the same of all rows is part of the order too, whatever statistics say of how many there are.
             let page = match (image, state) {
                 (None, None) => {
                     let rows = job_rows!(
-                        "WHERE workspace_id = $1 AND (workspace_id, id) < ($1, $2)
-                         ORDER BY id DESC LIMIT $3",
+                        "WHERE workspace_id >= $1 AND (workspace_id, id) < ($1, $2)
+                         ORDER BY workspace_id DESC, id DESC LIMIT $3",
                         workspace,
                         before,
                         enough,
@@ -60,9 +60,9 @@ impl Queue {
                 }
                 (None, Some(state)) => {
                     let rows = job_rows!(
-                        "WHERE workspace_id = $1 AND state = $4
+                        "WHERE (workspace_id, state) >= ($1, $4)
                            AND (workspace_id, state, id) < ($1, $4, $2)
-                         ORDER BY id DESC LIMIT $3",
+                         ORDER BY workspace_id DESC, state DESC, id DESC LIMIT $3",
                         workspace,
                         before,
                         enough,
@@ -72,10 +72,10 @@ impl Queue {
                 }
                 (Some(image), state) => {
                     let rows = job_rows!(
-                        "WHERE workspace_id = $1 AND image_id = $4
+                        "WHERE (workspace_id, image_id) >= ($1, $4)
                            AND (workspace_id, image_id, id) < ($1, $4, $2)
                            AND ($5::text IS NULL OR state = $5)
-                         ORDER BY id DESC LIMIT $3",
+                         ORDER BY workspace_id DESC, image_id DESC, id DESC LIMIT $3",
                         workspace,
                         before,
                         enough,

@@ -140,8 +140,8 @@ impl Queue {
             let mut db = Connection::acquire(&self.pool, WEBHOOKS).await?;
             let rows = sqlx::query!(
                 "SELECT id, key_id, nonce, ciphertext FROM webhook
-                 WHERE key_id = $1 AND state = $2 AND (key_id, state, id) > ($1, $2, $3)
-                 ORDER BY id LIMIT $4",
+                 WHERE (key_id, state) <= ($1, $2) AND (key_id, state, id) > ($1, $2, $3)
+                 ORDER BY key_id, state, id LIMIT $4",
                 former,
                 state.as_str(),
                 after,

@@ -257,8 +257,8 @@ impl Queue {
                         DeliveryRow,
                         "SELECT id, job_id, shown_url, state, attempts, due_at, created_at,
                                 delivered_at, last_status, last_error
-                         FROM webhook WHERE workspace_id = $1 AND (workspace_id, id) < ($1, $2)
-                         ORDER BY id DESC LIMIT $3",
+                         FROM webhook WHERE workspace_id >= $1 AND (workspace_id, id) < ($1, $2)
+                         ORDER BY workspace_id DESC, id DESC LIMIT $3",
                         workspace.as_str(),
                         before,
                         limit,
@@ -271,9 +271,9 @@ impl Queue {
                         DeliveryRow,
                         "SELECT id, job_id, shown_url, state, attempts, due_at, created_at,
                                 delivered_at, last_status, last_error
-                         FROM webhook WHERE workspace_id = $1 AND state = $4
+                         FROM webhook WHERE (workspace_id, state) >= ($1, $4)
                            AND (workspace_id, state, id) < ($1, $4, $2)
-                         ORDER BY id DESC LIMIT $3",
+                         ORDER BY workspace_id DESC, state DESC, id DESC LIMIT $3",
                         workspace.as_str(),
                         before,
                         limit,
