@@ -58,7 +58,9 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
         if is_empty && !headers.contains_key(CONTENT_ENCODING) {
             return Ok(Self(T::default()));
         }
-        JsonBody::<T>::from_request(request, state).await.map(|JsonBody(body)| Self(body))
+        // `null` is nothing as well.
+        let JsonBody(body) = JsonBody::<Option<T>>::from_request(request, state).await?;
+        Ok(Self(body.unwrap_or_default()))
     }
 }
 

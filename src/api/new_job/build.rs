@@ -39,10 +39,10 @@ pub(in crate::api) struct NewBuild {
     #[schema(value_type = ImageId, required)]
     image_id: Option<String>,
     /// The Dockerfile's text.
-    #[schema(max_length = 262_144)]
+    #[schema(min_length = 1, max_length = 262_144)]
     dockerfile: Option<String>,
     /// Where in the context the Dockerfile is; `Dockerfile` when absent.
-    #[schema(max_length = 3072)]
+    #[schema(min_length = 1, max_length = 3072)]
     dockerfile_path: Option<String>,
     /// Digest of a context that was sent to `/v1/contexts`; an empty one when absent.
     #[schema(value_type = Option<String>, pattern = "^sha256:[0-9a-f]{64}$")]
