@@ -31,10 +31,14 @@ async fn a_pull_becomes_an_archive_that_files_are_read_from() {
         .events(&job)
         .await
         .iter()
-        .map(|event| event["event"].as_str().unwrap().to_owned())
-        .filter(|name| name != "progress")
+        .filter(|event| event["event"] != "progress")
+        .map(|event| {
+            let phase = event["data"]["name"].as_str();
+            phase.or(event["event"].as_str()).unwrap().to_owned()
+        })
         .collect();
-    assert_eq!(names, ["queued", "started", "resolved", "succeeded"]);
+    let pull = ["resolve", "index", "resolved", "write", "publish"];
+    assert_eq!(names, [&["queued", "started"][..], &pull, &["succeeded"]].concat());
     let job = service.finished(&job).await;
     let result = &job["result"];
     assert_eq!(result["image_id"], "961eaef6668e480f");

@@ -126,8 +126,8 @@ impl Narrator {
             }
             EventKind::CancelRequested => ("Stopping the build...".to_owned(), false),
             EventKind::Succeeded { .. } => (format!("Image <{}> is ready", self.image_id), false),
-            // They are told by how the job ended.
-            EventKind::Failed { .. } | EventKind::Cancelled | EventKind::Expired => return None,
+            // What goes on in a phase is told; ends are told by how the job ended.
+            EventKind::Phase { .. } | EventKind::Failed { .. } | EventKind::Cancelled | EventKind::Expired => return None,
         };
         Some(Message { msg: line(&text), warning, ..self.sign_of_life() })
     }

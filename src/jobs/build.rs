@@ -228,7 +228,7 @@ impl Builder {
         let workspace = &attempt.job().workspace;
         let fetching = Instant::now();
         let input = self.input(spec, attempt, scratch.path(), cancel);
-        let input = phase(JobKind::Build, "context", input).await?;
+        let input = phase(&attempt.events, JobKind::Build, "context", input).await?;
         let fetched = fetching.elapsed().as_secs_f64();
         if spec.secrets_as_build_args && !input.secrets.is_empty() {
             let message =
@@ -247,7 +247,7 @@ impl Builder {
         let may = |host: &str| may_pull_from(allowed, host);
         let building = pipeline.build(&site, &input, target, &may, log, cancel);
         let Finished { layout, bases, steps, mut timings, warnings } =
-            phase(JobKind::Build, "build", building).await?;
+            phase(&attempt.events, JobKind::Build, "build", building).await?;
         drop(site);
         timings.context += fetched;
         for message in warnings {
@@ -266,7 +266,7 @@ impl Builder {
                 // Whoever has the job by now may be about to push the same tag.
                 attempt.fence.check().await?;
                 let push = layout.push(&publisher, spec.image_id.as_str(), cancel);
-                phase(JobKind::Build, "push", push).await?;
+                phase(&attempt.events, JobKind::Build, "push", push).await?;
                 attempt.fence.pin(layout.image.manifest_digest).await?;
                 timings.publish = pushing.elapsed().as_secs_f64();
                 log.say(&format!("Image published in {:.1}s", timings.publish)).await;

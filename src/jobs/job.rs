@@ -43,7 +43,7 @@ pub struct Job {
     /// Why it is in this state, as a code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What its attempt is at.
+    /// What its attempt is at: the name of the last `phase` event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// How many attempts were started.

@@ -270,7 +270,7 @@ impl Run<'_> {
             let v2 = self.open_v2(new).await?;
             let Self { progress, cancel, .. } = self;
             let comparing = compare_archives(&v1, &v2, &self.index, progress, cancel);
-            let compared = phase(JobKind::Migrate, "compare", comparing).await?;
+            let compared = phase(self.events, JobKind::Migrate, "compare", comparing).await?;
             Ok::<_, MigrateError>((v2, compared))
         };
         let (v2, compared) = match compared.await {
@@ -312,7 +312,7 @@ impl Run<'_> {
         };
         let operator = migrator.oci.of_operator();
         let made = to_v2(&v1, &destination, &operator, &self.index, progress, cancel);
-        let NewV2 { image, indexed, compared } = phase(JobKind::Migrate, "convert", made).await?;
+        let NewV2 { image, indexed, compared } = phase(self.events, JobKind::Migrate, "convert", made).await?;
         let scratch = tempfile::tempdir_in(&migrator.scratch).map_err(self.no_scratch())?;
         let file = scratch.path().join("archive");
         let target = file.clone();
@@ -328,7 +328,7 @@ impl Run<'_> {
         self.fence.check().await?;
         let seen = Overwrite::Seen(current.seen.clone());
         let publishing = self.archives().publish(&self.key, &file, written.digest, seen, cancel);
-        let published = phase(JobKind::Migrate, "publish", publishing).await;
+        let published = phase(self.events, JobKind::Migrate, "publish", publishing).await;
         published.map_err(|error| match error {
             PublishError::Store(StoreError::Conflict { key, .. }) => {
                 MigrateError::Superseded { key }
@@ -362,7 +362,7 @@ impl Run<'_> {
         };
         let options = (&self.pack, &self.index);
         let converting = to_v1(&v2, self.archives(), id, options, before, progress, cancel);
-        let staged = phase(JobKind::Migrate, "convert", converting).await;
+        let staged = phase(self.events, JobKind::Migrate, "convert", converting).await;
         if let Some(error) = refused.into_inner() {
             return Err(error.into());
         }
@@ -413,7 +413,7 @@ impl Run<'_> {
         self.fence.check().await?;
         let seen = Overwrite::Seen(current.seen.clone());
         let switching = self.archives().copy(to, &self.key, seen, self.cancel);
-        match phase(JobKind::Migrate, "publish", switching).await? {
+        match phase(self.events, JobKind::Migrate, "publish", switching).await? {
             CommitReport::Written => Ok(()),
             CommitReport::Taken => Err(MigrateError::Superseded { key: self.key.clone() }.into()),
         }

@@ -353,6 +353,22 @@ async fn what_a_lost_claim_took_is_given_back() {
 }
 
 #[tokio::test]
+async fn a_job_is_in_the_phase_that_its_attempt_told_of_last() {
+    let f = Fixture::new().await;
+    f.submit(1).await;
+    let lease = f.claim("w").await.unwrap();
+    let phase = async || f.get(lease.job.id).await.phase;
+    assert_eq!(phase().await, None);
+    let events = ["resolve", "index"].map(|name| EventKind::Phase { name: name.to_owned() });
+    for (number, event) in (1..).zip(events.into_iter().chain([warning("in between")])) {
+        f.queue.append(&lease, number, &event).await.unwrap();
+    }
+    assert_eq!(phase().await.as_deref(), Some("index"));
+    f.queue.release(&lease).await.unwrap();
+    assert_eq!(phase().await, None);
+}
+
+#[tokio::test]
 async fn what_a_tag_meant_at_first_it_means_at_every_attempt() {
     let f = Fixture::new().await;
     f.submit(1).await;

@@ -70,7 +70,7 @@ export function Job(props: { id: string }) {
         </Panel>
       </div>
       <Panel title="Phases">
-        <Timeline events={events} now={now} builds={data.spec.kind === "build"} />
+        <Timeline events={events} now={now} />
       </Panel>
       <Failure error={error} />
       {data.spec.kind === "build" && <BuildLog id={id} live={!final} />}
@@ -235,6 +235,8 @@ function told(event: JobEvent): string {
       return "";
     case "started":
       return `attempt ${event.attempt} by ${event.data.worker}`;
+    case "phase":
+      return event.data.name;
     case "resolved":
       return `${event.data.manifest_digest}: ${event.data.layers} layers, ${bytes(event.data.compressed_bytes)}`;
     case "progress":

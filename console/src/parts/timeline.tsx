@@ -11,8 +11,23 @@ interface Phase {
   to: number;
 }
 
+/** The service's phases, in words. One that a later service has is shown by its name. */
+const PHASES: Record<string, [name: string, tone: string]> = {
+  context: ["fetching the context", "look"],
+  build: ["building", "read"],
+  push: ["pushing the image", "make"],
+  resolve: ["looking the image up", "look"],
+  index: ["reading layers", "read"],
+  pack: ["packing the files", "read"],
+  republish: ["publishing the layers anew", "make"],
+  compare: ["comparing", "read"],
+  convert: ["converting", "read"],
+  write: ["writing the archive", "make"],
+  publish: ["publishing the archive", "make"],
+};
+
 /** What follows from the events: from one that begins a phase to the next one that does. */
-export function phases(events: JobEvent[], now: number, builds: boolean): Phase[] {
+export function phases(events: JobEvent[], now: number): Phase[] {
   const found: Phase[] = [];
   let current: Phase | undefined;
   const begin = (name: string, tone: string, event: JobEvent) => {
@@ -27,16 +42,13 @@ export function phases(events: JobEvent[], now: number, builds: boolean): Phase[
         begin("waiting", "wait", event);
         break;
       case "started":
-        begin(builds ? "building" : "looking the image up", "look", event);
+        begin("starting", "look", event);
         break;
-      case "resolved":
-        begin("reading layers", "read", event);
+      case "phase": {
+        const [name, tone] = PHASES[event.data.name] ?? [event.data.name, "make"];
+        begin(name, tone, event);
         break;
-      case "progress":
-        if (event.data.layers_total > 0 && event.data.layers_done === event.data.layers_total && current?.name === "reading layers") {
-          begin("making the archive", "make", event);
-        }
-        break;
+      }
       case "retrying":
         begin("waiting for another attempt", "wait", event);
         break;
@@ -51,8 +63,8 @@ export function phases(events: JobEvent[], now: number, builds: boolean): Phase[
   return found;
 }
 
-export function Timeline(props: { events: JobEvent[]; now: number; builds: boolean }) {
-  const all = phases(props.events, props.now, props.builds);
+export function Timeline(props: { events: JobEvent[]; now: number }) {
+  const all = phases(props.events, props.now);
   const first = all[0];
   const last = all.at(-1);
   if (!first || !last) return <p class="empty">Nothing has happened yet.</p>;

@@ -41,6 +41,11 @@ pub enum EventKind {
         /// Which worker holds the lease.
         worker: String,
     },
+    /// A part of the attempt's work began, and the one before it ended.
+    Phase {
+        /// Such as `resolve`, `index` or `publish`; it is the job's `phase` until the next one.
+        name: String,
+    },
     /// The image was found.
     Resolved {
         /// Digest of the platform manifest.

@@ -106,7 +106,7 @@ impl PullRun<'_> {
         let options = IndexOptions { layers, ..self.index.clone() };
         let started = Instant::now();
         let indexing = index_image(source, image, &options, self.progress.clone(), self.cancel);
-        let indexed = match phase(self.kind, "index", indexing).await {
+        let indexed = match phase(self.events, self.kind, "index", indexing).await {
             Ok(indexed) => indexed,
             Err(error) => return instead(policy, error),
         };
@@ -118,7 +118,7 @@ impl PullRun<'_> {
         let scratch = tempfile::tempdir_in(&self.puller.scratch).map_err(no_scratch)?;
         let file = scratch.path().join("archive");
         let writing = self.write(indexed, &file);
-        let (mut indexed, mut written) = phase(self.kind, "write", writing).await?;
+        let (mut indexed, mut written) = phase(self.events, self.kind, "write", writing).await?;
         if let Err(ArchiveError::Clip(ClipError::TooLarge { size, .. })) = written
             && indexed.span.take().is_some()
         {
@@ -146,7 +146,7 @@ impl PullRun<'_> {
         let ownership = self.ownership(&key).await?;
         let overwrite = ownership.overwrite.clone();
         let publishing = archives.publish(&key, &file, written.digest, overwrite, self.cancel);
-        let put = phase(self.kind, "publish", publishing).await;
+        let put = phase(self.events, self.kind, "publish", publishing).await;
         ownership.judge(put.map_err(PullError::from))?;
         let summary = Summary::of(image, &indexed);
         drop_aside(indexed);
@@ -176,14 +176,14 @@ impl PullRun<'_> {
         };
         let started = Instant::now();
         let packing = publication.pack(self.progress.clone(), self.cancel);
-        let packed = phase(self.kind, "pack", packing).await;
+        let packed = phase(self.events, self.kind, "pack", packing).await;
         let (draft, packed) = packed.map_err(PullError::from)?;
         // Packing may have taken hours: somebody else may have the job by now.
         if let Err(error) = self.fence.check().await {
             draft.abort().await;
             return Err(error.into());
         }
-        let finished = phase(self.kind, "publish", draft.finish(&packed)).await;
+        let finished = phase(self.events, self.kind, "publish", draft.finish(&packed)).await;
         let (archive, _) = ownership.judge(finished.map_err(PullError::from))?;
         v1_extracted(archive.size, started.elapsed());
         let summary = Summary::of_packed(image, &packed);
@@ -214,7 +214,7 @@ impl PullRun<'_> {
             budget: &puller.index.budget,
         };
         let RepublishedImage { reference, compressed } =
-            phase(self.kind, "republish", republication.publish(self.progress.clone(), cancel))
+            phase(self.events, self.kind, "republish", republication.publish(self.progress.clone(), cancel))
                 .await?;
         self.events.send(EventKind::Republished {
             reference: reference.to_string(),

@@ -69,6 +69,10 @@ impl Queue {
         }
         let (id, fence) = lease.id();
         let body = to_json(APPEND, kind)?;
+        let phase = match kind {
+            EventKind::Phase { name } => Some(name),
+            _ => None,
+        };
         let held = patiently(APPEND, async || {
             let mut db = Connection::acquire(&self.pool, APPEND).await?;
             let held = sqlx::query_scalar!(
@@ -79,8 +83,8 @@ impl Queue {
                        UPDATE live_job SET last_event = $3 FROM held
                        WHERE live_job.job_id = held.job_id AND held.is_new),
                    numbered AS (
-                       UPDATE job SET last_seq = last_seq + 1 FROM held
-                       WHERE job.id = held.job_id AND held.is_new
+                       UPDATE job SET last_seq = last_seq + 1, phase = coalesce($5, phase)
+                       FROM held WHERE job.id = held.job_id AND held.is_new
                        RETURNING id, last_seq, attempt),
                    event AS (
                        INSERT INTO job_event (job_id, seq, attempt, body)
@@ -90,6 +94,7 @@ impl Queue {
                 fence,
                 number,
                 body,
+                phase,
             )
             .fetch_optional(&mut *db)
             .await;

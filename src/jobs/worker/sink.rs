@@ -67,7 +67,8 @@ impl EventSink {
                 }
                 waiting.progress = Some(kind);
             }
-            EventKind::Resolved { .. }
+            EventKind::Phase { .. }
+            | EventKind::Resolved { .. }
             | EventKind::Warning { .. }
             | EventKind::FellBack(_)
             | EventKind::Republished { .. } => {
