@@ -9,6 +9,8 @@ mod error;
 mod filesystem;
 /// What a start is going to read, when nobody has told.
 mod guess;
+/// Files that the kernel reads past us.
+mod passthrough;
 /// Mount points of this machine.
 pub mod points;
 /// Readers that go through a file from its beginning.

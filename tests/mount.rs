@@ -2,6 +2,7 @@
 
 mod faults;
 mod life;
+mod passthrough;
 mod traces;
 mod whole;
 mod worker;

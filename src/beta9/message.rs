@@ -127,7 +127,10 @@ impl Narrator {
             EventKind::CancelRequested => ("Stopping the build...".to_owned(), false),
             EventKind::Succeeded { .. } => (format!("Image <{}> is ready", self.image_id), false),
             // What goes on in a phase is told; ends are told by how the job ended.
-            EventKind::Phase { .. } | EventKind::Failed { .. } | EventKind::Cancelled | EventKind::Expired => return None,
+            EventKind::Phase { .. }
+            | EventKind::Failed { .. }
+            | EventKind::Cancelled
+            | EventKind::Expired => return None,
         };
         Some(Message { msg: line(&text), warning, ..self.sign_of_life() })
     }

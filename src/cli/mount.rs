@@ -55,6 +55,10 @@ pub(super) struct Mount {
     /// Threads that answer the kernel
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
+    /// MiB from which on a file that is wholly in the cache is read by the kernel itself (FUSE passthrough, Linux
+    /// 6.9, as root); 0 for none
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32))]
+    passthrough_mib: u32,
     /// How long a read waits for its bytes before it fails with EIO
     #[arg(long, value_name = "SECONDS", default_value_t = MountOptions::PATIENCE.as_secs())]
     read_timeout: u64,
@@ -198,6 +202,7 @@ impl Mount {
             allow_other: self.allow_other,
             threads: self.threads.into(),
             patience: Duration::from_secs(self.read_timeout),
+            pass_from: Some(u64::from(self.passthrough_mib) << 20).filter(|least| *least > 0),
         };
         Ok(Mounted::new(file, archive, &self.mountpoint, settings, options).await?)
     }

@@ -93,8 +93,12 @@ impl Trace {
             fill_rate: None,
         };
         let point = tempfile::tempdir()?;
-        let options =
-            MountOptions { allow_other: true, threads: 4, patience: MountOptions::PATIENCE };
+        let options = MountOptions {
+            allow_other: true,
+            threads: 4,
+            patience: MountOptions::PATIENCE,
+            pass_from: None,
+        };
         let mounted = Mount::new(&self.archive, archive, point.path(), settings, options).await?;
         let (handle, ending) = (mounted.handle(), mounted.ending());
         let root = if v1_root { point.path().join("rootfs") } else { point.path().to_owned() };

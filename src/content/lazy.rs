@@ -15,6 +15,8 @@ mod recent;
 mod touches;
 /// Layers that are read whole.
 mod whole;
+/// Files that the kernel reads past us.
+mod whole_files;
 
 use std::collections::hash_map::Entry as Slot;
 use std::io;
@@ -92,6 +94,11 @@ impl LazyShared {
     /// Notes no more.
     pub fn stop_noting(&self) {
         self.0.touches.note_for(Duration::ZERO);
+    }
+
+    /// Whether what is touched is noted at this moment.
+    pub fn is_noting(&self) -> bool {
+        self.0.touches.is_noting()
     }
 
     /// For how long nothing was touched for the first time; `None` before the first touch, or if nothing is noted.

@@ -26,11 +26,14 @@ mod claim;
 mod entry;
 /// What goes when the cache is full.
 mod eviction;
+/// A file's whole content, as the kernel takes it.
+mod file;
 /// The entries that are open.
 mod open;
 
 pub use claim::Claim;
 pub use entry::Entry;
+pub use file::WholeFile;
 
 use entry::Draft;
 use open::OpenEntries;
@@ -118,13 +121,48 @@ impl SpanCache {
         length: u64,
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> bool {
+        self.keep(key, length, write, |draft| draft.finish(&self.0.path(key)))
+    }
+
+    /// The file called `key`, of `length` bytes, if it is there and whole. Blocks: what nobody has looked
+    /// at since the machine was started is read to its end.
+    pub fn file(&self, key: &Digest, length: u64) -> Option<WholeFile> {
+        let path = self.0.file_path(key);
+        match WholeFile::open(&path, key, length) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::warn!(%error, "{} is thrown away", path.display());
+                let _ = fs::remove_file(&path);
+                None
+            }
+        }
+    }
+
+    /// Keeps a file of `length` bytes, which `write` writes; `false` if it could not be kept.
+    pub fn put_file(
+        &self,
+        key: &Digest,
+        length: u64,
+        write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> bool {
+        let path = self.0.file_path(key);
+        self.keep(key, length, write, |draft| WholeFile::finish(draft, &path))
+    }
+
+    fn keep(
+        &self,
+        key: &Digest,
+        length: u64,
+        write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+        finish: impl FnOnce(Draft) -> io::Result<()>,
+    ) -> bool {
         if !self.0.may_write() {
             return false;
         }
         let kept = self.0.make_room(length).and_then(|()| {
             let mut draft = Draft::begin(&self.0.temporary(), key)?;
             write(&mut draft)?;
-            draft.finish(&self.0.path(key))
+            finish(draft)
         });
         match kept {
             Ok(()) => true,
@@ -151,6 +189,7 @@ impl Shared {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(self.temporary())?;
         builder.create(self.entries())?;
+        builder.create(self.files())?;
         builder.create(self.claims())?;
         claim::sweep(&self.claims())?;
         claim::sweep(&self.temporary())
@@ -158,6 +197,10 @@ impl Shared {
 
     fn entries(&self) -> PathBuf {
         self.directory.join("spans")
+    }
+
+    fn files(&self) -> PathBuf {
+        self.directory.join("files")
     }
 
     fn temporary(&self) -> PathBuf {
@@ -169,8 +212,11 @@ impl Shared {
     }
 
     fn path(&self, key: &Digest) -> PathBuf {
-        let hex = key.hex();
-        self.entries().join(&hex[..2]).join(&hex[2..])
+        under(&self.entries(), key)
+    }
+
+    fn file_path(&self, key: &Digest) -> PathBuf {
+        under(&self.files(), key)
     }
 
     fn may_write(&self) -> bool {
@@ -192,11 +238,16 @@ impl Shared {
         let lock = File::create(self.directory.join("eviction.lock"))?;
         lock.lock()?;
         self.open.close_idle();
-        let left = eviction::evict(&self.entries(), self.limit, length)?;
+        let left = eviction::evict(&[self.entries(), self.files()], self.limit, length)?;
         // Others write as well: what they wrote is seen at the next look, which comes soon enough.
         self.room.store((left / 4).min(self.limit / 16), Ordering::SeqCst);
         Ok(())
     }
+}
+
+fn under(directory: &Path, key: &Digest) -> PathBuf {
+    let hex = key.hex();
+    directory.join(&hex[..2]).join(&hex[2..])
 }
 
 #[cfg(test)]

@@ -312,7 +312,8 @@ impl Run<'_> {
         };
         let operator = migrator.oci.of_operator();
         let made = to_v2(&v1, &destination, &operator, &self.index, progress, cancel);
-        let NewV2 { image, indexed, compared } = phase(self.events, JobKind::Migrate, "convert", made).await?;
+        let NewV2 { image, indexed, compared } =
+            phase(self.events, JobKind::Migrate, "convert", made).await?;
         let scratch = tempfile::tempdir_in(&migrator.scratch).map_err(self.no_scratch())?;
         let file = scratch.path().join("archive");
         let target = file.clone();

@@ -188,7 +188,8 @@ impl Puller {
     ) -> Result<JobResult, PullError> {
         let started = Instant::now();
         let (policy, chosen) = self.policy(spec, attempt).await?;
-        let (source, image) = phase(&attempt.events, JobKind::Pull, "resolve", self.resolve(spec, attempt)).await?;
+        let (source, image) =
+            phase(&attempt.events, JobKind::Pull, "resolve", self.resolve(spec, attempt)).await?;
         let run = self.run(spec, (policy, chosen), attempt, account);
         let PublishedArchive { summary, archive, version, republished_from } =
             run.make(ResolvedSource { source, image }).await?;

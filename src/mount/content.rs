@@ -14,6 +14,7 @@ use crate::clip::storage_info::{OciStorageInfo, StorageInfo};
 use crate::content::blocks::Block;
 use crate::content::lazy::{LazyBlocks, LazyLayer, LazyShared, Prefetcher, Priority, WholeLayer};
 use crate::content::read::MISPLACED;
+use crate::content::span_cache::WholeFile;
 use crate::content::stored_layers::StoredLayer;
 use crate::content::{ContentError, ReadSettings, SpanCache, SpanMemory, SpanReader, image_source};
 use crate::digest::Digest;
@@ -168,6 +169,23 @@ impl MountContent {
             }
             _ => Err(misplaced(tree, ino)),
         }
+    }
+
+    /// A file's content as a file of the cache, if there is one. Blocks.
+    pub(super) fn file(&self, tree: &FileTree, ino: Ino) -> Option<WholeFile> {
+        let (layer, range) = self.in_spans(tree, ino)?;
+        layer.file(&range)
+    }
+
+    /// Makes a file of the cache of a file's content, if all of it is there; says whether it is now. Blocks.
+    pub(super) fn keep_file(&self, tree: &FileTree, ino: Ino) -> bool {
+        self.in_spans(tree, ino).is_some_and(|(layer, range)| layer.keep_file(&range))
+    }
+
+    fn in_spans(&self, tree: &FileTree, ino: Ino) -> Option<(&LazyLayer, Range<u64>)> {
+        let Place::Layer { layer, offset } = tree.place(ino)? else { return None };
+        let Layer::Spans(layer) = self.layers.get(layer)? else { return None };
+        Some((layer, shifted(&(0..tree.inode(ino)?.size), offset)))
     }
 
     /// Says that the bytes of a file in `range` are about to be read.

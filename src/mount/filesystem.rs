@@ -16,6 +16,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::content::MountContent;
+use super::passthrough::LargeFiles;
 use super::sequence::Sequences;
 use super::tree::{FileTree, Ino, Inode, Kind};
 use crate::clip::node::Special;
@@ -34,6 +35,8 @@ pub(super) struct ArchiveFs {
     shared: Arc<Shared>,
     runtime: Handle,
     patience: Duration,
+    /// Whether large files are passed through.
+    passes: bool,
 }
 
 /// What answers take.
@@ -44,12 +47,14 @@ pub(super) struct Shared {
     /// The archive, for people.
     pub(super) name: String,
     pub(super) sequences: Sequences,
+    /// `None`: every file is read through us.
+    pub(super) large: Option<LargeFiles>,
 }
 
 impl ArchiveFs {
     /// Reads that take a while are waited for on `runtime`, and not longer than `patience`.
     pub(super) fn new(shared: Arc<Shared>, runtime: Handle, patience: Duration) -> Self {
-        Self { shared, runtime, patience }
+        Self { shared, runtime, patience, passes: false }
     }
 
     fn tree(&self) -> &FileTree {
@@ -90,6 +95,10 @@ impl Filesystem for ArchiveFs {
             // What an old kernel can't, it does without.
             let _ = config.add_capabilities(wanted);
         }
+        // One level: the cache's files are on no stacked file system.
+        self.passes = self.shared.has_large_files()
+            && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+            && config.set_max_stack_depth(1).is_ok();
         let _ = config.set_max_background(BACKGROUND);
         if let Err(most) = config.set_max_readahead(1 << 20) {
             let _ = config.set_max_readahead(most);
@@ -127,12 +136,33 @@ impl Filesystem for ArchiveFs {
         }
     }
 
-    /// There is nothing to be opened: the kernel takes that as leave never to ask again, and to keep
-    /// the pages of files and the entries of directories.
-    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.error(Errno::ENOSYS);
+    /// Unless large files are passed through there is nothing to be opened: the kernel takes that as leave never
+    /// to ask again, and to keep the pages of files.
+    fn open(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match Ino::new(ino.0).filter(|_| self.passes) {
+            Some(ino) => self.shared.open(ino, &self.runtime, reply),
+            None => reply.error(Errno::ENOSYS),
+        }
     }
 
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+        if let Some(ino) = Ino::new(ino.0) {
+            self.shared.close(ino, handle, &self.runtime);
+        }
+    }
+
+    /// There is nothing to be opened: the kernel takes that as leave never to ask again, and to keep the
+    /// entries of directories.
     fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         reply.error(Errno::ENOSYS);
     }

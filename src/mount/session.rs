@@ -14,6 +14,7 @@ use super::content::{ContentSettings, MountContent};
 use super::error::MountError;
 use super::filesystem::{ArchiveFs, Shared};
 use super::guess;
+use super::passthrough::LargeFiles;
 use super::points;
 use super::sequence::Sequences;
 use super::tree::FileTree;
@@ -35,6 +36,9 @@ pub struct MountOptions {
     pub threads: usize,
     /// How long a read waits for its bytes before it fails.
     pub patience: Duration,
+    /// Bytes from which on a file is passed through where the kernel and the rights of this process allow it;
+    /// `None`: none is.
+    pub pass_from: Option<u64>,
 }
 
 impl MountOptions {
@@ -61,7 +65,7 @@ impl Mount {
         options: MountOptions,
     ) -> Result<Self, MountError> {
         let runtime = Handle::current();
-        let shared = open(file, archive, settings).await?;
+        let shared = open(file, archive, settings, options.pass_from).await?;
         let (serving, source) = (shared.clone(), points::source(&absolute(file)));
         let point = point.to_owned();
         // The kernel is talked to.
@@ -177,6 +181,7 @@ async fn open(
     file: &Path,
     archive: Archive,
     settings: ContentSettings,
+    pass_from: Option<u64>,
 ) -> Result<Arc<Shared>, MountError> {
     let Archive { header, tree, storage } = archive;
     let tree = blocking(move || FileTree::new(tree)).await?;
@@ -188,7 +193,8 @@ async fn open(
     let is_guessed = settings.guess && settings.check && settings.trace.is_none();
     let content = MountContent::open(file, &header, &storage, &tree, settings).await?;
     let (name, sequences) = (file.display().to_string(), Sequences::default());
-    let shared = Arc::new(Shared { tree, content, name, sequences });
+    let large = pass_from.map(LargeFiles::new);
+    let shared = Arc::new(Shared { tree, content, name, sequences, large });
     if let StorageInfo::Oci(image) = storage
         && let Some(image) = image.image_metadata.filter(|_| is_guessed)
     {

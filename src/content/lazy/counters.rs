@@ -19,6 +19,7 @@ pub struct Counters {
     fetched_spans: AtomicU64,
     reads: AtomicU64,
     failed_reads: AtomicU64,
+    passed_opens: AtomicU64,
 }
 
 /// The counts at a time.
@@ -42,6 +43,8 @@ pub struct Report {
     pub reads: u64,
     /// Those that failed.
     pub reads_failed: u64,
+    /// Files that were opened and are read past us by the kernel.
+    pub opens_passed_through: u64,
 }
 
 impl Default for Counters {
@@ -57,6 +60,7 @@ impl Default for Counters {
             fetched_spans: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             failed_reads: AtomicU64::new(0),
+            passed_opens: AtomicU64::new(0),
         }
     }
 }
@@ -71,6 +75,12 @@ impl Counters {
     /// It could not be given them.
     pub fn failed(&self) {
         self.failed_reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The kernel reads a file past us that somebody has opened.
+    pub fn passed(&self) {
+        self.first_read.get_or_init(|| self.started.elapsed());
+        self.passed_opens.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How long ago counting began.
@@ -91,6 +101,7 @@ impl Counters {
             spans_fetched: get(&self.fetched_spans),
             reads: get(&self.reads),
             reads_failed: get(&self.failed_reads),
+            opens_passed_through: get(&self.passed_opens),
         }
     }
 

@@ -55,6 +55,12 @@ impl Touches {
         }
     }
 
+    /// Whether it notes at this moment.
+    pub(super) fn is_noting(&self) -> bool {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.until.is_some_and(|until| Instant::now() <= until)
+    }
+
     /// For how long nothing was.
     pub(super) fn quiet_for(&self) -> Option<Duration> {
         let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);

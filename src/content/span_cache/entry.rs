@@ -16,7 +16,8 @@ use tempfile::NamedTempFile;
 use crate::digest::Digest;
 
 const MAGIC: [u8; 8] = *b"CWSPAN01";
-const TRAILER: usize = 8 + 8 + 32 + 8;
+/// Bytes of a trailer.
+pub(super) const TRAILER: usize = 8 + 8 + 32 + 8;
 /// Bytes read at a time while an entry is looked at.
 const BUFFER: usize = 256 << 10;
 
@@ -42,10 +43,7 @@ impl Entry {
             return Ok(None);
         }
         let length = check(&file, key, length)?;
-        // Opened last is evicted last. A cache that can only be read is not evicted from here.
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let _ = futimens(&file, &Timestamps { last_access: keep, last_modification: now });
+        touch(&file);
         Ok(Some(Self { file, length }))
     }
 
@@ -64,6 +62,13 @@ impl Entry {
     }
 }
 
+/// Opened last is evicted last. A cache that can only be read is not evicted from here.
+pub(super) fn touch(file: &File) {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let _ = futimens(file, &Timestamps { last_access: keep, last_modification: now });
+}
+
 /// Looks at every byte of an entry; gives how many there are without the trailer.
 fn check(file: &File, key: &Digest, expected: Option<u64>) -> io::Result<u64> {
     let invalid = |detail: String| Err(io::Error::new(ErrorKind::InvalidData, detail));
@@ -72,6 +77,24 @@ fn check(file: &File, key: &Digest, expected: Option<u64>) -> io::Result<u64> {
     let Some(length) = length.filter(|length| expected.is_none_or(|known| *length == known)) else {
         return invalid(format!("expected {expected:?} bytes and a trailer, found {size} bytes"));
     };
+    let mut trailer = [0; TRAILER];
+    file.read_exact_at(&mut trailer, length)?;
+    check_bytes(file, key, length, &trailer)?;
+    Ok(length)
+}
+
+/// Whether the first `length` bytes of a file are those that a trailer was made of.
+pub(super) fn check_bytes(
+    file: &File,
+    key: &Digest,
+    length: u64,
+    trailer: &[u8; TRAILER],
+) -> io::Result<()> {
+    let invalid = |detail: &str| Err(io::Error::new(ErrorKind::InvalidData, detail));
+    let (said, sum) = trailer.split_at(TRAILER - 8);
+    if said != head(length, key) {
+        return invalid("its trailer is another entry's, or none");
+    }
     let mut crc = Crc::new(CrcAlgorithm::Crc64Nvme);
     let mut buffer = vec![0; BUFFER];
     let mut at = 0;
@@ -81,17 +104,11 @@ fn check(file: &File, key: &Digest, expected: Option<u64>) -> io::Result<u64> {
         crc.update(&buffer[..count]);
         at += count as u64;
     }
-    let mut trailer = [0; TRAILER];
-    file.read_exact_at(&mut trailer, length)?;
-    let (said, sum) = trailer.split_at(TRAILER - 8);
-    if said != head(length, key) {
-        return invalid("its trailer is another entry's, or none".to_owned());
-    }
     crc.update(said);
     if sum != crc.finalize().to_le_bytes() {
-        return invalid("its checksum is wrong".to_owned());
+        return invalid("its checksum is wrong");
     }
-    Ok(length)
+    Ok(())
 }
 
 /// The trailer without the checksum.
@@ -119,11 +136,32 @@ impl Draft {
         Ok(Self { out, crc: Crc::new(CrcAlgorithm::Crc64Nvme), length: 0, key: *key })
     }
 
+    /// The entry appears at `path`, with its trailer behind its bytes.
     pub(super) fn finish(mut self, path: &Path) -> io::Result<()> {
+        let trailer = self.trailer();
+        self.out.write_all(&trailer)?;
+        self.appear(path)
+    }
+
+    /// The trailer of what was written.
+    pub(super) fn trailer(&mut self) -> [u8; TRAILER] {
         let head = head(self.length, &self.key);
-        self.crc.update(&head);
-        self.out.write_all(&head)?;
-        self.out.write_all(&self.crc.finalize().to_le_bytes())?;
+        let mut crc = self.crc.clone();
+        crc.update(&head);
+        let mut trailer = [0; TRAILER];
+        trailer[..TRAILER - 8].copy_from_slice(&head);
+        trailer[TRAILER - 8..].copy_from_slice(&crc.finalize().to_le_bytes());
+        trailer
+    }
+
+    /// The file that is written to, with all that was written.
+    pub(super) fn file(&mut self) -> io::Result<&File> {
+        self.out.flush()?;
+        Ok(self.out.get_ref().as_file())
+    }
+
+    /// What was written appears at `path`.
+    pub(super) fn appear(self, path: &Path) -> io::Result<()> {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error)?;
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;

@@ -14,8 +14,11 @@ struct Found {
 
 /// Removes entries until `wanted` bytes, and a tenth of the limit beside, are free below `limit`.
 /// Gives the bytes that are left then; that there are too few, as all is in use, is an error.
-pub(super) fn evict(entries: &Path, limit: u64, wanted: u64) -> io::Result<u64> {
-    let mut found = all(entries)?;
+pub(super) fn evict(places: &[PathBuf], limit: u64, wanted: u64) -> io::Result<u64> {
+    let mut found = Vec::new();
+    for place in places {
+        add_all(place, &mut found)?;
+    }
     let mut used: u64 = found.iter().map(|entry| entry.size).sum();
     if used.saturating_add(wanted) > limit {
         let goal = limit.saturating_sub(limit / 10).saturating_sub(wanted);
@@ -40,8 +43,7 @@ fn is_idle(path: &Path) -> bool {
     File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
-fn all(entries: &Path) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
+fn add_all(entries: &Path, found: &mut Vec<Found>) -> io::Result<()> {
     for directory in fs::read_dir(entries)? {
         let directory = directory?.path();
         let Ok(files) = fs::read_dir(&directory) else { continue };
@@ -53,5 +55,5 @@ fn all(entries: &Path) -> io::Result<Vec<Found>> {
             found.push(Found { opened, size: metadata.len(), path: file.path() });
         }
     }
-    Ok(found)
+    Ok(())
 }

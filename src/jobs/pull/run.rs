@@ -213,9 +213,13 @@ impl PullRun<'_> {
             limits: puller.index.limits,
             budget: &puller.index.budget,
         };
-        let RepublishedImage { reference, compressed } =
-            phase(self.events, self.kind, "republish", republication.publish(self.progress.clone(), cancel))
-                .await?;
+        let RepublishedImage { reference, compressed } = phase(
+            self.events,
+            self.kind,
+            "republish",
+            republication.publish(self.progress.clone(), cancel),
+        )
+        .await?;
         self.events.send(EventKind::Republished {
             reference: reference.to_string(),
             layers: compressed as u64,

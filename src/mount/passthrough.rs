@@ -1,0 +1,126 @@
+//! Large files that the kernel reads past us, from a file of the cache that holds their content alone.
+//!
+//! The kernel wants all handles of an inode to be of one kind at a time, and to be told of each opening then,
+//! which costs every file of the mount a round trip at each opening. So only archives with a file that is
+//! large enough pass files through, and the openings and closings of such a file take turns.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use foldhash::{HashMap, HashMapExt as _};
+use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
+use tokio::sync::{Mutex as Turns, Semaphore};
+
+use super::filesystem::Shared;
+use super::tree::{Ino, Kind};
+use crate::content::span_cache::WholeFile;
+use crate::local::blocking;
+
+/// A handle whose closing is of no interest.
+const ANY: FileHandle = FileHandle(0);
+/// A handle that counts.
+const COUNTED: FileHandle = FileHandle(1);
+
+/// Which files of a mount are large enough, and those of them that were opened.
+#[derive(Debug)]
+pub(super) struct LargeFiles {
+    least: u64,
+    opened: Mutex<HashMap<Ino, Arc<Turns<LargeFile>>>>,
+    /// One is made at a time: nobody waits for them.
+    making: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct LargeFile {
+    handles: u64,
+    /// What its handles are read from. Without it they are read through us.
+    backing: Option<(BackingId, WholeFile)>,
+}
+
+impl LargeFiles {
+    /// Files of `least` bytes and more.
+    pub(super) fn new(least: u64) -> Self {
+        Self { least, opened: Mutex::new(HashMap::new()), making: Semaphore::new(1) }
+    }
+
+    fn of(&self, ino: Ino) -> Arc<Turns<LargeFile>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.entry(ino).or_default().clone()
+    }
+}
+
+impl Shared {
+    /// Whether there is a file that is worth it.
+    pub(super) fn has_large_files(&self) -> bool {
+        let Some(large) = &self.large else { return false };
+        let is_large = |ino| self.tree.inode(ino).is_some_and(|inode| inode.size >= large.least);
+        self.content.shared().cache().is_some()
+            && (1..=self.tree.len() as u64).filter_map(Ino::new).any(is_large)
+    }
+
+    /// Answers whoever opens a file, now or when a large one is at hand.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        ino: Ino,
+        runtime: &tokio::runtime::Handle,
+        reply: ReplyOpen,
+    ) {
+        let inode = self.tree.inode(ino).filter(|inode| inode.kind() == Kind::File);
+        match (&self.large, inode) {
+            (Some(large), Some(inode)) if inode.size >= large.least => {
+                let (shared, file) = (self.clone(), large.of(ino));
+                runtime.spawn(async move { shared.open_large(ino, &file, reply).await });
+            }
+            _ => reply.opened(ANY, FopenFlags::FOPEN_KEEP_CACHE),
+        }
+    }
+
+    async fn open_large(self: Arc<Self>, ino: Ino, file: &Turns<LargeFile>, reply: ReplyOpen) {
+        let mut file = file.lock().await;
+        // What a start touches can't be seen of a file that is read past us.
+        if file.handles == 0 && !self.content.shared().is_noting() {
+            let shared = self.clone();
+            let whole = blocking(move || shared.content.file(&shared.tree, ino)).await;
+            file.backing =
+                whole.ok().flatten().and_then(|whole| match reply.open_backing(&whole) {
+                    Ok(id) => Some((id, whole)),
+                    Err(error) => {
+                        tracing::debug!(%error, "{} is read through us", self.tree.path(ino));
+                        None
+                    }
+                });
+        }
+        file.handles += 1;
+        match &file.backing {
+            Some((id, _)) => {
+                self.content.shared().counters().passed();
+                reply.opened_passthrough(COUNTED, FopenFlags::empty(), id);
+            }
+            None => reply.opened(COUNTED, FopenFlags::FOPEN_KEEP_CACHE),
+        }
+    }
+
+    /// A handle was closed. After the last one of a large file, whose content may be there by now, it is made
+    /// ready for the next.
+    pub(super) fn close(
+        self: &Arc<Self>,
+        ino: Ino,
+        handle: FileHandle,
+        runtime: &tokio::runtime::Handle,
+    ) {
+        let Some(large) = self.large.as_ref().filter(|_| handle == COUNTED) else { return };
+        let (shared, file) = (self.clone(), large.of(ino));
+        runtime.spawn(async move {
+            {
+                let mut file = file.lock().await;
+                file.handles = file.handles.saturating_sub(1);
+                if file.handles > 0 || file.backing.take().is_some() {
+                    return;
+                }
+            }
+            let Some(large) = &shared.large else { return };
+            let Ok(_one) = large.making.acquire().await else { return };
+            let making = shared.clone();
+            let _ = blocking(move || making.content.keep_file(&making.tree, ino)).await;
+        });
+    }
+}
