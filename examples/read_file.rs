@@ -9,9 +9,8 @@ use std::error::Error;
 use std::io::Write as _;
 use std::path::Path;
 
-use clipwright::clip::reader::Archive;
 use clipwright::content::{ReadSettings, SpanCache};
-use clipwright::mount::{ContentSettings, FileTree, Ino, MountContent};
+use clipwright::mount::{ContentSettings, Ino, MountArchive, MountContent};
 
 /// Bytes that are held in memory at a time.
 const PIECE: u64 = 1 << 20;
@@ -22,10 +21,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [file, path, rest @ ..] = &arguments[..] else {
         return Err("usage: read_file ARCHIVE PATH [CACHE]".into());
     };
-    let Archive { header, tree, storage } = Archive::open(Path::new(file))?;
-
+    let cache = rest.first().map(|directory| SpanCache::open(Path::new(directory), 1 << 30));
     // What `ls -R` would show; inodes are numbers of this tree.
-    let tree = FileTree::new(tree);
+    let MountArchive { header, storage, tree } =
+        MountArchive::open(Path::new(file), cache.as_ref())?;
     eprintln!("{file}: {} inodes, {} bytes of content", tree.len(), tree.content_length());
     let mut found = Ino::ROOT;
     for name in path.split('/').filter(|name| !name.is_empty()) {
@@ -34,7 +33,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let size = tree.inode(found).ok_or("no such inode")?.size;
 
-    let cache = rest.first().map(|directory| SpanCache::open(Path::new(directory), 1 << 30));
     let settings = ContentSettings {
         read: ReadSettings::default(),
         ambient: true,

@@ -226,6 +226,16 @@ fn open_archive(file: &std::path::Path) -> anyhow::Result<crate::clip::reader::A
         .with_context(|| format!("can't read the archive {}", file.display()))
 }
 
+/// The same, of one that is to be mounted.
+fn open_to_mount(
+    file: &std::path::Path,
+    cache: Option<&crate::content::SpanCache>,
+) -> anyhow::Result<crate::mount::MountArchive> {
+    use anyhow::Context as _;
+    crate::mount::MountArchive::open(file, cache)
+        .with_context(|| format!("can't read the archive {}", file.display()))
+}
+
 /// Writes a line to standard output, as `println!` does, which panics when nobody reads it.
 macro_rules! say {
     ($($text:tt)*) => { $crate::cli::print_line(format_args!($($text)*)) };

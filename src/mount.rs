@@ -1,6 +1,8 @@
 //! The lazy mount: an archive becomes a file system, of whose content only what is read is fetched.
 //! It knows no command line and no database.
 
+/// An archive as a mount takes it.
+mod archive;
 /// Where the bytes of files come from.
 mod content;
 /// Why an archive could not be mounted.
@@ -20,6 +22,7 @@ mod session;
 /// The tree that the kernel is shown.
 pub mod tree;
 
+pub use archive::MountArchive;
 pub use content::{ContentSettings, MountContent};
 pub use error::MountError;
 pub use guess::Needs;

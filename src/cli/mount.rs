@@ -24,8 +24,8 @@ use clap::{Args, ValueEnum};
 
 use super::content::ContentArgs;
 use super::place::ArchivePlace;
-use crate::clip::reader::Archive;
-use crate::mount::{ContentSettings, Mount as Mounted, MountOptions};
+use crate::content::SpanCache;
+use crate::mount::{ContentSettings, Mount as Mounted, MountArchive, MountOptions};
 use crate::telemetry::init;
 use tokio_util::sync::CancellationToken;
 
@@ -134,10 +134,13 @@ impl Mount {
         };
         let mut start = self.start.begin(&self.archive, &file)?;
         let path = file.clone();
-        let archive = tokio::task::spawn_blocking(move || super::open_archive(&path)).await??;
+        let cache = self.cache.open()?;
+        let known = cache.clone();
+        let opened = move || super::open_to_mount(&path, known.as_ref());
+        let archive = tokio::task::spawn_blocking(opened).await??;
         let version = start::version(&archive.storage);
         let mounted = tokio::select! {
-            mounted = self.mount(&file, archive, &mut start) => mounted,
+            mounted = self.mount(&file, archive, cache, &mut start) => mounted,
             () = end.received() => anyhow::bail!("cancelled"),
         };
         let mounted = match mounted {
@@ -180,7 +183,8 @@ impl Mount {
     async fn mount(
         &self,
         file: &Path,
-        archive: Archive,
+        archive: MountArchive,
+        cache: Option<SpanCache>,
         start: &mut Start,
     ) -> anyhow::Result<Mounted> {
         let noted = self.record.notes().then_some(start.limit());
@@ -191,7 +195,7 @@ impl Mount {
             read: self.content.settings(&self.archive, &archive.storage)?,
             ambient: self.ambient_credentials,
             check: !self.offline,
-            cache: self.cache.open()?,
+            cache,
             trace: start::merged(self.record.trace()?, start.known().await)
                 .filter(|_| !self.no_prefetch),
             guess: !self.no_prefetch,

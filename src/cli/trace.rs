@@ -15,7 +15,7 @@ use super::mount::cache::SpanCacheArgs;
 use super::mount::serve::{Signals, block_on, log_settings};
 use super::place::ArchivePlace;
 use crate::clip::storage_info::{ImageMetadata, StorageInfo};
-use crate::mount::{ContentSettings, Mount, MountHandle, MountOptions};
+use crate::mount::{ContentSettings, Ino, Mount, MountHandle, MountOptions};
 use crate::telemetry::init;
 
 /// The longest start.
@@ -71,7 +71,8 @@ impl Trace {
 
     async fn mount_and_run(&self) -> anyhow::Result<(MountHandle, std::process::ExitStatus)> {
         let mut end = Signals::new()?;
-        let archive = super::open_archive(&self.archive)?;
+        let cache = self.cache.open()?;
+        let archive = super::open_to_mount(&self.archive, cache.as_ref())?;
         let mut program = Program::of(&archive.storage);
         if !self.command.is_empty() {
             program.command.clone_from(&self.command);
@@ -79,14 +80,14 @@ impl Trace {
         if program.command.is_empty() {
             bail!("the image says of no program: give one after --");
         }
-        let v1_root = archive.tree.resolve(b"/rootfs").is_ok();
+        let v1_root = archive.tree.lookup(Ino::ROOT, b"rootfs").is_some();
         let settings = ContentSettings {
             read: self
                 .content
                 .settings(&ArchivePlace::File(self.archive.clone()), &archive.storage)?,
             ambient: self.ambient_credentials,
             check: true,
-            cache: self.cache.open()?,
+            cache,
             trace: None,
             guess: false,
             note: Some(LONGEST),

@@ -27,14 +27,8 @@ pub struct Archive {
 impl Archive {
     /// Opens an archive file.
     pub fn open(file: &Path) -> Result<Self, ClipError> {
-        let what = || format!("can't read {}", file.display());
-        let mut archive =
-            File::open(file).map_err(|source| ClipError::Io { what: what(), source })?;
-        Self::read(&mut archive).map_err(|error| match error {
-            ClipError::Io { source, .. } => ClipError::Io { what: what(), source },
-            ClipError::Header(detail) => ClipError::Header(format!("{}: {detail}", file.display())),
-            error => error,
-        })
+        let RawParts { header, index, storage, .. } = RawParts::open(file)?;
+        Self::decode(header, &index, storage.as_deref())
     }
 
     /// Reads an archive from wherever it lies.
@@ -70,6 +64,40 @@ pub struct Parts {
 impl Parts {
     /// Reads the parts from wherever they lie.
     pub fn read(archive: &mut (impl Read + Seek)) -> Result<Self, ClipError> {
+        let RawParts { size, header, index, storage } = RawParts::read(archive)?;
+        let (nodes, special, storage) = decode(&index, storage.as_deref())?;
+        Ok(Self { size, header, nodes, special, storage })
+    }
+}
+
+/// The bytes of an archive's parts, before it is known what they say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawParts {
+    /// Bytes of the file.
+    pub size: u64,
+    /// Where its parts are.
+    pub header: Header,
+    /// The index.
+    pub index: Vec<u8>,
+    /// The storage info, if it has one.
+    pub storage: Option<Vec<u8>>,
+}
+
+impl RawParts {
+    /// Reads the parts of an archive file.
+    pub fn open(file: &Path) -> Result<Self, ClipError> {
+        let what = || format!("can't read {}", file.display());
+        let mut archive =
+            File::open(file).map_err(|source| ClipError::Io { what: what(), source })?;
+        Self::read(&mut archive).map_err(|error| match error {
+            ClipError::Io { source, .. } => ClipError::Io { what: what(), source },
+            ClipError::Header(detail) => ClipError::Header(format!("{}: {detail}", file.display())),
+            error => error,
+        })
+    }
+
+    /// Reads the parts from wherever they lie.
+    pub fn read(archive: &mut (impl Read + Seek)) -> Result<Self, ClipError> {
         let io = |source| ClipError::Io { what: "can't read the archive".into(), source };
         let size = archive.seek(SeekFrom::End(0)).map_err(io)?;
         let mut read = |range: Range<u64>| {
@@ -91,8 +119,7 @@ impl Parts {
         let header = Header::decode(&read(0..size.min(header::LENGTH as u64))?, size)?;
         let index = read(header.index.clone())?;
         let storage = header.storage.clone().map(read).transpose()?;
-        let (nodes, special, storage) = decode(&index, storage.as_deref())?;
-        Ok(Self { size, header, nodes, special, storage })
+        Ok(Self { size, header, index, storage })
     }
 }
 

@@ -28,12 +28,15 @@ mod entry;
 mod eviction;
 /// A file's whole content, as the kernel takes it.
 mod file;
+/// Entries in memory without being read.
+mod map;
 /// The entries that are open.
 mod open;
 
 pub use claim::Claim;
 pub use entry::Entry;
 pub use file::WholeFile;
+pub use map::EntryMap;
 
 use entry::Draft;
 use open::OpenEntries;

@@ -240,7 +240,7 @@ impl MountContent {
                     }
                 }
                 Some(digest) => {
-                    let at = tree.layers().iter().position(|known| *known == digest);
+                    let at = tree.layers().position(|known| known == digest);
                     if let Some((at, Layer::Spans(layer))) =
                         at.and_then(|at| Some((at, self.layers.get(at)?)))
                         && let Ok(spans) = layer.holding(&bytes)
@@ -282,12 +282,12 @@ impl MountContent {
         tree: &FileTree,
         source: &Source,
     ) -> Result<(), MountError> {
-        let Some(layer) = tree.layers().first() else { return Ok(()) };
-        let size = StoredLayer::of(image, *layer)?.size;
+        let Some(layer) = tree.layers().next() else { return Ok(()) };
+        let size = StoredLayer::of(image, layer)?.size;
         self.shared.counters().requested();
         // Whoever drops this future cancels it.
         let never = CancellationToken::new();
-        if source.has_blob(layer, size, &never).await.map_err(ContentError::from)? {
+        if source.has_blob(&layer, size, &never).await.map_err(ContentError::from)? {
             return Ok(());
         }
         Err(MountError::NoLayer { image: source.name(), layer: layer.to_string() })
@@ -326,14 +326,14 @@ fn open_layers(
 ) -> Result<Vec<Layer>, ContentError> {
     let memory = SpanMemory::default();
     let budget = Arc::new(Budget::new(2));
-    let open = |digest: &Digest| {
-        let stored = StoredLayer::of(image, *digest)?;
+    let open = |digest: Digest| {
+        let stored = StoredLayer::of(image, digest)?;
         let (source, memory) = (source.clone(), memory.clone());
-        let spans = SpanReader::open(file, header, source.clone(), *digest, stored.size, memory)?;
+        let spans = SpanReader::open(file, header, source.clone(), digest, stored.size, memory)?;
         Ok(match spans.filter(SpanReader::is_seekable_throughout) {
             Some(spans) => Layer::Spans(LazyLayer::new(spans, shared.clone())),
             None => Layer::Whole(WholeLayer::new(source, stored, shared.clone(), budget.clone())),
         })
     };
-    tree.layers().iter().map(open).collect()
+    tree.layers().map(open).collect()
 }

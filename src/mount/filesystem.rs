@@ -306,17 +306,16 @@ impl Filesystem for ArchiveFs {
             // The kernel asks for capabilities at each exec, unless it is told that there are none.
             return reply.error(Errno::ENOSYS);
         }
-        let xattrs = Ino::new(ino.0).map(|ino| self.tree().xattrs(ino)).unwrap_or_default();
-        match xattrs.iter().find(|(known, _)| known[..] == *name.as_bytes()) {
+        let mut xattrs = Ino::new(ino.0).into_iter().flat_map(|ino| self.tree().xattrs(ino));
+        match xattrs.find(|(known, _)| *known == name.as_bytes()) {
             Some((_, value)) => sized(value, size, reply),
             None => reply.error(Errno::NO_XATTR),
         }
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let xattrs = Ino::new(ino.0).map(|ino| self.tree().xattrs(ino)).unwrap_or_default();
         let mut names = Vec::new();
-        for (name, _) in xattrs {
+        for (name, _) in Ino::new(ino.0).into_iter().flat_map(|ino| self.tree().xattrs(ino)) {
             names.extend_from_slice(name);
             names.push(0);
         }

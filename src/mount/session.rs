@@ -10,6 +10,7 @@ use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::mount::{MntFlags, umount2};
 use tokio::runtime::Handle;
 
+use super::archive::MountArchive;
 use super::content::{ContentSettings, MountContent};
 use super::error::MountError;
 use super::filesystem::{ArchiveFs, Shared};
@@ -17,8 +18,6 @@ use super::guess;
 use super::passthrough::LargeFiles;
 use super::points;
 use super::sequence::Sequences;
-use super::tree::FileTree;
-use crate::clip::reader::Archive;
 use crate::clip::storage_info::StorageInfo;
 use crate::content::lazy::Report;
 use crate::local::{blocking, io_error};
@@ -59,7 +58,7 @@ impl Mount {
     /// on the runtime that this runs on.
     pub async fn new(
         file: &Path,
-        archive: Archive,
+        archive: MountArchive,
         point: &Path,
         settings: ContentSettings,
         options: MountOptions,
@@ -179,12 +178,11 @@ impl MountEnding {
 
 async fn open(
     file: &Path,
-    archive: Archive,
+    archive: MountArchive,
     settings: ContentSettings,
     pass_from: Option<u64>,
 ) -> Result<Arc<Shared>, MountError> {
-    let Archive { header, tree, storage } = archive;
-    let tree = blocking(move || FileTree::new(tree)).await?;
+    let MountArchive { header, storage, tree } = archive;
     if tree.unreachable() > 0 {
         let (file, count) = (file.display(), tree.unreachable());
         tracing::warn!("{file}: {count} entries are in no directory: they can't be seen");

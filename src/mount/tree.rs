@@ -2,7 +2,8 @@
 //! of a directory lie side by side, sorted by name, so that a lookup is a binary search and a
 //! listing one walk. Names and digests are stored once however many use them.
 //!
-//! It takes 112 bytes an inode at most and 12 an entry, beside the names (`tests::a_node_is_small`).
+//! It takes 96 bytes an inode and 12 an entry, beside the names (`tests::a_node_is_small`), in this process or
+//! mapped from the cache.
 
 use std::ops::Range;
 
@@ -11,6 +12,15 @@ use crate::digest::Digest;
 
 /// From an archive's nodes to the arena.
 mod build;
+/// The arena in a file of the cache.
+mod compact;
+/// What the arena is made of.
+mod record;
+
+pub use record::Inode;
+
+use compact::Records;
+use record::{Body, Entry, Text, Xattr, XattrSet};
 
 /// The number of an inode: 1 is the root, and there are no gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,89 +52,16 @@ impl Ino {
 /// An archive's files as a file system has them.
 #[derive(Debug)]
 pub struct FileTree {
-    inodes: Box<[Inode]>,
-    entries: Box<[Entry]>,
-    /// The bytes of names and of symbolic links' targets.
-    text: Box<[u8]>,
-    layers: Box<[Digest]>,
-    sha256s: Box<[Digest]>,
-    xattrs: Box<[Xattrs]>,
+    inodes: Records<Inode>,
+    entries: Records<Entry>,
+    xattr_sets: Records<XattrSet>,
+    xattrs: Records<Xattr>,
+    layers: Records<[u8; 32]>,
+    sha256s: Records<[u8; 32]>,
+    /// The bytes of names, of symbolic links' targets and of extended attributes.
+    text: Records<u8>,
     /// Nodes of the archive that no directory leads to.
     unreachable: usize,
-}
-
-type Xattrs = Box<[Xattr]>;
-
-/// The name and the value of an extended attribute.
-pub type Xattr = (Box<[u8]>, Box<[u8]>);
-
-/// A name in a directory.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    name: u32,
-    length: u32,
-    /// Index of the inode.
-    inode: u32,
-}
-
-/// What `stat` says of an inode, and what it is. Times are Unix seconds, negative before 1970, and
-/// so many nanoseconds after that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inode {
-    /// Bytes of a file's content or of a symbolic link's target.
-    pub size: u64,
-    /// Blocks of 512 bytes.
-    pub blocks: u64,
-    /// Last access, seconds.
-    pub atime: i64,
-    /// Last change of content, seconds.
-    pub mtime: i64,
-    /// Last change of attributes, seconds.
-    pub ctime: i64,
-    /// Last access, nanoseconds.
-    pub atime_nsec: u32,
-    /// Last change of content, nanoseconds.
-    pub mtime_nsec: u32,
-    /// Last change of attributes, nanoseconds.
-    pub ctime_nsec: u32,
-    /// Permission bits (07777).
-    pub permissions: u16,
-    /// Names in the tree; of a directory 2 and one for each directory in it.
-    pub nlink: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Device number of a device.
-    pub rdev: u32,
-    /// Index of its extended attributes and 1; 0 for none.
-    xattrs: u32,
-    body: Body,
-}
-
-/// What an inode is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Body {
-    Directory {
-        first: u32,
-        count: u32,
-        parent: u32,
-    },
-    Symlink {
-        target: u32,
-        length: u32,
-    },
-    Empty,
-    Layer {
-        layer: u32,
-        offset: u64,
-    },
-    /// `sha256`: its index and 1; 0 for none.
-    Block {
-        sha256: u32,
-        offset: u64,
-    },
-    Special(Special),
 }
 
 /// Which kind of file an inode is.
@@ -161,18 +98,6 @@ pub enum Place {
     },
 }
 
-impl Inode {
-    /// Which kind of file it is.
-    pub fn kind(&self) -> Kind {
-        match self.body {
-            Body::Directory { .. } => Kind::Directory,
-            Body::Symlink { .. } => Kind::Symlink,
-            Body::Empty | Body::Layer { .. } | Body::Block { .. } => Kind::File,
-            Body::Special(special) => Kind::Special(special),
-        }
-    }
-}
-
 impl FileTree {
     /// The inode of that number.
     pub fn inode(&self, ino: Ino) -> Option<&Inode> {
@@ -199,7 +124,7 @@ impl FileTree {
 
     /// The directory that a directory is in; the root is in itself.
     pub fn parent(&self, directory: Ino) -> Option<Ino> {
-        match self.inode(directory)?.body {
+        match self.inode(directory)?.body.read() {
             Body::Directory { parent, .. } => Some(Ino::of_index(parent)),
             _ => None,
         }
@@ -207,29 +132,35 @@ impl FileTree {
 
     /// A symbolic link's target.
     pub fn target(&self, ino: Ino) -> Option<&[u8]> {
-        match self.inode(ino)?.body {
-            Body::Symlink { target, length } => Some(self.text(target, length)),
+        match self.inode(ino)?.body.read() {
+            Body::Symlink { target } => Some(self.text(target)),
             _ => None,
         }
     }
 
     /// Where a regular file's content is.
     pub fn place(&self, ino: Ino) -> Option<Place> {
-        match self.inode(ino)?.body {
+        match self.inode(ino)?.body.read() {
             Body::Empty => Some(Place::Empty),
             Body::Layer { layer, offset } => Some(Place::Layer { layer: layer as usize, offset }),
             Body::Block { sha256, offset } => {
-                let sha256 = sha256.checked_sub(1).map(|index| self.sha256s[index as usize]);
+                let sha256 = sha256
+                    .checked_sub(1)
+                    .map(|index| Digest::from_bytes(self.sha256s[index as usize]));
                 Some(Place::Block { offset, sha256 })
             }
             _ => None,
         }
     }
 
-    /// The extended attributes of an inode, ascending by name.
-    pub fn xattrs(&self, ino: Ino) -> &[Xattr] {
-        let index = self.inode(ino).and_then(|inode| inode.xattrs.checked_sub(1));
-        index.map_or(&[], |index| &self.xattrs[index as usize])
+    /// The extended attributes of an inode, ascending by name: names and values.
+    pub fn xattrs(&self, ino: Ino) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let set = self.inode(ino).and_then(|inode| inode.xattrs.checked_sub(1));
+        let set = set.map(|index| self.xattr_sets[index as usize]);
+        let pairs = set.map_or(&[][..], |XattrSet { first, count }| {
+            &self.xattrs[first as usize..first as usize + count as usize]
+        });
+        pairs.iter().map(|pair| (self.text(pair.name), self.text(pair.value)))
     }
 
     /// Whether any inode has extended attributes.
@@ -238,8 +169,8 @@ impl FileTree {
     }
 
     /// The layers that content is in.
-    pub fn layers(&self) -> &[Digest] {
-        &self.layers
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = Digest> {
+        self.layers.iter().copied().map(Digest::from_bytes)
     }
 
     /// How many inodes there are.
@@ -265,7 +196,7 @@ impl FileTree {
 
     /// Where the data of a v1 archive end: behind the checksum of the last file.
     pub fn data_end(&self) -> u64 {
-        let end = |inode: &Inode| match inode.body {
+        let end = |inode: &Inode| match inode.body.read() {
             Body::Block { offset, .. } => offset.saturating_add(inode.size).saturating_add(8),
             _ => 0,
         };
@@ -290,7 +221,7 @@ impl FileTree {
     /// A directory that names an inode, and the name.
     fn holding(&self, ino: Ino) -> Option<(Ino, &[u8])> {
         let at = self.entries.iter().position(|entry| Ino::of_index(entry.inode) == ino)?;
-        let holds = |inode: &Inode| match inode.body {
+        let holds = |inode: &Inode| match inode.body.read() {
             Body::Directory { first, count, .. } => {
                 (first as usize..first as usize + count as usize).contains(&at)
             }
@@ -301,7 +232,7 @@ impl FileTree {
     }
 
     fn range(&self, directory: Ino) -> Option<Range<usize>> {
-        match self.inode(directory)?.body {
+        match self.inode(directory)?.body.read() {
             Body::Directory { first, count, .. } => {
                 Some(first as usize..first as usize + count as usize)
             }
@@ -310,10 +241,10 @@ impl FileTree {
     }
 
     fn name(&self, entry: Entry) -> &[u8] {
-        self.text(entry.name, entry.length)
+        self.text(entry.name)
     }
 
-    fn text(&self, start: u32, length: u32) -> &[u8] {
+    fn text(&self, Text { start, length }: Text) -> &[u8] {
         &self.text[start as usize..start as usize + length as usize]
     }
 }

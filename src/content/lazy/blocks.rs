@@ -15,8 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
 use futures_util::future::{BoxFuture, FutureExt as _, Shared};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::flight::{LOOK, OTHERS};
 use super::{LazyShared, RecentSpans};
 use crate::clip::storage_info::StorageInfo;
 use crate::content::ContentError;
@@ -49,7 +51,7 @@ struct Data {
     verdicts: Mutex<HashMap<u64, (u64, Verdict)>>,
 }
 
-type Coming = Shared<BoxFuture<'static, Result<Bytes, Arc<ContentError>>>>;
+type Coming = Shared<BoxFuture<'static, Result<(), Arc<ContentError>>>>;
 
 #[derive(Debug)]
 enum Origin {
@@ -254,24 +256,43 @@ impl Data {
         }
         let (data, place) = (self.clone(), self.place(chunk));
         let task = tokio::spawn(async move {
-            let fetched = data.fetch(&place).await;
-            let mut kept = Ok(());
-            if let Ok(bytes) = &fetched {
-                data.distrust(&place);
-                let (keeping, bytes) = (data.clone(), bytes.clone());
-                kept = blocking(move || keeping.keep(key, bytes)).await;
-            }
+            let brought = data.bring_chunk(&place, key).await;
             data.coming.lock().unwrap_or_else(PoisonError::into_inner).remove(&chunk);
-            kept?;
-            fetched
+            brought
         });
         let arrived = async move {
-            let fetched = task.await.unwrap_or_else(|died| {
+            let brought = task.await.unwrap_or_else(|died| {
                 Err(io_error("a task that reads a chunk died")(io::Error::other(died)).into())
             });
-            fetched.map_err(Arc::new)
+            brought.map_err(Arc::new)
         };
         coming.entry(chunk).or_insert(arrived.boxed().shared()).clone()
+    }
+
+    /// Fetches a chunk and keeps it, unless another process of the machine does.
+    async fn bring_chunk(
+        self: &Arc<Self>,
+        place: &Range<u64>,
+        key: Digest,
+    ) -> Result<(), ContentError> {
+        let late = Instant::now() + OTHERS;
+        let _claim = loop {
+            let Some(cache) = self.shared.cache() else { break None };
+            // In this order: who gives a claim back has kept the entry before.
+            let claim = cache.claim(&key);
+            if cache.contains(&key) {
+                self.distrust(place);
+                return Ok(());
+            }
+            if claim.is_some() || Instant::now() >= late {
+                break claim;
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        let bytes = self.fetch(place).await?;
+        self.distrust(place);
+        let keeping = self.clone();
+        Ok(blocking(move || keeping.keep(key, bytes)).await?)
     }
 
     fn keep(&self, key: Digest, bytes: Bytes) {
@@ -372,4 +393,41 @@ impl Data {
 
 fn chunk_key(identity: &Digest, chunk: u64) -> Digest {
     Digest::of(&[&identity.as_bytes()[..], &chunk.to_le_bytes()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::SpanCache;
+    use crate::store::DirectoryStore;
+
+    /// What another process is about to keep is not fetched beside it.
+    #[tokio::test(start_paused = true)]
+    async fn a_chunk_is_fetched_by_one_process_of_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirectoryStore::open(dir.path()).await.unwrap();
+        let (identity, key) = (Digest::of(b"object"), "absent.clip".parse().unwrap());
+        let (other, own) =
+            (SpanCache::open(dir.path(), 1 << 30), SpanCache::open(dir.path(), 1 << 30));
+        let shared = LazyShared::new(Some(own));
+        let data = Arc::new(Data {
+            origin: Origin::Object { store: Arc::new(store), key, identity },
+            size: 3,
+            shared: shared.clone(),
+            touched: Mutex::default(),
+            recent: RecentSpans::default(),
+            coming: Mutex::default(),
+            verdicts: Mutex::default(),
+        });
+        let chunk = chunk_key(&identity, 0);
+        let claim = other.claim(&chunk).unwrap();
+        let range = 0..3;
+        let mut bringing = std::pin::pin!(data.bring(&range));
+        assert!(tokio::time::timeout(3 * LOOK, &mut bringing).await.is_err());
+        assert!(other.put(&chunk, b"abc"));
+        drop(claim);
+        bringing.await.unwrap();
+        assert_eq!(data.look(&(0..3)).unwrap(), b"abc");
+        assert_eq!(shared.counters().report().clip_range_get_count, 0);
+    }
 }

@@ -19,9 +19,9 @@ use crate::content::spans::length;
 use crate::local::processor_time;
 
 /// How long to wait for another process that fetches the same.
-const OTHERS: Duration = Duration::from_secs(3);
+pub(super) const OTHERS: Duration = Duration::from_secs(3);
 /// How often to look whether it has come.
-const LOOK: Duration = Duration::from_millis(10);
+pub(super) const LOOK: Duration = Duration::from_millis(10);
 
 /// What is on its way, and who waits for it.
 pub(super) struct Flight {

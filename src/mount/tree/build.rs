@@ -3,7 +3,8 @@
 
 use foldhash::{HashMap, HashMapExt as _};
 
-use super::{Body, Entry, FileTree, Inode, Xattrs, permissions};
+use super::record::{Body, BodyRecord, Entry, Text, Xattr, XattrSet};
+use super::{FileTree, Inode, permissions};
 use crate::clip::node::{Attr, FileContent, Node, NodeKind};
 use crate::clip::tree::Tree;
 use crate::digest::Digest;
@@ -25,10 +26,11 @@ struct Build<'a> {
     inodes: Vec<Inode>,
     /// In the order of paths: the directory's index, and the entry.
     entries: Vec<(u32, Entry)>,
-    text: Text<'a>,
+    text: Texts<'a>,
     layers: Interned,
     sha256s: Interned,
-    xattrs: Vec<Xattrs>,
+    xattr_sets: Vec<XattrSet>,
+    xattrs: Vec<Xattr>,
     directories: HashMap<&'a [u8], u32>,
     /// The directory that the last node was in: neighbours mostly share it.
     last: (&'a [u8], u32),
@@ -42,9 +44,10 @@ impl<'a> Build<'a> {
         Self {
             inodes: Vec::with_capacity(nodes),
             entries: Vec::with_capacity(nodes),
-            text: Text::default(),
+            text: Texts::default(),
             layers: Interned::default(),
             sha256s: Interned::default(),
+            xattr_sets: Vec::new(),
             xattrs: Vec::new(),
             directories: HashMap::new(),
             last: (b"", 0),
@@ -77,8 +80,8 @@ impl<'a> Build<'a> {
             _ => inode,
         };
         self.inodes[links as usize].nlink += 1;
-        let (name, length) = self.text.intern(node.path.name());
-        self.entries.push((parent, Entry { name, length, inode }));
+        let name = self.text.intern(node.path.name());
+        self.entries.push((parent, Entry { name, inode }));
     }
 
     /// The inode that this node is another name of.
@@ -98,9 +101,9 @@ impl<'a> Build<'a> {
                 Body::Directory { first: 0, count: 0, parent }
             }
             NodeKind::Symlink { target } => {
-                let (target, length) = self.text.intern(target);
-                size = length.into();
-                Body::Symlink { target, length }
+                let target = self.text.intern(target);
+                size = target.length.into();
+                Body::Symlink { target }
             }
             NodeKind::File(content) => {
                 // What can be read is what there is, whatever the archive says beside it.
@@ -125,9 +128,13 @@ impl<'a> Build<'a> {
         }
         let mut xattrs = 0;
         if !node.xattrs.is_empty() {
-            let pairs = node.xattrs.iter().map(|(name, value)| (name[..].into(), value[..].into()));
-            self.xattrs.push(pairs.collect());
-            xattrs = count(self.xattrs.len());
+            let first = count(self.xattrs.len());
+            for (name, value) in &node.xattrs {
+                let (name, value) = (self.text.intern(name), self.text.intern(value));
+                self.xattrs.push(Xattr { name, value });
+            }
+            self.xattr_sets.push(XattrSet { first, count: count(node.xattrs.len()) });
+            xattrs = count(self.xattr_sets.len());
         }
         self.inodes.push(Inode {
             size,
@@ -144,7 +151,8 @@ impl<'a> Build<'a> {
             gid,
             rdev: node.attr.rdev,
             xattrs,
-            body,
+            body: BodyRecord::new(body),
+            padding: [0; 6],
         });
         index
     }
@@ -158,19 +166,20 @@ impl<'a> Build<'a> {
             let parent = *parent;
             let rest = &self.entries[start..];
             let children = rest.iter().take_while(|(of, _)| *of == parent).count();
-            if let Body::Directory { first, count: length, .. } =
-                &mut self.inodes[parent as usize].body
-            {
-                (*first, *length) = (count(start), count(children));
+            let body = &mut self.inodes[parent as usize].body;
+            if let Body::Directory { parent, .. } = body.read() {
+                let (first, count) = (count(start), count(children));
+                *body = BodyRecord::new(Body::Directory { first, count, parent });
             }
             start += children;
         }
         FileTree {
             inodes: self.inodes.into(),
-            entries: self.entries.into_iter().map(|(_, entry)| entry).collect(),
+            entries: self.entries.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>().into(),
             text: self.text.bytes.into(),
             layers: self.layers.digests.into(),
             sha256s: self.sha256s.digests.into(),
+            xattr_sets: self.xattr_sets.into(),
             xattrs: self.xattrs.into(),
             unreachable: self.unreachable,
         }
@@ -184,34 +193,33 @@ fn count(of: usize) -> u32 {
 
 /// Byte strings, each stored once.
 #[derive(Default)]
-struct Text<'a> {
+struct Texts<'a> {
     bytes: Vec<u8>,
     known: HashMap<&'a [u8], u32>,
 }
 
-impl<'a> Text<'a> {
-    /// Where the string is, and its length.
-    fn intern(&mut self, text: &'a [u8]) -> (u32, u32) {
+impl<'a> Texts<'a> {
+    fn intern(&mut self, text: &'a [u8]) -> Text {
         let start = *self.known.entry(text).or_insert_with(|| {
             let start = count(self.bytes.len());
             self.bytes.extend_from_slice(text);
             start
         });
-        (start, count(text.len()))
+        Text { start, length: count(text.len()) }
     }
 }
 
 /// Digests, each stored once.
 #[derive(Default)]
 struct Interned {
-    digests: Vec<Digest>,
+    digests: Vec<[u8; 32]>,
     known: HashMap<Digest, u32>,
 }
 
 impl Interned {
     fn intern(&mut self, digest: Digest) -> u32 {
         *self.known.entry(digest).or_insert_with(|| {
-            self.digests.push(digest);
+            self.digests.push(*digest.as_bytes());
             count(self.digests.len() - 1)
         })
     }
