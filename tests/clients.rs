@@ -58,7 +58,8 @@ async fn a_gateway_makes_an_image_once_and_hears_how_it_went() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::start(dir.path());
     let source = registry.push(Layout::of(&[Blob::file("etc/hello", b"hello\n")]).path(), "image");
-    let service = Service::start(Settings::default()).await;
+    let settings = Settings::default().argument("build-registry", &registry.address);
+    let service = Service::start(settings).await;
 
     let made = run(command(gateway, &service, &["--container-id", "build-1", &source])).await;
     let told = text(&made.stdout);
@@ -81,10 +82,13 @@ async fn a_gateway_makes_an_image_once_and_hears_how_it_went() {
     assert!(text(&failed.stderr).contains("exit code 555"), "{failed:?}");
 
     let dockerfile = dir.path().join("Dockerfile");
-    std::fs::write(&dockerfile, "FROM alpine\n").unwrap();
+    std::fs::write(&dockerfile, format!("FROM {source}\nLABEL built=here\n")).unwrap();
     let arguments = ["--dockerfile", dockerfile.to_str().unwrap()];
-    let refused = run(command(gateway, &service, &arguments)).await;
-    assert!(text(&refused.stderr).contains("501 dockerfile_not_built"), "{refused:?}");
+    let built = run(command(gateway, &service, &arguments)).await;
+    assert!(built.status.success(), "{built:?}");
+    let told = text(&built.stdout);
+    let image = told.lines().last().unwrap().strip_prefix("image ").unwrap();
+    assert_eq!(service.cat(image, "/etc/hello"), b"hello\n");
 }
 
 #[tokio::test]

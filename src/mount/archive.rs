@@ -5,7 +5,7 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use super::tree::FileTree;
-use crate::clip::error::ClipError;
+use crate::clip::ClipError;
 use crate::clip::header::Header;
 use crate::clip::reader::{Archive, RawParts};
 use crate::clip::storage_info::StorageInfo;

@@ -1,6 +1,7 @@
 //! Chromium, as its users have it, on a machine that reaches itself and nothing else.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -191,9 +192,21 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver ends its browser when it is told to end.
+        // A driver that is told to end leaves its browser behind, unless it was told to close it before.
+        let _ = close(&self.session);
         let pid = nix::unistd::Pid::from_raw(self.driver.id().cast_signed());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.driver.wait();
     }
+}
+
+/// Ends a session; nothing else may be waited for where this is called.
+fn close(session: &str) -> io::Result<()> {
+    let (_, rest) = session.split_once("http://").unwrap();
+    let (server, path) = rest.split_once('/').unwrap();
+    let mut connection = TcpStream::connect(server)?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    write!(connection, "DELETE /{path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n\r\n")?;
+    io::copy(&mut connection, &mut io::sink())?;
+    Ok(())
 }

@@ -25,7 +25,7 @@ const BUFFER: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Entry {
     /// Locked, shared, for as long as it is open.
-    file: File,
+    pub(super) file: File,
     length: u64,
 }
 

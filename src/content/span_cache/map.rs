@@ -20,7 +20,7 @@ pub struct EntryMap {
 impl EntryMap {
     /// Maps all bytes of an entry but its trailer.
     pub fn new(entry: Arc<Entry>) -> io::Result<Self> {
-        let length = usize::try_from(entry.length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let length = usize::try_from(entry.length()).map_err(|_| io::ErrorKind::FileTooLarge)?;
         // SAFETY: the bytes of a mapped file must not change, nor end. Files of the cache appear by rename when
         // they are complete, and are removed but never written again or cut; the directory is this user's
         // alone.
