@@ -1,5 +1,6 @@
 //! Builds through the real binary: buildah, a registry, Postgres, and what is left on the machine.
 
+mod export;
 mod failures;
 mod harness;
 mod life;
