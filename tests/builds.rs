@@ -4,5 +4,6 @@ mod export;
 mod failures;
 mod harness;
 mod life;
+mod provenance;
 mod secrets;
 mod way;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,11 +22,12 @@ use crate::local::io_error;
 use crate::oci::{
     Credentials, ImageSource, OciError, OciSettings, Platform, Reference, ResolvedImage, Source,
 };
+use crate::progress::Progress;
 
 /// Layers of a base image on their way.
 mod layers;
 
-use layers::fetch_into;
+use layers::{OnTheWay, fetch_into};
 
 /// An image that a build begins with, as it is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -64,6 +66,8 @@ pub struct BaseImages<'a> {
     pub credentials: &'a BTreeMap<String, Credentials>,
     /// How what is built will be indexed: indexes of their layers go into the cache for that.
     pub options: &'a IndexOptions,
+    /// Told of the layers that come.
+    pub progress: Arc<dyn Progress>,
     /// Of what they should be, where the Dockerfile doesn't say.
     pub platform: &'a Platform,
     /// Whether the workspace lets its jobs pull from a host.
@@ -90,6 +94,10 @@ impl BaseImages<'_> {
             fetched.push(self.fetch_one(site, image, &directory, cancel).await?);
         }
         Ok(fetched)
+    }
+
+    fn on_the_way(&self) -> OnTheWay<'_> {
+        OnTheWay { options: self.options, progress: &self.progress }
     }
 
     async fn fetch_one(
@@ -121,13 +129,13 @@ impl BaseImages<'_> {
         let cached = self.backend.has_image(site, config).await;
         if !cached {
             let known = site.known_layers();
-            fetch_into(&source, &found, directory, &known, self.options, cancel).await?;
+            fetch_into(&source, &found, directory, &known, self.on_the_way(), cancel).await?;
             if let Err(error) = self.backend.import(site, directory, cancel).await {
                 if known.is_empty() || !matches!(error, BuildError::Backend { .. }) {
                     return Err(error);
                 }
                 // The layers that it should have, it may have lost.
-                fetch_into(&source, &found, directory, &[], self.options, cancel).await?;
+                fetch_into(&source, &found, directory, &[], self.on_the_way(), cancel).await?;
                 self.backend.import(site, directory, cancel).await?;
             }
             tokio::fs::remove_dir_all(directory)

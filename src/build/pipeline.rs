@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -23,6 +24,7 @@ use crate::archive::IndexOptions;
 use crate::digest::Digest;
 use crate::local::blocking;
 use crate::oci::{Credentials, OciSettings, PinnedReference, Platform};
+use crate::progress::Progress;
 
 /// Where the Dockerfile is.
 #[derive(Debug, Clone)]
@@ -123,7 +125,6 @@ impl Finished {
 }
 
 /// What all builds have in common.
-#[derive(Debug)]
 pub struct Pipeline<'a> {
     /// The builder.
     pub backend: &'a dyn BuildBackend,
@@ -131,6 +132,8 @@ pub struct Pipeline<'a> {
     pub oci: &'a OciSettings,
     /// How what is built will be indexed.
     pub options: &'a IndexOptions,
+    /// Told of the layers of base images that come.
+    pub progress: Arc<dyn Progress>,
     /// Which network there is.
     pub network: Network,
     /// What a context may cost.
@@ -152,6 +155,12 @@ fn style_of(
     let found = || text.chars().take(40).collect();
     let epoch = epoch.ok_or_else(|| BuildError::Epoch { found: found() })?;
     Ok(ExportStyle { epoch: Some(epoch), ..style })
+}
+
+impl std::fmt::Debug for Pipeline<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("backend", &self.backend).finish_non_exhaustive()
+    }
 }
 
 impl Pipeline<'_> {
@@ -204,6 +213,7 @@ impl Pipeline<'_> {
             oci: self.oci,
             credentials: &input.credentials,
             options: self.options,
+            progress: self.progress.clone(),
             platform,
             may_pull_from,
         };

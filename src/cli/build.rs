@@ -25,6 +25,7 @@ use crate::build::{
 use crate::config::LimitsArgs;
 use crate::memory::MemoryBudget;
 use crate::oci::{ImageSource, Platform, Reference, ReferenceForm};
+use crate::progress::Silent;
 
 /// Bytes that what is known of layers may take beside them.
 const INDEXES: u64 = 1 << 30;
@@ -270,6 +271,7 @@ impl Build {
                 backend: &backend,
                 oci: &oci,
                 options: &options,
+                progress: Arc::new(Silent),
                 network,
                 context_limits,
                 style,

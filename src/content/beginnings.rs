@@ -14,6 +14,7 @@ use crate::clip::storage_info::StorageInfo;
 use crate::content::blocks::BlockData;
 use crate::content::{ContentError, FileParts, ReadSettings, SpanReader};
 use crate::digest::Digest;
+use crate::oci::OciSettings;
 
 /// No more plain bytes are read at once, unless one file is longer.
 const PIECE: u64 = 8 << 20;
@@ -55,7 +56,7 @@ pub(crate) async fn of_layers(
     file: &Path,
     archive: &Archive,
     wanted: &[Beginning<'_>],
-    settings: &ReadSettings,
+    oci: &OciSettings,
     cancel: &CancellationToken,
     take: &mut (dyn FnMut(usize, Bytes) + Send),
 ) -> Result<usize, ContentError> {
@@ -74,7 +75,8 @@ pub(crate) async fn of_layers(
         }
     }
     for (remote, mut places) in layers.into_values() {
-        let opened = open_layer(file, archive, image, remote, settings.clone()).await?;
+        let settings = ReadSettings { oci: oci.clone(), ..ReadSettings::default() };
+        let opened = open_layer(file, archive, image, remote, settings).await?;
         let LayerContent { spans: Some(spans), .. } = opened else {
             left_out += places.len();
             continue;

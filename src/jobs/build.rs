@@ -46,7 +46,7 @@ pub use log::LogRecord;
 pub use provenance::{STATEMENT, Statement};
 pub use tidy::{TidyContexts, TidyStorages};
 
-use delivery::{Delivery, charged, written};
+use delivery::{Delivery, GettingOn, charged, written};
 use log::JobLog;
 
 /// What a job's credentials for pushing are called among its secrets.
@@ -253,6 +253,7 @@ impl Builder {
             backend: &*self.backend,
             oci: &self.puller.oci,
             options,
+            progress: Arc::new(GettingOn(attempt.events.clone())),
             network: self.network,
             context_limits: self.context_limits,
             style: self.style,

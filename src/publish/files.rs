@@ -153,8 +153,7 @@ impl ArchiveReader {
     ) -> Result<usize, PublishError> {
         let left_out = match &open.copy {
             Some(copy) => {
-                let settings = ReadSettings { oci: self.oci.clone(), ..ReadSettings::default() };
-                of_layers(copy.path(), open.archive(), wanted, &settings, cancel, take).await?
+                of_layers(copy.path(), open.archive(), wanted, &self.oci, cancel, take).await?
             }
             None => of_blocks(&self.archives.data(&open.stored)?, wanted, cancel, take).await?,
         };

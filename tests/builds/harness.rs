@@ -61,8 +61,12 @@ impl Yard {
 
     /// A blob of the registry that is JSON.
     pub(crate) fn json(&self, digest: &str) -> Value {
-        let bytes = std::fs::read(self.registry.blob(digest.parse().unwrap())).unwrap();
-        serde_json::from_slice(&bytes).unwrap()
+        serde_json::from_slice(&self.blob(digest)).unwrap()
+    }
+
+    /// A blob of the registry.
+    pub(crate) fn blob(&self, digest: &str) -> Vec<u8> {
+        std::fs::read(self.registry.blob(digest.parse().unwrap())).unwrap()
     }
 
     /// The directory of the repository that images go to.

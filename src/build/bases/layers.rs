@@ -20,12 +20,19 @@ use crate::fetch::download::with_layer;
 use crate::layer::{LayerError, LayerRead, NoContents, read_layer};
 use crate::local::io_error;
 use crate::oci::{LayerDescriptor, ResolvedImage, Source};
-use crate::progress::Silent;
+use crate::progress::Progress;
 
 /// Layers of an image that are fetched at a time.
 const AT_ONCE: usize = 4;
 /// What a directory of this kind says of itself.
 const VERSION: &str = "Directory Transport Version: 1.1\n";
+
+/// What layers are indexed for as they come, and who is told of it.
+#[derive(Clone, Copy)]
+pub(super) struct OnTheWay<'a> {
+    pub(super) options: &'a IndexOptions,
+    pub(super) progress: &'a Arc<dyn Progress>,
+}
 
 /// Writes an image as a directory of blobs, but for the layers that are `known`.
 pub(super) async fn fetch_into(
@@ -33,7 +40,7 @@ pub(super) async fn fetch_into(
     image: &ResolvedImage,
     directory: &Path,
     known: &[Digest],
-    options: &IndexOptions,
+    on_the_way: OnTheWay<'_>,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
     let failed = || io_error(format!("can't write {}", directory.display()));
@@ -55,8 +62,9 @@ pub(super) async fn fetch_into(
     let missing = layers
         .into_iter()
         .filter(|(digest, _)| !known.contains(digest) && !directory.join(digest.hex()).exists());
-    let fetches: Vec<_> =
-        missing.map(|(_, layer)| fetch_layer(source, layer, directory, options, cancel)).collect();
+    let fetches: Vec<_> = missing
+        .map(|(_, layer)| fetch_layer(source, layer, directory, on_the_way, cancel))
+        .collect();
     stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await
 }
 
@@ -64,9 +72,10 @@ async fn fetch_layer(
     source: &Source,
     (descriptor, diff_id): (&LayerDescriptor, Digest),
     directory: &Path,
-    options: &IndexOptions,
+    on_the_way: OnTheWay<'_>,
     cancel: &CancellationToken,
 ) -> Result<(), BuildError> {
+    let OnTheWay { options, progress } = on_the_way;
     let LayerDescriptor { digest, size, .. } = *descriptor;
     let failed = || io_error(format!("can't write {}", directory.display()));
     let part = directory.join(format!("{}.part", digest.hex()));
@@ -85,7 +94,7 @@ async fn fetch_layer(
         copy.file.flush().map_err(detail)?;
         Ok((index.flatten(), account))
     };
-    let (progress, budget) = (Arc::new(Silent), &options.budget);
+    let (progress, budget) = (progress.clone(), &options.budget);
     let fetched = with_layer(source, digest, size, progress, budget, cancel, work).await;
     let (index, _account) = fetched.map_err(|error| match error {
         FetchError::Cancelled => BuildError::Cancelled,

@@ -165,7 +165,7 @@ pub(super) fn charged(options: &IndexOptions, account: &MemoryAccount) -> IndexO
 }
 
 /// Bytes that go out show that the attempt gets on. How far it is, its log tells.
-struct GettingOn(EventSink);
+pub(super) struct GettingOn(pub(super) EventSink);
 
 impl Progress for GettingOn {
     fn step(&self, step: Step) {
