@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clipwright::archive::{IndexOptions, LayerCache, index_image};
-use clipwright::build::export::{Base, DEFAULT_LEVEL, Export, ExportedLayers, Origin, StoredImage};
+use clipwright::build::export::{
+    Base, DEFAULT_LEVEL, Export, ExportStyle, ExportedLayers, MANIFEST, Origin, StoredImage,
+};
 use clipwright::oci::{ImageSource, OciSettings, Platform, Publisher, Reference, Source};
 use clipwright::progress::Silent;
 use serde_json::json;
@@ -42,13 +44,16 @@ async fn main() -> anyhow::Result<()> {
         bases: &[Base { image: &base_image, source: &base_source }],
         publisher: &publisher,
         options: &options,
-        epoch: None,
-        level: if level == "default" { DEFAULT_LEVEL } else { level.parse()? },
+        style: ExportStyle {
+            level: if level == "default" { DEFAULT_LEVEL } else { level.parse()? },
+            epoch: None,
+        },
         known: Some(&ExportedLayers::new(learnt.join("exported"))),
         progress: Arc::new(Silent),
     }
-    .push("bench", &never)
+    .push(&never)
     .await?;
+    publisher.manifest(&exported.manifest, MANIFEST, Some("bench"), &never).await?;
     let pushed = started.elapsed();
     let reference: Reference = format!("{registry}/{repository}:bench").parse()?;
     let source = Source::open(&ImageSource::Registry(reference), &oci, None).await?;

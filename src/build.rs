@@ -11,14 +11,14 @@ mod buildah;
 mod cgroup;
 /// What `COPY` and `ADD` take from.
 pub mod context;
+/// Where a built image goes.
+mod destination;
 /// What the service has to understand of a Dockerfile.
 mod dockerfile;
 /// Why an image could not be built.
 mod error;
 /// What becomes of an image after its last `RUN`.
 pub mod export;
-/// A built image on this machine.
-mod layout;
 /// What a build says.
 mod log;
 /// Which names secrets may have.
@@ -33,15 +33,15 @@ pub mod sandbox;
 mod storage;
 
 pub use backend::{BackendVersion, BuildBackend, BuildOrder, BuildStep, BuiltImage};
-pub use bases::{BaseImage, BaseImages};
+pub use bases::{BaseImage, BaseImages, FetchedBase};
 pub use buildah::{Buildah, Isolation};
 pub use cgroup::Resources;
+pub use destination::Destination;
 pub use dockerfile::{Dockerfile, ExternalImage, Features, MAX_DOCKERFILE, Scope};
 pub use error::{BuildError, ContextError, DockerfileError, SandboxError};
-pub use layout::BuiltLayout;
 pub use log::{LogLine, LogSink, Mask, StepNumber, Stream};
 pub use names::{is_id, secret_id_fault};
-pub use pipeline::{BuildInput, ContextInput, DockerfileInput, Finished, Pipeline, Timings};
+pub use pipeline::{BuildInput, ContextInput, DockerfileInput, EPOCH, Finished, Pipeline, Timings};
 pub use process::Launcher;
 pub use sandbox::Network;
 pub use storage::{Site, Storages};

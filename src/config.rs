@@ -13,6 +13,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::archive::{ClipVersion, Fallback};
+use crate::build::export::{ExportStyle, MAX_EPOCH};
 use crate::build::{Isolation, Network, Resources};
 use crate::layer::Limits;
 use crate::oci::{OciSettings, ReferenceForm, normalise_registry};
@@ -132,6 +133,8 @@ pub struct BuildSettings {
     pub network: Network,
     /// What one may take of the machine.
     pub resources: Resources,
+    /// What new layers of images are like.
+    pub style: ExportStyle,
     /// Bytes that the layers of a workspace may take.
     pub cache_bytes: u64,
     /// How long a context is kept that no build uses.
@@ -284,6 +287,11 @@ fn build(layers: &Layers<'_>) -> Result<BuildSettings, ConfigError> {
                 .parse(&setting::BUILD_PROCESSES, |text| between(text, 32..=1 << 22))?,
             cpu_millis: layers
                 .parse(&setting::BUILD_CPU_MILLIS, |text| between(text, 10..=1_024_000))?,
+        },
+        style: ExportStyle {
+            level: layers.require(&setting::BUILD_GZIP_LEVEL, |text| between(text, 1..=9))?,
+            epoch: layers
+                .parse(&setting::BUILD_SOURCE_DATE_EPOCH, |text| between(text, 0..=MAX_EPOCH))?,
         },
         cache_bytes: layers.require(&setting::BUILD_CACHE_MIB, |text| {
             between(text, 0..=1 << 24).map(|mib: u64| mib << 20)

@@ -4,6 +4,8 @@
 mod archive_artifact;
 /// Archives that lie in a bucket.
 mod archive_object;
+/// The beginnings of many small files.
+pub(crate) mod beginnings;
 /// The data of a v1 archive.
 pub(crate) mod blocks;
 /// Why the content of files could not be read.
@@ -27,6 +29,7 @@ pub(crate) mod stored_layers;
 
 pub use archive_artifact::{ARCHIVE_BLOB, ARCHIVE_TYPE, ArchiveArtifact};
 pub use archive_object::ArchiveObject;
+pub use beginnings::Beginning;
 pub use blocks::{BlockData, S3Override};
 pub use error::ContentError;
 pub use extract::{ExtractOptions, Extraction, extract};

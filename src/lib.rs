@@ -53,6 +53,8 @@ pub mod memory;
 pub mod mount;
 /// References, credentials, platforms, registries and layout directories.
 pub mod oci;
+/// What is installed in an image.
+pub mod packages;
 /// How progress leaves the lower floors.
 pub mod progress;
 /// How an archive becomes public and stays right.

@@ -38,6 +38,8 @@ struct Open {
 enum Turn {
     Together(#[expect(dead_code, reason = "it is held")] OwnedRwLockReadGuard<()>),
     Alone(#[expect(dead_code, reason = "it is held")] OwnedRwLockWriteGuard<()>),
+    /// That of another account.
+    Of(#[expect(dead_code, reason = "it is held")] Arc<Open>),
 }
 
 impl fmt::Debug for Turn {
@@ -45,6 +47,7 @@ impl fmt::Debug for Turn {
         f.write_str(match self {
             Self::Together(_) => "Together",
             Self::Alone(_) => "Alone",
+            Self::Of(_) => "Of",
         })
     }
 }
@@ -90,6 +93,14 @@ impl MemoryBudget {
 }
 
 impl MemoryAccount {
+    /// An account for a part of the work, which gives back what it has taken before the whole is done.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let Some(open) = &self.0 else { return Self(None) };
+        let (shared, taken) = (open.shared.clone(), AtomicU64::new(0));
+        Self(Some(Arc::new(Open { shared, taken, _turn: Turn::Of(open.clone()) })))
+    }
+
     /// Takes more, or nothing.
     pub fn take(&self, bytes: u64) -> Result<(), MemoryShortage> {
         let Some(open) = &self.0 else { return Ok(()) };
@@ -135,6 +146,11 @@ mod tests {
         assert_eq!(budget.taken(), 100, "a clone is the same account");
         drop(clone);
         assert_eq!(budget.taken(), 40);
+        let part = other.part();
+        part.take(60).unwrap();
+        assert_eq!(part.part().take(1), Err(MemoryShortage { wanted: 101, limit: 100 }));
+        drop(part);
+        assert_eq!(budget.taken(), 40, "a part gives back its own");
         MemoryAccount::default().take(u64::MAX).unwrap();
     }
 

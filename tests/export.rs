@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use clipwright::archive::{IndexOptions, LayerCache, index_image};
 use clipwright::build::export::{
-    Base, DEFAULT_LEVEL, Export, ExportError, ExportedImage, ExportedLayers, Origin, StoredImage,
+    Base, Export, ExportError, ExportStyle, ExportedImage, ExportedLayers, MANIFEST, Origin,
+    StoredImage,
 };
 use clipwright::digest::Digest;
 use clipwright::layer::{LayerRead, NoContents, read_layer};
@@ -131,18 +132,20 @@ impl Built {
         let publisher = Publisher::open(address, repository, Some("base/image"), &settings, None);
         let publisher = publisher.await.unwrap();
         let known = ExportedLayers::new(self.dir.path().join("exported"));
-        Export {
+        let exported = Export {
             image: &self.stored(),
             bases: &[Base { image: &base, source: &source }],
             publisher: &publisher,
             options,
-            epoch,
-            level: DEFAULT_LEVEL,
+            style: ExportStyle { epoch, ..ExportStyle::default() },
             known: Some(&known),
             progress: Arc::new(Silent),
         }
-        .push("tag", cancel)
-        .await
+        .push(cancel)
+        .await?;
+        let tagging = publisher.manifest(&exported.manifest, MANIFEST, Some("tag"), cancel);
+        tagging.await?;
+        Ok(exported)
     }
 
     fn options(&self) -> IndexOptions {

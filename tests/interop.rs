@@ -20,6 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::layout::{noise, tar};
 use crate::support::pack::Image;
 use crate::support::registry::Registry;
 use crate::support::s3::S3Server;
@@ -188,6 +189,47 @@ async fn upstream_mounts_what_was_published_again() {
         compare.arg("--allow").arg(list);
     }
     run(compare.arg(root).arg(&mount.point));
+}
+
+/// What a build job makes of `opaque` and three more layers, which have several members of gzip each or
+/// none but one: upstream mounts our archive of it, and indexes what we have compressed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstream_reads_what_was_built() {
+    let Some(interop) = interop() else { return };
+    let dir = scratch();
+    let registry = Registry::start(dir.path());
+    let base = registry.push(&make_image("opaque", dir.path()), "base");
+    let settings = Settings::default()
+        .argument("reference-form", "tag-and-digest")
+        .argument("build-registry", &registry.address);
+    let service = Service::start(settings).await;
+    let (id, large) = ("961eaef6668e480f", noise(11, 33 << 20));
+    let files = [("large", &large[..]), ("empty", b""), ("d/small", b"small\n")];
+    let (status, sent) = service.send_bytes("/v1/contexts", tar(&files)).await;
+    assert_eq!(status, 201, "{sent}");
+    let job = serde_json::json!({
+        "kind": "build", "image_id": id, "context": sent["digest"],
+        "dockerfile": format!("FROM {base}\nCOPY large /opt/large\nCOPY d empty /opt/d/\nCOPY large /opt/d/small\n"),
+    });
+    let job = service.finished(&service.submit(job).await).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+
+    let layout = dir.path().join("built");
+    run(Command::new("skopeo")
+        .args(["copy", "--quiet", "--src-tls-verify=false", "--preserve-digests"])
+        .arg(format!("docker://{}/beta9-users:{id}", registry.address))
+        .arg(format!("oci:{}:latest", layout.display())));
+    let root = unpack(&layout, &dir.path().join("bundle"));
+    assert!(std::fs::read(root.join("opt/d/small")).unwrap() == large);
+    let mount = Mount::new(&interop, &service.archive(id), dir.path());
+    let mut compare = Command::new(&interop);
+    compare.arg("compare");
+    for list in differences("opaque") {
+        compare.arg("--allow").arg(list);
+    }
+    run(compare.arg(root).arg(&mount.point));
+    drop(mount);
+    upstream_archives_of(&interop, "built", &layout);
 }
 
 // ---- our v1 archives, read by upstream ---------------------------------------------------------

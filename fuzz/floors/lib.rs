@@ -10,6 +10,7 @@ mod examples;
 pub mod gzip;
 pub mod layer;
 pub mod memory;
+pub mod packages;
 pub mod program;
 pub mod trace;
 pub mod write_behind;

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 use super::extract::MAX_BODY;
 use super::{
     AppState, archives, auth, beta9, bulk, contexts, deadline, docs, events, files, health, images,
-    jobs, log, metrics, new_job, observe, origin, pages, problem, rollout_report, rollouts, starts,
-    tokens, traces, webhooks, workspaces,
+    jobs, log, metrics, new_job, observe, origin, packages, pages, problem, provenance,
+    rollout_report, rollouts, starts, tokens, traces, webhooks, workspaces,
 };
 use crate::trace;
 
@@ -28,6 +28,8 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::retry))
         .routes(routes!(events::follow))
         .routes(routes!(log::follow))
+        .routes(routes!(provenance::show))
+        .routes(routes!(packages::show))
         .routes(routes!(contexts::keep).layer(DefaultBodyLimit::disable()))
         .routes(routes!(contexts::look))
         .routes(routes!(images::list))

@@ -49,15 +49,6 @@ pub trait BuildBackend: Send + Sync + std::fmt::Debug {
         cancel: &CancellationToken,
     ) -> Result<BuiltImage, BuildError>;
 
-    /// Writes an image of the storage as an OCI layout, layers in gzip.
-    async fn export(
-        &self,
-        site: &Site,
-        image: Digest,
-        layout: &std::path::Path,
-        cancel: &CancellationToken,
-    ) -> Result<(), BuildError>;
-
     /// Removes what a build that was ended left in the storage: its working containers.
     async fn sweep(&self, site: &Site) -> Result<(), BuildError>;
 

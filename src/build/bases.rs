@@ -4,12 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
@@ -17,18 +16,20 @@ use super::BuildError;
 use super::backend::BuildBackend;
 use super::dockerfile::ExternalImage;
 use super::storage::Site;
+use crate::archive::IndexOptions;
 use crate::digest::Digest;
 use crate::local::io_error;
 use crate::oci::{
     Credentials, ImageSource, OciError, OciSettings, Platform, Reference, ResolvedImage, Source,
 };
+use crate::progress::Progress;
 
-/// Layers of an image that are fetched at a time.
-const AT_ONCE: usize = 4;
-/// What a directory of this kind says of itself.
-const VERSION: &str = "Directory Transport Version: 1.1\n";
+/// Layers of a base image on their way.
+mod layers;
 
-/// An image that a build began with.
+use layers::{OnTheWay, fetch_into};
+
+/// An image that a build begins with, as it is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BaseImage {
     /// As the Dockerfile names it.
@@ -38,15 +39,21 @@ pub struct BaseImage {
     /// Digest of the platform manifest.
     #[schema(value_type = String)]
     pub manifest_digest: Digest,
-    /// Digest of its config.
-    #[serde(skip, default = "nothing")]
-    pub(super) config: Digest,
     /// Whether it was in the workspace's storage.
     pub cached: bool,
 }
 
-fn nothing() -> Digest {
-    Digest::of(b"")
+/// An image that a build begins with, in the workspace's storage and where it came from.
+#[derive(Debug)]
+pub struct FetchedBase {
+    /// What is told of it.
+    pub told: BaseImage,
+    /// Digest of its config in the storage.
+    pub(super) config: Digest,
+    /// The image.
+    pub image: ResolvedImage,
+    /// Where its layers are.
+    pub source: Source,
 }
 
 /// How base images are found.
@@ -57,6 +64,10 @@ pub struct BaseImages<'a> {
     pub oci: &'a OciSettings,
     /// How to log in, by host; the surroundings' where there is none.
     pub credentials: &'a BTreeMap<String, Credentials>,
+    /// How what is built will be indexed: indexes of their layers go into the cache for that.
+    pub options: &'a IndexOptions,
+    /// Told of the layers that come.
+    pub progress: Arc<dyn Progress>,
     /// Of what they should be, where the Dockerfile doesn't say.
     pub platform: &'a Platform,
     /// Whether the workspace lets its jobs pull from a host.
@@ -76,7 +87,7 @@ impl BaseImages<'_> {
         site: &Site,
         images: &[ExternalImage],
         cancel: &CancellationToken,
-    ) -> Result<Vec<BaseImage>, BuildError> {
+    ) -> Result<Vec<FetchedBase>, BuildError> {
         let mut fetched = Vec::new();
         for (number, image) in images.iter().enumerate() {
             let directory = site.scratch(&format!("base-{number}"));
@@ -85,13 +96,17 @@ impl BaseImages<'_> {
         Ok(fetched)
     }
 
+    fn on_the_way(&self) -> OnTheWay<'_> {
+        OnTheWay { options: self.options, progress: &self.progress }
+    }
+
     async fn fetch_one(
         &self,
         site: &Site,
         image: &ExternalImage,
         directory: &Path,
         cancel: &CancellationToken,
-    ) -> Result<BaseImage, BuildError> {
+    ) -> Result<FetchedBase, BuildError> {
         let line = image.line;
         let failed = |error| BuildError::of_oci(format!("Dockerfile line {line}: "), error);
         let wrong = |reason: String| super::DockerfileError { line, reason };
@@ -114,13 +129,13 @@ impl BaseImages<'_> {
         let cached = self.backend.has_image(site, config).await;
         if !cached {
             let known = site.known_layers();
-            fetch_into(&source, &found, directory, &known, cancel).await?;
+            fetch_into(&source, &found, directory, &known, self.on_the_way(), cancel).await?;
             if let Err(error) = self.backend.import(site, directory, cancel).await {
                 if known.is_empty() || !matches!(error, BuildError::Backend { .. }) {
                     return Err(error);
                 }
                 // The layers that it should have, it may have lost.
-                fetch_into(&source, &found, directory, &[], cancel).await?;
+                fetch_into(&source, &found, directory, &[], self.on_the_way(), cancel).await?;
                 self.backend.import(site, directory, cancel).await?;
             }
             tokio::fs::remove_dir_all(directory)
@@ -128,13 +143,13 @@ impl BaseImages<'_> {
                 .map_err(io_error("can't remove a base image's files"))?;
         }
         site.touch(&config.hex());
-        Ok(BaseImage {
+        let told = BaseImage {
             name: image.name.clone(),
             reference: found.reference.to_string(),
             manifest_digest: found.manifest_digest,
-            config,
             cached,
-        })
+        };
+        Ok(FetchedBase { told, config, image: found, source })
     }
 }
 
@@ -165,51 +180,4 @@ fn with_history(image: ResolvedImage) -> ResolvedImage {
     manifest["config"]["digest"] = json!(Digest::of(&raw_config).to_string());
     manifest["config"]["size"] = json!(raw_config.len());
     ResolvedImage { raw_config, raw_manifest: Bytes::from(manifest.to_string()), ..image }
-}
-
-/// Writes an image as a directory of blobs, but for the layers that are `known`.
-async fn fetch_into(
-    source: &Source,
-    image: &ResolvedImage,
-    directory: &Path,
-    known: &[Digest],
-    cancel: &CancellationToken,
-) -> Result<(), BuildError> {
-    let failed = || io_error(format!("can't write {}", directory.display()));
-    tokio::fs::create_dir_all(directory).await.map_err(failed())?;
-    let config = Digest::of(&image.raw_config).hex();
-    for (name, bytes) in [
-        ("version", Bytes::from_static(VERSION.as_bytes())),
-        ("manifest.json", image.raw_manifest.clone()),
-        (&config, image.raw_config.clone()),
-    ] {
-        tokio::fs::write(directory.join(name), bytes).await.map_err(failed())?;
-    }
-    let layers: BTreeMap<Digest, u64> =
-        image.layers.iter().map(|layer| (layer.digest, layer.size)).collect();
-    let missing = layers
-        .into_iter()
-        .filter(|(digest, _)| !known.contains(digest) && !directory.join(digest.hex()).exists());
-    let fetches: Vec<_> =
-        missing.map(|(digest, size)| fetch_blob(source, digest, size, directory, cancel)).collect();
-    stream::iter(fetches).buffer_unordered(AT_ONCE).try_collect::<()>().await
-}
-
-async fn fetch_blob(
-    source: &Source,
-    digest: Digest,
-    size: u64,
-    directory: &Path,
-    cancel: &CancellationToken,
-) -> Result<(), BuildError> {
-    let failed = || io_error(format!("can't write {}", directory.display()));
-    let mut bytes = source.blob(&digest, size, cancel).await?;
-    let part = directory.join(format!("{}.part", digest.hex()));
-    let mut file = tokio::fs::File::create(&part).await.map_err(failed())?;
-    while let Some(chunk) = bytes.try_next().await? {
-        file.write_all(&chunk).await.map_err(failed())?;
-    }
-    file.flush().await.map_err(failed())?;
-    tokio::fs::rename(&part, directory.join(digest.hex())).await.map_err(failed())?;
-    Ok(())
 }

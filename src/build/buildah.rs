@@ -1,5 +1,5 @@
 //! buildah as the builder. It never speaks to a registry: base images are in the storage before it begins,
-//! and what it builds is pushed by our own client, so that no credential comes near it.
+//! and what it builds is read out of the storage and pushed by our own client, so that no credential comes near it.
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -283,32 +283,6 @@ impl BuildBackend for Buildah {
         }
     }
 
-    async fn export(
-        &self,
-        site: &Site,
-        image: Digest,
-        layout: &Path,
-        cancel: &CancellationToken,
-    ) -> Result<(), BuildError> {
-        let policy = site.conf("policy.json").display().to_string();
-        let (from, to) = (image.hex(), format!("oci:{}:image", layout.display()));
-        let arguments = [
-            "push",
-            "--quiet",
-            "--signature-policy",
-            &policy,
-            "--format",
-            "oci",
-            "--compression-format",
-            "gzip",
-            "--compression-level",
-            "1",
-            &from,
-            &to,
-        ];
-        self.command(site, "push", &arguments, cancel).await
-    }
-
     async fn sweep(&self, site: &Site) -> Result<(), BuildError> {
         let left = site.own_containers();
         if left.is_empty() {
@@ -342,6 +316,7 @@ impl BuildBackend for Buildah {
                 removed += 1;
             }
         }
+        site.forget_exported();
         Ok(removed)
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::export::ExportError;
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 use crate::local::IoError;
@@ -175,6 +176,15 @@ pub enum BuildError {
         /// What is wrong.
         reason: String,
     },
+    /// The image can't be brought out of the builder's storage to where it is to be.
+    #[error("the image can't be exported: {0}")]
+    Export(#[source] Box<ExportError>),
+    /// `SOURCE_DATE_EPOCH` is no time.
+    #[error("SOURCE_DATE_EPOCH: expected seconds since 1970, found {found:?}")]
+    Epoch {
+        /// What was found, cut to 40 characters.
+        found: String,
+    },
     /// Local trouble.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -207,10 +217,20 @@ impl From<OciError> for BuildError {
     }
 }
 
+impl From<ExportError> for BuildError {
+    fn from(error: ExportError) -> Self {
+        match error {
+            ExportError::Cancelled | ExportError::Oci(OciError::Cancelled) => Self::Cancelled,
+            error => Self::Export(Box::new(error)),
+        }
+    }
+}
+
 impl Classify for BuildError {
     fn is_transient(&self) -> bool {
         match self {
             Self::Oci { error, .. } => error.is_transient(),
+            Self::Export(error) => error.is_transient(),
             Self::Impossible { .. }
             | Self::Backend { .. }
             | Self::Io(_)
@@ -223,6 +243,7 @@ impl Classify for BuildError {
     fn fault(&self) -> Fault {
         match self {
             Self::Oci { error, .. } => error.fault(),
+            Self::Export(error) => error.fault(),
             Self::Impossible { .. } | Self::Backend { .. } | Self::Io(_) | Self::BadFile { .. } => {
                 Fault::Ours
             }
@@ -234,6 +255,7 @@ impl Classify for BuildError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Oci { error, .. } => error.retry_after(),
+            Self::Export(error) => error.retry_after(),
             _ => None,
         }
     }
@@ -251,6 +273,8 @@ impl Classify for BuildError {
             Self::Store { .. } => "store_unavailable",
             Self::NoContext { .. } => "context_not_found",
             Self::Oci { error, .. } => error.code(),
+            Self::Export(error) => error.code(),
+            Self::Epoch { .. } => "invalid_source_date_epoch",
             Self::RegistryNotAllowed { .. } => "registry_not_allowed",
             Self::Io(_) => "io",
             Self::Cancelled => "cancelled",

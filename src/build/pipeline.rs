@@ -1,8 +1,9 @@
-//! The way from a Dockerfile to an image: context, base images, build, export. What is published, and
-//! where, is the caller's to say; the same for a job and for the command line.
+//! The way from a Dockerfile to an image in the builder's storage: context, base images, build. Where it goes
+//! from there is the caller's to say; the same for a job and for the command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -12,16 +13,18 @@ use utoipa::ToSchema;
 
 use super::BuildError;
 use super::backend::{BuildBackend, BuildOrder, BuildStep};
-use super::bases::{BaseImage, BaseImages};
+use super::bases::{BaseImages, FetchedBase};
 use super::context::{self, ContextLimits};
 use super::dockerfile::{Dockerfile, Scope};
-use super::layout::BuiltLayout;
+use super::export::{ExportStyle, MAX_EPOCH, PublicConfig, StoredImage};
 use super::log::{LogLine, LogSink, Mask, Stream};
 use super::sandbox::Network;
 use super::storage::Site;
+use crate::archive::IndexOptions;
 use crate::digest::Digest;
 use crate::local::blocking;
-use crate::oci::{Credentials, OciSettings, Platform, Reference};
+use crate::oci::{Credentials, OciSettings, PinnedReference, Platform};
+use crate::progress::Progress;
 
 /// Where the Dockerfile is.
 #[derive(Debug, Clone)]
@@ -79,9 +82,9 @@ pub struct Timings {
     pub base: f64,
     /// The builder ran.
     pub build: f64,
-    /// The image was written out of the builder's storage.
+    /// The image's new layers were read out of the builder's storage, compressed, indexed and pushed.
     pub export: f64,
-    /// The image was pushed.
+    /// The image got its tag.
     #[serde(default)]
     pub publish: f64,
     /// The image was indexed and its archive stored.
@@ -89,13 +92,17 @@ pub struct Timings {
     pub index: f64,
 }
 
-/// An image that was built and is on this machine.
+/// An image that was built and is in the builder's storage.
 #[derive(Debug)]
 pub struct Finished {
-    /// The image.
-    pub layout: BuiltLayout,
+    /// The image, with the config that it is to have.
+    pub image: StoredImage,
     /// What it began with.
-    pub bases: Vec<BaseImage>,
+    pub bases: Vec<FetchedBase>,
+    /// Digest of the Dockerfile's text.
+    pub dockerfile: Digest,
+    /// What its new layers are to be like.
+    pub style: ExportStyle,
     /// What was done.
     pub steps: Vec<BuildStep>,
     /// How long it took so far.
@@ -104,32 +111,71 @@ pub struct Finished {
     pub warnings: Vec<String>,
 }
 
+impl Finished {
+    /// A repository of this registry that has layers of the image.
+    pub(super) fn mountable(&self, host: &str) -> Option<&str> {
+        let diff_ids: BTreeSet<Digest> =
+            self.image.layers.iter().map(|layer| layer.diff_id).collect();
+        let mut mountable = self.bases.iter().filter(|base| {
+            let PinnedReference { registry, .. } = &base.image.reference;
+            registry == host && base.image.diff_ids.iter().any(|id| diff_ids.contains(id))
+        });
+        mountable.next().map(|base| base.image.reference.repository.as_str())
+    }
+}
+
 /// What all builds have in common.
-#[derive(Debug)]
 pub struct Pipeline<'a> {
     /// The builder.
     pub backend: &'a dyn BuildBackend,
     /// How registries are reached.
     pub oci: &'a OciSettings,
+    /// How what is built will be indexed.
+    pub options: &'a IndexOptions,
+    /// Told of the layers of base images that come.
+    pub progress: Arc<dyn Progress>,
     /// Which network there is.
     pub network: Network,
     /// What a context may cost.
     pub context_limits: ContextLimits,
+    /// What new layers are like, unless a build says otherwise by its `ARG` [`EPOCH`].
+    pub style: ExportStyle,
+}
+
+/// The `ARG` by which a build says what nothing of it is younger than, as with docker's builder.
+pub const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// The same as `style`, but for what these values of `ARG`s say.
+fn style_of(
+    style: ExportStyle,
+    arguments: &BTreeMap<String, String>,
+) -> Result<ExportStyle, BuildError> {
+    let Some(text) = arguments.get(EPOCH) else { return Ok(style) };
+    let epoch = text.parse().ok().filter(|epoch| *epoch <= MAX_EPOCH);
+    let found = || text.chars().take(40).collect();
+    let epoch = epoch.ok_or_else(|| BuildError::Epoch { found: found() })?;
+    Ok(ExportStyle { epoch: Some(epoch), ..style })
+}
+
+impl std::fmt::Debug for Pipeline<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("backend", &self.backend).finish_non_exhaustive()
+    }
 }
 
 impl Pipeline<'_> {
     /// Builds. Whatever comes of it, nothing that the builder made is left but layers in the storage and
-    /// what is in the site's scratch directory, which is the caller's to remove.
+    /// what is in the site's scratch directory, which is the caller's to remove. The image is there as long as
+    /// the site is open.
     pub async fn build(
         &self,
         site: &Site,
         input: &BuildInput,
-        published_as: Option<&Reference>,
         may_pull_from: &(dyn Fn(&str) -> bool + Send + Sync),
         log: &dyn LogSink,
         cancel: &CancellationToken,
     ) -> Result<Finished, BuildError> {
-        let built = self.try_build(site, input, published_as, may_pull_from, log, cancel).await;
+        let built = self.try_build(site, input, may_pull_from, log, cancel).await;
         if let Err(error) = self.backend.sweep(site).await {
             tracing::warn!(%error, "what a build left stays until nobody builds in its workspace");
         }
@@ -140,7 +186,6 @@ impl Pipeline<'_> {
         &self,
         site: &Site,
         input: &BuildInput,
-        published_as: Option<&Reference>,
         may_pull_from: &(dyn Fn(&str) -> bool + Send + Sync),
         log: &dyn LogSink,
         cancel: &CancellationToken,
@@ -151,6 +196,7 @@ impl Pipeline<'_> {
             log.write(LogLine { step: None, stream: Stream::Service, text }).await;
         };
 
+        let style = style_of(self.style, &input.arguments)?;
         let started = Instant::now();
         let context = self.context(site, &input.context).await?;
         let text = dockerfile_text(&input.dockerfile, &context).await?;
@@ -166,11 +212,13 @@ impl Pipeline<'_> {
             backend: self.backend,
             oci: self.oci,
             credentials: &input.credentials,
+            options: self.options,
+            progress: self.progress.clone(),
             platform,
             may_pull_from,
         };
         let bases = bases.fetch(site, &externals, cancel).await?;
-        for base in &bases {
+        for base in bases.iter().map(|base| &base.told) {
             let known = if base.cached { ", which is known" } else { "" };
             say(format!("{} is {}{known}", base.name, base.reference)).await;
         }
@@ -178,7 +226,7 @@ impl Pipeline<'_> {
 
         let started = Instant::now();
         let by_name: BTreeMap<String, Digest> =
-            bases.iter().map(|base| (base.name.clone(), base.config)).collect();
+            bases.iter().map(|base| (base.told.name.clone(), base.config)).collect();
         let order = BuildOrder {
             text: &text,
             dockerfile: &dockerfile,
@@ -198,20 +246,18 @@ impl Pipeline<'_> {
         timings.build = started.elapsed().as_secs_f64();
         say(format!("Image built in {:.1}s", timings.build)).await;
 
-        let started = Instant::now();
-        say("Exporting image layers once for publication and indexing...".to_owned()).await;
+        let mut image = site.image(built.config).await?;
         let mask = Mask::of(input.secrets.values());
-        let (layout, is_elsewhere) = self.export(site, built.config, &mask, cancel).await?;
-        if is_elsewhere {
+        let PublicConfig { json, has_secret } = PublicConfig::of(&image.config, &mask)?;
+        image.config = json;
+        if has_secret {
             warnings.push(
                 "the image's config holds the value of a secret, where the Dockerfile put it"
                     .to_owned(),
             );
         }
-        let layout = BuiltLayout::open(&layout, published_as, platform, cancel).await?;
-        timings.export = started.elapsed().as_secs_f64();
-        say(format!("Image layers exported in {:.1}s", timings.export)).await;
-        Ok(Finished { layout, bases, steps: built.steps, timings, warnings })
+        let (dockerfile, steps) = (Digest::of(text.as_bytes()), built.steps);
+        Ok(Finished { image, bases, dockerfile, style, steps, timings, warnings })
     }
 
     /// The directory that `COPY` takes from.
@@ -227,20 +273,6 @@ impl Pipeline<'_> {
             }
         }
     }
-
-    /// Everything after the last `RUN`: the image leaves the builder's storage.
-    async fn export(
-        &self,
-        site: &Site,
-        image: Digest,
-        mask: &Mask,
-        cancel: &CancellationToken,
-    ) -> Result<(PathBuf, bool), BuildError> {
-        let layout = site.scratch("layout");
-        self.backend.export(site, image, &layout, cancel).await?;
-        let is_elsewhere = BuiltLayout::mask_history(&layout, mask)?;
-        Ok((layout, is_elsewhere))
-    }
 }
 
 async fn dockerfile_text(input: &DockerfileInput, context: &Path) -> Result<String, BuildError> {
@@ -249,6 +281,23 @@ async fn dockerfile_text(input: &DockerfileInput, context: &Path) -> Result<Stri
         DockerfileInput::Path(path) => {
             let (context, path) = (context.to_owned(), path.clone());
             Ok(blocking(move || context::read_text(&context, &path)).await??)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_argument_says_what_nothing_is_younger_than() {
+        let settings = ExportStyle { epoch: Some(7), ..ExportStyle::default() };
+        let style = |text: &str| style_of(settings, &BTreeMap::from([(EPOCH.into(), text.into())]));
+        assert_eq!(style_of(settings, &BTreeMap::new()).unwrap(), settings);
+        assert_eq!(style("1700000000").unwrap().epoch, Some(1_700_000_000));
+        for text in ["", "-1", "now", "8589934592", "99999999999999999999999"] {
+            let error = style(text).unwrap_err().to_string();
+            assert!(error.starts_with("SOURCE_DATE_EPOCH: expected seconds"), "{error}");
         }
     }
 }

@@ -3,12 +3,14 @@
 //!
 //! The storage's lock is held together by those who build in it, and alone by whoever puts it right.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::BuildError;
+use super::export::{ExportedLayers, StoredImage};
 use crate::digest::Digest;
 use crate::local::io_error;
 use crate::workspace::WorkspaceId;
@@ -158,6 +160,28 @@ impl Site {
         named(&path).into_iter().map(|named| named.id).collect()
     }
 
+    /// The image of this config.
+    pub(super) async fn image(&self, config: Digest) -> Result<StoredImage, BuildError> {
+        let (root, driver) = (self.layers(), self.driver);
+        let opened =
+            crate::local::blocking(move || StoredImage::open(&root, driver, config)).await?;
+        Ok(opened?)
+    }
+
+    /// What layers of the storage became when they were exported.
+    pub(super) fn exported(&self) -> ExportedLayers {
+        ExportedLayers::new(self.storage.join("exported"))
+    }
+
+    /// Forgets what layers became that the storage has no longer.
+    pub(super) fn forget_exported(&self) {
+        let path = self.layers().join(format!("{}-layers/layers.json", self.driver));
+        let layers = named(&path).into_iter();
+        let known: BTreeSet<Digest> =
+            layers.filter_map(|layer| layer.diff_digest.parse().ok()).collect();
+        self.exported().retain(|diff_id| known.contains(&diff_id));
+    }
+
     /// Whether there is an image of this config.
     pub(super) fn has_image(&self, config: Digest) -> bool {
         let hex = config.hex();
@@ -209,6 +233,8 @@ struct Named {
     layer: String,
     #[serde(rename = "compressed-diff-digest")]
     compressed_diff_digest: String,
+    #[serde(rename = "diff-digest")]
+    diff_digest: String,
 }
 
 /// What a file of the storage names; nothing, where there is none yet.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -14,15 +15,20 @@ use super::progress::on_stderr;
 use super::registry::RegistryArgs;
 use super::report::report;
 use super::run_async;
-use crate::archive::{IndexOptions, Summary, index_image};
+use crate::archive::{IndexOptions, LayerCache, Summary, index_image};
 use crate::build::context::ContextLimits;
+use crate::build::export::{DEFAULT_LEVEL, ExportStyle, MAX_EPOCH};
 use crate::build::{
-    BuildInput, Buildah, ContextInput, DockerfileInput, Isolation, Launcher, LogLine, LogSink,
-    MAX_DOCKERFILE, Network, Pipeline, Resources, Site, Stream,
+    BuildInput, Buildah, ContextInput, Destination, DockerfileInput, EPOCH, Isolation, Launcher,
+    LogLine, LogSink, MAX_DOCKERFILE, Network, Pipeline, Resources, Site, Stream,
 };
 use crate::config::LimitsArgs;
 use crate::memory::MemoryBudget;
-use crate::oci::{ImageSource, Platform, Publisher, Reference, ReferenceForm};
+use crate::oci::{ImageSource, Platform, Reference, ReferenceForm};
+use crate::progress::Silent;
+
+/// Bytes that what is known of layers may take beside them.
+const INDEXES: u64 = 1 << 30;
 
 /// Build an image, push it, and index it into an archive, without a service.
 #[derive(Debug, Args)]
@@ -49,6 +55,13 @@ pub(super) struct Build {
     /// Which network there is: host or none
     #[arg(long, value_name = "host|none", value_parser = network, default_value = "host")]
     network: Network,
+    /// How hard new layers are compressed: 1 is fastest, 9 smallest
+    #[arg(long, value_name = "1-9", default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(u32).range(1..=9))]
+    gzip_level: u32,
+    /// Seconds since 1970 than which nothing in the image is younger: the same content makes the same image
+    /// then; by default what `SOURCE_DATE_EPOCH` in the environment says
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=MAX_EPOCH))]
+    source_date_epoch: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -234,12 +247,14 @@ impl Build {
                     .collect(),
             };
         let oci = self.registry.settings();
+        let cache = LayerCache::default().with_local(storage.join("layer-index"), INDEXES);
         let mut options = IndexOptions {
             limits: self.limits.load()?,
             reference_form: ReferenceForm::default(),
+            cache: Some(Arc::new(cache)),
             ..IndexOptions::default()
         };
-        let tag = self.tag.tag().map_or_else(|| "latest".to_owned(), str::to_owned);
+        let style = ExportStyle { level: self.gzip_level, epoch: self.epoch()? };
         let (summary, written) = run_async(async |cancel| {
             std::fs::create_dir_all(&storage)?;
             let scratch = tempfile::tempdir_in(&storage)?;
@@ -251,23 +266,49 @@ impl Build {
             let work = tempfile::tempdir_in(scratch.path())?;
             let site = Site::open(&storage.join("default"), work.path()).await?;
             let (network, context_limits) = (self.network, ContextLimits::default());
-            let pipeline = Pipeline { backend: &backend, oci: &oci, network, context_limits };
-            let built = pipeline
-                .build(&site, &input, Some(&self.tag), &|_| true, &Terminal, &cancel)
-                .await?;
+            options.account = MemoryBudget::new(options.limits.memory_bytes).alone().await;
+            let pipeline = Pipeline {
+                backend: &backend,
+                oci: &oci,
+                options: &options,
+                progress: Arc::new(Silent),
+                network,
+                context_limits,
+                style,
+            };
+            let built = pipeline.build(&site, &input, &|_| true, &Terminal, &cancel).await?;
             for warning in &built.warnings {
                 eprintln!("warning: {warning}");
             }
-            let publisher =
-                Publisher::open(&host, self.tag.repository(), None, &oci, credentials).await?;
-            built.layout.push(&publisher, &tag, &cancel).await?;
-            let (source, image) = (&built.layout.source, &built.layout.image);
-            options.account = MemoryBudget::new(options.limits.memory_bytes).alone().await;
+            let destination = Destination {
+                reference: &self.tag,
+                oci: &oci,
+                credentials,
+                options: &options,
+                progress: on_stderr(),
+            };
+            let pushed = destination.push(&built, &site, &cancel).await?;
+            let (source, image) =
+                &destination.find(pushed.manifest_digest, &platform, &cancel).await?;
+            destination.tag(image, &cancel).await?;
             let indexed = index_image(source, image, &options, on_stderr(), &cancel).await?;
             let written = indexed.write(&self.output)?;
             Ok((Summary::of(image, &indexed), written))
         })?;
         report(self.json, &summary, &self.output, written, started)
+    }
+
+    /// What is said here goes before the environment.
+    fn epoch(&self) -> anyhow::Result<Option<u64>> {
+        let told = std::env::var(EPOCH).ok().filter(|text| !text.is_empty());
+        let (None, Some(text)) = (self.source_date_epoch, told) else {
+            return Ok(self.source_date_epoch);
+        };
+        let epoch = text.parse().ok().filter(|epoch| *epoch <= MAX_EPOCH);
+        let epoch = epoch.with_context(|| {
+            format!("{EPOCH} in the environment: expected seconds since 1970, found {text:?}")
+        })?;
+        Ok(Some(epoch))
     }
 
     /// Under `$XDG_CACHE_HOME/clipwright`, or `~/.cache/clipwright`.

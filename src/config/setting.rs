@@ -127,6 +127,16 @@ settings! {
         file: "clipwright.buildCpuMillis", expected: "10 to 1024000",
         help: "Thousandths of a processor that a build may take; all there are when absent",
     }
+    BUILD_GZIP_LEVEL {
+        flag: "build-gzip-level", env: &["CLIPWRIGHT_BUILD_GZIP_LEVEL"],
+        file: "clipwright.buildGzipLevel", default: Some("4"), expected: "1 to 9",
+        help: "How hard new layers of images are compressed: 1 is fastest, 9 smallest",
+    }
+    BUILD_SOURCE_DATE_EPOCH {
+        flag: "build-source-date-epoch", env: &["CLIPWRIGHT_BUILD_SOURCE_DATE_EPOCH"],
+        file: "clipwright.buildSourceDateEpoch", expected: "0 to 8589934591",
+        help: "Seconds since 1970 than which nothing in a built image is younger, so that the same content makes the same image; a build's own ARG SOURCE_DATE_EPOCH goes before it",
+    }
     BUILD_CACHE_MIB {
         flag: "build-cache-mib", env: &["CLIPWRIGHT_BUILD_CACHE_MIB"],
         file: "clipwright.buildCacheMib", default: Some("20480"), expected: "0 to 16777216",

@@ -7,39 +7,46 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::job::{BuildReport, BuildSpec, EventKind, JobKind, JobResult, PullSpec};
+use super::job::{BuildReport, BuildRun, BuildSpec, EventKind, JobKind, JobResult, PullSpec};
 use super::phase::phase;
 use super::pull::{PublishedArchive, PullError, Puller, may_pull_from};
 use super::queue::QueueError;
 use super::worker::Attempt;
-use crate::archive::{ClipVersion, LayerPolicy};
+use crate::archive::{ClipVersion, IndexOptions, LayerPolicy};
 use crate::build::context::ContextLimits;
+use crate::build::export::ExportStyle;
 use crate::build::{
-    BuildBackend, BuildError, BuildInput, ContextInput, DockerfileInput, Finished, Mask, Network,
-    Pipeline, Site, Storages, Timings,
+    BuildBackend, BuildError, BuildInput, ContextInput, DockerfileInput, Mask, Network, Pipeline,
+    Site, Storages, Timings,
 };
 use crate::error::{Classify, Fault};
 use crate::local::io_error;
 use crate::memory::MemoryAccount;
-use crate::oci::{
-    Credentials, ImageSource, InvalidCredentials, OciError, Publisher, Reference, ResolvedImage,
-    Source,
-};
+use crate::oci::{Credentials, InvalidCredentials, OciError, Reference, ResolvedImage, Source};
 
+/// Provenance beside its image.
+mod attestation;
 /// Contexts in the store.
 pub mod contexts;
+/// The way of a built image out of the builder's storage.
+mod delivery;
 /// The log, on its way to the database.
 mod log;
+/// How an image came to be.
+pub mod provenance;
 /// What is put right beside builds.
 mod tidy;
 
 pub use contexts::Contexts;
 pub use log::LogRecord;
+pub use provenance::{STATEMENT, Statement};
 pub use tidy::{TidyContexts, TidyStorages};
 
+use delivery::{Delivery, GettingOn, charged, written};
 use log::JobLog;
 
 /// What a job's credentials for pushing are called among its secrets.
@@ -64,6 +71,8 @@ pub struct Builder {
     pub network: Network,
     /// What a context may cost.
     pub context_limits: ContextLimits,
+    /// What new layers are like, of builds that don't say.
+    pub style: ExportStyle,
     /// Where builds have their directories.
     pub scratch: PathBuf,
 }
@@ -147,11 +156,21 @@ impl Builder {
         let (policy, chosen) = self.puller.version(&asked, attempt).await?;
         let is_pushed = policy.wanted == ClipVersion::V2;
         let log = JobLog::open(attempt).await?;
-        let built = match self.built_before(spec, &target, is_pushed, attempt).await? {
+        let (options, oci) = (charged(&self.puller.index, account), self.puller.oci.of_operator());
+        let delivery = Delivery {
+            builder: self,
+            spec,
+            target: &target,
+            attempt,
+            oci: &oci,
+            options: &options,
+        };
+        let delivery = is_pushed.then_some(&delivery);
+        let built = match self.built_before(delivery, attempt).await? {
             Some(built) => Ok(built),
             None => {
                 let allowed = chosen.allowed_registries.as_deref();
-                self.build_anew(spec, is_pushed.then_some(&target), allowed, attempt, &log).await
+                self.build_anew(spec, delivery, &options, allowed, attempt, &log).await
             }
         };
         log.close().await;
@@ -184,39 +203,31 @@ impl Builder {
     /// The image that an earlier attempt has pushed.
     async fn built_before(
         &self,
-        spec: &BuildSpec,
-        target: &Reference,
-        is_pushed: bool,
+        delivery: Option<&Delivery<'_>>,
         attempt: &Attempt,
     ) -> Result<Option<Built>, BuildJobError> {
         let pinned = attempt.job().resolved_digest.as_deref().and_then(|text| text.parse().ok());
-        let Some(digest) = pinned.filter(|_| is_pushed) else { return Ok(None) };
-        let credentials = self.push_credentials(attempt)?;
-        let operator = self.puller.oci.of_operator();
-        let at = ImageSource::Registry(target.clone().at(digest));
-        let source =
-            Source::open(&at, &operator, credentials).await.map_err(BuildJobError::Push)?;
-        match source.resolve(&spec.platform, &attempt.cancel).await {
-            Ok(image) => {
-                let report = BuildReport {
-                    reference: Some(pushed_name(target, &image)),
-                    backend: None,
-                    bases: Vec::new(),
-                    steps: Vec::new(),
-                    cached_steps: 0,
-                    timings: Timings::default(),
-                };
-                Ok(Some(Built { source, image, report, _scratch: None }))
-            }
-            Err(OciError::ImageNotFound { .. }) => Ok(None),
-            Err(error) => Err(BuildJobError::Push(error)),
-        }
+        let Some((delivery, digest)) = delivery.zip(pinned) else { return Ok(None) };
+        let mut report = BuildReport {
+            reference: None,
+            backend: None,
+            bases: Vec::new(),
+            run: None,
+            steps: Vec::new(),
+            cached_steps: 0,
+            timings: Timings::default(),
+        };
+        let Some((source, image)) = delivery.find(digest, &mut report).await? else {
+            return Ok(None);
+        };
+        Ok(Some(Built { source, image, report, _scratch: None }))
     }
 
     async fn build_anew(
         &self,
         spec: &BuildSpec,
-        target: Option<&Reference>,
+        delivery: Option<&Delivery<'_>>,
+        options: &IndexOptions,
         allowed: Option<&[String]>,
         attempt: &Attempt,
         log: &JobLog,
@@ -226,7 +237,7 @@ impl Builder {
         let scratch =
             tempfile::tempdir_in(&self.scratch).map_err(failed()).map_err(BuildError::from)?;
         let workspace = &attempt.job().workspace;
-        let fetching = Instant::now();
+        let (started_at, fetching) = (Utc::now(), Instant::now());
         let input = self.input(spec, attempt, scratch.path(), cancel);
         let input = phase(&attempt.events, JobKind::Build, "context", input).await?;
         let fetched = fetching.elapsed().as_secs_f64();
@@ -241,49 +252,43 @@ impl Builder {
         let pipeline = Pipeline {
             backend: &*self.backend,
             oci: &self.puller.oci,
+            options,
+            progress: Arc::new(GettingOn(attempt.events.clone())),
             network: self.network,
             context_limits: self.context_limits,
+            style: self.style,
         };
         let may = |host: &str| may_pull_from(allowed, host);
-        let building = pipeline.build(&site, &input, target, &may, log, cancel);
-        let Finished { layout, bases, steps, mut timings, warnings } =
-            phase(&attempt.events, JobKind::Build, "build", building).await?;
-        drop(site);
-        timings.context += fetched;
-        for message in warnings {
+        let building = pipeline.build(&site, &input, &may, log, cancel);
+        let mut built = phase(&attempt.events, JobKind::Build, "build", building).await?;
+        for message in std::mem::take(&mut built.warnings) {
             attempt.events.send(EventKind::Warning { message });
         }
-        let reference = match target {
-            Some(target) => {
-                let pushing = Instant::now();
-                log.say("Publishing image...").await;
-                let registry = &self.puller.build_registry;
-                let operator = self.puller.oci.of_operator();
-                let credentials = self.push_credentials(attempt)?;
-                let (host, repository) = (&registry.host, &registry.repository);
-                let publisher = Publisher::open(host, repository, None, &operator, credentials);
-                let publisher = publisher.await.map_err(BuildJobError::Push)?;
-                // Whoever has the job by now may be about to push the same tag.
-                attempt.fence.check().await?;
-                let push = layout.push(&publisher, spec.image_id.as_str(), cancel);
-                phase(&attempt.events, JobKind::Build, "push", push).await?;
-                attempt.fence.pin(layout.image.manifest_digest).await?;
-                timings.publish = pushing.elapsed().as_secs_f64();
-                log.say(&format!("Image published in {:.1}s", timings.publish)).await;
-                Some(pushed_name(target, &layout.image))
-            }
-            None => None,
-        };
-        let report = BuildReport {
-            reference,
+        let steps = std::mem::take(&mut built.steps);
+        let mut report = BuildReport {
+            reference: None,
             backend: Some(self.backend.version().clone()),
-            bases,
+            bases: built.bases.iter().map(|base| base.told.clone()).collect(),
+            run: Some(BuildRun {
+                dockerfile: built.dockerfile,
+                service_version: env!("CARGO_PKG_VERSION").to_owned(),
+                started_at,
+                finished_at: Utc::now(),
+            }),
             cached_steps: steps.iter().filter(|step| step.cached).count(),
             steps,
-            timings,
+            timings: Timings { context: built.timings.context + fetched, ..built.timings },
         };
-        let (source, image) = (layout.source.clone(), layout.image.clone());
-        Ok(Built { source, image, report, _scratch: Some(scratch) })
+        let (source, image) = match delivery {
+            Some(delivery) => delivery.push(&built, &site, &mut report, log).await?,
+            None => {
+                let exporting = Instant::now();
+                let delivered = written(&built, site.scratch("layout"), spec, attempt).await?;
+                report.timings.export = exporting.elapsed().as_secs_f64();
+                delivered
+            }
+        };
+        Ok(Built { source, image, report, _scratch: delivery.is_none().then_some(scratch) })
     }
 
     async fn input(
@@ -351,10 +356,6 @@ fn with_prefix<'a>(
 /// What must not be in a job's log.
 fn mask_of(attempt: &Attempt) -> Mask {
     Mask::of(attempt.secrets().values())
-}
-
-fn pushed_name(target: &Reference, image: &ResolvedImage) -> String {
-    target.clone().at(image.manifest_digest).to_string()
 }
 
 /// The pull that a build is once its image is pushed.

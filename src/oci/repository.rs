@@ -42,6 +42,8 @@ const ROUNDS: usize = 5;
 pub enum Actions {
     /// Reading.
     Pull,
+    /// Reading and writing.
+    Push,
     /// Reading, writing and removing.
     All,
 }
@@ -63,9 +65,11 @@ impl Repository {
         settings: &OciSettings,
         credentials: Option<Credentials>,
     ) -> Result<Self, OciError> {
+        let patience = settings.idle_timeout.max(PATIENCE);
         let (actions, idle) = match actions {
             Actions::Pull => ("pull", settings.idle_timeout),
-            Actions::All => ("pull,push,delete", settings.idle_timeout.max(PATIENCE)),
+            Actions::Push => ("pull,push", patience),
+            Actions::All => ("pull,push,delete", patience),
         };
         let endpoint = Endpoint::new(registry, repository, settings, idle)?;
         let scopes = vec![format!("repository:{repository}:{actions}")];
@@ -189,19 +193,19 @@ impl Repository {
         Ok(BlobStream::verify(part, &self.name(), digest))
     }
 
-    /// Puts an artifact, whose blob and subject are there, under a tag: from now on it is found. The
-    /// digest of its manifest.
+    /// Puts an artifact, whose blob and subject are there: from now on it is found, by its subject if it has
+    /// one and by the tag if there is one. The digest of its manifest.
     pub async fn put(
         &self,
         artifact: &Artifact,
-        tag: &str,
+        tag: Option<&str>,
         cancel: &CancellationToken,
     ) -> Result<Digest, OciError> {
         let empty = || async { Ok(stream::iter([Ok::<_, OciError>(EMPTY_JSON)])) };
         self.publisher.known_blob(&Digest::of(&EMPTY_JSON), empty, cancel).await?;
         let manifest = artifact.to_manifest();
         let digest = Digest::of(&manifest);
-        let listed = self.publisher.referring(&manifest, MANIFEST, Some(tag), cancel).await?;
+        let listed = self.publisher.referring(&manifest, MANIFEST, tag, cancel).await?;
         if let Some(subject) = artifact.subject.as_ref().filter(|_| !listed) {
             let add = |index: &mut ReferrersIndex| index.add(digest, manifest.len(), artifact);
             self.change(subject.digest, add, |index| index.has(digest), cancel).await?;
@@ -234,14 +238,24 @@ impl Repository {
         artifact_type: &str,
         cancel: &CancellationToken,
     ) -> Result<Option<Referrer>, OciError> {
+        Ok(newest(self.referrers(subject, artifact_type, cancel).await?))
+    }
+
+    /// The artifacts of this type that refer to a manifest.
+    pub async fn referrers(
+        &self,
+        subject: Digest,
+        artifact_type: &str,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Referrer>, OciError> {
         let index = match self.told_index(subject, artifact_type, cancel).await? {
             Some(index) => index,
             None => match self.kept_index(subject, cancel).await? {
                 Some((_, index)) => index,
-                None => return Ok(None),
+                None => return Ok(Vec::new()),
             },
         };
-        Ok(newest(index.of_type(artifact_type)))
+        Ok(index.of_type(artifact_type))
     }
 
     /// All tags.

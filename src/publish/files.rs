@@ -4,6 +4,7 @@
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tempfile::NamedTempFile;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -12,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clip::node::Node;
 use crate::clip::reader::Archive;
 use crate::clip::storage_info::StorageInfo;
-use crate::content::{ContentError, FileParts, ReadSettings};
+use crate::content::beginnings::{of_blocks, of_layers};
+use crate::content::{Beginning, ContentError, FileParts, ReadSettings};
 use crate::digest::Digest;
 use crate::local::{blocking, io_error};
 use crate::oci::OciSettings;
@@ -136,6 +138,26 @@ impl ArchiveReader {
             None => FileParts::of_block(&self.archives.data(&open.stored)?, node, cancel).await?,
         };
         Ok(parts)
+    }
+}
+
+impl ArchiveReader {
+    /// The beginnings of many files of the archive, each of which is handed to `take` with its number. How
+    /// many were left out, since they are in layers that can't be read at random.
+    pub async fn beginnings(
+        &self,
+        open: &OpenArchive,
+        wanted: &[Beginning<'_>],
+        cancel: &CancellationToken,
+        take: &mut (dyn FnMut(usize, Bytes) + Send),
+    ) -> Result<usize, PublishError> {
+        let left_out = match &open.copy {
+            Some(copy) => {
+                of_layers(copy.path(), open.archive(), wanted, &self.oci, cancel, take).await?
+            }
+            None => of_blocks(&self.archives.data(&open.stored)?, wanted, cancel, take).await?,
+        };
+        Ok(left_out)
     }
 }
 

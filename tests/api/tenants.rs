@@ -151,6 +151,16 @@ async fn another_workspaces_things_are_not_there() {
                 continue;
             }
             let own = one.send(method.clone(), &url, Some(&body)).await;
+            if path.ends_with("/provenance") {
+                // It is there, and no build.
+                own.problem(404, "no_provenance");
+                continue;
+            }
+            if path.ends_with("/packages") {
+                // It is there; its archive is not the one that the job has told of.
+                own.problem(404, "no_packages");
+                continue;
+            }
             let own = own.status.as_u16();
             assert!(
                 own < 400 || own == 403 && path.starts_with("/v1/workspaces"),

@@ -7,7 +7,9 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::push::open_uploads;
 use crate::support::layout::{Blob, Layout};
+use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
 use crate::support::service::{Service, Settings};
 
@@ -17,7 +19,7 @@ pub(crate) struct Yard {
     pub(crate) service: Service,
     /// `127.0.0.1:port/base:latest`.
     pub(crate) base: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Yard {
@@ -28,12 +30,53 @@ impl Yard {
     pub(crate) async fn with(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::start(dir.path());
-        let base = registry.push(Layout::of(&[busybox()]).path(), "base");
-        let settings = settings.argument("build-registry", &registry.address);
+        let address = registry.address.clone();
+        Self::of(dir, registry, &address, settings).await
+    }
+
+    /// One whose registry is behind a proxy, for bases and for images.
+    pub(crate) async fn behind_a_proxy(settings: Settings) -> (Self, Proxy) {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = Registry::start(dir.path());
+        let proxy = Proxy::start(&registry.address).await;
+        let address = proxy.address.to_string();
+        (Self::of(dir, registry, &address, settings).await, proxy)
+    }
+
+    async fn of(dir: TempDir, registry: Registry, address: &str, settings: Settings) -> Self {
+        registry.push(Layout::of(&[busybox()]).path(), "base");
+        let base = format!("{address}/base:latest");
+        let settings = settings.argument("build-registry", address);
         let service = Service::start(settings.argument("workers", "4")).await;
         let (_, ready) = service.get("/readyz").await;
         assert_eq!(ready["no_builds"], Value::Null, "{ready}");
-        Self { registry, service, base, _dir: dir }
+        Self { registry, service, base, dir }
+    }
+
+    /// The manifest that a finished build has pushed, out of the registry's files.
+    pub(crate) fn manifest(&self, job: &Value) -> Value {
+        let digest = job["result"]["manifest_digest"].as_str().unwrap();
+        self.json(digest)
+    }
+
+    /// A blob of the registry that is JSON.
+    pub(crate) fn json(&self, digest: &str) -> Value {
+        serde_json::from_slice(&self.blob(digest)).unwrap()
+    }
+
+    /// A blob of the registry.
+    pub(crate) fn blob(&self, digest: &str) -> Vec<u8> {
+        std::fs::read(self.registry.blob(digest.parse().unwrap())).unwrap()
+    }
+
+    /// The directory of the repository that images go to.
+    pub(crate) fn images(&self) -> std::path::PathBuf {
+        self.registry.repository("beta9-users")
+    }
+
+    /// Uploads that the registry holds open.
+    pub(crate) fn uploads(&self) -> usize {
+        open_uploads(self.dir.path(), "beta9-users")
     }
 
     /// A Dockerfile on top of the base.

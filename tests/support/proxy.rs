@@ -101,6 +101,11 @@ impl Proxy {
         self.faults.passed.load(Ordering::SeqCst)
     }
 
+    /// First lines of requests so far, and what stood where parts of long ones began.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.faults.requests.lock().unwrap().clone()
+    }
+
     /// How often a blob was asked for.
     pub(crate) fn fetches(&self, blob: Digest) -> usize {
         let requests = self.faults.requests.lock().unwrap();

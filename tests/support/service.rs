@@ -74,6 +74,13 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// Bytes that it and the processes that it has waited for have written to files on disks.
+    pub(crate) fn written(&self) -> u64 {
+        let counts = std::fs::read_to_string(format!("/proc/{}/io", self.process.id())).unwrap();
+        let written = counts.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        written.unwrap().parse().unwrap()
+    }
+
     /// Starts one that makes v2, unless the settings say otherwise.
     pub(crate) async fn start(mut settings: Settings) -> Self {
         if !settings.arguments.iter().any(|argument| argument == "--clip-version") {

@@ -15,7 +15,8 @@ interface Phase {
 const PHASES: Record<string, [name: string, tone: string]> = {
   context: ["fetching the context", "look"],
   build: ["building", "read"],
-  push: ["pushing the image", "make"],
+  export: ["pushing the layers", "make"],
+  tag: ["tagging the image", "make"],
   resolve: ["looking the image up", "look"],
   index: ["reading layers", "read"],
   pack: ["packing the files", "read"],

@@ -15,6 +15,9 @@ use sha2::{Digest as _, Sha256};
 use super::ExportError;
 use crate::digest::Digest;
 
+/// The latest moment that may be asked for, in seconds since 1970: later ones don't fit into eleven octal digits.
+pub const MAX_EPOCH: u64 = 0o777_7777_7777;
+
 const BLOCK: usize = 512;
 /// The longest PAX header that is changed; readers take none as long.
 const MAX_PAX: u64 = 8 << 20;

@@ -56,6 +56,18 @@ impl ExportedLayers {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// Forgets the layers for whose tars `wanted` is false. What can't be removed stays.
+    pub(in crate::build) fn retain(&self, wanted: impl Fn(Digest) -> bool) {
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let hex = name.to_str().and_then(|name| name.split('-').next()).unwrap_or_default();
+            if !format!("sha256:{hex}").parse().is_ok_and(&wanted) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     pub(super) fn put(&self, diff_id: Digest, form: Form, exported: Exported) {
         let file = self.file(diff_id, form);
         let written = std::fs::create_dir_all(&self.directory).and_then(|()| {
@@ -64,5 +76,31 @@ impl ExportedLayers {
         if let Err(error) = written {
             tracing::debug!(%error, "what a layer became is not remembered");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_layer_became_is_known_until_the_layer_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let known = ExportedLayers::new(directory.path().join("exported"));
+        let [one, two] = [b"1", b"2"].map(|bytes| Digest::of(bytes));
+        let form = Form { member: 1, level: 4, epoch: None };
+        let exported = |diff_id| Exported { digest: Digest::of(b"x"), size: 1, diff_id };
+        assert_eq!(known.get(one, form), None);
+        for diff_id in [one, two] {
+            known.put(diff_id, form, exported(diff_id));
+        }
+        assert_eq!(known.get(one, form), Some(exported(one)));
+        for other in
+            [Form { member: 2, ..form }, Form { level: 5, ..form }, Form { epoch: Some(0), ..form }]
+        {
+            assert_eq!(known.get(one, other), None);
+        }
+        known.retain(|diff_id| diff_id == one);
+        assert_eq!((known.get(one, form), known.get(two, form)), (Some(exported(one)), None));
     }
 }

@@ -17,10 +17,11 @@ use super::{ExportError, StoredImage, StoredLayer};
 use crate::archive::{IndexOptions, keep_index};
 use crate::digest::Digest;
 use crate::gzip::{DEFAULT_SPAN, member_size};
+use crate::layer::Encoding;
 use crate::layer::{LayerError, LayerIndex, LayerWrite, write_layer};
 use crate::local::blocking;
 use crate::memory::MemoryAccount;
-use crate::oci::{Compression, LayerDescriptor, Publisher, ResolvedImage, Source};
+use crate::oci::{Access, Compression, LayerDescriptor, Publisher, ResolvedImage, Source};
 use crate::progress::{Progress, Step};
 
 /// gzip's level if nobody says one.
@@ -30,8 +31,9 @@ const AT_ONCE: usize = 2;
 /// Members that wait to be sent.
 const WAITING: usize = 2;
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// The media type of the manifests of exported images.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// An image that the build began with.
@@ -41,6 +43,22 @@ pub struct Base<'a> {
     pub image: &'a ResolvedImage,
     /// Where it is.
     pub source: &'a Source,
+}
+
+/// What the new layers of an image are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExportStyle {
+    /// gzip's level, 1 to 9.
+    pub level: u32,
+    /// Times in new layers and in the config that are later, in seconds since 1970, become this one: the
+    /// same content makes the same image then (`SOURCE_DATE_EPOCH`).
+    pub epoch: Option<u64>,
+}
+
+impl Default for ExportStyle {
+    fn default() -> Self {
+        Self { level: DEFAULT_LEVEL, epoch: None }
+    }
 }
 
 /// How a built image gets into a repository.
@@ -54,11 +72,8 @@ pub struct Export<'a> {
     pub publisher: &'a Publisher,
     /// How the image will be indexed: what is learnt of its layers goes into the cache for that.
     pub options: &'a IndexOptions,
-    /// gzip's level, 1 to 9.
-    pub level: u32,
-    /// Times in new layers and in the config that are later, in seconds since 1970, become this one: the
-    /// same content makes the same image then (`SOURCE_DATE_EPOCH`).
-    pub epoch: Option<u64>,
+    /// What new layers are like.
+    pub style: ExportStyle,
     /// Layers that were exported before.
     pub known: Option<&'a ExportedLayers>,
     /// Told of each layer.
@@ -109,12 +124,9 @@ pub enum Origin {
 }
 
 impl Export<'_> {
-    /// Pushes what the repository lacks, and the manifest last, under its digest and `tag`.
-    pub async fn push(
-        &self,
-        tag: &str,
-        cancel: &CancellationToken,
-    ) -> Result<ExportedImage, ExportError> {
+    /// Pushes what the repository lacks, and the manifest last, under its digest alone: who has it by that
+    /// may put a tag to it.
+    pub async fn push(&self, cancel: &CancellationToken) -> Result<ExportedImage, ExportError> {
         let stop = cancel.child_token();
         let _stop = stop.clone().drop_guard();
         let distinct: BTreeMap<Digest, &StoredLayer> =
@@ -131,7 +143,7 @@ impl Export<'_> {
             .collect();
 
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id).collect();
-        let config = match self.epoch {
+        let config = match self.style.epoch {
             None => self.image.config.clone(),
             Some(epoch) => dated_config(&self.image.config, &diff_ids, epoch)?,
         };
@@ -145,7 +157,7 @@ impl Export<'_> {
             "layers": layers.iter().map(|l| descriptor(LAYER, l.digest, l.size)).collect::<Vec<_>>(),
         });
         let manifest = Bytes::from(manifest.to_string());
-        let pushed = self.publisher.manifest(&manifest, MANIFEST, Some(tag), &stop).await?;
+        let pushed = self.publisher.manifest(&manifest, MANIFEST, None, &stop).await?;
         Ok(ExportedImage { manifest_digest: pushed, manifest, config, layers })
     }
 
@@ -155,18 +167,8 @@ impl Export<'_> {
         cancel: &CancellationToken,
     ) -> Result<ExportedLayer, ExportError> {
         let diff_id = layer.diff_id;
-        if let Some((LayerDescriptor { digest, size, .. }, source)) = self.of_base(diff_id) {
-            let content = || async {
-                let bytes = source.blob(digest, *size, cancel).await?;
-                Ok(bytes.map_err(ExportError::from))
-            };
-            self.publisher.known_blob(digest, content, cancel).await?;
-            return Ok(ExportedLayer {
-                digest: *digest,
-                size: *size,
-                diff_id,
-                origin: Origin::Base,
-            });
+        if let Some(layer) = self.of_base(diff_id, cancel).await? {
+            return Ok(layer);
         }
         if let Some(Exported { digest, size, diff_id }) = self.remembered(diff_id).await?
             && self.publisher.has_blob(&digest, cancel).await?
@@ -176,22 +178,47 @@ impl Export<'_> {
         self.compress(layer, cancel).await
     }
 
-    /// The layer of a base that has this content, and the base.
-    fn of_base(&self, diff_id: Digest) -> Option<(&LayerDescriptor, &Source)> {
-        self.bases.iter().find_map(|base| {
+    /// The layer, if a base has it in gzip: beta9's workers read nothing else (CONTRACT B.3).
+    async fn of_base(
+        &self,
+        diff_id: Digest,
+        cancel: &CancellationToken,
+    ) -> Result<Option<ExportedLayer>, ExportError> {
+        let found = self.bases.iter().find_map(|base| {
             let Base { image, source } = base;
-            let of_base = image.diff_ids.iter().zip(&image.layers);
-            // beta9's workers read gzip alone (CONTRACT B.3).
-            let mut same = of_base.filter(|(id, descriptor)| {
+            let mut of_base = image.diff_ids.iter().zip(&image.layers);
+            let same = of_base.find(|(id, descriptor)| {
                 **id == diff_id && descriptor.compression == Compression::Gzip
             });
-            same.next().map(|(_, descriptor)| (descriptor, *source))
-        })
+            same.map(|(_, descriptor)| (descriptor, *source))
+        });
+        let Some((LayerDescriptor { digest, size, .. }, source)) = found else { return Ok(None) };
+        let layer = ExportedLayer { digest: *digest, size: *size, diff_id, origin: Origin::Base };
+        // What is there, somebody has looked at before.
+        if self.publisher.size_of(digest, cancel).await?.is_some() {
+            return Ok(Some(layer));
+        }
+        // Media types are often wrong. No digest speaks for these few bytes alone.
+        let (prefix, access) = ((*size).min(Encoding::PREFIX as u64), Access::FromStart);
+        let prefix = source.blob_range(digest, *size, 0, prefix, access, cancel).await?;
+        if Encoding::of(&prefix) != Some(Encoding::Gzip) {
+            return Ok(None);
+        }
+        let content = || async {
+            let bytes = source.blob(digest, *size, cancel).await?;
+            let progress = self.progress.clone();
+            let told = bytes.inspect_ok(move |bytes| {
+                progress.step(Step::LayerBytes { layer: *digest, bytes: bytes.len() as u64 });
+            });
+            Ok(told.map_err(ExportError::from))
+        };
+        self.publisher.known_blob(digest, content, cancel).await?;
+        Ok(Some(layer))
     }
 
     fn form(&self) -> Form {
         let member = member_size(self.options.span.unwrap_or(DEFAULT_SPAN));
-        Form { member, level: self.level, epoch: self.epoch }
+        Form { member, level: self.style.level, epoch: self.style.epoch }
     }
 
     /// What the layer became when it was exported before.
@@ -212,16 +239,21 @@ impl Export<'_> {
         let _turn = turn.and_then(Result::ok).ok_or(ExportError::Cancelled)?;
         let settings = LayerWrite {
             diff_id: layer.diff_id,
-            is_changed: self.epoch.is_some(),
+            is_changed: self.style.epoch.is_some(),
             limits: options.limits,
             span: options.span,
-            level: self.level,
+            level: self.style.level,
             threads: options.budget.layers(),
         };
         let made: Made = Arc::default();
         let content = || async {
             let (layer, made, account) = (layer.clone(), made.clone(), options.account.clone());
-            Ok(compressed(layer, settings, self.epoch, account, made, cancel.clone()))
+            let (progress, of) = (self.progress.clone(), layer.diff_id);
+            let bytes =
+                compressed(layer, settings, self.style.epoch, account, made, cancel.clone());
+            Ok(bytes.inspect_ok(move |bytes| {
+                progress.step(Step::LayerBytes { layer: of, bytes: bytes.len() as u64 });
+            }))
         };
         let pushed = self.publisher.blob(content, cancel).await?;
         let index = made.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -247,7 +279,7 @@ impl Export<'_> {
     }
 }
 
-fn descriptor(media_type: &str, digest: Digest, size: u64) -> Value {
+pub(super) fn descriptor(media_type: &str, digest: Digest, size: u64) -> Value {
     json!({ "mediaType": media_type, "digest": digest, "size": size })
 }
 
@@ -314,9 +346,9 @@ impl Write for Chunks {
 }
 
 /// Reads as long as nobody has cancelled.
-struct Cancellable<R> {
-    tar: R,
-    cancel: CancellationToken,
+pub(super) struct Cancellable<R> {
+    pub(super) tar: R,
+    pub(super) cancel: CancellationToken,
 }
 
 impl<R: Read> Read for Cancellable<R> {

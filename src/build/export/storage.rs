@@ -1,10 +1,11 @@
 //! An image in containers-storage, as buildah leaves it: which layers it has, and where their files and
 //! the rest of their tars are. Read as it lies there, by its files alone (containers/storage, `images.go`,
 //! `layers.go`); whoever builds in it must not change it meanwhile, which its layers' being immutable sees to.
+//! Builders can write there, so that no link in it is followed.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -14,6 +15,7 @@ use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
 use super::ExportError;
+use super::beneath::{open_directory, open_file, open_root};
 use super::tar_split::TarSplit;
 use crate::digest::Digest;
 use crate::local::io_error;
@@ -40,7 +42,9 @@ pub struct StoredLayer {
     pub diff_id: Digest,
     /// Bytes of its tar.
     pub plain_size: u64,
-    /// Where its files are.
+    /// The storage.
+    root: PathBuf,
+    /// Where in it its files are.
     files: PathBuf,
     /// What of its tar is not in its files.
     split: PathBuf,
@@ -78,15 +82,17 @@ impl StoredImage {
     /// Finds the image whose config has this digest in the storage at `root`, whose driver is `overlay` or
     /// `vfs`. Blocks.
     pub fn open(root: &Path, driver: &str, config: Digest) -> Result<Self, ExportError> {
-        let images = root.join(format!("{driver}-images"));
-        let layers = root.join(format!("{driver}-layers"));
+        let storage =
+            open_root(root).map_err(io_error(format!("can't open {}", root.display())))?;
+        let images = PathBuf::from(format!("{driver}-images"));
+        let layers = PathBuf::from(format!("{driver}-layers"));
         let id = config.hex();
         let list = images.join("images.json");
-        let named: Vec<NamedImage> = parse(&list, &read(&list)?)?;
+        let named: Vec<NamedImage> = parse(&list, &read(&storage, &list)?)?;
         let top = named.into_iter().find(|image| image.id == id).map(|image| image.layer);
         let top = top.ok_or_else(|| wrong(&list, format!("there is no image {id}")))?;
         let file = images.join(&id).join(big_data(&config));
-        let bytes = read(&file)?;
+        let bytes = read(&storage, &file)?;
         if Digest::of(&bytes) != config {
             return Err(wrong(
                 &file,
@@ -96,7 +102,7 @@ impl StoredImage {
         let Config { rootfs: RootFs { diff_ids } } = parse(&file, &bytes)?;
         let list = layers.join("layers.json");
         let mut named: HashMap<String, NamedLayer> =
-            parse::<Vec<NamedLayer>>(&list, &read(&list)?)?
+            parse::<Vec<NamedLayer>>(&list, &read(&storage, &list)?)?
                 .into_iter()
                 .map(|layer| (layer.id.clone(), layer))
                 .collect();
@@ -119,12 +125,12 @@ impl StoredImage {
         let stored = chain.into_iter().zip(diff_ids).map(|(layer, diff_id)| {
             plain_name(&list, &layer.id)?;
             let files = match driver {
-                "overlay" => root.join("overlay").join(&layer.id).join("diff"),
-                _ => root.join(driver).join("dir").join(&layer.id),
+                "overlay" => Path::new("overlay").join(&layer.id).join("diff"),
+                _ => Path::new(driver).join("dir").join(&layer.id),
             };
             let split = layers.join(format!("{}.tar-split.gz", layer.id));
             let plain_size = u64::try_from(layer.diff_size).unwrap_or(0);
-            Ok(StoredLayer { diff_id, plain_size, files, split })
+            Ok(StoredLayer { diff_id, plain_size, root: root.to_owned(), files, split })
         });
         Ok(Self { config: bytes.into(), layers: stored.collect::<Result<_, ExportError>>()? })
     }
@@ -133,11 +139,12 @@ impl StoredImage {
 impl StoredLayer {
     /// Its tar, byte by byte as it was.
     pub fn tar(&self) -> Result<impl Read + Send + use<>, ExportError> {
-        let split = File::open(&self.split)
-            .map_err(io_error(format!("can't read {}", self.split.display())))?;
+        let failed = |path: &Path| io_error(format!("can't read {}", path.display()));
+        let storage = open_root(&self.root).map_err(failed(&self.root))?;
+        let split = open_file(&storage, &self.split).map_err(failed(&self.split))?;
         let split = BufReader::new(MultiGzDecoder::new(BufReader::new(split)));
-        let tar = TarSplit::open(split, &self.files);
-        Ok(tar.map_err(io_error(format!("can't read {}", self.files.display())))?)
+        let files = open_directory(&storage, &self.files).map_err(failed(&self.files))?;
+        Ok(TarSplit::new(split, files))
     }
 }
 
@@ -153,9 +160,9 @@ fn plain_name(list: &Path, id: &str) -> Result<(), ExportError> {
     if plain { Ok(()) } else { Err(wrong(list, format!("{id:?} is no layer's id"))) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ExportError> {
+fn read(storage: &OwnedFd, path: &Path) -> Result<Vec<u8>, ExportError> {
     let failed = || io_error(format!("can't read {}", path.display()));
-    let file = File::open(path).map_err(failed())?;
+    let file = open_file(storage, path).map_err(failed())?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed())?;
     if bytes.len() as u64 > MAX_FILE {

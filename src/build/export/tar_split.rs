@@ -5,12 +5,12 @@
 use std::fs::File;
 use std::io::{self, BufRead, Read};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use serde::Deserialize;
+
+use super::beneath::open_file;
 
 /// The longest line: what lies between two files, of which only odd tars have much.
 const MAX_LINE: u64 = 64 << 20;
@@ -52,10 +52,9 @@ enum Part {
 
 impl<R: BufRead> TarSplit<R> {
     /// Of the lines and of the directory that holds the files.
-    pub(super) fn open(lines: R, root: &Path) -> io::Result<Self> {
-        let root = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    pub(super) fn new(lines: R, root: OwnedFd) -> Self {
         let current = Part::Segment { bytes: Vec::new(), at: 0 };
-        Ok(Self { lines, line: Vec::new(), root, current })
+        Self { lines, line: Vec::new(), root, current }
     }
 
     /// Goes on to the next line; `false` if there is none.
@@ -97,11 +96,7 @@ impl<R: BufRead> TarSplit<R> {
         };
         let name = String::from_utf8_lossy(&raw).into_owned();
         let path = raw.iter().position(|byte| *byte != b'/').map_or(&raw[..0], |at| &raw[at..]);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let opened = openat2(&self.root, path, flags, Mode::empty(), resolve);
-        let file = File::from(opened.map_err(|error| named(&name, &io::Error::from(error)))?);
+        let file = open_file(&self.root, path).map_err(|error| named(&name, &error))?;
         let found = file.metadata().map_err(|error| named(&name, &error))?;
         if !found.is_file() || found.len() != line.size {
             let (expected, found) = (line.size, found.len());
@@ -158,13 +153,15 @@ fn named(name: &str, error: &io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
+    use crate::build::export::beneath::open_root;
 
     fn read(lines: &str, root: &Path) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::new();
-        let tar = TarSplit::open(lines.as_bytes(), root);
-        tar.and_then(|mut tar| tar.read_to_end(&mut bytes)).map_err(|error| error.to_string())?;
+        let mut tar = TarSplit::new(lines.as_bytes(), open_root(root).unwrap());
+        tar.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
         Ok(bytes)
     }
 

@@ -164,7 +164,7 @@ async fn builder(
     if config.builds == Some(0) {
         return Err("the settings leave builds to other processes".to_owned());
     }
-    let BuildSettings { isolation, network, resources, .. } = config.build;
+    let BuildSettings { isolation, network, resources, style, .. } = config.build;
     let probing = async {
         let probe = scratch.join("probe");
         std::fs::create_dir(&probe).map_err(io_error("can't make a directory for the probe"))?;
@@ -181,6 +181,7 @@ async fn builder(
         contexts: Contexts { store: stores.objects.clone() },
         network,
         context_limits: ContextLimits::default(),
+        style,
         scratch: scratch.to_owned(),
     })
 }

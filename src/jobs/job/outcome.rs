@@ -1,5 +1,6 @@
 //! What came of a job, or why nothing did.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -51,12 +52,29 @@ pub struct BuildReport {
     pub backend: Option<BackendVersion>,
     /// The images that it began with, pinned.
     pub bases: Vec<BaseImage>,
+    /// What was built from, by whom and when; absent if an earlier attempt did it that left no word of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<BuildRun>,
     /// What was done, in order.
     pub steps: Vec<BuildStep>,
     /// Steps whose layers were there already.
     pub cached_steps: usize,
     /// How long each part took, in seconds.
     pub timings: Timings,
+}
+
+/// What was built from, by whom and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BuildRun {
+    /// Digest of the Dockerfile's text.
+    #[schema(value_type = String)]
+    pub dockerfile: Digest,
+    /// Version of the service.
+    pub service_version: String,
+    /// When the build began.
+    pub started_at: DateTime<Utc>,
+    /// When the image was built.
+    pub finished_at: DateTime<Utc>,
 }
 
 /// What a migration did.

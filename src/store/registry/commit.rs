@@ -82,7 +82,7 @@ impl RegistryStore {
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Nanos, true);
         artifact.annotations =
             BTreeMap::from([(CREATED.to_owned(), now), (KEY.to_owned(), key.to_string())]);
-        let put = self.repository.put(&artifact, &tag::of(key), cancel).await;
+        let put = self.repository.put(&artifact, Some(&tag::of(key)), cancel).await;
         put.map_err(|error| failure::of_write(error, self.describe(), key))
     }
 
