@@ -23,10 +23,14 @@ mod layout;
 mod log;
 /// Which names secrets may have.
 mod names;
+/// What a build can reach.
+mod network;
 /// The way from a Dockerfile to an image.
 mod pipeline;
 /// Running a program in a sandbox.
 mod process;
+/// Where programs are.
+mod programs;
 /// A process apart.
 pub mod sandbox;
 /// Where builds keep their layers.
@@ -41,7 +45,7 @@ pub use error::{BuildError, ContextError, DockerfileError, SandboxError};
 pub use layout::BuiltLayout;
 pub use log::{LogLine, LogSink, Mask, StepNumber, Stream};
 pub use names::{is_id, secret_id_fault};
+pub use network::{InvalidException, Network, NetworkException};
 pub use pipeline::{BuildInput, ContextInput, DockerfileInput, Finished, Pipeline, Timings};
 pub use process::Launcher;
-pub use sandbox::Network;
 pub use storage::{Site, Storages};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::archive::{ClipVersion, Fallback};
-use crate::build::{Isolation, Network, Resources};
+use crate::build::{Isolation, Network, NetworkException, Resources};
 use crate::layer::Limits;
 use crate::oci::{OciSettings, ReferenceForm, normalise_registry};
 use crate::store::{RegistrySettings, S3Settings, StoreSettings};
@@ -130,6 +130,8 @@ pub struct BuildSettings {
     pub isolation: Isolation,
     /// What `RUN` and `ADD` can reach.
     pub network: Network,
+    /// What the filtered network reaches although it is private.
+    pub network_exceptions: Vec<NetworkException>,
     /// What one may take of the machine.
     pub resources: Resources,
     /// Bytes that the layers of a workspace may take.
@@ -277,6 +279,9 @@ fn build(layers: &Layers<'_>) -> Result<BuildSettings, ConfigError> {
     Ok(BuildSettings {
         isolation: layers.require(&setting::BUILD_ISOLATION, Isolation::of)?,
         network: layers.require(&setting::BUILD_NETWORK, network)?,
+        network_exceptions: layers
+            .parse(&setting::BUILD_NETWORK_EXCEPTIONS, NetworkException::list)?
+            .unwrap_or_default(),
         resources: Resources {
             memory_mib: layers
                 .parse(&setting::BUILD_MEMORY_MIB, |text| between(text, 16..=1 << 24))?,

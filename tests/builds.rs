@@ -3,5 +3,6 @@
 mod failures;
 mod harness;
 mod life;
+mod network;
 mod secrets;
 mod way;

@@ -17,7 +17,7 @@ use super::context::{self, ContextLimits};
 use super::dockerfile::{Dockerfile, Scope};
 use super::layout::BuiltLayout;
 use super::log::{LogLine, LogSink, Mask, Stream};
-use super::sandbox::Network;
+use super::network::Network;
 use super::storage::Site;
 use crate::digest::Digest;
 use crate::local::blocking;

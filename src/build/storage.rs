@@ -13,6 +13,12 @@ use crate::digest::Digest;
 use crate::local::io_error;
 use crate::workspace::WorkspaceId;
 
+/// What `RUN` may do as root: what the field gives containers, less what it takes to speak to networks without the
+/// kernel's filter (`NET_RAW`) or to make devices (`MKNOD`).
+const CONTAINERS_CONF: &str = "[containers]\ndefault_capabilities = [\"CHOWN\", \"DAC_OVERRIDE\", \
+     \"FOWNER\", \"FSETID\", \"KILL\", \"NET_BIND_SERVICE\", \"SETFCAP\", \"SETGID\", \"SETPCAP\", \"SETUID\", \
+     \"SYS_CHROOT\"]\n";
+
 /// The storages of all workspaces.
 #[derive(Debug, Clone)]
 pub struct Storages {
@@ -96,7 +102,7 @@ impl Site {
             ("storage.conf", storage_conf.as_str()),
             // Images are looked for in the storage alone.
             ("registries.conf", "unqualified-search-registries = []\n"),
-            ("containers.conf", ""),
+            ("containers.conf", CONTAINERS_CONF),
             ("policy.json", "{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}"),
         ] {
             let path = site.conf(name);

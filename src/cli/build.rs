@@ -18,7 +18,7 @@ use crate::archive::{IndexOptions, Summary, index_image};
 use crate::build::context::ContextLimits;
 use crate::build::{
     BuildInput, Buildah, ContextInput, DockerfileInput, Isolation, Launcher, LogLine, LogSink,
-    MAX_DOCKERFILE, Network, Pipeline, Resources, Site, Stream,
+    MAX_DOCKERFILE, Network, NetworkException, Pipeline, Resources, Site, Stream,
 };
 use crate::config::LimitsArgs;
 use crate::memory::MemoryBudget;
@@ -46,9 +46,12 @@ pub(super) struct Build {
     /// How RUN is kept apart: chroot, or oci, which needs runc
     #[arg(long, value_name = "chroot|oci", value_parser = isolation, default_value = "chroot")]
     isolation: Isolation,
-    /// Which network there is: host or none
-    #[arg(long, value_name = "host|none", value_parser = network, default_value = "host")]
+    /// What RUN and ADD can reach: the public internet (filtered), what this machine can (host), or nothing
+    #[arg(long, value_name = "filtered|host|none", value_parser = network, default_value = "filtered")]
     network: Network,
+    /// Private addresses that the filtered network reaches all the same (may be repeated)
+    #[arg(long = "network-exception", value_name = "IPv4[/PREFIX][:PORT]")]
+    network_exceptions: Vec<NetworkException>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -92,7 +95,7 @@ fn isolation(text: &str) -> Result<Isolation, String> {
 }
 
 fn network(text: &str) -> Result<Network, String> {
-    serde_json::from_value(text.into()).map_err(|_| "expected host or none".to_owned())
+    serde_json::from_value(text.into()).map_err(|_| "expected filtered, host or none".to_owned())
 }
 
 impl BuildOptions {
@@ -248,9 +251,14 @@ impl Build {
             let backend =
                 Buildah::probe(launcher, self.isolation, Resources::default(), probe.path())
                     .await?;
+            let backend = backend.with_exceptions(self.network_exceptions.clone());
+            let (network, obstacle) = backend.network(self.network, probe.path()).await?;
+            if let Some(reason) = obstacle {
+                eprintln!("warning: the build has no network, as it can't be filtered: {reason}");
+            }
             let work = tempfile::tempdir_in(scratch.path())?;
             let site = Site::open(&storage.join("default"), work.path()).await?;
-            let (network, context_limits) = (self.network, ContextLimits::default());
+            let context_limits = ContextLimits::default();
             let pipeline = Pipeline { backend: &backend, oci: &oci, network, context_limits };
             let built = pipeline
                 .build(&site, &input, Some(&self.tag), &|_| true, &Terminal, &cancel)

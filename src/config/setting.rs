@@ -109,8 +109,15 @@ settings! {
     }
     BUILD_NETWORK {
         flag: "build-network", env: &["CLIPWRIGHT_BUILD_NETWORK"],
-        file: "clipwright.buildNetwork", default: Some("host"), expected: "host or none",
-        help: "What RUN and ADD can reach: what this machine can, or nothing",
+        file: "clipwright.buildNetwork", default: Some("filtered"),
+        expected: "filtered, host or none",
+        help: "What RUN and ADD can reach: the public internet, what this machine can, or nothing",
+    }
+    BUILD_NETWORK_EXCEPTIONS {
+        flag: "build-network-exceptions", env: &["CLIPWRIGHT_BUILD_NETWORK_EXCEPTIONS"],
+        file: "clipwright.buildNetworkExceptions", list: true,
+        expected: "IPv4[/PREFIX][:PORT] such as 10.1.0.0/16:443, separated by commas",
+        help: "Private addresses that the filtered network reaches all the same, such as a mirror's",
     }
     BUILD_MEMORY_MIB {
         flag: "build-memory-mib", env: &["CLIPWRIGHT_BUILD_MEMORY_MIB"],

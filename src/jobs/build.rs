@@ -62,6 +62,8 @@ pub struct Builder {
     pub contexts: Contexts,
     /// Which network there is.
     pub network: Network,
+    /// Why it isn't the one that the settings say, for the warnings of each build.
+    pub network_obstacle: Option<String>,
     /// What a context may cost.
     pub context_limits: ContextLimits,
     /// Where builds have their directories.
@@ -201,6 +203,7 @@ impl Builder {
                 let report = BuildReport {
                     reference: Some(pushed_name(target, &image)),
                     backend: None,
+                    network: None,
                     bases: Vec::new(),
                     steps: Vec::new(),
                     cached_steps: 0,
@@ -235,6 +238,10 @@ impl Builder {
                 "the secrets are offered as build arguments: every program that the build runs \
                            can read them, and layers of the cache remember them"
                     .to_owned();
+            attempt.events.send(EventKind::Warning { message });
+        }
+        if let Some(reason) = &self.network_obstacle {
+            let message = format!("the build has no network, as it can't be filtered: {reason}");
             attempt.events.send(EventKind::Warning { message });
         }
         let site = Site::open(&self.storages.of(workspace), scratch.path()).await?;
@@ -277,6 +284,7 @@ impl Builder {
         let report = BuildReport {
             reference,
             backend: Some(self.backend.version().clone()),
+            network: Some(self.network),
             bases,
             cached_steps: steps.iter().filter(|step| step.cached).count(),
             steps,

@@ -51,7 +51,10 @@ async fn a_build_that_is_cancelled_or_too_slow_leaves_nothing() {
 
 #[tokio::test]
 async fn a_build_dies_with_its_service_and_is_done_again() {
-    let mut yard = Yard::with(Settings::default().argument("lease-seconds", "2")).await;
+    let mut yard = Yard::with(
+        Settings::default().argument("lease-seconds", "2").argument("build-network", "host"),
+    )
+    .await;
     // The first time it hangs, the second time there is what it waits for.
     let dir = tempfile::tempdir().unwrap();
     let rest = "RUN echo under way; sleep 86421 & while ! wget -q -O /flag http://ADDRESS/flag; do sleep 0.2; done\n";
