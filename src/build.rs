@@ -11,6 +11,8 @@ mod buildah;
 mod cgroup;
 /// What `COPY` and `ADD` take from.
 pub mod context;
+/// What a build takes of the disk.
+mod disk;
 /// What the service has to understand of a Dockerfile.
 mod dockerfile;
 /// Why an image could not be built.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::BuildError;
 use super::backend::{BackendVersion, BuildBackend, BuildOrder, BuiltImage};
 use super::cgroup::{Cgroup, Resources};
+use super::disk::DiskWatch;
 use super::dockerfile::Features;
 use super::log::{LogSink, Mask};
 use super::process::{End, LastLines, Launcher};
@@ -277,12 +278,27 @@ impl BuildBackend for Buildah {
         let mut output = Output::new(order.dockerfile, mask, log, site);
         let ticking = output.ticker();
         let run = self.launcher.run(&spec, order.timeout, &mut output, cancel);
+        let watch = self.resources.disk_mib.map(|mib| (mib, DiskWatch::new(site, mib << 20, spec.cgroups.clone())));
+        let outgrown = async {
+            match watch {
+                Some((mib, watch)) => {
+                    watch.exceeded().await.map(|()| mib)
+                }
+                None => std::future::pending().await,
+            }
+        };
         let end = tokio::select! {
-            end = run => end?,
+            end = run => Ok(end?),
+            // What runs is killed by being dropped: told to end, it would go on writing for a while.
+            mib = outgrown => Err(mib?),
             never = ticking.tick(log) => match never {},
         };
         let starved = cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory);
         drop((secrets, cgroup));
+        let end = match end {
+            Ok(end) => end,
+            Err(mib) => return Err(BuildError::OutOfDisk { mib, place: output.place() }),
+        };
         match end {
             End::Exit(0) => {
                 let text =

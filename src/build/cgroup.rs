@@ -28,6 +28,8 @@ pub struct Resources {
     pub processes: Option<u64>,
     /// Thousandths of a processor; all of them when absent.
     pub cpu_millis: Option<u64>,
+    /// MiB on disk, which is measured (`disk`); any number when absent.
+    pub disk_mib: Option<u64>,
 }
 
 impl Resources {
@@ -62,8 +64,9 @@ impl Resources {
                     .if_possible(),
             );
         }
-        if let Some(most) = self.processes {
-            let most = most.to_string();
+        // Whose disk is measured, whose processes must be known.
+        if self.processes.is_some() || self.disk_mib.is_some() {
+            let most = self.processes.map_or_else(|| "max".to_owned(), |most| most.to_string());
             rules.push(Rule::new("pids", ("pids.max", &most), ("pids.max", &most)));
         }
         if let Some(millis) = self.cpu_millis {

@@ -3,8 +3,10 @@
 //!
 //! The storage's lock is held together by those who build in it, and alone by whoever puts it right.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -40,7 +42,7 @@ impl Storages {
 }
 
 /// The storage of a workspace, and the directory of one build.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Site {
     /// Of the workspace.
     storage: PathBuf,
@@ -48,7 +50,7 @@ pub struct Site {
     scratch: PathBuf,
     driver: &'static str,
     /// Held as long as the storage is used.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Site {
@@ -86,7 +88,7 @@ impl Site {
     fn prepare(storage: PathBuf, scratch: PathBuf, lock: File) -> Result<Self, BuildError> {
         let failed = |path: &Path| io_error(format!("can't write {}", path.display()));
         let driver = driver(&storage);
-        let site = Self { storage, scratch, driver, _lock: lock };
+        let site = Self { storage, scratch, driver, _lock: Arc::new(lock) };
         for directory in ["run", "tmp", "root", "conf", "secrets", "context"] {
             let path = site.scratch.join(directory);
             fs::create_dir_all(&path).map_err(failed(&path))?;
@@ -173,11 +175,29 @@ impl Site {
     /// Ids of the working containers that this build made and has not removed: those whose layer it
     /// has mounted.
     pub(super) fn own_containers(&self) -> Vec<String> {
-        let mounted =
-            named(&self.run_root().join(format!("{}-layers/mountpoints.json", self.driver)));
-        let mounted: Vec<String> = mounted.into_iter().map(|layer| layer.id).collect();
+        let mounted = self.mounted_layers();
         let containers = self.containers().into_iter();
         containers.filter(|container| mounted.contains(&container.layer)).map(|c| c.id).collect()
+    }
+
+    /// Ids of the layers that this build has mounted.
+    pub(super) fn mounted_layers(&self) -> Vec<String> {
+        let file = format!("{}-layers/mountpoints.json", self.driver);
+        named(&self.run_root().join(file)).into_iter().map(|layer| layer.id).collect()
+    }
+
+    /// All layers, and the one that each lies on; nothing for the lowest.
+    pub(super) fn layer_parents(&self) -> BTreeMap<String, String> {
+        let directory = self.layers().join(format!("{}-layers", self.driver));
+        let files = ["layers.json", "volatile-layers.json"].map(|file| directory.join(file));
+        let layers = files.iter().flat_map(|file| named(file));
+        layers.map(|layer| (layer.id, layer.parent)).collect()
+    }
+
+    /// Where the files of a layer are.
+    pub(super) fn layer_directory(&self, layer: &str) -> PathBuf {
+        let directory = self.layers().join(self.driver);
+        if self.driver == "vfs" { directory.join("dir").join(layer) } else { directory.join(layer) }
     }
 
     /// Whether there are working containers at all.
@@ -213,6 +233,7 @@ impl Site {
 struct Named {
     id: String,
     layer: String,
+    parent: String,
     #[serde(rename = "compressed-diff-digest")]
     compressed_diff_digest: String,
 }
@@ -231,7 +252,7 @@ fn driver(storage: &Path) -> &'static str {
 }
 
 /// Bytes on disk, of what can be read.
-fn size_of(directory: &Path) -> u64 {
+pub(super) fn size_of(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let (mut size, mut todo) = (0, vec![directory.to_owned()]);
     while let Some(directory) = todo.pop() {

@@ -134,6 +134,11 @@ settings! {
         file: "clipwright.buildCpuMillis", expected: "10 to 1024000",
         help: "Thousandths of a processor that a build may take; all there are when absent",
     }
+    BUILD_DISK_MIB {
+        flag: "build-disk-mib", env: &["CLIPWRIGHT_BUILD_DISK_MIB"],
+        file: "clipwright.buildDiskMib", expected: "64 to 16777216",
+        help: "MiB of the disk that a build may take while it runs; any when absent",
+    }
     BUILD_CACHE_MIB {
         flag: "build-cache-mib", env: &["CLIPWRIGHT_BUILD_CACHE_MIB"],
         file: "clipwright.buildCacheMib", default: Some("20480"), expected: "0 to 16777216",

@@ -76,6 +76,7 @@ async fn try_all(yard: &Yard, canary: &Canary, escapes: Vec<Escape>) -> Vec<(Val
                 (job, log)
             }
         };
+        println!("{name}: {} {}: {:#?}", job["state"], job["error"]["message"], texts(&log));
         let said = json!([job, log]).to_string();
         assert!(!said.contains(SONG), "{name}: {said}");
         canary.assert_untouched(name);

@@ -50,6 +50,38 @@ async fn memory_and_processes_are_the_builds_own() {
     assert_eq!(yard.left(), Vec::<String>::new());
 }
 
+/// However it writes: quickly, into a file that has no name any more, or a little in each step. What others write
+/// beside it in the same workspace isn't counted.
+#[tokio::test]
+async fn the_disk_is_not_filled() {
+    let yard = Yard::with(Settings::default().argument("build-disk-mib", "128")).await;
+    let cases = [
+        "RUN head -c 8000000000 /dev/zero > /big\n".to_owned(),
+        "RUN exec 3> /big; rm /big; head -c 8000000000 /dev/zero >&3\n".to_owned(),
+        "RUN --mount=type=cache,target=/c head -c 8000000000 /dev/zero > /c/big\n".to_owned(),
+        (0..6).map(|step| format!("RUN head -c 30000000 /dev/zero > /big{step}\n")).collect(),
+    ];
+    let mut jobs = Vec::new();
+    for (number, rest) in cases.iter().enumerate() {
+        let image = format!("00000000000c10{number:02x}");
+        jobs.push(yard.service.submit(build(&image, &yard.on_base(rest))).await);
+    }
+    let small = yard.build("00000000000c1100", "RUN head -c 30000000 /dev/zero > /small; sleep 1\n").await;
+    assert_eq!(small["state"], "succeeded", "{small:#}");
+    for (job, rest) in jobs.iter().zip(cases) {
+        let job = yard.service.finished(job).await;
+        assert_eq!(
+            (&job["state"], &job["error"]["code"]),
+            (&json!("failed"), &json!("build_out_of_disk")),
+            "{rest}: {job:#}"
+        );
+        let message = job["error"]["message"].as_str().unwrap();
+        assert!(message.contains("128 MiB") && message.contains("Dockerfile line"), "{message}");
+        assert_eq!(job["attempt"], 1);
+    }
+    assert_eq!(yard.left(), Vec::<String>::new());
+}
+
 /// A step that ends leaves nothing behind that runs on: neither beside the steps that follow it nor after the build.
 #[tokio::test]
 async fn what_a_step_leaves_behind_ends_with_the_build() {

@@ -125,7 +125,7 @@ fn own_address() -> IpAddr {
 async fn run_and_add_are_filtered_alike_but_for_exceptions() {
     let server = serve(0);
     let at = format!("{}:{}", own_address(), server.port);
-    let run = format!("RUN wget -T 5 -O /got http://{at}/\n");
+    let run = format!("RUN wget -q -O /got http://{at}/\n");
     let add = format!("ADD http://{at}/ /got\n");
     let yard = Yard::start().await;
     for (image, rest) in [("000000000000a001", &run), ("000000000000a002", &add)] {
