@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::harness::Yard;
-use crate::support::namespaces::{Internet, own_mounts, own_network, put_over, serve};
+use crate::support::namespaces::{Internet, own_mounts, own_network, put_over, redirect, serve};
 use crate::support::service::Settings;
 
 /// Where the public internet is in these tests.
@@ -135,7 +135,12 @@ async fn run_and_add_are_filtered_alike_but_for_exceptions() {
     }
     assert_eq!(server.reached(), Vec::<IpAddr>::new());
 
-    let exceptions = Settings::default().argument("build-network-exceptions", &at);
+    // Whoever may be reached can't send the builder on to who may not.
+    let other = serve(0);
+    let sent_on = redirect(&format!("http://{}:{}/", own_address(), other.port));
+    let from = format!("{}:{}", own_address(), sent_on.port);
+    let exceptions = format!("{at},{from}");
+    let exceptions = Settings::default().argument("build-network-exceptions", &exceptions);
     let yard = Yard::with(exceptions).await;
     for (image, rest) in [("000000000000a001", &run), ("000000000000a002", &add)] {
         let job = yard.build(image, rest).await;
@@ -143,6 +148,9 @@ async fn run_and_add_are_filtered_alike_but_for_exceptions() {
         assert_eq!(job["result"]["build"]["network"], "filtered");
         assert_eq!(yard.service.cat(image, "/got"), b"hello\n");
     }
+    let job = yard.build("000000000000a004", &format!("ADD http://{from}/ /got\n")).await;
+    assert_eq!(job["error"]["code"], "build_step_failed", "{job:#}");
+    assert!(!sent_on.reached().is_empty() && other.reached().is_empty());
     assert_eq!(yard.left(), Vec::<String>::new());
 }
 

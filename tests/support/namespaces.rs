@@ -49,6 +49,15 @@ impl Server {
 
 /// Serves a line to whoever connects, on this thread's network; at any port if it is 0.
 pub(crate) fn serve(port: u16) -> Server {
+    answer(port, "HTTP/1.0 200 OK\r\ncontent-length: 6\r\n\r\nhello\n".to_owned())
+}
+
+/// Sends whoever connects to another place.
+pub(crate) fn redirect(to: &str) -> Server {
+    answer(0, format!("HTTP/1.0 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n"))
+}
+
+fn answer(port: u16, answer: String) -> Server {
     let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let reached = Arc::new(Mutex::new(Vec::new()));
@@ -58,7 +67,7 @@ pub(crate) fn serve(port: u16) -> Server {
             let mut stream = stream.unwrap();
             seen.lock().unwrap().push(stream.local_addr().unwrap().ip());
             let _ = stream.read(&mut [0; 1024]);
-            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\ncontent-length: 6\r\n\r\nhello\n");
+            let _ = stream.write_all(answer.as_bytes());
         }
     });
     Server { port, reached }
