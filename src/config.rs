@@ -289,8 +289,7 @@ fn build(layers: &Layers<'_>) -> Result<BuildSettings, ConfigError> {
                 .parse(&setting::BUILD_PROCESSES, |text| between(text, 32..=1 << 22))?,
             cpu_millis: layers
                 .parse(&setting::BUILD_CPU_MILLIS, |text| between(text, 10..=1_024_000))?,
-            disk_mib: layers
-                .parse(&setting::BUILD_DISK_MIB, |text| between(text, 64..=1 << 24))?,
+            disk_mib: layers.parse(&setting::BUILD_DISK_MIB, |text| between(text, 64..=1 << 24))?,
         },
         cache_bytes: layers.require(&setting::BUILD_CACHE_MIB, |text| {
             between(text, 0..=1 << 24).map(|mib: u64| mib << 20)

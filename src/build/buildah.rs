@@ -16,8 +16,8 @@ use super::cgroup::{Cgroup, Resources};
 use super::disk::DiskWatch;
 use super::dockerfile::Features;
 use super::log::{LogSink, Mask};
-use super::process::{End, LastLines, Launcher};
 use super::network::{Network, NetworkException};
+use super::process::{End, LastLines, Launcher};
 use super::programs::{self, PATH};
 use super::sandbox::{self, SandboxSpec};
 use super::storage::Site;
@@ -278,12 +278,13 @@ impl BuildBackend for Buildah {
         let mut output = Output::new(order.dockerfile, mask, log, site);
         let ticking = output.ticker();
         let run = self.launcher.run(&spec, order.timeout, &mut output, cancel);
-        let watch = self.resources.disk_mib.map(|mib| (mib, DiskWatch::new(site, mib << 20, spec.cgroups.clone())));
+        let watch = self
+            .resources
+            .disk_mib
+            .map(|mib| (mib, DiskWatch::new(site, mib << 20, spec.cgroups.clone())));
         let outgrown = async {
             match watch {
-                Some((mib, watch)) => {
-                    watch.exceeded().await.map(|()| mib)
-                }
+                Some((mib, watch)) => watch.exceeded().await.map(|()| mib),
                 None => std::future::pending().await,
             }
         };

@@ -107,9 +107,8 @@ impl DiskWatch {
 
 /// Bytes of the file system that are in use.
 fn used(path: &Path) -> u64 {
-    nix::sys::statvfs::statvfs(path).map_or(0, |found| {
-        (found.blocks() - found.blocks_free()) * found.fragment_size()
-    })
+    nix::sys::statvfs::statvfs(path)
+        .map_or(0, |found| (found.blocks() - found.blocks_free()) * found.fragment_size())
 }
 
 /// Bytes on disk of deleted files that these processes hold open, each file once.

@@ -11,9 +11,7 @@ use utoipa::ToSchema;
 const MAX_EXCEPTIONS: usize = 256;
 
 /// Which network there is while an image is built, for `RUN` and `ADD` alike.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// The public internet over IPv4, and DNS: nothing of this machine and of the networks around it.
@@ -39,7 +37,9 @@ pub struct NetworkException {
 
 /// A text that is no [`NetworkException`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no exception of the filtered network: expected IPv4[/PREFIX][:PORT], such as 10.1.0.0/16:443")]
+#[error(
+    "{text:?} is no exception of the filtered network: expected IPv4[/PREFIX][:PORT], such as 10.1.0.0/16:443"
+)]
 pub struct InvalidException {
     text: String,
 }
@@ -117,8 +117,16 @@ mod tests {
             assert_eq!(expected.parse(), Ok(parsed));
         }
         for text in [
-            "", "10.1.2.3/8", "10.1.0.0/33", "10.1.2.3:0", "10.1.2.3:65536", "10.1.2.3/", "fd00::/8",
-            "example.org", "10.1.2.3; accept", "10.1.2.3:1:2",
+            "",
+            "10.1.2.3/8",
+            "10.1.0.0/33",
+            "10.1.2.3:0",
+            "10.1.2.3:65536",
+            "10.1.2.3/",
+            "fd00::/8",
+            "example.org",
+            "10.1.2.3; accept",
+            "10.1.2.3:1:2",
         ] {
             assert!(text.parse::<NetworkException>().is_err(), "{text}");
         }

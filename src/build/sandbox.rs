@@ -26,8 +26,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::network::{Network, NetworkException};
 use super::SandboxError;
+use super::network::{Network, NetworkException};
 
 /// The filtered network.
 mod network;

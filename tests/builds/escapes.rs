@@ -180,14 +180,17 @@ async fn mounts_of_a_step_lead_nowhere() {
         ),
         (
             "the source in the context goes up",
-            format!("RUN --mount=type=bind,source={up}{data},target=/mnt,rw cat /mnt/bird; echo x > /mnt/new; true"),
+            format!(
+                "RUN --mount=type=bind,source={up}{data},target=/mnt,rw cat /mnt/bird; echo x > /mnt/new; true"
+            ),
         ),
         (
             "a secret that is a file of the machine",
             format!("RUN --mount=type=secret,id=s,src={data}/bird,target=/s cat /s; true"),
         ),
     ];
-    let escapes = escapes.map(|(name, dockerfile)| Escape { name, dockerfile, ..Escape::default() });
+    let escapes =
+        escapes.map(|(name, dockerfile)| Escape { name, dockerfile, ..Escape::default() });
     try_all(&yard, &canary, escapes.into()).await;
 }
 
@@ -221,21 +224,35 @@ async fn files_of_images_lead_nowhere() {
         ),
         (
             "COPY to where a link leads",
-            on_stage("RUN echo x > /new", &format!("RUN ln -s {data} /to\nCOPY --from=0 /new /to/new"), base),
+            on_stage(
+                "RUN echo x > /new",
+                &format!("RUN ln -s {data} /to\nCOPY --from=0 /new /to/new"),
+                base,
+            ),
         ),
         (
             "the working directory is a link",
             format!("RUN ln -s {data} /w\nWORKDIR /w/below\nRUN echo x > new; cat ../bird; true"),
         ),
         ("ADD takes a file of the machine", format!("ADD file://{data}/bird /a\nRUN cat /a; true")),
-        ("VOLUME is a link", format!("RUN ln -s {data} /v\nVOLUME /v\nRUN cat /v/bird; echo x > /v/new; true")),
+        (
+            "VOLUME is a link",
+            format!("RUN ln -s {data} /v\nVOLUME /v\nRUN cat /v/bird; echo x > /v/new; true"),
+        ),
     ];
-    let escapes = escapes.map(|(name, dockerfile)| Escape { name, dockerfile, ..Escape::default() });
+    let escapes =
+        escapes.map(|(name, dockerfile)| Escape { name, dockerfile, ..Escape::default() });
     try_all(&yard, &canary, escapes.into()).await;
 }
 
 /// One entry of a tar, with a name that the library would refuse to write.
-fn entry(tar: &mut tar::Builder<Vec<u8>>, name: &str, kind: tar::EntryType, link: &str, content: &str) {
+fn entry(
+    tar: &mut tar::Builder<Vec<u8>>,
+    name: &str,
+    kind: tar::EntryType,
+    link: &str,
+    content: &str,
+) {
     let mut header = tar::Header::new_ustar();
     let raw = header.as_mut_bytes();
     raw[..name.len()].copy_from_slice(name.as_bytes());
@@ -291,10 +308,26 @@ async fn contexts_lead_nowhere() {
         with("a name that goes up", &[(&up.replace("bird", "new"), Regular, "", "x")], &show),
         with("a hard link outside", &[("bird", Link, &bird, "")], &show),
         with("a hard link that goes up", &[("bird", Link, &up, "")], &show),
-        with("an entry below a link", &[("d", Symlink, &data, ""), ("d/new", Regular, "", "x")], &show),
-        with("a link that is copied", &[("bird", Symlink, &bird, "")], "COPY bird /c/bird\nRUN cat /c/bird; true"),
-        with("a link to a directory", &[("d", Symlink, &data, "")], "COPY d/bird /c/bird\nRUN cat /c/bird; true"),
-        with("a link that goes up", &[("bird", Symlink, &up, "")], "COPY bird /c/bird\nRUN cat /c/bird; true"),
+        with(
+            "an entry below a link",
+            &[("d", Symlink, &data, ""), ("d/new", Regular, "", "x")],
+            &show,
+        ),
+        with(
+            "a link that is copied",
+            &[("bird", Symlink, &bird, "")],
+            "COPY bird /c/bird\nRUN cat /c/bird; true",
+        ),
+        with(
+            "a link to a directory",
+            &[("d", Symlink, &data, "")],
+            "COPY d/bird /c/bird\nRUN cat /c/bird; true",
+        ),
+        with(
+            "a link that goes up",
+            &[("bird", Symlink, &up, "")],
+            "COPY bird /c/bird\nRUN cat /c/bird; true",
+        ),
         with("a device", &[("dev", Char, "", "")], &show),
         with(
             "a list of what is ignored that is a link",
@@ -302,15 +335,22 @@ async fn contexts_lead_nowhere() {
             &show,
         ),
     ];
-    for (name, link) in [("a Dockerfile that is a link", &bird), ("a Dockerfile that goes up", &up)] {
+    for (name, link) in [("a Dockerfile that is a link", &bird), ("a Dockerfile that goes up", &up)]
+    {
         escapes.push(Escape {
             dockerfile_path: Some("Dockerfile"),
             ..with(name, &[("Dockerfile", Symlink, link, "")], "")
         });
     }
     for (name, entries) in [
-        ("ADD of a tar with a link", vec![("d", Symlink, data.as_str(), ""), ("d/new", Regular, "", "x")]),
-        ("ADD of a tar that goes up", vec![("../../../../new", Regular, "", "x"), (new.as_str(), Regular, "", "x")]),
+        (
+            "ADD of a tar with a link",
+            vec![("d", Symlink, data.as_str(), ""), ("d/new", Regular, "", "x")],
+        ),
+        (
+            "ADD of a tar that goes up",
+            vec![("../../../../new", Regular, "", "x"), (new.as_str(), Regular, "", "x")],
+        ),
         ("ADD of a tar with a hard link", vec![("bird", Link, bird.as_str(), "")]),
         ("ADD of a tar with a hard link that goes up", vec![("bird", Link, up.as_str(), "")]),
         ("ADD of a tar with a device", vec![("dev", Char, "", "")]),
@@ -375,7 +415,7 @@ async fn the_kernel_and_its_files_lead_nowhere() {
          unshare -m true && echo unshared; unshare -U true && echo unshared; true"
     );
     let out = format!(
-        "cat {data}/bird; ls {data}; echo x > {data}/new; ls /; echo '|/x' > /proc/sys/kernel/core_pattern && echo wrote core_pattern; \
+        "cat {data}/bird; ls {data}; echo x > {data}/new; ls /; cat /etc/shadow && echo opened; echo '|/x' > /proc/sys/kernel/core_pattern && echo wrote core_pattern; \
          echo x > /usr/bin/new && echo wrote program; echo x > /etc/passwd && echo wrote users; echo is out"
     );
     let steps = [writes.to_owned(), others, devices.to_owned(), mounts];
@@ -393,7 +433,10 @@ async fn the_kernel_and_its_files_lead_nowhere() {
         context: Some(tar),
         dockerfile_path: None,
     });
-    for (job, log) in try_all(&yard, &canary, escapes).await {
+    let tried = try_all(&yard, &canary, escapes).await;
+    let is_out = |text: &&str| matches!(*text, "is out" | "no way out");
+    assert!(texts(&tried.last().unwrap().1).iter().any(is_out), "the program ran: {tried:#?}");
+    for (job, log) in tried {
         assert_eq!(job["state"], "succeeded", "{job:#}");
         for text in texts(&log) {
             let managed = ["wrote", "made", "opened", "mounted", "unshared"];

@@ -122,7 +122,8 @@ fn carriers() -> Vec<String> {
         parts.nth(1).is_some_and(|process| !Path::new("/proc").join(process).exists())
     };
     let lines = processes("slirp4netns --configure").into_iter();
-    let lines = lines.filter_map(|path| std::fs::read_to_string(Path::new(&path).join("cmdline")).ok());
+    let lines =
+        lines.filter_map(|path| std::fs::read_to_string(Path::new(&path).join("cmdline")).ok());
     let lines: Vec<String> = lines.map(|line| line.replace('\0', " ")).collect();
     lines.iter().filter(of_nobody).cloned().collect()
 }
@@ -133,7 +134,8 @@ fn cgroups(service: u32) -> Vec<String> {
     let hierarchies = entries(root).into_iter().chain([root.to_owned()]);
     let made = hierarchies.flat_map(|hierarchy| entries(&hierarchy.join("clipwright-builds")));
     let is_own = |path: &std::path::PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{service}-")))
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(&format!("{service}-")))
     };
     made.filter(is_own).map(|path| path.display().to_string()).collect()
 }

@@ -66,7 +66,8 @@ async fn the_disk_is_not_filled() {
         let image = format!("00000000000c10{number:02x}");
         jobs.push(yard.service.submit(build(&image, &yard.on_base(rest))).await);
     }
-    let small = yard.build("00000000000c1100", "RUN head -c 30000000 /dev/zero > /small; sleep 1\n").await;
+    let small =
+        yard.build("00000000000c1100", "RUN head -c 30000000 /dev/zero > /small; sleep 1\n").await;
     assert_eq!(small["state"], "succeeded", "{small:#}");
     for (job, rest) in jobs.iter().zip(cases) {
         let job = yard.service.finished(job).await;
@@ -108,12 +109,16 @@ async fn a_step_that_is_killed_is_named() {
 
     // The builder itself, while it is at a step.
     let mark = "sleep 86471";
-    let job = yard.service.submit(build("000000000000c00b", &yard.on_base("RUN sleep 86471\n"))).await;
+    let job =
+        yard.service.submit(build("000000000000c00b", &yard.on_base("RUN sleep 86471\n"))).await;
     until("the step is under way", async || !processes(mark).is_empty()).await;
     for process in processes("buildah bud").iter().filter(|process| is_of(process, &yard)) {
         let id = process.trim_start_matches("/proc/").parse().unwrap();
         // One may have died with another.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(id),
+            nix::sys::signal::Signal::SIGKILL,
+        );
     }
     let job = yard.service.finished(&job).await;
     assert_eq!(job["state"], "failed", "{job:#}");
@@ -133,7 +138,10 @@ fn is_of(process: &str, yard: &Yard) -> bool {
 #[tokio::test]
 async fn a_hang_ends_when_its_time_is_over() {
     let yard = Yard::start().await;
-    let mut body = build("000000000000c00c", &yard.on_base("RUN trap '' TERM INT HUP; while true; do sleep 86481; done\n"));
+    let mut body = build(
+        "000000000000c00c",
+        &yard.on_base("RUN trap '' TERM INT HUP; while true; do sleep 86481; done\n"),
+    );
     body["timeout"] = json!(3);
     let began = Instant::now();
     let job = yard.service.run(body).await;

@@ -67,8 +67,16 @@ fn a_filtered_network_reaches_the_public_internet_and_nothing_else() {
     own_mounts();
     own_network();
     let addresses = &[
-        "93.184.215.14/32", "93.184.215.53/32", "169.254.169.254/32", "169.254.1.1/32", "10.1.2.3/32",
-        "10.1.2.4/32", "172.16.5.4/32", "192.168.7.7/32", "100.64.0.9/32", "100.100.100.200/32",
+        "93.184.215.14/32",
+        "93.184.215.53/32",
+        "169.254.169.254/32",
+        "169.254.1.1/32",
+        "10.1.2.3/32",
+        "10.1.2.4/32",
+        "172.16.5.4/32",
+        "192.168.7.7/32",
+        "100.64.0.9/32",
+        "100.100.100.200/32",
         "168.63.129.16/32",
     ];
     let internet = Internet::connect(addresses, [93, 184, 215, 14]);
@@ -79,7 +87,8 @@ fn a_filtered_network_reaches_the_public_internet_and_nothing_else() {
 
     // The machine itself reaches all of them: what the sandbox doesn't is refused there.
     for address in PRIVATE.iter().filter(|address| **address != "224.0.0.251") {
-        let reached = Command::new("curl").args(["-sS", "-m", "5", &format!("http://{address}/")]).output();
+        let reached =
+            Command::new("curl").args(["-sS", "-m", "5", &format!("http://{address}/")]).output();
         let reached = reached.unwrap();
         assert_eq!(reached.stdout, b"hello\n", "{}", String::from_utf8_lossy(&reached.stderr));
     }
@@ -98,7 +107,9 @@ fn a_filtered_network_reaches_the_public_internet_and_nothing_else() {
             "curl -s -m 2 http://{address}/; echo {address}: $?; curl -s -m 2 --interface 'if!tap0' http://{address}/\n"
         ));
     }
-    script.push_str("curl -s -m 2 http://10.1.2.3:81/; curl -s -m 2 -g 'http://[fe80::1%25tap0]/'; echo end\n");
+    script.push_str(
+        "curl -s -m 2 http://10.1.2.3:81/; curl -s -m 2 -g 'http://[fe80::1%25tap0]/'; echo end\n",
+    );
     let (ok, said) = in_sandbox(&["10.1.2.3:80", "169.254.0.0/16"], &script);
     assert!(ok && said.contains("end\n"), "{said}");
     assert!(said.contains("hello\nhello\nnames: 0\n"), "{said}");
@@ -106,7 +117,10 @@ fn a_filtered_network_reaches_the_public_internet_and_nothing_else() {
         assert!(!said.contains(undone), "{undone}: {said}");
     }
     for address in PRIVATE.iter().chain(&own).filter(|address| **address != "10.1.2.3") {
-        assert!(said.contains(&format!("\n{address}: 7\n")), "{address} is refused at once: {said}");
+        assert!(
+            said.contains(&format!("\n{address}: 7\n")),
+            "{address} is refused at once: {said}"
+        );
     }
     let reached: BTreeSet<IpAddr> = internet.server.reached().into_iter().collect();
     let expected = [PUBLIC, "10.1.2.3"].map(|address| address.parse().unwrap());
@@ -152,6 +166,35 @@ async fn run_and_add_are_filtered_alike_but_for_exceptions() {
     assert_eq!(job["error"]["code"], "build_step_failed", "{job:#}");
     assert!(!sent_on.reached().is_empty() && other.reached().is_empty());
     assert_eq!(yard.left(), Vec::<String>::new());
+}
+
+/// However `RUN` is kept apart from the builder.
+#[tokio::test]
+async fn what_runc_runs_is_filtered_too() {
+    let server = serve(0);
+    let at = format!("{}:{}", own_address(), server.port);
+    let run = format!("RUN wget -q -O /got http://{at}/\n");
+    let settings = || Settings::default().argument("build-isolation", "oci");
+    let yard = Yard::with(settings()).await;
+    let job = yard.build("000000000000a005", &run).await;
+    assert_eq!(job["error"]["code"], "build_step_failed", "{job:#}");
+    assert_eq!(server.reached(), Vec::<IpAddr>::new());
+    let rest = "RUN echo h > /proc/sys/kernel/core_pattern && echo wrote; cat /proc/self/status > /status\n";
+    let job = yard.build("000000000000a006", rest).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    let status = String::from_utf8(yard.service.cat("000000000000a006", "/status")).unwrap();
+    let bounds = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap();
+    // CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN.
+    let bounds = u64::from_str_radix(bounds.trim(), 16).unwrap();
+    assert_eq!(bounds & (1 << 12 | 1 << 13 | 1 << 21), 0, "{bounds:x}");
+    let log = yard.log(job["id"].as_str().unwrap()).await;
+    assert!(!log.iter().any(|line| line["text"] == "wrote"), "{log:#?}");
+    assert_eq!(yard.left(), Vec::<String>::new());
+
+    let yard = Yard::with(settings().argument("build-network-exceptions", &at)).await;
+    let job = yard.build("000000000000a005", &run).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    assert_eq!(yard.service.cat("000000000000a005", "/got"), b"hello\n");
 }
 
 /// Where a network can't be filtered there is none, and everybody is told: never the machine's.

@@ -13,7 +13,9 @@ const MANY: usize = 10;
 
 /// Has layers of its own, and some that it shares with the others.
 fn rest(number: usize) -> String {
-    format!("RUN echo shared > /shared\nRUN echo {number} > /own; sleep 0.2\nRUN cat /own /shared > /both\n")
+    format!(
+        "RUN echo shared > /shared\nRUN echo {number} > /own; sleep 0.2\nRUN cat /own /shared > /both\n"
+    )
 }
 
 async fn submit_all(yard: &Yard, generation: usize) -> Vec<(String, String)> {
@@ -59,7 +61,10 @@ async fn ten_builds_on_four_workers_finish_right_and_cancelled_ones_leave_nothin
     for (job, after) in &jobs {
         let job = yard.service.finished(job).await;
         let state = job["state"].as_str().unwrap();
-        assert!(matches!(state, "cancelled" | "succeeded"), "after {after:?} of seed {seed}: {job:#}");
+        assert!(
+            matches!(state, "cancelled" | "succeeded"),
+            "after {after:?} of seed {seed}: {job:#}"
+        );
     }
     assert_eq!(yard.left(), Vec::<String>::new(), "seed {seed}");
     // What they have left in the cache is whole.
@@ -72,7 +77,8 @@ async fn ten_builds_on_four_workers_finish_right_and_cancelled_ones_leave_nothin
 async fn workspaces_that_build_the_same_at_once_never_see_each_others_layers() {
     let yard = Yard::start().await;
     let rest = "RUN --mount=type=secret,id=t cat /run/secrets/t > /mine; sleep 0.5\nRUN cat /mine > /copied\n";
-    let cases = [("one", "000000000000d004", "the first"), ("two", "000000000000d005", "the second")];
+    let cases =
+        [("one", "000000000000d004", "the first"), ("two", "000000000000d005", "the second")];
     for (workspace, ..) in cases {
         let (status, answer) = yard.service.post("/v1/workspaces", &json!({"id": workspace})).await;
         assert!(matches!(status, 200 | 201), "{answer}");

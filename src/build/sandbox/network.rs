@@ -97,7 +97,8 @@ fn program(name: &str, package: &str) -> Result<std::path::PathBuf, SandboxError
 
 /// The machine's own addresses: what listens there may be for the machine alone.
 fn own_addresses() -> Result<Vec<Ipv4Addr>, SandboxError> {
-    let found = nix::ifaddrs::getifaddrs().map_err(SandboxError::of("list the machine's addresses"))?;
+    let found =
+        nix::ifaddrs::getifaddrs().map_err(SandboxError::of("list the machine's addresses"))?;
     let of = |interface: nix::ifaddrs::InterfaceAddress| {
         interface.address?.as_sockaddr_in().map(nix::sys::socket::SockaddrIn::ip)
     };
@@ -211,14 +212,16 @@ mod tests {
 
     fn ends(network: &str) -> (u32, u32) {
         let (address, prefix) = network.split_once('/').unwrap();
-        let (address, prefix): (Ipv4Addr, u32) = (address.parse().unwrap(), prefix.parse().unwrap());
+        let (address, prefix): (Ipv4Addr, u32) =
+            (address.parse().unwrap(), prefix.parse().unwrap());
         (address.to_bits(), address.to_bits() | u32::MAX.checked_shr(prefix).unwrap_or(0))
     }
 
     /// What builds are refused is what the service itself refuses to reach for others, to the address.
     #[test]
     fn the_ranges_are_those_that_are_not_public() {
-        let mut ranges: Vec<_> = NEVER.iter().chain(&PRIVATE).map(|network| ends(network)).collect();
+        let mut ranges: Vec<_> =
+            NEVER.iter().chain(&PRIVATE).map(|network| ends(network)).collect();
         ranges.sort_unstable();
         let is_listed =
             |address: u32| ranges.iter().any(|(first, last)| (*first..=*last).contains(&address));

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{SandboxSpec, network};
-use crate::build::network::Network;
 use crate::build::SandboxError;
+use crate::build::network::Network;
 
 /// Programs and libraries.
 const SYSTEM: [&str; 8] =
@@ -47,7 +47,8 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// Of the configuration as well: a filtered network has its own.
 const NAME_SERVERS: &str = "/etc/resolv.conf";
 /// What changes the machine when it is written, for whoever is root.
-const KERNEL: [&str; 5] = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
+const KERNEL: [&str; 5] =
+    ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 const NONE: Option<&str> = None;
 
 /// Makes the root and enters it. The process must be the first of its namespaces.
