@@ -10,8 +10,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case ${1:-} in
-  demo)  need='buildah skopeo registry postgresql busybox curl python3' ;;
-  test)  need='buildah skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv chromium chromedriver prometheus' ;;
+  demo)  need='buildah slirp4netns nft skopeo registry postgresql busybox curl python3' ;;
+  test)  need='buildah slirp4netns nft ip skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv chromium chromedriver prometheus' ;;
   bench) need='buildah skopeo registry postgresql python3 umoci mmdebstrap cc igzip openssl fuse ip pgrep' ;;
   fuzz)  need='cc c++' ;;
   lint)  need='postgresql shellcheck cc' ;;
@@ -35,6 +35,7 @@ package() {
     fuse)     echo fuse3 ;;
     busybox)  echo busybox-static ;;
     cc)       echo gcc libc6-dev ;;
+    nft)      echo nftables ;;
     libdeflate-gzip) echo libdeflate-tools ;;
     igzip)    echo isal ;;
     ip)       echo iproute2 ;;

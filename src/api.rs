@@ -71,6 +71,8 @@ pub struct AppState {
     contexts: Option<contexts::ContextRoom>,
     /// Why this process builds nothing, if it works and doesn't.
     no_builds: Option<String>,
+    /// Why its builds have no network, if they should and don't.
+    no_build_network: Option<String>,
     rates: rate::RateLimits,
     streams: streams::Streams,
     queue_gauge: metrics::QueueGauge,
@@ -101,6 +103,7 @@ impl AppState {
             token: token.map(auth::AccessToken::new),
             contexts: None,
             no_builds: None,
+            no_build_network: None,
             rates: rate::RateLimits::default(),
             streams: streams::Streams::default(),
             queue_gauge: metrics::QueueGauge::default(),
@@ -122,10 +125,10 @@ impl AppState {
         Self { contexts: Some(contexts::ContextRoom::new(contexts, scratch)), ..self }
     }
 
-    /// Why this process builds nothing, for `/readyz`.
+    /// For `/readyz`: why this process builds nothing, and why its builds have no network.
     #[must_use]
-    pub fn with_builds(self, no_builds: Option<String>) -> Self {
-        Self { no_builds, ..self }
+    pub fn with_builds(self, no_builds: Option<String>, no_build_network: Option<String>) -> Self {
+        Self { no_builds, no_build_network, ..self }
     }
 
     /// How often each token may ask in a minute that has no limit of its own.

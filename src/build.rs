@@ -13,6 +13,8 @@ mod cgroup;
 pub mod context;
 /// Where a built image goes.
 mod destination;
+/// What a build takes of the disk.
+mod disk;
 /// What the service has to understand of a Dockerfile.
 mod dockerfile;
 /// Why an image could not be built.
@@ -23,10 +25,14 @@ pub mod export;
 mod log;
 /// Which names secrets may have.
 mod names;
+/// What a build can reach.
+mod network;
 /// The way from a Dockerfile to an image.
 mod pipeline;
 /// Running a program in a sandbox.
 mod process;
+/// Where programs are.
+mod programs;
 /// A process apart.
 pub mod sandbox;
 /// Where builds keep their layers.
@@ -41,7 +47,7 @@ pub use dockerfile::{Dockerfile, ExternalImage, Features, MAX_DOCKERFILE, Scope}
 pub use error::{BuildError, ContextError, DockerfileError, SandboxError};
 pub use log::{LogLine, LogSink, Mask, StepNumber, Stream};
 pub use names::{is_id, secret_id_fault};
+pub use network::{InvalidException, Network, NetworkException};
 pub use pipeline::{BuildInput, ContextInput, DockerfileInput, EPOCH, Finished, Pipeline, Timings};
 pub use process::Launcher;
-pub use sandbox::Network;
 pub use storage::{Site, Storages};

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 
 use crate::archive::{ClipVersion, Fallback};
 use crate::build::export::{ExportStyle, MAX_EPOCH};
-use crate::build::{Isolation, Network, Resources};
+use crate::build::{Isolation, Network, NetworkException, Resources};
 use crate::layer::Limits;
 use crate::oci::{OciSettings, ReferenceForm, normalise_registry};
 use crate::store::{RegistrySettings, S3Settings, StoreSettings};
@@ -131,6 +131,8 @@ pub struct BuildSettings {
     pub isolation: Isolation,
     /// What `RUN` and `ADD` can reach.
     pub network: Network,
+    /// What the filtered network reaches although it is private.
+    pub network_exceptions: Vec<NetworkException>,
     /// What one may take of the machine.
     pub resources: Resources,
     /// What new layers of images are like.
@@ -280,6 +282,9 @@ fn build(layers: &Layers<'_>) -> Result<BuildSettings, ConfigError> {
     Ok(BuildSettings {
         isolation: layers.require(&setting::BUILD_ISOLATION, Isolation::of)?,
         network: layers.require(&setting::BUILD_NETWORK, network)?,
+        network_exceptions: layers
+            .parse(&setting::BUILD_NETWORK_EXCEPTIONS, NetworkException::list)?
+            .unwrap_or_default(),
         resources: Resources {
             memory_mib: layers
                 .parse(&setting::BUILD_MEMORY_MIB, |text| between(text, 16..=1 << 24))?,
@@ -287,6 +292,7 @@ fn build(layers: &Layers<'_>) -> Result<BuildSettings, ConfigError> {
                 .parse(&setting::BUILD_PROCESSES, |text| between(text, 32..=1 << 22))?,
             cpu_millis: layers
                 .parse(&setting::BUILD_CPU_MILLIS, |text| between(text, 10..=1_024_000))?,
+            disk_mib: layers.parse(&setting::BUILD_DISK_MIB, |text| between(text, 64..=1 << 24))?,
         },
         style: ExportStyle {
             level: layers.require(&setting::BUILD_GZIP_LEVEL, |text| between(text, 1..=9))?,

@@ -282,16 +282,16 @@ func (e EventKind12Event) Valid() bool {
 
 // Defines values for Fallback.
 const (
-	None Fallback = "none"
-	V1   Fallback = "v1"
+	FallbackNone Fallback = "none"
+	FallbackV1   Fallback = "v1"
 )
 
 // Valid indicates whether the value is a known member of the Fallback enum.
 func (e Fallback) Valid() bool {
 	switch e {
-	case None:
+	case FallbackNone:
 		return true
-	case V1:
+	case FallbackV1:
 		return true
 	default:
 		return false
@@ -688,6 +688,27 @@ const (
 func (e MigrateKind) Valid() bool {
 	switch e {
 	case MigrateKindMigrate:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for Network.
+const (
+	NetworkFiltered Network = "filtered"
+	NetworkHost     Network = "host"
+	NetworkNone     Network = "none"
+)
+
+// Valid indicates whether the value is a known member of the Network enum.
+func (e Network) Valid() bool {
+	switch e {
+	case NetworkFiltered:
+		return true
+	case NetworkHost:
+		return true
+	case NetworkNone:
 		return true
 	default:
 		return false
@@ -1238,7 +1259,8 @@ type BuildReport struct {
 	Bases []BaseImage `json:"bases"`
 
 	// CachedSteps Steps whose layers were there already.
-	CachedSteps int `json:"cached_steps"`
+	CachedSteps int      `json:"cached_steps"`
+	Network     *Network `json:"network,omitempty"`
 
 	// Reference Where the image is, by tag and digest; absent if it is in no registry, as one that was asked for
 	// as v1.
@@ -2522,6 +2544,9 @@ type Migration struct {
 	To int32 `json:"to"`
 }
 
+// Network Which network there is while an image is built, for `RUN` and `ADD` alike.
+type Network string
+
 // NewBuild A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a
 // context, `source` is indexed where it is, as by a pull.
 type NewBuild struct {
@@ -2868,6 +2893,10 @@ type Ratio struct {
 
 // Readiness What is ready, and what this process can't do.
 type Readiness struct {
+	// NoBuildNetwork Why builds have no network here although the settings give them a filtered one; absent if they have
+	// what the settings say.
+	NoBuildNetwork *string `json:"no_build_network,omitempty"`
+
 	// NoBuilds Why this process builds no images; absent if it does, or works on no jobs at all.
 	NoBuilds *string `json:"no_builds,omitempty"`
 

@@ -35,6 +35,10 @@ pub(super) struct Readiness {
     /// Why this process builds no images; absent if it does, or works on no jobs at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     no_builds: Option<String>,
+    /// Why builds have no network here although the settings give them a filtered one; absent if they have
+    /// what the settings say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_build_network: Option<String>,
 }
 
 /// A key that is not here.
@@ -95,7 +99,8 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Readines
     if failing.is_empty() {
         let unknown_keys = keys.unwrap_or_default().into_iter().map(UnknownKey::from).collect();
         let no_builds = state.no_builds.clone();
-        return Ok(Json(Readiness { status: "ok", unknown_keys, no_builds }));
+        let no_build_network = state.no_build_network.clone();
+        return Ok(Json(Readiness { status: "ok", unknown_keys, no_builds, no_build_network }));
     }
     let names: Vec<_> = failing.iter().map(|part| part.field.as_str()).collect();
     let detail = format!("not ready: {} can't be reached", names.join(" and "));

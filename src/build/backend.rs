@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::BuildError;
 use super::dockerfile::{Dockerfile, Features};
 use super::log::LogSink;
-use super::sandbox::Network;
+use super::network::Network;
 use super::storage::Site;
 use crate::digest::Digest;
 use crate::oci::Platform;

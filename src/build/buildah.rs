@@ -2,7 +2,7 @@
 //! and what it builds is read out of the storage and pushed by our own client, so that no credential comes near it.
 
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::BuildError;
 use super::backend::{BackendVersion, BuildBackend, BuildOrder, BuiltImage};
 use super::cgroup::{Cgroup, Resources};
+use super::disk::DiskWatch;
 use super::dockerfile::Features;
 use super::log::{LogSink, Mask};
+use super::network::{Network, NetworkException};
 use super::process::{End, LastLines, Launcher};
-use super::sandbox::{self, Network, SandboxSpec};
+use super::programs::{self, PATH};
+use super::sandbox::{self, SandboxSpec};
 use super::storage::Site;
 use crate::digest::Digest;
 use crate::local::io_error;
@@ -33,8 +36,6 @@ const HEREDOCS: (u32, u32) = (1, 33);
 const LIMIT: Duration = Duration::from_mins(30);
 /// The probe takes no longer.
 const PROBE: Duration = Duration::from_secs(20);
-/// Where programs are.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Removed at a time when layers are too many.
 const PRUNED: usize = 8;
 
@@ -69,6 +70,7 @@ pub struct Buildah {
     launcher: Launcher,
     isolation: Isolation,
     resources: Resources,
+    exceptions: Vec<NetworkException>,
     version: BackendVersion,
     features: Features,
 }
@@ -83,10 +85,10 @@ impl Buildah {
         scratch: &Path,
     ) -> Result<Self, BuildError> {
         let impossible = |reason: String| BuildError::Impossible { reason };
-        if isolation == Isolation::Oci && !is_installed("runc") {
+        if isolation == Isolation::Oci && programs::find("runc").is_none() {
             return Err(impossible("runc is not installed, which isolation oci needs".to_owned()));
         }
-        if !is_installed(PROGRAM) {
+        if programs::find(PROGRAM).is_none() {
             return Err(impossible("buildah is not installed".to_owned()));
         }
         if let Some(reason) = resources.obstacle() {
@@ -94,7 +96,7 @@ impl Buildah {
         }
         let site = Site::open(&scratch.join("storage"), scratch).await?;
         let mut lines = LastLines::default();
-        let spec = spec(&site, isolation, &["version"], Network::Host);
+        let spec = spec(&site, isolation, &["version"], Network::None);
         let end = launcher.run(&spec, PROBE, &mut lines, &CancellationToken::new()).await?;
         let text = lines.text();
         let version = text.split("; ").find_map(|line| line.strip_prefix("Version:"));
@@ -107,9 +109,36 @@ impl Buildah {
             launcher,
             isolation,
             resources,
+            exceptions: Vec::new(),
             features: Features { heredocs: numbers >= HEREDOCS },
             version: BackendVersion { name: PROGRAM.to_owned(), version: version.to_owned() },
         })
+    }
+
+    /// What the filtered network lets through although it is private.
+    #[must_use]
+    pub fn with_exceptions(self, exceptions: Vec<NetworkException>) -> Self {
+        Self { exceptions, ..self }
+    }
+
+    /// The network that builds have here when it should be `wanted`, and why it is another: where a
+    /// filtered one can't be made, there is none. `scratch` is an empty directory.
+    pub async fn network(
+        &self,
+        wanted: Network,
+        scratch: &Path,
+    ) -> Result<(Network, Option<String>), BuildError> {
+        if wanted != Network::Filtered {
+            return Ok((wanted, None));
+        }
+        let site = Site::open(&scratch.join("storage"), scratch).await?;
+        let mut lines = LastLines::default();
+        let mut spec = spec(&site, self.isolation, &["version"], wanted);
+        spec.exceptions.clone_from(&self.exceptions);
+        match self.launcher.run(&spec, PROBE, &mut lines, &CancellationToken::new()).await? {
+            End::Exit(0) => Ok((wanted, None)),
+            _ => Ok((Network::None, Some(sandbox_reason(&lines).unwrap_or_else(|| lines.text())))),
+        }
     }
 
     /// Runs one command that is no build.
@@ -121,7 +150,7 @@ impl Buildah {
         cancel: &CancellationToken,
     ) -> Result<(), BuildError> {
         let mut lines = LastLines::default();
-        let spec = spec(site, self.isolation, arguments, Network::Host);
+        let spec = spec(site, self.isolation, arguments, Network::None);
         match self.launcher.run(&spec, LIMIT, &mut lines, cancel).await? {
             End::Exit(0) => Ok(()),
             End::Cancelled => Err(BuildError::Cancelled),
@@ -141,13 +170,6 @@ impl Buildah {
 /// What the sandbox itself could not do.
 fn sandbox_reason(lines: &LastLines) -> Option<String> {
     lines.0.iter().find_map(|line| line.strip_prefix(sandbox::FAILED)).map(str::to_owned)
-}
-
-fn is_installed(program: &str) -> bool {
-    PATH.split(':').any(|directory| {
-        let found = fs::metadata(Path::new(directory).join(program));
-        found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-    })
 }
 
 /// The sandbox of one command.
@@ -174,6 +196,7 @@ fn spec(site: &Site, isolation: Isolation, arguments: &[&str], network: Network)
         writable: vec![site.layers(), site.scratch_root().to_owned()],
         temporary: site.scratch("tmp"),
         network,
+        exceptions: Vec::new(),
         cgroups: Vec::new(),
         makes_cgroups: isolation == Isolation::Oci,
     }
@@ -244,6 +267,7 @@ impl BuildBackend for Buildah {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut spec = spec(site, self.isolation, &arguments, order.network);
         spec.environment.extend(environment);
+        spec.exceptions.clone_from(&self.exceptions);
         if !order.context.starts_with(site.scratch_root()) {
             spec.read_only.push(order.context.clone());
         }
@@ -254,12 +278,28 @@ impl BuildBackend for Buildah {
         let mut output = Output::new(order.dockerfile, mask, log, site);
         let ticking = output.ticker();
         let run = self.launcher.run(&spec, order.timeout, &mut output, cancel);
+        let watch = self
+            .resources
+            .disk_mib
+            .map(|mib| (mib, DiskWatch::new(site, mib << 20, spec.cgroups.clone())));
+        let outgrown = async {
+            match watch {
+                Some((mib, watch)) => watch.exceeded().await.map(|()| mib),
+                None => std::future::pending().await,
+            }
+        };
         let end = tokio::select! {
-            end = run => end?,
+            end = run => Ok(end?),
+            // What runs is killed by being dropped: told to end, it would go on writing for a while.
+            mib = outgrown => Err(mib?),
             never = ticking.tick(log) => match never {},
         };
         let starved = cgroup.as_ref().is_some_and(Cgroup::ran_out_of_memory);
         drop((secrets, cgroup));
+        let end = match end {
+            Ok(end) => end,
+            Err(mib) => return Err(BuildError::OutOfDisk { mib, place: output.place() }),
+        };
         match end {
             End::Exit(0) => {
                 let text =
@@ -350,10 +390,8 @@ impl Buildah {
         if self.isolation == Isolation::Oci {
             arguments.extend(["--runtime".to_owned(), "runc".to_owned()]);
         }
-        if order.network == Network::None || self.isolation == Isolation::Chroot {
-            // The sandbox has none, or is what there is.
-            arguments.extend(["--network".to_owned(), "host".to_owned()]);
-        }
+        // That of the sandbox, whichever it is.
+        arguments.extend(["--network".to_owned(), "host".to_owned()]);
         if order.no_cache {
             arguments.push("--no-cache".to_owned());
         }

@@ -1,8 +1,9 @@
 //! What a build may take of the machine, by a cgroup of its own: version 2 where it is there, else the
 //! controllers of version 1 (kernel documentation, "Control Group v2" and "cgroup-v1").
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -15,6 +16,9 @@ const OURS: &str = "clipwright-builds";
 /// Microseconds in which the share of the processors is counted.
 const PERIOD: u64 = 100_000;
 
+/// A cgroup that is not older may belong to a build that begins.
+const FRESH: Duration = Duration::from_mins(1);
+
 /// What a build may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Resources {
@@ -24,6 +28,8 @@ pub struct Resources {
     pub processes: Option<u64>,
     /// Thousandths of a processor; all of them when absent.
     pub cpu_millis: Option<u64>,
+    /// MiB on disk, which is measured (`disk`); any number when absent.
+    pub disk_mib: Option<u64>,
 }
 
 impl Resources {
@@ -36,6 +42,7 @@ impl Resources {
         if !self.is_limited() {
             return None;
         }
+        sweep();
         match Cgroup::make(self) {
             Ok(_) => None,
             Err(error) => Some(format!("builds are limited by settings, and {error}")),
@@ -57,8 +64,9 @@ impl Resources {
                     .if_possible(),
             );
         }
-        if let Some(most) = self.processes {
-            let most = most.to_string();
+        // Whose disk is measured, whose processes must be known.
+        if self.processes.is_some() || self.disk_mib.is_some() {
+            let most = self.processes.map_or_else(|| "max".to_owned(), |most| most.to_string());
             rules.push(Rule::new("pids", ("pids.max", &most), ("pids.max", &most)));
         }
         if let Some(millis) = self.cpu_millis {
@@ -96,7 +104,8 @@ impl Rule {
 /// The cgroup of one build; removed when dropped, with whatever still runs in it.
 #[derive(Debug)]
 pub(super) struct Cgroup {
-    directories: Vec<PathBuf>,
+    /// Each locked: whoever made it lives.
+    directories: Vec<(PathBuf, File)>,
 }
 
 impl Cgroup {
@@ -105,7 +114,7 @@ impl Cgroup {
         if !resources.is_limited() {
             return Ok(None);
         }
-        let name = Uuid::now_v7().simple().to_string();
+        let name = format!("{}-{}", std::process::id(), Uuid::now_v7().simple());
         let mut made = Self { directories: Vec::new() };
         let unified = Path::new(ROOT).join("cgroup.controllers").exists();
         if unified {
@@ -118,10 +127,12 @@ impl Cgroup {
                 Path::new(ROOT).join(rule.controller)
             };
             let directory = parent.join(OURS).join(&name);
-            if !made.directories.contains(&directory) {
+            if !made.directories.iter().any(|(known, _)| *known == directory) {
                 fs::create_dir_all(&directory)
                     .map_err(io_error(format!("can't make the cgroup {}", directory.display())))?;
-                made.directories.push(directory.clone());
+                let lock = File::open(&directory).and_then(|file| file.lock().map(|()| file));
+                let failed = io_error(format!("can't lock the cgroup {}", directory.display()));
+                made.directories.push((directory.clone(), lock.map_err(failed)?));
             }
             let (file, text) = if unified { rule.unified } else { rule.legacy };
             let file = directory.join(file);
@@ -135,12 +146,12 @@ impl Cgroup {
 
     /// What a process is written into that is to be in it.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        self.directories.iter().map(|directory| directory.join("cgroup.procs")).collect()
+        self.directories.iter().map(|(directory, _)| directory.join("cgroup.procs")).collect()
     }
 
     /// Whether something in it was killed because memory ran out.
     pub(super) fn ran_out_of_memory(&self) -> bool {
-        let files = self.directories.iter().flat_map(|directory| {
+        let files = self.directories.iter().flat_map(|(directory, _)| {
             ["memory.events", "memory.oom_control"].map(|file| directory.join(file))
         });
         let killed = |text: String| {
@@ -153,11 +164,24 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for directory in &self.directories {
+        for (directory, _) in &self.directories {
             let _ = fs::write(directory.join("cgroup.kill"), "1");
             if let Err(error) = remove(directory) {
                 tracing::warn!(cgroup = %directory.display(), %error, "can't remove the cgroup of a build");
             }
+        }
+    }
+}
+
+/// Removes what services left that were killed. A cgroup that was made a moment ago may not be locked yet.
+fn sweep() {
+    let hierarchies = fs::read_dir(ROOT).into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours = hierarchies.chain([PathBuf::from(ROOT)]).map(|hierarchy| hierarchy.join(OURS));
+    for entry in ours.flat_map(|ours| fs::read_dir(ours).into_iter().flatten().flatten()) {
+        let is_old = || Some(entry.metadata().ok()?.modified().ok()?.elapsed().ok()? > FRESH);
+        let is_free = || Some(File::open(entry.path()).ok()?.try_lock().is_ok());
+        if is_old() == Some(true) && is_free() == Some(true) {
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }

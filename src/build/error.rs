@@ -112,6 +112,14 @@ pub enum BuildError {
         /// Where it was.
         place: Option<String>,
     },
+    /// It wrote too much.
+    #[error("the build took more of the disk than the {mib} MiB that it may have{}", at(.place.as_deref()))]
+    OutOfDisk {
+        /// The limit.
+        mib: u64,
+        /// Where it was.
+        place: Option<String>,
+    },
     /// It took too long.
     #[error("the build took longer than the {} seconds that it may take{}", .limit.as_secs(), at(.place.as_deref()))]
     TimedOut {
@@ -266,6 +274,7 @@ impl Classify for BuildError {
             Self::Step { .. } => "build_step_failed",
             Self::Failed { .. } => "build_failed",
             Self::OutOfMemory { .. } => "build_out_of_memory",
+            Self::OutOfDisk { .. } => "build_out_of_disk",
             Self::TimedOut { .. } => "build_timed_out",
             Self::Impossible { .. } => "builds_impossible",
             Self::Backend { .. } | Self::BadFile { .. } => "builder_failed",

@@ -18,7 +18,7 @@ use super::context::{self, ContextLimits};
 use super::dockerfile::{Dockerfile, Scope};
 use super::export::{ExportStyle, MAX_EPOCH, PublicConfig, StoredImage};
 use super::log::{LogLine, LogSink, Mask, Stream};
-use super::sandbox::Network;
+use super::network::Network;
 use super::storage::Site;
 use crate::archive::IndexOptions;
 use crate::digest::Digest;

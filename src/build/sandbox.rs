@@ -1,4 +1,4 @@
-//! A process apart: in PID, mount, IPC and UTS namespaces of its own, and without a network if so wished;
+//! A process apart: in PID, mount, IPC and UTS namespaces of its own, with a filtered network, or without one;
 //! in a root that holds the system's programs, read-only, and what the spec names. A builder that is tricked
 //! out of the image's root finds nothing of the host there: no data directory, no disks, no other
 //! workspace's layers.
@@ -27,7 +27,12 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::SandboxError;
+use super::network::{Network, NetworkException};
 
+/// The filtered network.
+mod network;
+/// What root may do.
+mod power;
 /// The root of a sandbox.
 mod root;
 
@@ -58,23 +63,14 @@ pub struct SandboxSpec {
     pub writable: Vec<PathBuf>,
     /// What is `/tmp` and `/var/tmp` there.
     pub temporary: PathBuf,
-    /// The machine's network, or none at all.
+    /// Which network there is.
     pub network: Network,
+    /// What the filtered one lets through beside the public internet.
+    pub exceptions: Vec<NetworkException>,
     /// Files of cgroups that the process is written into.
     pub cgroups: Vec<PathBuf>,
     /// Whether cgroups can be made there, as an OCI runtime has to.
     pub makes_cgroups: bool,
-}
-
-/// Which network there is while an image is built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// That of the machine.
-    #[default]
-    Host,
-    /// None: neither `RUN` nor `ADD` can reach anything.
-    None,
 }
 
 /// Runs one of the stages, and gives the exit code for the process.
@@ -108,6 +104,11 @@ fn run_outer() -> Result<i32, SandboxError> {
         std::fs::write(cgroup, std::process::id().to_string())
             .map_err(SandboxError::of(&format!("join {}", cgroup.display())))?;
     }
+    // Lasts until this ends.
+    let _network = match spec.network {
+        Network::Filtered => Some(network::enter(&spec.exceptions)?),
+        Network::Host | Network::None => None,
+    };
     // When the service is gone, nobody waits for what is built. No thread can be made once processes are
     // to be in another namespace.
     let inner_process = Arc::new(OnceLock::new());
@@ -160,6 +161,7 @@ fn run_inner() -> Result<i32, SandboxError> {
     signals.thread_block().map_err(SandboxError::of("block signals"))?;
     nix::unistd::sethostname("build").map_err(SandboxError::of("name the host"))?;
     root::enter(&spec)?;
+    power::give_up()?;
     let [program, arguments @ ..] = &spec.arguments[..] else {
         return Err(SandboxError {
             what: "run nothing".to_owned(),

@@ -3,9 +3,10 @@
 //!
 //! The storage's lock is held together by those who build in it, and alone by whoever puts it right.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -14,6 +15,12 @@ use super::export::{ExportedLayers, StoredImage};
 use crate::digest::Digest;
 use crate::local::io_error;
 use crate::workspace::WorkspaceId;
+
+/// What `RUN` may do as root: what the field gives containers, less what it takes to speak to networks without the
+/// kernel's filter (`NET_RAW`) or to make devices (`MKNOD`).
+const CONTAINERS_CONF: &str = "[containers]\ndefault_capabilities = [\"CHOWN\", \"DAC_OVERRIDE\", \
+     \"FOWNER\", \"FSETID\", \"KILL\", \"NET_BIND_SERVICE\", \"SETFCAP\", \"SETGID\", \"SETPCAP\", \"SETUID\", \
+     \"SYS_CHROOT\"]\n";
 
 /// The storages of all workspaces.
 #[derive(Debug, Clone)]
@@ -36,7 +43,7 @@ impl Storages {
 }
 
 /// The storage of a workspace, and the directory of one build.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Site {
     /// Of the workspace.
     storage: PathBuf,
@@ -44,7 +51,7 @@ pub struct Site {
     scratch: PathBuf,
     driver: &'static str,
     /// Held as long as the storage is used.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Site {
@@ -82,7 +89,7 @@ impl Site {
     fn prepare(storage: PathBuf, scratch: PathBuf, lock: File) -> Result<Self, BuildError> {
         let failed = |path: &Path| io_error(format!("can't write {}", path.display()));
         let driver = driver(&storage);
-        let site = Self { storage, scratch, driver, _lock: lock };
+        let site = Self { storage, scratch, driver, _lock: Arc::new(lock) };
         for directory in ["run", "tmp", "root", "conf", "secrets", "context"] {
             let path = site.scratch.join(directory);
             fs::create_dir_all(&path).map_err(failed(&path))?;
@@ -98,7 +105,7 @@ impl Site {
             ("storage.conf", storage_conf.as_str()),
             // Images are looked for in the storage alone.
             ("registries.conf", "unqualified-search-registries = []\n"),
-            ("containers.conf", ""),
+            ("containers.conf", CONTAINERS_CONF),
             ("policy.json", "{\"default\": [{\"type\": \"insecureAcceptAnything\"}]}"),
         ] {
             let path = site.conf(name);
@@ -191,11 +198,29 @@ impl Site {
     /// Ids of the working containers that this build made and has not removed: those whose layer it
     /// has mounted.
     pub(super) fn own_containers(&self) -> Vec<String> {
-        let mounted =
-            named(&self.run_root().join(format!("{}-layers/mountpoints.json", self.driver)));
-        let mounted: Vec<String> = mounted.into_iter().map(|layer| layer.id).collect();
+        let mounted = self.mounted_layers();
         let containers = self.containers().into_iter();
         containers.filter(|container| mounted.contains(&container.layer)).map(|c| c.id).collect()
+    }
+
+    /// Ids of the layers that this build has mounted.
+    pub(super) fn mounted_layers(&self) -> Vec<String> {
+        let file = format!("{}-layers/mountpoints.json", self.driver);
+        named(&self.run_root().join(file)).into_iter().map(|layer| layer.id).collect()
+    }
+
+    /// All layers, and the one that each lies on; nothing for the lowest.
+    pub(super) fn layer_parents(&self) -> BTreeMap<String, String> {
+        let directory = self.layers().join(format!("{}-layers", self.driver));
+        let files = ["layers.json", "volatile-layers.json"].map(|file| directory.join(file));
+        let layers = files.iter().flat_map(|file| named(file));
+        layers.map(|layer| (layer.id, layer.parent)).collect()
+    }
+
+    /// Where the files of a layer are.
+    pub(super) fn layer_directory(&self, layer: &str) -> PathBuf {
+        let directory = self.layers().join(self.driver);
+        if self.driver == "vfs" { directory.join("dir").join(layer) } else { directory.join(layer) }
     }
 
     /// Whether there are working containers at all.
@@ -231,6 +256,7 @@ impl Site {
 struct Named {
     id: String,
     layer: String,
+    parent: String,
     #[serde(rename = "compressed-diff-digest")]
     compressed_diff_digest: String,
     #[serde(rename = "diff-digest")]
@@ -251,7 +277,7 @@ fn driver(storage: &Path) -> &'static str {
 }
 
 /// Bytes on disk, of what can be read.
-fn size_of(directory: &Path) -> u64 {
+pub(super) fn size_of(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let (mut size, mut todo) = (0, vec![directory.to_owned()]);
     while let Some(directory) = todo.pop() {

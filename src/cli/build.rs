@@ -20,7 +20,7 @@ use crate::build::context::ContextLimits;
 use crate::build::export::{DEFAULT_LEVEL, ExportStyle, MAX_EPOCH};
 use crate::build::{
     BuildInput, Buildah, ContextInput, Destination, DockerfileInput, EPOCH, Isolation, Launcher,
-    LogLine, LogSink, MAX_DOCKERFILE, Network, Pipeline, Resources, Site, Stream,
+    LogLine, LogSink, MAX_DOCKERFILE, Network, NetworkException, Pipeline, Resources, Site, Stream,
 };
 use crate::config::LimitsArgs;
 use crate::memory::MemoryBudget;
@@ -52,8 +52,8 @@ pub(super) struct Build {
     /// How RUN is kept apart: chroot, or oci, which needs runc
     #[arg(long, value_name = "chroot|oci", value_parser = isolation, default_value = "chroot")]
     isolation: Isolation,
-    /// Which network there is: host or none
-    #[arg(long, value_name = "host|none", value_parser = network, default_value = "host")]
+    /// What RUN and ADD can reach: the public internet (filtered), what this machine can (host), or nothing
+    #[arg(long, value_name = "filtered|host|none", value_parser = network, default_value = "filtered")]
     network: Network,
     /// How hard new layers are compressed: 1 is fastest, 9 smallest
     #[arg(long, value_name = "1-9", default_value_t = DEFAULT_LEVEL, value_parser = clap::value_parser!(u32).range(1..=9))]
@@ -62,6 +62,9 @@ pub(super) struct Build {
     /// then; by default what `SOURCE_DATE_EPOCH` in the environment says
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=MAX_EPOCH))]
     source_date_epoch: Option<u64>,
+    /// Private addresses that the filtered network reaches all the same (may be repeated)
+    #[arg(long = "network-exception", value_name = "IPv4[/PREFIX][:PORT]")]
+    network_exceptions: Vec<NetworkException>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -105,7 +108,7 @@ fn isolation(text: &str) -> Result<Isolation, String> {
 }
 
 fn network(text: &str) -> Result<Network, String> {
-    serde_json::from_value(text.into()).map_err(|_| "expected host or none".to_owned())
+    serde_json::from_value(text.into()).map_err(|_| "expected filtered, host or none".to_owned())
 }
 
 impl BuildOptions {
@@ -263,9 +266,14 @@ impl Build {
             let backend =
                 Buildah::probe(launcher, self.isolation, Resources::default(), probe.path())
                     .await?;
+            let backend = backend.with_exceptions(self.network_exceptions.clone());
+            let (network, obstacle) = backend.network(self.network, probe.path()).await?;
+            if let Some(reason) = obstacle {
+                eprintln!("warning: the build has no network, as it can't be filtered: {reason}");
+            }
             let work = tempfile::tempdir_in(scratch.path())?;
             let site = Site::open(&storage.join("default"), work.path()).await?;
-            let (network, context_limits) = (self.network, ContextLimits::default());
+            let context_limits = ContextLimits::default();
             options.account = MemoryBudget::new(options.limits.memory_bytes).alone().await;
             let pipeline = Pipeline {
                 backend: &backend,

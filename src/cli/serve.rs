@@ -136,8 +136,10 @@ async fn run(
     let state = state.with_stopping(stopping.clone()).with_oci(config.oci.clone());
     let contexts = Contexts { store: stores.objects.clone() };
     let no_builds = workshop.as_ref().and_then(Workshop::no_builds);
+    let no_build_network = workshop.as_ref().and_then(Workshop::no_build_network);
     let uploads = scratch.path().to_owned();
-    let state = state.with_contexts(contexts, uploads).with_builds(no_builds);
+    let state = state.with_contexts(contexts, uploads);
+    let state = state.with_builds(no_builds, no_build_network);
     let state = state.with_rate_limit(config.requests_per_minute);
     let state = if config.role == Role::Worker { state.for_probes_alone() } else { state };
     let serving = Box::pin(api::serve(listener, state, shutdown.clone()));

@@ -109,8 +109,15 @@ settings! {
     }
     BUILD_NETWORK {
         flag: "build-network", env: &["CLIPWRIGHT_BUILD_NETWORK"],
-        file: "clipwright.buildNetwork", default: Some("host"), expected: "host or none",
-        help: "What RUN and ADD can reach: what this machine can, or nothing",
+        file: "clipwright.buildNetwork", default: Some("filtered"),
+        expected: "filtered, host or none",
+        help: "What RUN and ADD can reach: the public internet, what this machine can, or nothing",
+    }
+    BUILD_NETWORK_EXCEPTIONS {
+        flag: "build-network-exceptions", env: &["CLIPWRIGHT_BUILD_NETWORK_EXCEPTIONS"],
+        file: "clipwright.buildNetworkExceptions", list: true,
+        expected: "IPv4[/PREFIX][:PORT] such as 10.1.0.0/16:443, separated by commas",
+        help: "Private addresses that the filtered network reaches all the same, such as a mirror's",
     }
     BUILD_MEMORY_MIB {
         flag: "build-memory-mib", env: &["CLIPWRIGHT_BUILD_MEMORY_MIB"],
@@ -136,6 +143,11 @@ settings! {
         flag: "build-source-date-epoch", env: &["CLIPWRIGHT_BUILD_SOURCE_DATE_EPOCH"],
         file: "clipwright.buildSourceDateEpoch", expected: "0 to 8589934591",
         help: "Seconds since 1970 than which nothing in a built image is younger, so that the same content makes the same image; a build's own ARG SOURCE_DATE_EPOCH goes before it",
+    }
+    BUILD_DISK_MIB {
+        flag: "build-disk-mib", env: &["CLIPWRIGHT_BUILD_DISK_MIB"],
+        file: "clipwright.buildDiskMib", expected: "64 to 16777216",
+        help: "MiB of the disk that a build may take while it runs; any when absent",
     }
     BUILD_CACHE_MIB {
         flag: "build-cache-mib", env: &["CLIPWRIGHT_BUILD_CACHE_MIB"],

@@ -69,6 +69,8 @@ pub struct Builder {
     pub contexts: Contexts,
     /// Which network there is.
     pub network: Network,
+    /// Why it isn't the one that the settings say, for the warnings of each build.
+    pub network_obstacle: Option<String>,
     /// What a context may cost.
     pub context_limits: ContextLimits,
     /// What new layers are like, of builds that don't say.
@@ -211,6 +213,7 @@ impl Builder {
         let mut report = BuildReport {
             reference: None,
             backend: None,
+            network: None,
             bases: Vec::new(),
             run: None,
             steps: Vec::new(),
@@ -248,6 +251,10 @@ impl Builder {
                     .to_owned();
             attempt.events.send(EventKind::Warning { message });
         }
+        if let Some(reason) = &self.network_obstacle {
+            let message = format!("the build has no network, as it can't be filtered: {reason}");
+            attempt.events.send(EventKind::Warning { message });
+        }
         let site = Site::open(&self.storages.of(workspace), scratch.path()).await?;
         let pipeline = Pipeline {
             backend: &*self.backend,
@@ -268,6 +275,7 @@ impl Builder {
         let mut report = BuildReport {
             reference: None,
             backend: Some(self.backend.version().clone()),
+            network: Some(self.network),
             bases: built.bases.iter().map(|base| base.told.clone()).collect(),
             run: Some(BuildRun {
                 dockerfile: built.dockerfile,

@@ -100,15 +100,25 @@ impl Yard {
         self.service.run(build(image_id, &self.on_base(rest))).await
     }
 
-    /// What builds must leave nothing of: mounts, working containers, directories of their own.
+    /// What builds must leave nothing of, as soon as what was killed has died: mounts, processes, cgroups,
+    /// working containers, directories of their own.
     pub(crate) fn left(&self) -> Vec<String> {
+        let began = std::time::Instant::now();
+        loop {
+            let left = self.left_now();
+            if left.is_empty() || began.elapsed() > std::time::Duration::from_secs(10) {
+                return left;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    fn left_now(&self) -> Vec<String> {
         let data = self.service.data();
-        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-        let mut left: Vec<String> = mounts
-            .lines()
-            .filter(|line| line.contains(data.to_str().unwrap()))
-            .map(str::to_owned)
-            .collect();
+        let mut left = lines_with("/proc/self/mounts", data);
+        left.extend(sandboxed(data));
+        left.extend(carriers());
+        left.extend(cgroups(self.service.process()));
         for scratch in entries(&data.join("tmp")) {
             left.extend(
                 entries(&scratch)
@@ -118,19 +128,59 @@ impl Yard {
             );
         }
         for storage in entries(&self.storages()) {
-            let file = storage.join("layers/overlay-containers/containers.json");
-            let text = std::fs::read_to_string(file).unwrap_or_else(|_| "[]".to_owned());
-            let containers: Value = serde_json::from_str(&text).unwrap();
-            left.extend(
-                containers
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(|found| format!("container {}", found["id"])),
-            );
+            for file in ["containers.json", "volatile-containers.json"] {
+                let file = storage.join("layers/overlay-containers").join(file);
+                let text = std::fs::read_to_string(file).unwrap_or_else(|_| "[]".to_owned());
+                let containers: Value = serde_json::from_str(&text).unwrap();
+                let containers = containers.as_array().unwrap().iter();
+                left.extend(containers.map(|found| format!("container {}", found["id"])));
+            }
         }
         left
     }
+}
+
+fn lines_with(file: &str, path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let path = path.to_str().unwrap();
+    text.lines().filter(|line| line.contains(path)).map(str::to_owned).collect()
+}
+
+/// Processes in whose root something of this directory is: those of its service's sandboxes.
+fn sandboxed(data: &Path) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    processes
+        .filter(|path| !lines_with(&format!("{}/mountinfo", path.display()), data).is_empty())
+        .map(|path| {
+            let line = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
+            format!("process {}: {}", path.display(), line.replace('\0', " "))
+        })
+        .collect()
+}
+
+/// Processes that carry a network whose sandbox is gone.
+fn carriers() -> Vec<String> {
+    let of_nobody = |line: &&String| {
+        let mut parts = line.split(['/', ' ']).skip_while(|part| *part != "proc");
+        parts.nth(1).is_some_and(|process| !Path::new("/proc").join(process).exists())
+    };
+    let lines = processes("slirp4netns --configure").into_iter();
+    let lines =
+        lines.filter_map(|path| std::fs::read_to_string(Path::new(&path).join("cmdline")).ok());
+    let lines: Vec<String> = lines.map(|line| line.replace('\0', " ")).collect();
+    lines.iter().filter(of_nobody).cloned().collect()
+}
+
+/// Cgroups that a service made.
+fn cgroups(service: u32) -> Vec<String> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = entries(root).into_iter().chain([root.to_owned()]);
+    let made = hierarchies.flat_map(|hierarchy| entries(&hierarchy.join("clipwright-builds")));
+    let is_own = |path: &std::path::PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(&format!("{service}-")))
+    };
+    made.filter(is_own).map(|path| path.display().to_string()).collect()
 }
 
 fn entries(directory: &Path) -> Vec<std::path::PathBuf> {
@@ -168,6 +218,15 @@ pub(crate) fn busybox() -> Blob {
         "ln",
         "wget",
         "env",
+        "kill",
+        "cp",
+        "dd",
+        "mknod",
+        "mount",
+        "rm",
+        "sed",
+        "touch",
+        "unshare",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

@@ -51,7 +51,10 @@ async fn a_build_that_is_cancelled_or_too_slow_leaves_nothing() {
 
 #[tokio::test]
 async fn a_build_dies_with_its_service_and_is_done_again() {
-    let mut yard = Yard::with(Settings::default().argument("lease-seconds", "2")).await;
+    let mut yard = Yard::with(
+        Settings::default().argument("lease-seconds", "2").argument("build-network", "host"),
+    )
+    .await;
     // The first time it hangs, the second time there is what it waits for.
     let dir = tempfile::tempdir().unwrap();
     let rest = "RUN echo under way; sleep 86421 & while ! wget -q -O /flag http://ADDRESS/flag; do sleep 0.2; done\n";
@@ -90,21 +93,6 @@ fn serve(address: std::net::SocketAddr, _dir: tempfile::TempDir) {
 }
 
 #[tokio::test]
-async fn a_flood_of_lines_is_bounded_and_its_end_is_kept() {
-    let yard = Yard::start().await;
-    let job = yard.build("000000000000c004", "RUN yes 'a line that is long enough to fill a log, sooner or later' | head -n 200000; echo the end\n").await;
-    assert_eq!(job["state"], "succeeded", "{job:#}");
-    let log = yard.log(job["id"].as_str().unwrap()).await;
-    let bytes: usize = log.iter().map(|line| line.to_string().len()).sum();
-    assert!((8 << 20..20 << 20).contains(&bytes), "{bytes}");
-    assert!(
-        log.iter().any(|line| line["text"].as_str().unwrap().contains("lines are left out here"))
-    );
-    // Of what programs say at their very end buildah itself loses a little when it comes so fast.
-    assert!(log.iter().any(|line| line["text"].as_str().unwrap().starts_with("Image built")));
-}
-
-#[tokio::test]
 async fn run_sees_neither_the_machine_nor_the_network_that_it_may_not() {
     let settings = Settings::default().argument("build-network", "none");
     let yard =
@@ -128,54 +116,5 @@ async fn run_sees_neither_the_machine_nor_the_network_that_it_may_not() {
     assert_eq!(capabilities & (1 << 16 | 1 << 19 | 1 << 21), 0, "{capabilities:x}");
     assert!(!seen.contains("vda") && !seen.contains("sda") && !seen.contains("eth0"), "{seen}");
     assert!(seen.contains("build-sandbox") && !seen.contains("secret.key"), "{seen}");
-
-    let bomb = "RUN bomb() { bomb | bomb & }; bomb; sleep 1; i=0; while [ $i -lt 200 ]; do sleep 1 & i=$((i+1)); done; wait\n";
-    let hungry = "RUN x=$(yes | head -c 400000000); echo ${#x}\n";
-    let jobs = [("000000000000c006", bomb), ("000000000000c007", hungry)];
-    for (image, rest) in jobs {
-        let job = yard.build(image, rest).await;
-        assert_eq!(job["state"], "failed", "{job:#}");
-        if rest == hungry {
-            assert_eq!(job["error"]["code"], "build_out_of_memory", "{job:#}");
-        }
-    }
-    assert_eq!(yard.left(), Vec::<String>::new());
-}
-
-/// What has led out of builders before: bind mounts through links (CVE-2024-1753), mount options
-/// (CVE-2024-9407), ids of caches (CVE-2024-9675). Whether the builder refuses it or not, nothing of the
-/// machine is read or written.
-#[tokio::test]
-async fn known_ways_out_lead_nowhere() {
-    let yard = Yard::start().await;
-    let data = yard.service.data().to_owned();
-    std::fs::write(data.join("canary"), "sing").unwrap();
-    let shown = data.display();
-    let link = format!(
-        "RUN ln -s / /link; ln -s {shown} /data\nFROM {base}\n\
-         RUN --mount=type=bind,from=0,source=/link,target=/mnt,rw ls -a /mnt /mnt/etc > /seen; cat /mnt{shown}/canary >> /seen; \
-             echo x > /mnt{shown}/escaped || true\n\
-         RUN --mount=type=bind,from=0,source=/data,target=/mnt,rw cat /mnt/canary >> /seen; echo x > /mnt/escaped || true\n",
-        base = yard.base,
-    );
-    let option = format!(
-        "RUN --mount=type=bind,source=/,target=/mnt,bind-propagation=/../../../../../../{shown} cat /mnt/canary > /seen || true\n"
-    );
-    let cache = format!(
-        "RUN --mount=type=cache,id=../../../../../../../../../../{shown},target=/c cat /c/canary > /seen; echo x > /c/escaped; true\n"
-    );
-    let chroot =
-        format!("RUN mkdir /x; ls -a /proc/1/root{shown} /proc/2/root{shown} > /seen 2>&1; true\n");
-    for (number, rest) in [link, option, cache, chroot].iter().enumerate() {
-        let image = format!("000000000000e00{number}");
-        let job = yard.build(&image, rest).await;
-        if job["state"] == "succeeded" {
-            let seen = String::from_utf8_lossy(&yard.service.cat(&image, "/seen")).into_owned();
-            assert!(!seen.contains("sing") && !seen.contains("shadow"), "{rest}: {seen}");
-        }
-        let text = job.to_string();
-        assert!(!text.contains("sing\""), "{text}");
-        assert!(!data.join("escaped").exists(), "{rest}");
-    }
     assert_eq!(yard.left(), Vec::<String>::new());
 }

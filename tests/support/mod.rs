@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod blob_server;
 pub(crate) mod browser;
 pub(crate) mod layout;
+pub(crate) mod namespaces;
 pub(crate) mod pack;
 pub(crate) mod postgres;
 pub(crate) mod proxy;

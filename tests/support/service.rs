@@ -109,6 +109,11 @@ impl Service {
         Self { process, url, data, settings, http, log: Some(log), _database: database }
     }
 
+    /// Id of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Ends the process as a crash would, and starts another on the same data.
     pub(crate) async fn crash_and_restart(&mut self) {
         self.crash();

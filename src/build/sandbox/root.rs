@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::SandboxSpec;
+use super::{SandboxSpec, network};
 use crate::build::SandboxError;
+use crate::build::network::Network;
 
 /// Programs and libraries.
 const SYSTEM: [&str; 8] =
@@ -43,6 +44,11 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
 ];
+/// Of the configuration as well: a filtered network has its own.
+const NAME_SERVERS: &str = "/etc/resolv.conf";
+/// What changes the machine when it is written, for whoever is root.
+const KERNEL: [&str; 5] =
+    ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
 const NONE: Option<&str> = None;
 
 /// Makes the root and enters it. The process must be the first of its namespaces.
@@ -53,7 +59,11 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<(), SandboxError> {
     let root = Root { path: spec.root.clone() };
     root.mount("tmpfs", "/", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))?;
     for path in SYSTEM.iter().chain(&CONFIGURATION) {
-        root.bind(Path::new(path), Write::No)?;
+        if *path == NAME_SERVERS && spec.network == Network::Filtered {
+            root.write(path, &format!("nameserver {}\n", network::NAME_SERVER))?;
+        } else {
+            root.bind(Path::new(path), Write::No)?;
+        }
     }
     // First, as the others may lie below.
     for path in ["/tmp", "/var/tmp"] {
@@ -69,6 +79,9 @@ pub(super) fn enter(spec: &SandboxSpec) -> Result<(), SandboxError> {
     root.make_directory(Path::new("/run"))?;
     root.devices()?;
     root.mount("proc", "/proc", MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, None)?;
+    for path in KERNEL {
+        root.protect(path)?;
+    }
     // Of its own: it shows the network's devices, and those that there are in here.
     let hidden = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     root.mount("sysfs", "/sys", hidden, None)?;
@@ -148,6 +161,29 @@ impl Root {
             mount(NONE, &inside, NONE, flags, NONE).map_err(SandboxError::of(&what))?;
         }
         Ok(())
+    }
+
+    /// A file of the sandbox's own.
+    fn write(&self, path: &str, text: &str) -> Result<(), SandboxError> {
+        let path = Path::new(path);
+        self.make_parent(path)?;
+        fs::write(self.inside(path), text)
+            .map_err(SandboxError::of(&format!("write {}", path.display())))
+    }
+
+    /// Nobody writes there any more.
+    fn protect(&self, path: &str) -> Result<(), SandboxError> {
+        let inside = self.inside(Path::new(path));
+        // Not all kernels have all of them.
+        if !inside.exists() {
+            return Ok(());
+        }
+        let what = format!("protect {path}");
+        mount(Some(&inside), &inside, NONE, MsFlags::MS_BIND, NONE)
+            .map_err(SandboxError::of(&what))?;
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        let flags = flags | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(NONE, &inside, NONE, flags, NONE).map_err(SandboxError::of(&what))
     }
 
     fn bind_all(&self, path: &str) -> Result<(), SandboxError> {

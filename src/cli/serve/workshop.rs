@@ -87,6 +87,9 @@ impl Workshop {
         if let Some(reason) = &no_builds {
             tracing::warn!(reason, "this process builds no images");
         }
+        if let Ok(Builder { network_obstacle: Some(reason), .. }) = &builder {
+            tracing::warn!(reason, "builds have no network here, as it can't be filtered");
+        }
         let builder = builder.ok().map(Arc::new);
         let handlers = Arc::new(Handlers { puller, migrator, builder, memory });
         Ok(Self { handlers, rollouts, no_builds })
@@ -95,6 +98,11 @@ impl Workshop {
     /// Why there are no builds here; `None` if there are.
     pub(super) fn no_builds(&self) -> Option<String> {
         self.no_builds.clone()
+    }
+
+    /// Why builds have no network here; `None` if they have what the settings say.
+    pub(super) fn no_build_network(&self) -> Option<String> {
+        self.handlers.builder.as_ref()?.network_obstacle.clone()
     }
 
     /// The workers and the reconcilers, until `stopping`.
@@ -165,21 +173,25 @@ async fn builder(
         return Err("the settings leave builds to other processes".to_owned());
     }
     let BuildSettings { isolation, network, resources, style, .. } = config.build;
+    let exceptions = config.build.network_exceptions.clone();
     let probing = async {
-        let probe = scratch.join("probe");
-        std::fs::create_dir(&probe).map_err(io_error("can't make a directory for the probe"))?;
+        let probe = tempfile::tempdir_in(scratch)
+            .map_err(io_error("can't make a directory for the probe"))?;
         let launcher = Launcher::of_this_program()?;
-        let backend = Buildah::probe(launcher, isolation, resources, &probe).await?;
-        std::fs::remove_dir_all(&probe).map_err(io_error("can't remove the probe's directory"))?;
-        Ok::<_, BuildError>(backend)
+        let backend = Buildah::probe(launcher, isolation, resources, probe.path()).await?;
+        let backend = backend.with_exceptions(exceptions);
+        let network = backend.network(network, probe.path()).await?;
+        Ok::<_, BuildError>((backend, network))
     };
-    let backend = probing.await.map_err(|error| error.to_string())?;
+    let (backend, (network, network_obstacle)) =
+        probing.await.map_err(|error| error.to_string())?;
     Ok(Builder {
         backend: Arc::new(backend),
         puller: puller.clone(),
         storages: Storages { root: config.data_dir.join("builds") },
         contexts: Contexts { store: stores.objects.clone() },
         network,
+        network_obstacle,
         context_limits: ContextLimits::default(),
         style,
         scratch: scratch.to_owned(),

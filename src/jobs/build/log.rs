@@ -1,6 +1,7 @@
 //! The log of a build on its way to the database: one JSON object a line, gathered for a moment and written
 //! in chunks of whole lines. It has an end: what comes beyond it is left out but for the last lines, with a
-//! mark that says how much is missing.
+//! mark that says how much is missing. While the database is away lines are kept, as many as there is room for; then
+//! the build waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use utoipa::ToSchema;
 
@@ -23,6 +24,10 @@ use crate::jobs::worker::{Attempt, EventSink, Fence};
 const MAX_LOG: i64 = 16 << 20;
 /// Lines of the end that are kept when there are more.
 const LAST: usize = 200;
+/// Bytes that wait for the database at most: when they are so many the build waits too.
+const KEPT: usize = 1 << 20;
+/// How long the end of a log is still tried to be written once the attempt is to end.
+const LINGER: Duration = Duration::from_secs(10);
 /// How long a line waits for others to be written with.
 const GATHER: Duration = Duration::from_millis(200);
 /// No line is longer as JSON.
@@ -46,54 +51,42 @@ pub struct LogRecord {
 
 /// The log of one attempt.
 pub(super) struct JobLog {
-    shared: Arc<Mutex<Writer>>,
+    lines: Arc<watch::Sender<Lines>>,
     events: EventSink,
+    cancel: CancellationToken,
     attempt: i32,
     mask: Mask,
-    _flusher: AbortOnDropHandle<()>,
+    _courier: AbortOnDropHandle<()>,
 }
 
-struct Writer {
-    fence: Fence,
-    /// Where the log ends in the database.
-    offset: i64,
-    waiting: Vec<u8>,
-    since: Option<Instant>,
+/// What is not in the database yet.
+struct Lines {
+    waiting: VecDeque<Vec<u8>>,
+    /// Bytes of those that wait, and of those that are being written.
+    kept: usize,
+    /// Where the log ends when all of them are written.
+    end: i64,
     last: VecDeque<Vec<u8>>,
     left_out: u64,
-    /// The lease is lost, or the database takes nothing: the build goes on, as its end is told otherwise.
-    is_broken: bool,
+    /// Nothing follows.
+    is_closed: bool,
+    /// The lease is lost: the build is not ours any more.
+    is_lost: bool,
 }
 
 impl JobLog {
     /// Begins where the attempts before have ended.
     pub(super) async fn open(attempt: &Attempt) -> Result<Self, QueueError> {
-        let writer = Writer {
-            offset: attempt.fence.log_end().await?,
-            fence: attempt.fence.clone(),
-            waiting: Vec::new(),
-            since: None,
-            last: VecDeque::new(),
-            left_out: 0,
-            is_broken: false,
-        };
-        let shared = Arc::new(Mutex::new(writer));
-        let flushed = shared.clone();
-        let flusher = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(GATHER).await;
-                let mut writer = flushed.lock().await;
-                if writer.since.is_some_and(|since| since.elapsed() >= GATHER) {
-                    writer.flush().await;
-                }
-            }
-        });
+        let end = attempt.fence.log_end().await?;
+        let lines = Arc::new(watch::Sender::new(Lines::from(end)));
+        let courier = tokio::spawn(carry(lines.clone(), attempt.fence.clone(), end));
         Ok(Self {
-            shared,
+            lines,
             events: attempt.events.clone(),
+            cancel: attempt.cancel.clone(),
             attempt: attempt.job().attempt,
             mask: mask_of(attempt),
-            _flusher: AbortOnDropHandle::new(flusher),
+            _courier: AbortOnDropHandle::new(courier),
         })
     }
 
@@ -103,22 +96,32 @@ impl JobLog {
         self.write(LogLine { step, stream, text }).await;
     }
 
-    /// Writes what is left.
+    /// Waits until everything is written, however long the database is away; not much longer, once the
+    /// attempt is to end.
     pub(super) async fn close(&self) {
-        let mut writer = self.shared.lock().await;
-        if writer.left_out > 0 {
-            let last = std::mem::take(&mut writer.last);
-            let missing = writer.left_out - last.len() as u64;
-            let mark = self.record(LogLine {
-                step: None,
-                stream: Stream::Service,
-                text: format!("[the log is full: {missing} lines are left out here]"),
-            });
-            for line in std::iter::once(mark).chain(last) {
-                writer.append(&line).await;
+        self.lines.send_modify(|lines| {
+            let last = std::mem::take(&mut lines.last);
+            if lines.left_out > 0 {
+                let missing = lines.left_out - last.len() as u64;
+                let mark = self.record(LogLine {
+                    step: None,
+                    stream: Stream::Service,
+                    text: format!("[the log is full: {missing} lines are left out here]"),
+                });
+                std::iter::once(mark).chain(last).for_each(|line| lines.push(line));
             }
+            lines.is_closed = true;
+        });
+        let mut seen = self.lines.subscribe();
+        let written = seen.wait_for(|lines| lines.kept == 0 || lines.is_lost);
+        let given_up = async {
+            self.cancel.cancelled().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        tokio::select! {
+            _ = written => {}
+            () = given_up => {}
         }
-        writer.flush().await;
     }
 
     fn record(&self, line: LogLine) -> Vec<u8> {
@@ -146,16 +149,13 @@ impl LogSink for JobLog {
         // A build has a limit of time of its own: what it says is a sign that it lives.
         self.events.waits();
         let record = self.record(line);
-        let mut writer = self.shared.lock().await;
-        if writer.left_out > 0 || writer.end_with(&record) > MAX_LOG {
-            writer.left_out += 1;
-            if writer.last.len() == LAST {
-                writer.last.pop_front();
-            }
-            writer.last.push_back(record);
-            return;
+        let mut seen = self.lines.subscribe();
+        let has_room = seen.wait_for(|lines| lines.kept + record.len() <= KEPT || lines.is_lost);
+        tokio::select! {
+            _ = has_room => {}
+            () = self.cancel.cancelled() => {}
         }
-        writer.append(&record).await;
+        self.lines.send_modify(|lines| lines.write(record));
     }
 
     async fn silence(&self, since_start: Duration) {
@@ -163,32 +163,82 @@ impl LogSink for JobLog {
     }
 }
 
-impl Writer {
-    /// Where the log would end with one record more.
-    fn end_with(&self, record: &[u8]) -> i64 {
-        self.offset + i64::try_from(self.waiting.len() + record.len()).unwrap_or(i64::MAX >> 1)
-    }
-
-    async fn append(&mut self, record: &[u8]) {
-        if self.waiting.len() + record.len() > MAX_CHUNK {
-            self.flush().await;
+impl From<i64> for Lines {
+    /// None yet, in a log that ends there.
+    fn from(end: i64) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            kept: 0,
+            end,
+            last: VecDeque::new(),
+            left_out: 0,
+            is_closed: false,
+            is_lost: false,
         }
-        self.waiting.extend_from_slice(record);
-        self.since.get_or_insert_with(Instant::now);
     }
+}
 
-    async fn flush(&mut self) {
-        let bytes = std::mem::take(&mut self.waiting);
-        self.since = None;
-        if bytes.is_empty() || self.is_broken {
+impl Lines {
+    fn write(&mut self, record: Vec<u8>) {
+        if self.left_out == 0 && self.end + length(&record) <= MAX_LOG {
+            // There is no room only when the attempt is to end.
+            if self.kept + record.len() <= KEPT {
+                self.push(record);
+            }
             return;
         }
-        match self.fence.append_log(self.offset, &bytes).await {
-            Ok(end) => self.offset = end,
+        self.left_out += 1;
+        if self.last.len() == LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(record);
+    }
+
+    fn push(&mut self, record: Vec<u8>) {
+        if !self.is_lost {
+            self.kept += record.len();
+            self.end += length(&record);
+            self.waiting.push_back(record);
+        }
+    }
+
+    /// As many whole lines as a chunk holds.
+    fn take(&mut self) -> Vec<u8> {
+        let mut chunk = Vec::new();
+        while let Some(line) = self.waiting.front()
+            && chunk.len() + line.len() <= MAX_CHUNK
+        {
+            chunk.append(&mut self.waiting.pop_front().unwrap_or_default());
+        }
+        chunk
+    }
+}
+
+fn length(bytes: &[u8]) -> i64 {
+    i64::try_from(bytes.len()).unwrap_or(i64::MAX >> 1)
+}
+
+/// Writes the lines in their order, one chunk after the other, each until the database says that it has it.
+async fn carry(lines: Arc<watch::Sender<Lines>>, fence: Fence, mut end: i64) {
+    let mut seen = lines.subscribe();
+    loop {
+        // The sender is ours as well: this can't fail.
+        let _ = seen.wait_for(|lines| !lines.waiting.is_empty()).await;
+        let gathered = seen.wait_for(|lines| lines.kept >= MAX_CHUNK || lines.is_closed);
+        let _ = tokio::time::timeout(GATHER, gathered).await;
+        let mut chunk = Vec::new();
+        lines.send_modify(|lines| chunk = lines.take());
+        match fence.append_log(end, &chunk).await {
+            Ok(new_end) => end = new_end,
             Err(error) => {
                 tracing::warn!(%error, "the rest of a build's log is not recorded");
-                self.is_broken = true;
+                lines.send_modify(|lines| {
+                    lines.is_lost = true;
+                    lines.waiting.clear();
+                });
+                return;
             }
         }
+        lines.send_modify(|lines| lines.kept -= chunk.len());
     }
 }

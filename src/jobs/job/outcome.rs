@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::archive::Summary;
-use crate::build::{BackendVersion, BaseImage, BuildStep, Timings};
+use crate::build::{BackendVersion, BaseImage, BuildStep, Network, Timings};
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 use crate::image_id::ImageId;
@@ -50,6 +50,9 @@ pub struct BuildReport {
     /// What built it; absent if an earlier attempt did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<BackendVersion>,
+    /// The network that `RUN` and `ADD` had; absent if an earlier attempt built it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
     /// The images that it began with, pinned.
     pub bases: Vec<BaseImage>,
     /// What was built from, by whom and when; absent if an earlier attempt did it that left no word of it.

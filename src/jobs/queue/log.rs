@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::connection::Connection;
 use super::lease::Lease;
 use super::wake::Topic;
-use super::{Queue, QueueError, patiently};
+use super::{Queue, QueueError, insist, patiently};
 
 /// Bytes in a chunk at most.
 pub const MAX_CHUNK: usize = 64 << 10;
@@ -30,7 +30,8 @@ pub struct LogChunk {
 
 impl Queue {
     /// Appends 1 to [`MAX_CHUNK`] bytes at the log's end, which is at `offset`; returns where it is
-    /// afterwards. The same bytes sent again, because the answer was lost, are there once.
+    /// afterwards. It is tried until the database answers, however long that takes. The same bytes sent again,
+    /// because the answer was lost, are there once.
     pub async fn append_log(
         &self,
         lease: &Lease,
@@ -38,7 +39,7 @@ impl Queue {
         bytes: &[u8],
     ) -> Result<i64, QueueError> {
         let (id, fence) = lease.id();
-        let appended = patiently(APPEND, async || {
+        let appended = insist(async || {
             let mut db = Connection::acquire(&self.pool, APPEND).await?;
             let held = sqlx::query_scalar!(
                 r#"WITH held AS (
