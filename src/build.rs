@@ -40,7 +40,7 @@ pub use dockerfile::{Dockerfile, ExternalImage, Features, MAX_DOCKERFILE, Scope}
 pub use error::{BuildError, ContextError, DockerfileError, SandboxError};
 pub use layout::BuiltLayout;
 pub use log::{LogLine, LogSink, Mask, StepNumber, Stream};
-pub use names::{is_id, secret_id_fault};
+pub use names::{ID_PATTERN, argument_id_pattern, is_id, secret_id_fault};
 pub use pipeline::{BuildInput, ContextInput, DockerfileInput, Finished, Pipeline, Timings};
 pub use process::Launcher;
 pub use sandbox::Network;

@@ -14,9 +14,9 @@ use crate::jobs::webhook::Webhook;
 use crate::oci::{Credentials, Platform};
 
 /// Entries of a map at most.
-const MAX_COUNT: usize = 128;
+pub(super) const MAX_COUNT: usize = 128;
 /// Bytes of a value in a map at most.
-const MAX_VALUE: usize = 32 << 10;
+pub(super) const MAX_VALUE: usize = 32 << 10;
 
 /// Faults of fields, in the order in which they were found.
 #[derive(Debug, Default)]
