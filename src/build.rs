@@ -17,6 +17,8 @@ mod dockerfile;
 mod error;
 /// What becomes of an image after its last `RUN`.
 pub mod export;
+/// What is wrong with a Dockerfile or a context.
+mod input_error;
 /// A built image on this machine.
 mod layout;
 /// What a build says.
@@ -29,6 +31,8 @@ mod pipeline;
 mod process;
 /// A process apart.
 pub mod sandbox;
+/// Contexts that nobody sent.
+pub mod source;
 /// Where builds keep their layers.
 mod storage;
 

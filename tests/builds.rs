@@ -4,4 +4,5 @@ mod failures;
 mod harness;
 mod life;
 mod secrets;
+mod sources;
 mod way;

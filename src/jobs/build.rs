@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio_util::sync::CancellationToken;
 
-use super::job::{BuildReport, BuildSpec, EventKind, JobKind, JobResult, PullSpec};
+use super::job::{BuildReport, BuildSpec, ContextOrigin, EventKind, JobKind, JobResult, PullSpec};
 use super::phase::phase;
 use super::pull::{PublishedArchive, PullError, Puller, may_pull_from};
 use super::queue::QueueError;
 use super::worker::Attempt;
 use crate::archive::{ClipVersion, LayerPolicy};
 use crate::build::context::ContextLimits;
+use crate::build::source::Git;
 use crate::build::{
-    BuildBackend, BuildError, BuildInput, ContextInput, DockerfileInput, Finished, Mask, Network,
-    Pipeline, Site, Storages, Timings,
+    BuildBackend, BuildError, BuildInput, DockerfileInput, Finished, Mask, Network, Pipeline, Site,
+    Storages, Timings,
 };
 use crate::error::{Classify, Fault};
 use crate::local::io_error;
@@ -33,17 +33,22 @@ use crate::oci::{
 pub mod contexts;
 /// The log, on its way to the database.
 mod log;
+/// Where contexts come from.
+mod source;
 /// What is put right beside builds.
 mod tidy;
 
-pub use contexts::Contexts;
+pub use contexts::{Contexts, KeepError};
 pub use log::LogRecord;
+pub use source::Buckets;
 pub use tidy::{TidyContexts, TidyStorages};
 
 use log::JobLog;
 
 /// What a job's credentials for pushing are called among its secrets.
 pub const PUSH_SECRET: &str = "push";
+/// What a job's credentials for a git repository are called among its secrets.
+pub const GIT_SECRET: &str = "git";
 /// What comes before a host among a job's secrets: credentials for the registry of a base image.
 pub const REGISTRY_PREFIX: &str = "registry:";
 /// What comes before the id of a secret among a job's secrets.
@@ -60,6 +65,10 @@ pub struct Builder {
     pub storages: Storages,
     /// Where contexts are.
     pub contexts: Contexts,
+    /// Which buckets workspaces have.
+    pub buckets: Arc<dyn Buckets>,
+    /// What fetches contexts out of git repositories.
+    pub git: Git,
     /// Which network there is.
     pub network: Network,
     /// What a context may cost.
@@ -201,6 +210,7 @@ impl Builder {
                 let report = BuildReport {
                     reference: Some(pushed_name(target, &image)),
                     backend: None,
+                    context: None,
                     bases: Vec::new(),
                     steps: Vec::new(),
                     cached_steps: 0,
@@ -227,8 +237,8 @@ impl Builder {
             tempfile::tempdir_in(&self.scratch).map_err(failed()).map_err(BuildError::from)?;
         let workspace = &attempt.job().workspace;
         let fetching = Instant::now();
-        let input = self.input(spec, attempt, scratch.path(), cancel);
-        let input = phase(JobKind::Build, "context", input).await?;
+        let input = self.input(spec, attempt, scratch.path());
+        let (input, context) = phase(JobKind::Build, "context", input).await?;
         let fetched = fetching.elapsed().as_secs_f64();
         if spec.secrets_as_build_args && !input.secrets.is_empty() {
             let message =
@@ -277,6 +287,7 @@ impl Builder {
         let report = BuildReport {
             reference,
             backend: Some(self.backend.version().clone()),
+            context,
             bases,
             cached_steps: steps.iter().filter(|step| step.cached).count(),
             steps,
@@ -291,16 +302,8 @@ impl Builder {
         spec: &BuildSpec,
         attempt: &Attempt,
         scratch: &std::path::Path,
-        cancel: &CancellationToken,
-    ) -> Result<BuildInput, BuildJobError> {
-        let context = match spec.context {
-            None => ContextInput::Empty,
-            Some(digest) => {
-                let file = scratch.join("context.archive");
-                self.contexts.fetch(&attempt.job().workspace, digest, &file, cancel).await?;
-                ContextInput::Archive(file)
-            }
-        };
+    ) -> Result<(BuildInput, Option<ContextOrigin>), BuildJobError> {
+        let (context, origin) = self.context(spec, attempt, scratch).await?;
         let dockerfile = match &spec.dockerfile {
             Some(text) => DockerfileInput::Text(text.clone()),
             None => {
@@ -314,7 +317,7 @@ impl Builder {
                 credentials.insert(host.to_owned(), parsed);
             }
         }
-        Ok(BuildInput {
+        let input = BuildInput {
             dockerfile,
             context,
             arguments: spec.build_args.clone(),
@@ -328,7 +331,8 @@ impl Builder {
             no_cache: spec.no_cache,
             timeout: Duration::from_secs(spec.timeout),
             credentials,
-        })
+        };
+        Ok((input, origin))
     }
 
     fn push_credentials(&self, attempt: &Attempt) -> Result<Option<Credentials>, BuildJobError> {

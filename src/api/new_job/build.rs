@@ -7,11 +7,12 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::super::workspaces::is_registry_host;
-use super::{CredentialText, Faults, NewWebhook, SecretText, source_of, version};
+use super::context::NewContext;
+use super::{CredentialText, Faults, NewWebhook, source_of, version};
+use crate::api::extract::SecretText;
 use crate::archive::{Fallback, LayerPolicy};
 use crate::build::context::MAX_PATH;
 use crate::build::{MAX_DOCKERFILE, is_id, secret_id_fault};
-use crate::digest::Digest;
 use crate::jobs::build::{PUSH_SECRET, REGISTRY_PREFIX, SECRET_PREFIX};
 use crate::jobs::job::{BuildSpec, ImageId, JobSpec, Priority, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
@@ -46,9 +47,8 @@ struct Fields {
     /// Where in the context the Dockerfile is; `Dockerfile` when absent.
     #[schema(min_length = 1, max_length = 3072, pattern = r"^[^\x00]+$")]
     dockerfile_path: Option<String>,
-    /// Digest of a context that was sent to `/v1/contexts`; an empty one when absent.
-    #[schema(value_type = Option<String>, pattern = "^sha256:[0-9a-f]{64}$")]
-    context: Option<String>,
+    /// Where the context is; an empty one when absent.
+    context: Option<NewContext>,
     /// Image that is indexed if there is neither a Dockerfile nor a context.
     source: Option<String>,
     /// Values of `ARG`s. They are shown with the job, and are in the image's history.
@@ -133,7 +133,7 @@ impl Fields {
         faults.map("labels", self.labels.iter().map(texts), |name| {
             (name.is_empty() || name.contains(['=', '\0'])).then_some("is no name of a label")
         });
-        let secrets = self.secrets.iter().map(|(id, secret)| (id, secret.0.expose_secret()));
+        let secrets = self.secrets.iter().map(|(id, secret)| (id, secret.secret().expose_secret()));
         faults.map("secrets", secrets, |id| secret_id_fault(id, false));
         let hosts = self.credentials.keys().map(|host| (host, ""));
         faults.map("credentials", hosts, |host| {
@@ -150,7 +150,9 @@ impl Fields {
         let platform = faults.platform(self.platform);
         let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
         let has_context = self.context.is_some();
-        let context = self.context.map(|text| faults.keep("context", text.parse::<Digest>()));
+        let mut secrets = Secrets::new();
+        let context = self.context.map(|context| context.into_place(faults, &mut secrets));
+        let context = context.unwrap_or_default();
         if self.source.is_some() {
             faults.wrong(
                 "source",
@@ -184,10 +186,9 @@ impl Fields {
                 faults.wrong("secrets", format!("{id:?} {reason}"));
             }
         }
-        let mut secrets = Secrets::new();
         let secret_ids = self.secrets.keys().cloned().collect();
         for (id, secret) in self.secrets {
-            secrets.insert(format!("{SECRET_PREFIX}{id}"), secret.0);
+            secrets.insert(format!("{SECRET_PREFIX}{id}"), secret.into_secret());
         }
         for (host, given) in self.credentials {
             let registry = normalise_registry(&host);
@@ -206,7 +207,9 @@ impl Fields {
             image_id: image_id?,
             dockerfile: self.dockerfile,
             dockerfile_path: self.dockerfile_path,
-            context: context.flatten(),
+            context: context.sent,
+            context_object: context.object,
+            context_git: context.git,
             build_args: self.build_args,
             secret_ids,
             secrets_as_build_args: as_arguments,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{CredentialText, MAX_CREDENTIALS, MAX_EXPIRY, NewWebhook, SecretText};
+use super::{CredentialText, MAX_CREDENTIALS, MAX_EXPIRY, NewWebhook};
+use crate::api::extract::SecretText;
 use crate::api::problem::FieldError;
 use crate::jobs::job::ImageId;
 use crate::jobs::pull::REGISTRY_SECRET;
@@ -106,7 +107,7 @@ impl Faults {
 
     pub(super) fn webhook(&mut self, given: Option<NewWebhook>) -> Option<Webhook> {
         let NewWebhook { url, secret } = given?;
-        let webhook = Webhook::new(&url, secret.map(|SecretText(secret)| secret));
+        let webhook = Webhook::new(&url, secret.map(SecretText::into_secret));
         self.keep("webhook", webhook)
     }
 

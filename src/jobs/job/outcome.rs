@@ -49,6 +49,9 @@ pub struct BuildReport {
     /// What built it; absent if an earlier attempt did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<BackendVersion>,
+    /// What `COPY` took from; absent if it was empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextOrigin>,
     /// The images that it began with, pinned.
     pub bases: Vec<BaseImage>,
     /// What was done, in order.
@@ -57,6 +60,23 @@ pub struct BuildReport {
     pub cached_steps: usize,
     /// How long each part took, in seconds.
     pub timings: Timings,
+}
+
+/// What a context was, pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ContextOrigin {
+    /// Of the archive's bytes.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// The object of the workspace's bucket that it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// The repository, the reference and the directory that were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<String>,
+    /// The commit that it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
 }
 
 /// What a migration did.

@@ -10,6 +10,7 @@ use utoipa::openapi::schema::{
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::super::context::NewContext;
 use super::super::faults::{MAX_COUNT, MAX_VALUE};
 use super::super::source_schema;
 use super::{Fields, NewBuild};
@@ -83,8 +84,15 @@ fn variant(origin: Origin, as_arguments: Option<bool>) -> Option<Object> {
     if let Some(RefOr::T(Schema::Object(field))) = fields.properties.get_mut(wanted) {
         field.schema_type = SchemaType::Type(Type::String);
     }
-    if matches!(origin, Origin::Source) {
-        fields.properties.insert(wanted.to_owned(), source_schema().into());
+    match origin {
+        Origin::Text => {}
+        Origin::Path => {
+            let context = Ref::from_schema_name(NewContext::name());
+            fields.properties.insert(wanted.to_owned(), RefOr::Ref(context));
+        }
+        Origin::Source => {
+            fields.properties.insert(wanted.to_owned(), source_schema().into());
+        }
     }
     fields.required.push(wanted.to_owned());
     let mut title = title.to_owned();
