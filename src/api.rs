@@ -34,6 +34,7 @@ mod rollouts;
 mod router;
 mod server;
 mod starts;
+mod storage;
 mod streams;
 mod tokens;
 mod traces;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
+use crate::egress::Egress;
 use crate::jobs::build::Contexts;
 use crate::jobs::queue::Queue;
 use crate::oci::OciSettings;
@@ -69,6 +71,8 @@ pub struct AppState {
     token: Option<auth::AccessToken>,
     /// Where contexts of builds are kept, and where they are while they come.
     contexts: Option<contexts::ContextRoom>,
+    /// Which addresses builds may be told to take contexts from.
+    egress: Egress,
     /// Why this process builds nothing, if it works and doesn't.
     no_builds: Option<String>,
     /// Why its builds have no network, if they should and don't.
@@ -102,6 +106,7 @@ impl AppState {
             rollouts,
             token: token.map(auth::AccessToken::new),
             contexts: None,
+            egress: Egress::default(),
             no_builds: None,
             no_build_network: None,
             rates: rate::RateLimits::default(),
@@ -137,11 +142,13 @@ impl AppState {
         Self { rates: rate::RateLimits::new(requests_per_minute), ..self }
     }
 
-    /// Files' content is fetched from registries by these settings.
+    /// Files' content is fetched from registries by these settings, and what they say of addresses counts
+    /// for storages too.
     #[must_use]
     pub fn with_oci(self, oci: OciSettings) -> Self {
+        let egress = oci.egress;
         let reader = Arc::new(ArchiveReader::new(self.archives.clone(), oci));
-        Self { reader, ..self }
+        Self { reader, egress, ..self }
     }
 
     /// `/readyz` says no from when `stopping` fires.

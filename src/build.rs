@@ -21,6 +21,8 @@ mod dockerfile;
 mod error;
 /// What becomes of an image after its last `RUN`.
 pub mod export;
+/// What is wrong with a Dockerfile or a context.
+mod input_error;
 /// What a build says.
 mod log;
 /// Which names secrets may have.
@@ -35,6 +37,8 @@ mod process;
 mod programs;
 /// A process apart.
 pub mod sandbox;
+/// Contexts that nobody sent.
+pub mod source;
 /// Where builds keep their layers.
 mod storage;
 
@@ -46,7 +50,7 @@ pub use destination::Destination;
 pub use dockerfile::{Dockerfile, ExternalImage, Features, MAX_DOCKERFILE, Scope};
 pub use error::{BuildError, ContextError, DockerfileError, SandboxError};
 pub use log::{LogLine, LogSink, Mask, StepNumber, Stream};
-pub use names::{is_id, secret_id_fault};
+pub use names::{ID_PATTERN, argument_id_pattern, is_id, secret_id_fault};
 pub use network::{InvalidException, Network, NetworkException};
 pub use pipeline::{BuildInput, ContextInput, DockerfileInput, EPOCH, Finished, Pipeline, Timings};
 pub use process::Launcher;

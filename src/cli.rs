@@ -63,6 +63,8 @@ mod schema;
 mod serve;
 /// Options for commands that work through a service.
 mod service;
+/// `clipwright workspace storage`.
+mod storage;
 /// `clipwright submit`.
 mod submit;
 /// `clipwright submit build`.

@@ -141,6 +141,8 @@ pub struct BuildSettings {
     pub cache_bytes: u64,
     /// How long a context is kept that no build uses.
     pub keep_contexts: Duration,
+    /// Bytes that the contexts of a workspace may take.
+    pub context_bytes: u64,
 }
 
 /// What a process of the service does.
@@ -301,6 +303,9 @@ fn build(layers: &Layers<'_>) -> Result<BuildSettings, ConfigError> {
         },
         cache_bytes: layers.require(&setting::BUILD_CACHE_MIB, |text| {
             between(text, 0..=1 << 24).map(|mib: u64| mib << 20)
+        })?,
+        context_bytes: layers.require(&setting::CONTEXTS_MIB, |text| {
+            between(text, 1..=1 << 24).map(|mib: u64| mib << 20)
         })?,
         keep_contexts: layers.require(&setting::CONTEXT_DAYS, |text| {
             between(text, 1..=36_500u64).map(|days| Duration::from_hours(24 * days))

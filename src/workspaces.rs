@@ -6,6 +6,8 @@ use std::sync::Arc;
 use sqlx::PgPool;
 use tokio::sync::Semaphore;
 
+use crate::jobs::queue::Vault;
+
 /// Who asks, and what he may.
 pub mod access;
 /// The record of changes.
@@ -14,6 +16,8 @@ pub mod audit;
 mod error;
 /// The end of an image.
 pub mod images;
+/// The buckets of workspaces.
+pub mod storage;
 /// Bearer tokens.
 pub mod token;
 /// Workspaces and their settings.
@@ -23,6 +27,7 @@ pub use access::{Access, Actor, Role, Scope};
 pub use audit::{AuditEvent, Change};
 pub use error::WorkspaceError;
 pub use images::ImageEnd;
+pub use storage::{NewStorage, Storage, StorageSecrets};
 pub use token::{NewToken, Token, TokenSecret};
 pub use workspace::{Workspace, WorkspaceSettings};
 
@@ -30,6 +35,7 @@ pub use workspace::{Workspace, WorkspaceSettings};
 #[derive(Debug, Clone)]
 pub struct Workspaces {
     pool: PgPool,
+    vault: Vault,
     /// Places for those who delete images.
     deleting: Arc<Semaphore>,
 }
@@ -37,6 +43,12 @@ pub struct Workspaces {
 impl Workspaces {
     /// Those in the database of `pool`, which must be migrated.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, deleting: Arc::new(Semaphore::new(images::DELETING)) }
+        Self { pool, vault: Vault::new([]), deleting: Arc::new(Semaphore::new(images::DELETING)) }
+    }
+
+    /// With keys for the secrets of storages: without one there are none.
+    #[must_use]
+    pub fn with_vault(self, vault: Vault) -> Self {
+        Self { vault, ..self }
     }
 }

@@ -8,5 +8,6 @@ mod jobs;
 mod problems;
 mod server;
 mod starts;
+mod storage;
 mod tenants;
 mod traces;

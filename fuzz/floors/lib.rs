@@ -2,6 +2,7 @@
 //! links beside this file): what is fuzzed is the code itself, built in a minute where the whole
 //! package takes many. A floor that began to use one above it would no longer compile here.
 
+pub mod build;
 mod challenge;
 pub mod clip;
 pub mod digest;
@@ -9,8 +10,10 @@ pub mod error;
 mod examples;
 pub mod gzip;
 pub mod layer;
+pub mod local;
 pub mod memory;
 pub mod packages;
+pub mod oci;
 pub mod program;
 pub mod trace;
 pub mod write_behind;

@@ -24,6 +24,7 @@ use super::observe::RequestId;
 use super::problem::{ApiError, BodyProblems, CommonProblems, Problem};
 use crate::archive::LayerPolicy;
 use crate::beta9::{Build, BuildRequest, ContainerId, VerifyRequest};
+use crate::build::source::ObjectKey;
 use crate::build::{MAX_DOCKERFILE, secret_id_fault};
 use crate::digest::Digest;
 use crate::jobs::build::{PUSH_SECRET, REGISTRY_PREFIX, SECRET_PREFIX};
@@ -33,14 +34,17 @@ use crate::jobs::queue::{NewJob, Secrets};
 use crate::oci::Platform;
 use crate::workspaces::Access;
 
+/// Where beta9 keeps contexts in a bucket.
+const OBJECTS: &str = "objects/";
+
 /// `/v1/beta9/builds/{id}/logs`.
 pub(super) mod logs;
 
 /// Submits a build
 ///
 /// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-/// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-/// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+/// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+/// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 /// twice gets the build that the first request made. The workspace is that of the token, or the one that
 /// the header names, never one in the body.
 #[utoipa::path(
@@ -58,7 +62,6 @@ pub(super) mod logs;
             headers(("Location" = String, description = "Where the build is shown"))),
         (status = 409, description = "The container_id stands for a build of something else", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "The workspace has as many waiting jobs as it may", body = Problem, content_type = "application/problem+json"),
-        (status = 501, description = "The context is an object of a bucket, which this version does not fetch", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -96,17 +99,19 @@ pub(super) async fn submit(
 /// The build of a Dockerfile.
 fn build_of(request: &BuildRequest, text: &str) -> Result<(JobSpec, Secrets), ApiError> {
     let options = &request.build_options;
-    let context = match options.build_context().map(str::parse::<Digest>) {
-        None => None,
-        Some(Ok(digest)) => Some(digest),
-        Some(Err(_)) => {
-            let detail = "this version of the service does not fetch contexts out of buckets: send it to \
-                          /v1/contexts, and name its digest in build_context";
-            return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "context_not_fetched", detail));
-        }
+    let mut faults = Faults::default();
+    // What was sent here has a digest; what the gateway keeps has an object's id (CONTRACT D.1).
+    let (context, context_object) = match options.build_context() {
+        None => (None, None),
+        Some(name) => match name.parse::<Digest>() {
+            Ok(digest) => (Some(digest), None),
+            Err(_) => {
+                let key = format!("{OBJECTS}{name}").parse::<ObjectKey>();
+                (None, faults.keep("build_options.build_context", key))
+            }
+        },
     };
     let as_arguments = request.secrets_as_build_args.unwrap_or_default();
-    let mut faults = Faults::default();
     let given = options.build_secrets();
     let texts = given.iter().map(|(name, value)| (name, value.expose_secret()));
     faults.map("build_options.build_secrets", texts, |name| secret_id_fault(name, as_arguments));
@@ -138,6 +143,8 @@ fn build_of(request: &BuildRequest, text: &str) -> Result<(JobSpec, Secrets), Ap
                 dockerfile: Some(text.to_owned()),
                 dockerfile_path: None,
                 context,
+                context_object,
+                context_git: None,
                 build_args: BTreeMap::new(),
                 secret_ids: options.build_secrets().keys().cloned().collect(),
                 secrets_as_build_args: as_arguments,

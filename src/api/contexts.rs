@@ -21,7 +21,7 @@ use super::extract::PathParam;
 use super::problem::{ApiError, BodyProblems, CommonProblems, Problem};
 use crate::build::context::Format;
 use crate::digest::Digest;
-use crate::jobs::build::Contexts;
+use crate::jobs::build::{Contexts, KeepError};
 
 /// Where they are.
 pub(super) const PATH: &str = "/v1/contexts";
@@ -57,7 +57,8 @@ pub(super) struct KeptContext {
 /// Sends a context
 ///
 /// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-/// bytes, for some days after its last use: ask whether it is there before you send it again.
+/// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+/// used for longest make room for it.
 #[utoipa::path(
     post,
     path = PATH,
@@ -69,6 +70,7 @@ pub(super) struct KeptContext {
         BodyProblems,
         (status = 201, description = "It is kept", body = KeptContext,
             headers(("Location" = String, description = "Where it can be asked for"))),
+        (status = 429, description = "Those of the workspace that are in use leave no room for it; or the token asks more often than it may", body = Problem, content_type = "application/problem+json"),
     ),
     security((), ("token" = []))
 )]
@@ -109,8 +111,18 @@ pub(super) async fn keep(
         return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_context", detail));
     }
     let digest = Digest::from_hasher(hasher);
-    let kept = room.contexts.keep(&may.access.workspace, digest, path, &state.shutdown).await;
-    kept.map_err(|error| ApiError::from_lower(&error))?;
+    let (workspace, contexts) = (&may.access.workspace, &room.contexts);
+    let kept = contexts.keep(workspace, (digest, size), path, &state.shutdown).await;
+    kept.map_err(|error| match error {
+        KeepError::TooLarge { .. } => {
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "context_too_large", error.to_string())
+        }
+        KeepError::Full { .. } => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "contexts_full", error.to_string())
+                .with_header("retry-after", "600")
+        }
+        KeepError::Store(error) => ApiError::from_lower(&error),
+    })?;
     let location = format!("{PATH}/{digest}");
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(KeptContext { digest, size }))
         .into_response())

@@ -10,7 +10,9 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use serde::de::DeserializeOwned;
+use secrecy::SecretString;
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::error::Category;
 
@@ -159,6 +161,31 @@ fn refused(code: &'static str, what: &str, errors: Vec<FieldError>) -> ApiError 
         many => format!("{what} can't be accepted: {} fields are wrong", many.len()),
     };
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail).with_errors(errors)
+}
+
+/// A secret that no error quotes.
+pub(super) struct SecretText(SecretString);
+
+impl SecretText {
+    /// The secret.
+    pub(super) fn secret(&self) -> &SecretString {
+        &self.0
+    }
+
+    /// The secret.
+    pub(super) fn into_secret(self) -> SecretString {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Through `Value`, because serde's own messages would quote what they found.
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self(text.into())),
+            _ => Err(de::Error::custom("expected a string")),
+        }
+    }
 }
 
 /// How many entries a page has when nobody says.

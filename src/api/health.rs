@@ -1,5 +1,6 @@
 //! Probes: is the process up, and can it do its work.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ const OK: Json<Health> = Json(Health { status: "ok" });
 pub(super) struct Readiness {
     #[schema(examples("ok"))]
     status: &'static str,
-    /// Keys that waiting jobs need and this process doesn't have: it leaves those jobs to others.
+    /// Keys that waiting jobs or storages of workspaces need and this process doesn't have: it leaves those jobs
+    /// to others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unknown_keys: Vec<UnknownKey>,
     /// Why this process builds no images; absent if it does, or works on no jobs at all.
@@ -48,12 +50,21 @@ pub(super) struct UnknownKey {
     key_id: String,
     /// How many jobs wait for a process that has it; 1000 are counted at most.
     jobs: i64,
+    /// How many workspaces have a storage whose secret is sealed with it.
+    storages: i64,
 }
 
-impl From<(String, i64)> for UnknownKey {
-    fn from((key_id, jobs): (String, i64)) -> Self {
-        Self { key_id, jobs }
+/// Each key once.
+fn unknown(jobs: Vec<(String, i64)>, storages: Vec<(String, i64)>) -> Vec<UnknownKey> {
+    let mut counts = BTreeMap::<String, (i64, i64)>::new();
+    for (key, count) in jobs {
+        counts.entry(key).or_default().0 = count;
     }
+    for (key, count) in storages {
+        counts.entry(key).or_default().1 = count;
+    }
+    let counts = counts.into_iter();
+    counts.map(|(key_id, (jobs, storages))| UnknownKey { key_id, jobs, storages }).collect()
 }
 
 /// Says that the process is up
@@ -90,14 +101,18 @@ pub(super) async fn ready(State(state): State<AppState>) -> Result<Json<Readines
         let detail = "the service is shutting down";
         return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail));
     }
-    let (database, store, keys) = tokio::join!(
+    let (database, store, keys, storage_keys) = tokio::join!(
         check("database", state.queue.ping()),
         check("store", state.archives.check()),
         state.queue.unknown_keys(),
+        tokio::time::timeout(CHECK_TIMEOUT, state.workspaces.unknown_storage_keys()),
     );
     let failing: Vec<_> = [database, store].into_iter().flatten().collect();
     if failing.is_empty() {
-        let unknown_keys = keys.unwrap_or_default().into_iter().map(UnknownKey::from).collect();
+        let unknown_keys = unknown(
+            keys.unwrap_or_default(),
+            storage_keys.unwrap_or(Ok(Vec::new())).unwrap_or_default(),
+        );
         let no_builds = state.no_builds.clone();
         let no_build_network = state.no_build_network.clone();
         return Ok(Json(Readiness { status: "ok", unknown_keys, no_builds, no_build_network }));

@@ -18,11 +18,13 @@ use crate::jobs::job::{ImageId, JobSpec, MigrateSpec, Priority, PullSpec};
 use crate::jobs::queue::{NewJob, Secrets};
 use crate::oci::{Credentials, MAX_SOURCE, Reference, reference_pattern};
 
-use super::extract::{invalid_job, whole_numbers};
+use super::extract::{SecretText, invalid_job, whole_numbers};
 use super::problem::{ApiError, FieldError};
 
 /// The body of a build.
 mod build;
+/// Where a build's context is.
+mod context;
 /// What is wrong with the fields.
 mod faults;
 
@@ -143,18 +145,6 @@ pub(super) struct NewWebhook {
     /// `SECONDS.BODY`.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 256, write_only)]
     secret: Option<SecretText>,
-}
-
-/// A secret that no error quotes.
-struct SecretText(SecretString);
-
-impl<'de> Deserialize<'de> for SecretText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
-            Value::String(text) => Ok(Self(text.into())),
-            _ => Err(de::Error::custom("expected a string")),
-        }
-    }
 }
 
 /// The kind of a pull.

@@ -14,7 +14,7 @@ use super::extract::MAX_BODY;
 use super::{
     AppState, archives, auth, beta9, bulk, contexts, deadline, docs, events, files, health, images,
     jobs, log, metrics, new_job, observe, origin, packages, pages, problem, provenance,
-    rollout_report, rollouts, starts, tokens, traces, webhooks, workspaces,
+    rollout_report, rollouts, starts, storage, tokens, traces, webhooks, workspaces,
 };
 use crate::trace;
 
@@ -45,6 +45,7 @@ fn v1() -> OpenApiRouter<AppState> {
         .routes(routes!(archives::list))
         .routes(routes!(workspaces::create, workspaces::list))
         .routes(routes!(workspaces::get, workspaces::change))
+        .routes(routes!(storage::set, storage::get, storage::remove))
         .routes(routes!(rollouts::create, rollouts::list))
         .routes(routes!(rollouts::get, rollouts::change, rollouts::delete))
         .routes(routes!(rollout_report::show))

@@ -4,7 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::AppState;
 use super::auth::{May, no_workspace, scope};
@@ -16,11 +18,24 @@ use crate::workspaces::{Workspace, WorkspaceError, WorkspaceSettings};
 /// Names in a list at most, and bytes of each.
 const MAX_REGISTRIES: usize = 100;
 const MAX_REGISTRY: usize = 255;
+/// [`is_registry_host`] as a regular expression (ECMA 262), for documents.
+pub(super) const REGISTRY_HOST_PATTERN: &str = r"^[A-Za-z0-9.:\[\]_-]{1,255}$";
 
 /// A registry, by host and port: how it stands in documents.
-#[derive(ToSchema)]
-#[schema(value_type = String, pattern = r"^[A-Za-z0-9.:\[\]_-]{1,255}$", examples("registry.example:5000"))]
-struct RegistryHost(#[expect(dead_code, reason = "it is read as text")] String);
+struct RegistryHost;
+
+impl PartialSchema for RegistryHost {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A registry, by host and port: how it stands in documents."))
+            .pattern(Some(REGISTRY_HOST_PATTERN))
+            .examples(["registry.example:5000"])
+            .into()
+    }
+}
+
+impl ToSchema for RegistryHost {}
 
 /// A workspace to be made.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -100,6 +115,12 @@ impl<T> Patch<T> {
     }
 }
 
+/// Whether a text can be a registry's host, with a port or without.
+pub(super) fn is_registry_host(host: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte);
+    (1..=MAX_REGISTRY).contains(&host.len()) && host.bytes().all(plain)
+}
+
 /// 422 with everything that is wrong.
 fn checked(settings: WorkspaceSettings) -> Result<WorkspaceSettings, ApiError> {
     let mut wrong = Vec::new();
@@ -115,8 +136,7 @@ fn checked(settings: WorkspaceSettings) -> Result<WorkspaceSettings, ApiError> {
         }
     }
     for (n, host) in settings.allowed_registries.iter().flatten().enumerate() {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte);
-        if !(1..=MAX_REGISTRY).contains(&host.len()) || !host.bytes().all(plain) {
+        if !is_registry_host(host) {
             let detail = "expected a host such as registry.example:5000";
             wrong.push(FieldError::new(format!("allowed_registries[{n}]"), detail));
         }

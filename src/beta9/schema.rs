@@ -57,6 +57,10 @@ fn dockerfile() -> ObjectBuilder {
     let secrets = ArrayBuilder::new()
         .items(ObjectBuilder::new().schema_type(Type::String))
         .description(Some("`NAME=value`"));
+    let context = optional(
+        "Digest of a context that was sent to `/v1/contexts`, or the id of an object in the workspace's storage",
+    );
+    let context = context.pattern(Some("^([A-Za-z0-9_:-][A-Za-z0-9._:-]{0,127})?$"));
     ObjectBuilder::new()
         .schema_type(Type::Object)
         .description(Some("A Dockerfile is built."))
@@ -64,7 +68,7 @@ fn dockerfile() -> ObjectBuilder {
         .required("dockerfile")
         .property("source_image", optional("The image that it begins with"))
         .property("source_image_creds", optional("For its registry").write_only(true))
-        .property("build_context", optional("Digest of a context that was sent to `/v1/contexts`"))
+        .property("build_context", context)
         .property("build_secrets", secrets)
 }
 

@@ -26,6 +26,8 @@ use crate::local::io_error;
 
 /// What it says, line by line.
 mod output;
+/// What a line says.
+mod said;
 
 use output::Output;
 

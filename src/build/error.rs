@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::export::ExportError;
+pub use super::input_error::{ContextError, DockerfileError};
+use super::source::SourceError;
 use crate::digest::Digest;
 use crate::error::{Classify, Fault};
 use crate::local::IoError;
@@ -25,59 +27,6 @@ impl SandboxError {
         let what = what.to_owned();
         move |error| Self { what, reason: error.to_string() }
     }
-}
-
-/// What is wrong with a Dockerfile, as far as its text alone tells.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("Dockerfile line {line}: {reason}")]
-pub struct DockerfileError {
-    /// Counts from 1.
-    pub line: usize,
-    /// One sentence without its full stop.
-    pub reason: String,
-}
-
-/// What is wrong with a context or one of its entries.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ContextError {
-    /// It is none of the formats.
-    #[error(
-        "the context is neither a tar, plain or compressed with gzip or zstd, nor a zip: {reason}"
-    )]
-    Format {
-        /// What was found.
-        reason: String,
-    },
-    /// It breaks off, or is damaged.
-    #[error("the context can't be read: {reason}")]
-    Broken {
-        /// What is wrong.
-        reason: String,
-    },
-    /// An entry that would leave the context, or can't be in one.
-    #[error("context entry {path:?}: {reason}")]
-    Entry {
-        /// Its path, cut to 200 characters.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// More than may be.
-    #[error("the context has more than {most} {what}")]
-    TooMuch {
-        /// What is counted.
-        what: &'static str,
-        /// So much may be.
-        most: u64,
-    },
-    /// A rule of `.dockerignore` can't be understood.
-    #[error(".dockerignore line {line}: {reason}")]
-    Ignore {
-        /// Counts from 1.
-        line: usize,
-        /// What is wrong.
-        reason: String,
-    },
 }
 
 /// Why an image could not be built.
@@ -193,6 +142,9 @@ pub enum BuildError {
         /// What was found, cut to 40 characters.
         found: String,
     },
+    /// The context could not be fetched.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// Local trouble.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -239,6 +191,7 @@ impl Classify for BuildError {
         match self {
             Self::Oci { error, .. } => error.is_transient(),
             Self::Export(error) => error.is_transient(),
+            Self::Source(error) => error.is_transient(),
             Self::Impossible { .. }
             | Self::Backend { .. }
             | Self::Io(_)
@@ -252,6 +205,7 @@ impl Classify for BuildError {
         match self {
             Self::Oci { error, .. } => error.fault(),
             Self::Export(error) => error.fault(),
+            Self::Source(error) => error.fault(),
             Self::Impossible { .. } | Self::Backend { .. } | Self::Io(_) | Self::BadFile { .. } => {
                 Fault::Ours
             }
@@ -284,6 +238,7 @@ impl Classify for BuildError {
             Self::Oci { error, .. } => error.code(),
             Self::Export(error) => error.code(),
             Self::Epoch { .. } => "invalid_source_date_epoch",
+            Self::Source(error) => error.code(),
             Self::RegistryNotAllowed { .. } => "registry_not_allowed",
             Self::Io(_) => "io",
             Self::Cancelled => "cancelled",

@@ -40,6 +40,9 @@ const NAMES: [&str; 17] = [
 /// Bytes of an id at most.
 const MAX_ID: usize = 128;
 
+/// [`is_id`] as a regular expression (ECMA 262), for documents.
+pub const ID_PATTERN: &str = "^[A-Za-z0-9_.-]{1,128}$";
+
 /// Whether secrets may have this id, and stages: it stands among options that are separated by commas.
 pub fn is_id(id: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
@@ -52,6 +55,23 @@ pub fn secret_id_fault(id: &str, as_argument: bool) -> Option<&'static str> {
         return Some("is no id of a secret: expected letters, digits, '_', '-' and '.'");
     }
     if as_argument { no_argument(id) } else { None }
+}
+
+/// The ids of secrets that may be offered as `ARG`s, as a regular expression (ECMA 262), for documents: what
+/// [`secret_id_fault`] has nothing against.
+pub fn argument_id_pattern() -> String {
+    let any_case = |name: &&str| -> String {
+        let either = |letter: char| match letter.to_ascii_lowercase() {
+            lower if lower == letter => letter.to_string(),
+            lower => format!("[{letter}{lower}]"),
+        };
+        name.chars().map(either).collect()
+    };
+    let prefixes = PREFIXES.iter().map(any_case);
+    let names = NAMES.iter().map(any_case).map(|name| format!("{name}$"));
+    let proxy = format!(".*{}$", any_case(&"_PROXY"));
+    let reserved: Vec<String> = prefixes.chain(names).chain([proxy]).collect();
+    format!("^(?!{})[A-Za-z][A-Za-z0-9_]{{0,{}}}$", reserved.join("|"), MAX_ID - 1)
 }
 
 /// Why a secret of this id can't be offered as an `ARG`; `None` if it can.

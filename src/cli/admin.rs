@@ -10,6 +10,7 @@ use super::rollout_report::ReportArgs;
 use super::run_async;
 use super::say;
 use super::service::ServiceArgs;
+use super::storage::StorageAction;
 use crate::archive::Fallback;
 use crate::rollouts::{KindName, RolloutState, SourcePattern, Sticky};
 use crate::workspace::WorkspaceId;
@@ -77,6 +78,11 @@ enum WorkspaceAction {
         /// Settings to take back, such as clip-version
         #[arg(long, value_name = "SETTING", value_parser = setting)]
         unset: Vec<String>,
+    },
+    /// The bucket that builds of a workspace may take contexts from
+    Storage {
+        #[command(subcommand)]
+        action: StorageAction,
     },
 }
 
@@ -278,6 +284,7 @@ impl WorkspaceCommand {
             WorkspaceAction::List => {
                 return self.output.list("/v1/workspaces", "workspaces", "after");
             }
+            WorkspaceAction::Storage { action } => action.call()?,
             WorkspaceAction::Show { id } => (Method::GET, of(id), None),
             WorkspaceAction::Set { id, settings, unset } => {
                 let mut body = settings.body();

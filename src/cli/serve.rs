@@ -103,7 +103,8 @@ async fn run(
     let measured = |objects| Arc::new(InterceptedStore::new(objects, Arc::new(StoreMetrics))) as _;
     let stores = Stores::open(&config.store, measured).await?;
     let keys = config.secret_key.load()?;
-    let queue = Queue::new(database.work_pool().clone(), Vault::new(keys))
+    let vault = Vault::new(keys);
+    let queue = Queue::new(database.work_pool().clone(), vault.clone())
         .with_max_attempts(config.max_attempts)
         .with_retry_for(config.retry_for)
         .with_limits(config.max_running, config.max_queued);
@@ -111,7 +112,8 @@ async fn run(
     let workshop = match config.role {
         Role::Api => None,
         Role::All | Role::Worker => {
-            Some(Workshop::open(config, &stores, &queue, database, scratch.path()).await?)
+            let records = (database, &vault);
+            Some(Workshop::open(config, &stores, &queue, records, scratch.path()).await?)
         }
     };
     let (store, workers) = (stores.archives.describe(), config.workers);
@@ -129,12 +131,12 @@ async fn run(
         None => (idle(stopping), idle(stopping)),
     };
     let clients = queue.over(database.pool().clone());
-    let workspaces = Workspaces::new(database.pool().clone());
+    let workspaces = Workspaces::new(database.pool().clone()).with_vault(vault);
     let rollouts = Rollouts::new(database.pool().clone());
     let state =
         AppState::new(clients, stores.archives, workspaces, rollouts, config.token.as_ref());
     let state = state.with_stopping(stopping.clone()).with_oci(config.oci.clone());
-    let contexts = Contexts { store: stores.objects.clone() };
+    let contexts = Contexts { store: stores.objects.clone(), most: config.build.context_bytes };
     let no_builds = workshop.as_ref().and_then(Workshop::no_builds);
     let no_build_network = workshop.as_ref().and_then(Workshop::no_build_network);
     let uploads = scratch.path().to_owned();

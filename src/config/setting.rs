@@ -159,6 +159,11 @@ settings! {
         default: Some("7"), expected: "1 to 36500",
         help: "Days that a context is kept that no build uses",
     }
+    CONTEXTS_MIB {
+        flag: "contexts-mib", env: &["CLIPWRIGHT_CONTEXTS_MIB"], file: "clipwright.contextsMib",
+        default: Some("20480"), expected: "1 to 16777216",
+        help: "MiB that the contexts of a workspace may take together; those unused for longest make room",
+    }
     MAX_RUNNING {
         flag: "max-running", env: &["CLIPWRIGHT_MAX_RUNNING"], file: "clipwright.maxRunning",
         expected: "1 to 1000000",

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio_util::sync::CancellationToken;
 
-use super::job::{BuildReport, BuildRun, BuildSpec, EventKind, JobKind, JobResult, PullSpec};
+use super::job::{
+    BuildReport, BuildRun, BuildSpec, ContextOrigin, EventKind, JobKind, JobResult, PullSpec,
+};
 use super::phase::phase;
 use super::pull::{PublishedArchive, PullError, Puller, may_pull_from};
 use super::queue::QueueError;
@@ -19,9 +20,10 @@ use super::worker::Attempt;
 use crate::archive::{ClipVersion, IndexOptions, LayerPolicy};
 use crate::build::context::ContextLimits;
 use crate::build::export::ExportStyle;
+use crate::build::source::Git;
 use crate::build::{
-    BuildBackend, BuildError, BuildInput, ContextInput, DockerfileInput, Mask, Network, Pipeline,
-    Site, Storages, Timings,
+    BuildBackend, BuildError, BuildInput, DockerfileInput, Mask, Network, Pipeline, Site, Storages,
+    Timings,
 };
 use crate::error::{Classify, Fault};
 use crate::local::io_error;
@@ -38,12 +40,15 @@ mod delivery;
 mod log;
 /// How an image came to be.
 pub mod provenance;
+/// Where contexts come from.
+mod source;
 /// What is put right beside builds.
 mod tidy;
 
-pub use contexts::Contexts;
+pub use contexts::{Contexts, KeepError};
 pub use log::LogRecord;
 pub use provenance::{STATEMENT, Statement};
+pub use source::Buckets;
 pub use tidy::{TidyContexts, TidyStorages};
 
 use delivery::{Delivery, GettingOn, charged, written};
@@ -51,6 +56,8 @@ use log::JobLog;
 
 /// What a job's credentials for pushing are called among its secrets.
 pub const PUSH_SECRET: &str = "push";
+/// What a job's credentials for a git repository are called among its secrets.
+pub const GIT_SECRET: &str = "git";
 /// What comes before a host among a job's secrets: credentials for the registry of a base image.
 pub const REGISTRY_PREFIX: &str = "registry:";
 /// What comes before the id of a secret among a job's secrets.
@@ -67,6 +74,10 @@ pub struct Builder {
     pub storages: Storages,
     /// Where contexts are.
     pub contexts: Contexts,
+    /// Which buckets workspaces have.
+    pub buckets: Arc<dyn Buckets>,
+    /// What fetches contexts out of git repositories.
+    pub git: Git,
     /// Which network there is.
     pub network: Network,
     /// Why it isn't the one that the settings say, for the warnings of each build.
@@ -214,6 +225,7 @@ impl Builder {
             reference: None,
             backend: None,
             network: None,
+            context: None,
             bases: Vec::new(),
             run: None,
             steps: Vec::new(),
@@ -241,8 +253,8 @@ impl Builder {
             tempfile::tempdir_in(&self.scratch).map_err(failed()).map_err(BuildError::from)?;
         let workspace = &attempt.job().workspace;
         let (started_at, fetching) = (Utc::now(), Instant::now());
-        let input = self.input(spec, attempt, scratch.path(), cancel);
-        let input = phase(&attempt.events, JobKind::Build, "context", input).await?;
+        let input = self.input(spec, attempt, scratch.path());
+        let (input, context) = phase(&attempt.events, JobKind::Build, "context", input).await?;
         let fetched = fetching.elapsed().as_secs_f64();
         if spec.secrets_as_build_args && !input.secrets.is_empty() {
             let message =
@@ -276,6 +288,7 @@ impl Builder {
             reference: None,
             backend: Some(self.backend.version().clone()),
             network: Some(self.network),
+            context,
             bases: built.bases.iter().map(|base| base.told.clone()).collect(),
             run: Some(BuildRun {
                 dockerfile: built.dockerfile,
@@ -304,16 +317,8 @@ impl Builder {
         spec: &BuildSpec,
         attempt: &Attempt,
         scratch: &std::path::Path,
-        cancel: &CancellationToken,
-    ) -> Result<BuildInput, BuildJobError> {
-        let context = match spec.context {
-            None => ContextInput::Empty,
-            Some(digest) => {
-                let file = scratch.join("context.archive");
-                self.contexts.fetch(&attempt.job().workspace, digest, &file, cancel).await?;
-                ContextInput::Archive(file)
-            }
-        };
+    ) -> Result<(BuildInput, Option<ContextOrigin>), BuildJobError> {
+        let (context, origin) = self.context(spec, attempt, scratch).await?;
         let dockerfile = match &spec.dockerfile {
             Some(text) => DockerfileInput::Text(text.clone()),
             None => {
@@ -327,7 +332,7 @@ impl Builder {
                 credentials.insert(host.to_owned(), parsed);
             }
         }
-        Ok(BuildInput {
+        let input = BuildInput {
             dockerfile,
             context,
             arguments: spec.build_args.clone(),
@@ -341,7 +346,8 @@ impl Builder {
             no_cache: spec.no_cache,
             timeout: Duration::from_secs(spec.timeout),
             credentials,
-        })
+        };
+        Ok((input, origin))
     }
 
     fn push_credentials(&self, attempt: &Attempt) -> Result<Option<Credentials>, BuildJobError> {

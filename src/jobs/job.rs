@@ -18,7 +18,8 @@ mod state;
 pub use crate::image_id::{ImageId, InvalidImageId};
 pub use event::{EventKind, JobEvent};
 pub use outcome::{
-    ArchiveObject, BuildReport, BuildRun, DecidedBy, JobError, JobResult, Migration, VersionReport,
+    ArchiveObject, BuildReport, BuildRun, ContextOrigin, DecidedBy, JobError, JobResult, Migration,
+    VersionReport,
 };
 pub use spec::{BuildSpec, JobKind, JobSpec, MigrateSpec, Priority, PullSpec};
 pub use state::JobState;

@@ -63,6 +63,7 @@ pub use error::QueueError;
 pub use layer_claims::DatabaseClaims;
 pub use lease::{Heartbeat, Lease, Secrets};
 pub use log::{LogChunk, MAX_CHUNK};
+pub(crate) use vault::Sealed;
 pub use vault::Vault;
 pub use wake::Wakeups;
 

@@ -62,7 +62,12 @@ impl Key {
     /// The context of a build, by the digest of the bytes that were sent. A dot is in no workspace's
     /// name.
     pub fn context(workspace: &crate::workspace::WorkspaceId, digest: Digest) -> Self {
-        Self(format!("{}{workspace}.{}", Self::CONTEXTS, digest.hex()))
+        Self(Self::contexts_of(workspace) + &digest.hex())
+    }
+
+    /// What the keys of a workspace's contexts begin with.
+    pub fn contexts_of(workspace: &crate::workspace::WorkspaceId) -> String {
+        format!("{}{workspace}.", Self::CONTEXTS)
     }
 
     /// What the keys of all layer indexes begin with.

@@ -148,6 +148,26 @@ impl S3Store {
         }
     }
 
+    /// Where whoever has the address can read an object for a while, whatever its name is; nobody is asked.
+    pub(crate) async fn address(
+        &self,
+        key: &str,
+        lifetime: Duration,
+    ) -> Result<String, StoreError> {
+        let failed = |reason: String| StoreError::Rejected {
+            store: self.describe(),
+            action: format!("sign an address of {key}"),
+            reason,
+        };
+        let lifetime =
+            PresigningConfig::expires_in(lifetime).map_err(|error| failed(error.to_string()))?;
+        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        match request.presigned(lifetime).await {
+            Ok(signed) => Ok(signed.uri().to_owned()),
+            Err(error) => Err(failed(failure::chain(&error))),
+        }
+    }
+
     /// Whether the object that is there now, if any, may be replaced. Servers that know no
     /// conditions are asked so; the others decide when they write.
     async fn may_replace(&self, key: &Key, overwrite: &Overwrite) -> Result<bool, StoreError> {
@@ -282,18 +302,7 @@ impl ObjectStore for S3Store {
     }
 
     async fn presign(&self, key: &Key, lifetime: Duration) -> Result<Option<String>, StoreError> {
-        let failed = |reason: String| StoreError::Rejected {
-            store: self.describe(),
-            action: format!("sign an address of {key}"),
-            reason,
-        };
-        let lifetime =
-            PresigningConfig::expires_in(lifetime).map_err(|error| failed(error.to_string()))?;
-        let request = self.client.get_object().bucket(&self.bucket).key(key.as_str());
-        match request.presigned(lifetime).await {
-            Ok(signed) => Ok(Some(signed.uri().to_owned())),
-            Err(error) => Err(failed(failure::chain(&error))),
-        }
+        self.address(key.as_str(), lifetime).await.map(Some)
     }
 
     async fn list(

@@ -39,14 +39,14 @@ impl App {
     pub(crate) async fn with(token: Option<&str>) -> Self {
         let database = TestDatabase::create().await;
         let vault = Vault::new(["ab".repeat(32).parse().unwrap()]);
-        let queue = Queue::new(database.pool().clone(), vault);
+        let queue = Queue::new(database.pool().clone(), vault.clone());
         let directory = tempfile::tempdir().unwrap();
         let settings = StoreSettings::Directory(directory.path().to_owned());
         let store = Arc::new(Probe::default());
         let probe = store.clone();
         let before = move |objects| Arc::new(InterceptedStore::new(objects, probe)) as _;
         let archives = Stores::open(&settings, before).await.unwrap().archives;
-        let workspaces = Workspaces::new(database.pool().clone());
+        let workspaces = Workspaces::new(database.pool().clone()).with_vault(vault);
         let rollouts = Rollouts::new(database.pool().clone());
         let token = token.map(SecretString::from);
         let state = AppState::new(queue, archives, workspaces, rollouts, token.as_ref());

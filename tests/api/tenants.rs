@@ -118,6 +118,10 @@ async fn another_workspaces_things_are_not_there() {
     let archive = include_bytes!("../fixtures/v1-local.clip");
     std::fs::write(tenants.app.directory.path().join(format!("{image}.clip")), archive).unwrap();
 
+    let storage = json!({"bucket": "one-bucket", "access_key": "k", "secret_key": "s"});
+    let set = tenants.admin().send(Method::PUT, "/v1/workspaces/one/storage", Some(&storage)).await;
+    assert_eq!(set.status.as_u16(), 200, "{set:?}");
+
     let document: Value = serde_json::from_str(openapi_json()).unwrap();
     let mut walked = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {

@@ -213,9 +213,10 @@ async fn beta9_builds_and_reads_the_lines() {
         .post(
             "/v1/beta9/builds",
             &json!({
-                "build_options": {"dockerfile": "FROM scratch", "build_context": "object-1"}
+                "build_options": {"dockerfile": "FROM scratch", "build_context": "../object-1"}
             }),
         )
         .await;
-    assert_eq!((status, &problem["code"]), (501, &json!("context_not_fetched")));
+    assert_eq!(status, 422);
+    assert_eq!(problem["errors"][0]["field"], "build_options.build_context", "{problem}");
 }

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod blob_server;
 pub(crate) mod browser;
+pub(crate) mod git;
 pub(crate) mod layout;
 pub(crate) mod namespaces;
 pub(crate) mod pack;

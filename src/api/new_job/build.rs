@@ -6,11 +6,13 @@ use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{CredentialText, Faults, NewWebhook, SecretText, source_of, version};
+use super::super::workspaces::is_registry_host;
+use super::context::NewContext;
+use super::{CredentialText, Faults, NewWebhook, source_of, version};
+use crate::api::extract::SecretText;
 use crate::archive::{Fallback, LayerPolicy};
 use crate::build::context::MAX_PATH;
 use crate::build::{MAX_DOCKERFILE, is_id, secret_id_fault};
-use crate::digest::Digest;
 use crate::jobs::build::{PUSH_SECRET, REGISTRY_PREFIX, SECRET_PREFIX};
 use crate::jobs::job::{BuildSpec, ImageId, JobSpec, Priority, PullSpec};
 use crate::jobs::pull::REGISTRY_SECRET;
@@ -21,40 +23,41 @@ use crate::oci::normalise_registry;
 pub(in crate::api) const TIMEOUT: u64 = 3600;
 const MAX_TIMEOUT: u64 = 24 * 3600;
 
+/// What a build's fields may be together.
+mod schema;
+
 /// A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a
 /// context, `source` is indexed where it is, as by a pull.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(in crate::api) struct NewBuild(Fields);
+
+/// The fields of all builds.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({
-    "kind": "build",
-    "image_id": "961eaef6668e480f",
-    "dockerfile": "FROM docker.io/library/alpine:3.20\nRUN apk add curl\n",
-    "build_args": {"VERSION": "1.2"},
-    "timeout": 1800
-}))]
-pub(in crate::api) struct NewBuild {
+struct Fields {
     /// `build`.
     kind: BuildKind,
     /// Names the archive in the store, and is the image's tag in the build registry.
     #[schema(value_type = ImageId, required)]
     image_id: Option<String>,
     /// The Dockerfile's text.
-    #[schema(min_length = 1, max_length = 262_144)]
+    #[schema(min_length = 1, max_length = 262_144, pattern = r"^[^\x00]+$")]
     dockerfile: Option<String>,
     /// Where in the context the Dockerfile is; `Dockerfile` when absent.
-    #[schema(min_length = 1, max_length = 3072)]
+    #[schema(min_length = 1, max_length = 3072, pattern = r"^[^\x00]+$")]
     dockerfile_path: Option<String>,
-    /// Digest of a context that was sent to `/v1/contexts`; an empty one when absent.
-    #[schema(value_type = Option<String>, pattern = "^sha256:[0-9a-f]{64}$")]
-    context: Option<String>,
+    /// Where the context is; an empty one when absent.
+    context: Option<NewContext>,
     /// Image that is indexed if there is neither a Dockerfile nor a context.
     source: Option<String>,
     /// Values of `ARG`s. They are shown with the job, and are in the image's history.
     #[serde(default)]
+    #[schema(schema_with = schema::arguments)]
     build_args: BTreeMap<String, String>,
     /// Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
     #[serde(default)]
-    #[schema(value_type = BTreeMap<String, String>, write_only)]
+    #[schema(schema_with = schema::secrets)]
     secrets: BTreeMap<String, SecretText>,
     /// Offer the secrets as `ARG`s too: programs that the build runs can read them then.
     #[schema(default = false)]
@@ -67,6 +70,7 @@ pub(in crate::api) struct NewBuild {
     platform: Option<String>,
     /// Labels that the image gets.
     #[serde(default)]
+    #[schema(schema_with = schema::labels)]
     labels: BTreeMap<String, String>,
     /// Use no layers of earlier builds.
     #[schema(default = false)]
@@ -90,7 +94,7 @@ pub(in crate::api) struct NewBuild {
     expires_in: Option<u64>,
     /// How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
     #[serde(default)]
-    #[schema(write_only)]
+    #[schema(schema_with = schema::credentials)]
     credentials: BTreeMap<String, CredentialText>,
     /// How to log in to the build registry; as the service itself when absent.
     #[schema(write_only)]
@@ -109,15 +113,46 @@ enum BuildKind {
 
 impl NewBuild {
     pub(super) fn into_job(self, faults: &mut Faults) -> Option<NewJob> {
-        let BuildKind::Build = self.kind;
-        if self.dockerfile.is_none() && self.dockerfile_path.is_none() && self.context.is_none() {
-            return self.into_pull(faults);
+        let Self(fields) = self;
+        let BuildKind::Build = fields.kind;
+        fields.check(faults);
+        let builds = fields.dockerfile.is_some()
+            || fields.dockerfile_path.is_some()
+            || fields.context.is_some();
+        if builds { fields.into_build(faults) } else { fields.into_pull(faults) }
+    }
+}
+
+impl Fields {
+    /// What is looked at in each build, whatever becomes of it.
+    fn check(&self, faults: &mut Faults) {
+        if self.target.as_ref().is_some_and(|target| !is_target(target)) {
+            faults.wrong("target", "is no name of a stage");
         }
+        faults.map("build_args", self.build_args.iter().map(texts), argument_fault);
+        faults.map("labels", self.labels.iter().map(texts), |name| {
+            (name.is_empty() || name.contains(['=', '\0'])).then_some("is no name of a label")
+        });
+        let secrets = self.secrets.iter().map(|(id, secret)| (id, secret.secret().expose_secret()));
+        faults.map("secrets", secrets, |id| secret_id_fault(id, false));
+        let hosts = self.credentials.keys().map(|host| (host, ""));
+        faults.map("credentials", hosts, |host| {
+            (!is_registry_host(host)).then_some("is no host, such as registry.example:5000")
+        });
+        let timeout = self.timeout.unwrap_or(TIMEOUT);
+        if !(1..=MAX_TIMEOUT).contains(&timeout) {
+            faults.wrong("timeout", format!("is {timeout}: expected 1 to {MAX_TIMEOUT} seconds"));
+        }
+    }
+
+    fn into_build(self, faults: &mut Faults) -> Option<NewJob> {
         let image_id = faults.image_id(self.image_id);
         let platform = faults.platform(self.platform);
         let clip_version = self.clip_version.map(|n| faults.keep("clip_version", version(n)));
         let has_context = self.context.is_some();
-        let context = self.context.map(|text| faults.keep("context", text.parse::<Digest>()));
+        let mut secrets = Secrets::new();
+        let context = self.context.map(|context| context.into_place(faults, &mut secrets));
+        let context = context.unwrap_or_default();
         if self.source.is_some() {
             faults.wrong(
                 "source",
@@ -145,24 +180,15 @@ impl NewBuild {
             let detail = format!("expected a path in the context of at most {MAX_PATH} bytes");
             faults.wrong("dockerfile_path", detail);
         }
-        if self.target.as_ref().is_some_and(|target| !is_target(target)) {
-            faults.wrong("target", "is no name of a stage");
-        }
-        faults.map("build_args", self.build_args.iter().map(texts), argument_fault);
-        faults.map("labels", self.labels.iter().map(texts), |name| {
-            (name.is_empty() || name.contains(['=', '\0'])).then_some("is no name of a label")
-        });
         let as_arguments = self.secrets_as_build_args.unwrap_or_default();
-        let secrets = self.secrets.iter().map(|(id, secret)| (id, secret.0.expose_secret()));
-        faults.map("secrets", secrets, |id| secret_id_fault(id, as_arguments));
-        let timeout = self.timeout.unwrap_or(TIMEOUT);
-        if !(1..=MAX_TIMEOUT).contains(&timeout) {
-            faults.wrong("timeout", format!("is {timeout}: expected 1 to {MAX_TIMEOUT} seconds"));
+        for id in self.secrets.keys().filter(|id| as_arguments && is_id(id)) {
+            if let Some(reason) = secret_id_fault(id, true) {
+                faults.wrong("secrets", format!("{id:?} {reason}"));
+            }
         }
-        let mut secrets = Secrets::new();
         let secret_ids = self.secrets.keys().cloned().collect();
         for (id, secret) in self.secrets {
-            secrets.insert(format!("{SECRET_PREFIX}{id}"), secret.0);
+            secrets.insert(format!("{SECRET_PREFIX}{id}"), secret.into_secret());
         }
         for (host, given) in self.credentials {
             let registry = normalise_registry(&host);
@@ -181,7 +207,9 @@ impl NewBuild {
             image_id: image_id?,
             dockerfile: self.dockerfile,
             dockerfile_path: self.dockerfile_path,
-            context: context.flatten(),
+            context: context.sent,
+            context_object: context.object,
+            context_git: context.git,
             build_args: self.build_args,
             secret_ids,
             secrets_as_build_args: as_arguments,
@@ -189,7 +217,7 @@ impl NewBuild {
             platform: platform?.normalised(),
             labels: self.labels,
             no_cache: self.no_cache.unwrap_or_default(),
-            timeout,
+            timeout: self.timeout.unwrap_or(TIMEOUT),
             clip_version: clip_version.flatten(),
             fallback: self.fallback,
             force: self.force.unwrap_or_default(),
@@ -214,6 +242,10 @@ impl NewBuild {
             if source.as_ref().is_some_and(|source| source.registry() == registry) {
                 secrets.extend(secret.map(|secret| (REGISTRY_SECRET.to_owned(), secret)));
             }
+        }
+        // Nothing is pushed.
+        if let Some(given) = self.build_registry_credentials {
+            faults.credentials("build_registry_credentials", given.0, None);
         }
         let expires_in = faults.expiry(self.expires_in);
         let webhook = faults.webhook(self.webhook);

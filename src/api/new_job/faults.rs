@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{CredentialText, MAX_CREDENTIALS, MAX_EXPIRY, NewWebhook, SecretText};
+use super::{CredentialText, MAX_CREDENTIALS, MAX_EXPIRY, NewWebhook};
+use crate::api::extract::SecretText;
 use crate::api::problem::FieldError;
 use crate::jobs::job::ImageId;
 use crate::jobs::pull::REGISTRY_SECRET;
@@ -14,9 +15,9 @@ use crate::jobs::webhook::Webhook;
 use crate::oci::{Credentials, Platform};
 
 /// Entries of a map at most.
-const MAX_COUNT: usize = 128;
+pub(super) const MAX_COUNT: usize = 128;
 /// Bytes of a value in a map at most.
-const MAX_VALUE: usize = 32 << 10;
+pub(super) const MAX_VALUE: usize = 32 << 10;
 
 /// Faults of fields, in the order in which they were found.
 #[derive(Debug, Default)]
@@ -106,7 +107,7 @@ impl Faults {
 
     pub(super) fn webhook(&mut self, given: Option<NewWebhook>) -> Option<Webhook> {
         let NewWebhook { url, secret } = given?;
-        let webhook = Webhook::new(&url, secret.map(|SecretText(secret)| secret));
+        let webhook = Webhook::new(&url, secret.map(SecretText::into_secret));
         self.keep("webhook", webhook)
     }
 

@@ -61,8 +61,7 @@ impl Ignore {
     /// Whether a path, relative and clean, is left out.
     pub fn leaves_out(&self, path: &str) -> bool {
         let names: Vec<&str> = path.split('/').collect();
-        let fits =
-            |rule: &Rule| (1..=names.len()).any(|count| matches(&rule.names, &names[..count]));
+        let fits = |rule: &Rule| fits_beginning(&rule.names, &names);
         self.0.iter().rev().find(|rule| fits(rule)).is_some_and(|rule| !rule.takes_back)
     }
 
@@ -135,17 +134,32 @@ fn parts(name: &str) -> Option<Vec<Part>> {
     Some(parts)
 }
 
-fn matches(pattern: &[Option<Vec<Part>>], names: &[&str]) -> bool {
-    match (pattern, names) {
-        ([], []) => true,
-        // At the end `**` is everything below, of which there must be something.
-        ([None], names) => !names.is_empty(),
-        ([None, rest @ ..], names) => (0..=names.len()).any(|count| matches(rest, &names[count..])),
-        ([Some(parts), rest @ ..], [name, names @ ..]) => {
-            fits_name(parts, name) && matches(rest, names)
+/// Whether a pattern fits the first few of these names. What it costs is the product of both lengths, however
+/// many `**` there are.
+fn fits_beginning(pattern: &[Option<Vec<Part>>], names: &[&str]) -> bool {
+    // How many names the pattern so far may have taken.
+    let mut reached = vec![false; names.len() + 1];
+    reached[0] = true;
+    for (index, part) in pattern.iter().enumerate() {
+        let mut next = vec![false; names.len() + 1];
+        match part {
+            None => {
+                // At the end `**` is everything below, of which there must be something.
+                let least = usize::from(index + 1 == pattern.len());
+                if let Some(first) = reached.iter().position(|is| *is) {
+                    let from = (first + least).min(next.len());
+                    next[from..].fill(true);
+                }
+            }
+            Some(parts) => {
+                for (at, name) in names.iter().enumerate().filter(|(at, _)| reached[*at]) {
+                    next[at + 1] = fits_name(parts, name);
+                }
+            }
         }
-        _ => false,
+        reached = next;
     }
+    reached[1..].contains(&true)
 }
 
 fn fits_name(parts: &[Part], name: &str) -> bool {
@@ -155,9 +169,15 @@ fn fits_name(parts: &[Part], name: &str) -> bool {
     reached[0] = true;
     for part in parts {
         let mut next = vec![false; name.len() + 1];
+        if matches!(part, Part::Many) {
+            let first = reached.iter().position(|is| *is).unwrap_or(next.len());
+            next[first..].fill(true);
+            reached = next;
+            continue;
+        }
         for (at, _) in reached.iter().enumerate().filter(|(_, is)| **is) {
             match (part, name.get(at)) {
-                (Part::Many, _) => next[at..].fill(true),
+                (Part::Many, _) => {}
                 (_, None) => {}
                 (Part::Any, _) => next[at + 1] = true,
                 (Part::One(wanted), Some(found)) => next[at + 1] |= wanted == found,
@@ -214,6 +234,21 @@ mod tests {
         let left_out = ["a", "src", "src/x", "b/y", "b/y.md"].map(|path| all.leaves_out(path));
         assert_eq!(left_out, [true, false, false, true, false]);
         assert!(all.takes_back_below("b"));
+    }
+
+    /// Trying each way in which `**` can be taken would not end in anybody's life.
+    #[test]
+    fn many_patterns_of_any_depth_are_matched_in_little_time() {
+        let pattern = vec!["**/a"; 30].join("/");
+        let path = vec!["a"; 200].join("/");
+        let fits = Ignore::parse(&pattern).unwrap();
+        assert!(fits.leaves_out(&path));
+        let fits_not = Ignore::parse(&format!("{pattern}/**/b")).unwrap();
+        assert!(!fits_not.leaves_out(&path));
+        let stars = Ignore::parse(&format!("{}b", "*a".repeat(100))).unwrap();
+        assert!(!stars.leaves_out(&"a".repeat(255)));
+        let ends = Ignore::parse("a/**/**").unwrap();
+        assert_eq!(["a", "a/b", "a/b/c"].map(|path| ends.leaves_out(path)), [false, true, true]);
     }
 
     #[test]

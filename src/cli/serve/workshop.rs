@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::archive::{IndexOptions, LayerCache, PackOptions};
 use crate::build::context::ContextLimits;
+use crate::build::source::{Git, SourceLimits};
 use crate::build::{BuildError, Buildah, Launcher, Storages};
 use crate::config::{BuildSettings, Config};
 use crate::database::Database;
@@ -20,7 +21,7 @@ use crate::jobs::handlers::Handlers;
 use crate::jobs::job::JobKind;
 use crate::jobs::migrate::Migrator;
 use crate::jobs::pull::Puller;
-use crate::jobs::queue::Queue;
+use crate::jobs::queue::{Queue, Vault};
 use crate::jobs::reconcile::Reconcilers;
 use crate::jobs::worker::{Liveness, WorkerPool, WorkerSettings};
 use crate::local::io_error;
@@ -28,12 +29,13 @@ use crate::memory::MemoryBudget;
 use crate::publish::archives::Stores;
 use crate::rollouts::{Guard, Rollouts, Tally, Tidy, Versions};
 use crate::store::ObjectStore;
-use crate::workspaces::Workspaces;
+use crate::workspaces::{StorageSecrets, Workspaces};
 
 /// Handlers, and what looks after the things that they leave.
 pub(super) struct Workshop {
     handlers: Arc<Handlers>,
     rollouts: Rollouts,
+    workspaces: Workspaces,
     /// Why there are no builds here, if there are none.
     no_builds: Option<String>,
 }
@@ -44,7 +46,7 @@ impl Workshop {
         config: &Config,
         stores: &Stores,
         queue: &Queue,
-        database: &Database,
+        (database, vault): (&Database, &Vault),
         scratch: &Path,
     ) -> anyhow::Result<Self> {
         let index = IndexOptions {
@@ -68,12 +70,13 @@ impl Workshop {
             scratch: scratch.to_owned(),
         });
         let rollouts = Rollouts::new(database.work_pool().clone());
+        let workspaces = Workspaces::new(database.work_pool().clone()).with_vault(vault.clone());
         let puller = Arc::new(Puller {
             archives: stores.archives.clone(),
             oci: config.oci.clone(),
             index,
             versions: Arc::new(Versions {
-                workspaces: Workspaces::new(database.work_pool().clone()),
+                workspaces: workspaces.clone(),
                 rollouts: rollouts.clone(),
                 configured: config.clip_version,
             }),
@@ -82,7 +85,7 @@ impl Workshop {
             scratch: scratch.to_owned(),
         });
         let memory = MemoryBudget::new(config.limits.memory_bytes);
-        let builder = builder(config, stores, &puller, scratch).await;
+        let builder = builder(config, stores, &puller, &workspaces, scratch).await;
         let no_builds = builder.as_ref().err().cloned();
         if let Some(reason) = &no_builds {
             tracing::warn!(reason, "this process builds no images");
@@ -92,7 +95,7 @@ impl Workshop {
         }
         let builder = builder.ok().map(Arc::new);
         let handlers = Arc::new(Handlers { puller, migrator, builder, memory });
-        Ok(Self { handlers, rollouts, no_builds })
+        Ok(Self { handlers, rollouts, workspaces, no_builds })
     }
 
     /// Why there are no builds here; `None` if there are.
@@ -134,7 +137,8 @@ impl Workshop {
         let reconcilers = Reconcilers::new(queue, stores, config.lease, config.retention)
             .with(Tally { rollouts: rollouts() })
             .with(Guard { rollouts: rollouts() })
-            .with(Tidy { rollouts: rollouts() });
+            .with(Tidy { rollouts: rollouts() })
+            .with(StorageSecrets { workspaces: self.workspaces.clone() });
         let reconcilers = match &self.handlers.builder {
             Some(builder) => reconcilers
                 .with(TidyStorages {
@@ -167,6 +171,7 @@ async fn builder(
     config: &Config,
     stores: &Stores,
     puller: &Arc<Puller>,
+    workspaces: &Workspaces,
     scratch: &Path,
 ) -> Result<Builder, String> {
     if config.builds == Some(0) {
@@ -189,7 +194,13 @@ async fn builder(
         backend: Arc::new(backend),
         puller: puller.clone(),
         storages: Storages { root: config.data_dir.join("builds") },
-        contexts: Contexts { store: stores.objects.clone() },
+        contexts: Contexts { store: stores.objects.clone(), most: config.build.context_bytes },
+        buckets: Arc::new(workspaces.clone()),
+        git: Git {
+            egress: config.oci.egress,
+            limits: SourceLimits::default(),
+            scratch: scratch.to_owned(),
+        },
         network,
         network_obstacle,
         context_limits: ContextLimits::default(),

@@ -20,11 +20,46 @@ const PART: u64 = 8 << 20;
 /// A context that is used is said to be so no more often.
 const TOUCHED: Duration = Duration::from_hours(1);
 
+/// One that was used since is not removed to make room: a build may be about to read it.
+const IN_USE: Duration = Duration::from_hours(2);
+
 /// Contexts in the store.
 #[derive(Debug, Clone)]
 pub struct Contexts {
     /// The store.
     pub store: Arc<dyn ObjectStore>,
+    /// Bytes that those of a workspace may take. Uploads that end at the same moment may go beyond it by their own
+    /// size, until the next one.
+    pub most: u64,
+}
+
+/// Why a context was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// There would be no room for it if it were alone.
+    #[error("the context has {size} bytes: the contexts of a workspace may have {most} together")]
+    TooLarge {
+        /// Bytes that it has.
+        size: u64,
+        /// Bytes of all of them at most.
+        most: u64,
+    },
+    /// The others are in use.
+    #[error(
+        "there is no room for a context of {size} bytes: those that were used in the last two hours have {used} \
+         of the {most} bytes that a workspace may have"
+    )]
+    Full {
+        /// Bytes that it has.
+        size: u64,
+        /// Bytes of those that stay.
+        used: u64,
+        /// Bytes of all of them at most.
+        most: u64,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Contexts {
@@ -42,17 +77,50 @@ impl Contexts {
         Ok(size)
     }
 
-    /// Keeps the context in `file`, which has this digest.
+    /// Keeps the context in `file`, which has this digest and size. Those that were not used for longest make
+    /// room for it.
     pub async fn keep(
         &self,
         workspace: &WorkspaceId,
-        digest: Digest,
+        (digest, size): (Digest, u64),
         file: &Path,
         cancel: &CancellationToken,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), KeepError> {
         let key = Key::context(workspace, digest);
+        self.make_room(workspace, &key, size).await?;
         self.store.put(&key, file, digest, Overwrite::Never, cancel).await?;
         self.store.touch(&key, TOUCHED).await?;
+        Ok(())
+    }
+
+    async fn make_room(
+        &self,
+        workspace: &WorkspaceId,
+        key: &Key,
+        size: u64,
+    ) -> Result<(), KeepError> {
+        let most = self.most;
+        if size > most {
+            return Err(KeepError::TooLarge { size, most });
+        }
+        let mut kept = list_all(&*self.store, &Key::contexts_of(workspace)).await?;
+        kept.retain(|context| context.key != *key);
+        let mut used: u64 = kept.iter().map(|context| context.size).sum();
+        let (mut old, in_use): (Vec<_>, Vec<_>) =
+            kept.into_iter().partition(|context| context.is_older(IN_USE));
+        let needed: u64 = in_use.iter().map(|context| context.size).sum();
+        // Before anything is removed, which would not help.
+        if needed + size > most {
+            return Err(KeepError::Full { size, used: needed, most });
+        }
+        old.sort_by_key(|context| context.modified);
+        for context in old {
+            if used + size <= most {
+                break;
+            }
+            self.store.delete(&context.key).await?;
+            used -= context.size;
+        }
         Ok(())
     }
 

@@ -53,6 +53,9 @@ pub struct BuildReport {
     /// The network that `RUN` and `ADD` had; absent if an earlier attempt built it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// What `COPY` took from; absent if it was empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<ContextOrigin>,
     /// The images that it began with, pinned.
     pub bases: Vec<BaseImage>,
     /// What was built from, by whom and when; absent if an earlier attempt did it that left no word of it.
@@ -78,6 +81,23 @@ pub struct BuildRun {
     pub started_at: DateTime<Utc>,
     /// When the image was built.
     pub finished_at: DateTime<Utc>,
+}
+
+/// What a context was, pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ContextOrigin {
+    /// Of the archive's bytes.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// The object of the workspace's bucket that it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    /// The repository, the reference and the directory that were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<String>,
+    /// The commit that it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
 }
 
 /// What a migration did.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::archive::{Fallback, LayerPolicy};
+use crate::build::source::{GitContext, ObjectKey};
 use crate::digest::Digest;
 use crate::image_id::ImageId;
 use crate::oci::{Platform, Reference};
@@ -76,6 +77,14 @@ pub struct BuildSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub context: Option<Digest>,
+    /// Name of an object in the workspace's bucket that is the context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub context_object: Option<ObjectKey>,
+    /// The commit of a git repository that is the context: `https://host/repository#reference:directory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub context_git: Option<GitContext>,
     /// Values of `ARG`s.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub build_args: BTreeMap<String, String>,
@@ -128,8 +137,19 @@ impl JobSpec {
         }
     }
 
-    /// The shape that this version writes. A replica runs none that is newer than its own.
-    pub const VERSION: i32 = 1;
+    /// The newest shape that this version understands. A replica runs none that is newer.
+    pub const VERSION: i32 = 2;
+
+    /// The oldest shape that says all of it: replicas of versions before run what they understand.
+    pub fn version(&self) -> i32 {
+        match self {
+            // Others would pass over where the context is, and build in an empty one.
+            Self::Build(build) if build.context_object.is_some() || build.context_git.is_some() => {
+                2
+            }
+            _ => 1,
+        }
+    }
 
     /// What it asks for.
     pub fn kind(&self) -> JobKind {

@@ -13,7 +13,6 @@ use super::wake::Topic;
 use super::webhooks::NAME;
 use super::{NewJob, Queue, QueueError, Sharing, Submitted, patiently};
 use crate::digest::Digest;
-use crate::jobs::job::JobSpec;
 use crate::jobs::webhook::Webhook;
 
 const ACTION: &str = "submit a job";
@@ -162,7 +161,7 @@ impl Queue {
             new.spec.kind().as_str(),
             spec,
             spec_digest.as_bytes(),
-            JobSpec::VERSION,
+            new.spec.version(),
             new.spec.image_id().as_str(),
             i16::from(new.priority),
             new.idempotency_key,

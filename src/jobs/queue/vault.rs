@@ -1,5 +1,5 @@
-//! Secrets at rest: ChaCha20-Poly1305, a random nonce each, the job's id and the secret's name as
-//! associated data.
+//! Secrets at rest: ChaCha20-Poly1305, a random nonce each, the id of the job (or of whatever else they belong
+//! to) and the secret's name as associated data.
 //!
 //! It knows no database. The key id tells a changed key from a tampered row. There may be several
 //! keys, so that one can take another's place while jobs wait: the first seals, all of them open.
@@ -22,11 +22,11 @@ const NONCE_LEN: usize = 12;
 #[derive(Debug, Clone)]
 pub struct Vault(Vec<SecretKey>);
 
-/// An encrypted secret as it lies in `job_secret`.
-pub(super) struct Sealed {
-    pub(super) key_id: String,
-    pub(super) nonce: Vec<u8>,
-    pub(super) ciphertext: Vec<u8>,
+/// An encrypted secret as it lies in the database.
+pub(crate) struct Sealed {
+    pub(crate) key_id: String,
+    pub(crate) nonce: Vec<u8>,
+    pub(crate) ciphertext: Vec<u8>,
 }
 
 impl Vault {
@@ -36,7 +36,7 @@ impl Vault {
     }
 
     /// The ids of all keys: what is sealed with another can't be opened here.
-    pub(super) fn key_ids(&self) -> Vec<String> {
+    pub(crate) fn key_ids(&self) -> Vec<String> {
         self.0.iter().map(key_id).collect()
     }
 
@@ -50,7 +50,7 @@ impl Vault {
     }
 
     /// Encrypts a secret of `job`.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &self,
         job: Uuid,
         name: &str,
@@ -69,7 +69,7 @@ impl Vault {
     }
 
     /// Decrypts a secret of `job`.
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         job: Uuid,
         name: &str,

@@ -1,0 +1,1 @@
+../../../src/build/input_error.rs
