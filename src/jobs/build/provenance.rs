@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::build::{BackendVersion, BaseImage};
 use crate::digest::Digest;
-use crate::jobs::job::{BuildReport, BuildRun, BuildSpec, JobResult};
+use crate::jobs::job::{BuildReport, BuildRun, BuildSpec, ContextOrigin, JobResult};
 use crate::oci::Reference;
 
 /// The media type of statements.
@@ -27,6 +27,12 @@ const DOCKERFILE: &str = "dockerfile";
 const CONTEXT: &str = "context";
 /// The annotation of a base image that holds its reference.
 const REFERENCE: &str = "reference";
+/// The annotation of a context that holds its name in the workspace's bucket.
+const OBJECT: &str = "object";
+/// What the URI of a context in a git repository begins with (SPDX's download locations), and its commit
+/// among the digests.
+const GIT: &str = "git+";
+const COMMIT: &str = "gitCommit";
 
 /// An in-toto statement about an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -50,12 +56,12 @@ pub struct Statement {
 pub struct Resource {
     /// What it is called.
     name: String,
-    /// Where it is, as a package URL.
+    /// Where it is: a package URL of an image, the repository of a context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     uri: Option<String>,
     /// By the name of the algorithm, in hex.
     digest: BTreeMap<String, String>,
-    /// Of base images: `reference`, by which it was fetched.
+    /// Of base images: `reference`, by which it was fetched. Of a context: `object`, its name in the bucket.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
 }
@@ -153,7 +159,7 @@ impl Statement {
         let path = path.map(|path| path.unwrap_or("Dockerfile").to_owned());
         let own = [
             Some(Resource::new(DOCKERFILE, run.dockerfile)),
-            spec.context.map(|digest| Resource::new(CONTEXT, digest)),
+            report.context.as_ref().map(Resource::of_context),
         ];
         let bases = report.bases.iter().map(Resource::of_base);
         let versions = [
@@ -212,7 +218,9 @@ impl Statement {
         let Provenance { build_definition, run_details } = &self.predicate;
         let Metadata { invocation_id, started_on, finished_on } = run_details.metadata;
         let dependencies = &build_definition.resolved_dependencies;
-        let dockerfile = dependencies.iter().find(|resource| resource.name == DOCKERFILE);
+        // A base image may have any name.
+        let own = |name| dependencies.iter().find(move |own| own.name == name && !own.is_base());
+        let dockerfile = own(DOCKERFILE);
         let dockerfile = dockerfile.and_then(Resource::sha256);
         let versions = &run_details.builder.version;
         let backend = versions.iter().find(|(name, _)| *name != SERVICE);
@@ -227,6 +235,7 @@ impl Statement {
             finished_at: finished_on,
         });
         report.backend = Some(BackendVersion { name: name.clone(), version: version.clone() });
+        report.context = own(CONTEXT).and_then(Resource::to_context);
         report.bases = dependencies.iter().filter_map(Resource::to_base).collect();
     }
 }
@@ -244,10 +253,34 @@ impl Resource {
         Self { name: name.to_owned(), uri: None, digest, annotations: BTreeMap::new() }
     }
 
+    fn of_context(context: &ContextOrigin) -> Self {
+        let mut resource = Self::new(CONTEXT, context.digest);
+        resource.uri = context.git.as_ref().map(|git| format!("{GIT}{git}"));
+        let commit = context.commit.clone().map(|commit| (COMMIT.to_owned(), commit));
+        resource.digest.extend(commit);
+        let object = context.object.clone().map(|object| (OBJECT.to_owned(), object));
+        resource.annotations.extend(object);
+        resource
+    }
+
+    fn to_context(&self) -> Option<ContextOrigin> {
+        let git = self.uri.as_deref().and_then(|uri| uri.strip_prefix(GIT));
+        Some(ContextOrigin {
+            digest: self.sha256()?,
+            object: self.annotations.get(OBJECT).cloned(),
+            git: git.map(str::to_owned),
+            commit: self.digest.get(COMMIT).cloned(),
+        })
+    }
+
     fn of_base(base: &BaseImage) -> Self {
         let reference = BTreeMap::from([(REFERENCE.to_owned(), base.reference.clone())]);
         let uri = base.reference.parse().ok().and_then(|image| package_url(&image));
         Self { uri, annotations: reference, ..Self::new(&base.name, base.manifest_digest) }
+    }
+
+    fn is_base(&self) -> bool {
+        self.annotations.contains_key(REFERENCE)
     }
 
     fn to_base(&self) -> Option<BaseImage> {
@@ -282,6 +315,13 @@ mod tests {
         BuildReport {
             reference: None,
             backend: Some(BackendVersion { name: "buildah".into(), version: "1.28.2".into() }),
+            network: None,
+            context: Some(ContextOrigin {
+                digest: Digest::of(b"context"),
+                object: Some("contexts/1.zip".to_owned()),
+                git: Some("https://host/repository#main:app".to_owned()),
+                commit: Some("0".repeat(40)),
+            }),
             bases: vec![BaseImage {
                 name: "debian:12".to_owned(),
                 reference: format!("host:5000/library/debian@{}", Digest::of(b"base")),
@@ -303,7 +343,7 @@ mod tests {
     fn spec() -> BuildSpec {
         serde_json::from_value(json!({
             "image_id": "961eaef6668e480f", "dockerfile_path": "a/Dockerfile", "timeout": 1,
-            "platform": "linux/amd64", "context": Digest::of(b"context"), "secret_ids": ["token"],
+            "platform": "linux/amd64", "secret_ids": ["token"],
         }))
         .unwrap()
     }
@@ -324,7 +364,11 @@ mod tests {
         let base = Digest::of(b"base").hex();
         let dependencies = json!([
             {"name": "dockerfile", "digest": hex(b"FROM debian:12")},
-            {"name": "context", "digest": hex(b"context")},
+            {
+                "name": "context", "uri": "git+https://host/repository#main:app",
+                "digest": {"sha256": Digest::of(b"context").hex(), "gitCommit": "0".repeat(40)},
+                "annotations": {"object": "contexts/1.zip"},
+            },
             {
                 "name": "debian:12", "digest": hex(b"base"),
                 "uri": format!("pkg:oci/debian@sha256%3A{base}?repository_url=host%3A5000/library/debian"),
@@ -339,7 +383,8 @@ mod tests {
 
         // An attempt that finds the image made tells the same.
         let read: Statement = serde_json::from_slice(&statement.to_json()).unwrap();
-        let nothing = BuildReport { backend: None, bases: Vec::new(), run: None, ..report() };
+        let nothing =
+            BuildReport { backend: None, context: None, bases: Vec::new(), run: None, ..report() };
         assert!(Statement::of(job, &spec(), &nothing, subject.clone()).is_none());
         let mut restored = nothing.clone();
         read.restore(job, &mut restored);
