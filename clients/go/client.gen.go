@@ -1204,7 +1204,7 @@ type BackendVersion struct {
 	Version string `json:"version"`
 }
 
-// BaseImage An image that a build began with.
+// BaseImage An image that a build begins with, as it is told.
 type BaseImage struct {
 	// Cached Whether it was in the workspace's storage.
 	Cached bool `json:"cached"`
@@ -1243,6 +1243,18 @@ type Build struct {
 	Success bool `json:"success"`
 }
 
+// BuildDefinition What was asked for, and what it was made from.
+type BuildDefinition struct {
+	// BuildType `urn:clipwright:build:v1`.
+	BuildType string `json:"buildType"`
+
+	// ExternalParameters What the job says.
+	ExternalParameters ExternalParameters `json:"externalParameters"`
+
+	// ResolvedDependencies The Dockerfile, the context and the base images.
+	ResolvedDependencies []ProvenanceResource `json:"resolvedDependencies"`
+}
+
 // BuildKind The kind of a build.
 type BuildKind string
 
@@ -1264,7 +1276,8 @@ type BuildReport struct {
 
 	// Reference Where the image is, by tag and digest; absent if it is in no registry, as one that was asked for
 	// as v1.
-	Reference *string `json:"reference,omitempty"`
+	Reference *string   `json:"reference,omitempty"`
+	Run       *BuildRun `json:"run,omitempty"`
 
 	// Steps What was done, in order.
 	Steps []BuildStep `json:"steps"`
@@ -1296,6 +1309,21 @@ type BuildRequest struct {
 	// SecretsAsBuildArgs Offer the secrets as build arguments too, as beta9's own Dockerfiles expect (`ARG NAME`): programs
 	// that the build runs can read them then. beta9 has no such field.
 	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
+}
+
+// BuildRun What was built from, by whom and when.
+type BuildRun struct {
+	// Dockerfile Digest of the Dockerfile's text.
+	Dockerfile string `json:"dockerfile"`
+
+	// FinishedAt When the image was built.
+	FinishedAt time.Time `json:"finished_at"`
+
+	// ServiceVersion Version of the service.
+	ServiceVersion string `json:"service_version"`
+
+	// StartedAt When the build began.
+	StartedAt time.Time `json:"started_at"`
 }
 
 // BuildSpec A build: the image goes to the build registry under the image id, and the archive points there.
@@ -1710,6 +1738,33 @@ type EventKind12 struct {
 
 // EventKind12Event defines model for EventKind.12.Event.
 type EventKind12Event string
+
+// ExternalParameters What the job says.
+type ExternalParameters struct {
+	// BuildArgs Values of `ARG`s.
+	BuildArgs map[string]string `json:"buildArgs"`
+
+	// DockerfilePath Where in the context the Dockerfile is; absent if the job brought its text.
+	DockerfilePath *string `json:"dockerfilePath,omitempty"`
+
+	// Labels Labels that the image got.
+	Labels map[string]string `json:"labels"`
+
+	// NoCache Whether no layers of earlier builds were used.
+	NoCache bool `json:"noCache"`
+
+	// Platform `os/architecture[/variant]`.
+	Platform string `json:"platform"`
+
+	// SecretIds Ids of the secrets.
+	SecretIds []string `json:"secretIds"`
+
+	// SecretsAsBuildArgs Whether secrets were offered as `ARG`s too.
+	SecretsAsBuildArgs bool `json:"secretsAsBuildArgs"`
+
+	// Target The stage that was built; the last one when absent.
+	Target *string `json:"target,omitempty"`
+}
 
 // Fallback What to do when an image can't be served as v2.
 type Fallback string
@@ -2857,6 +2912,75 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// Provenance SLSA provenance.
+type Provenance struct {
+	// BuildDefinition What was asked for, and what it was made from.
+	BuildDefinition BuildDefinition `json:"buildDefinition"`
+
+	// RunDetails Who did it, and when.
+	RunDetails ProvenanceRun `json:"runDetails"`
+}
+
+// ProvenanceBuilder Who did it.
+type ProvenanceBuilder struct {
+	// Id `urn:clipwright:builder`.
+	Id string `json:"id"`
+
+	// Version Of the service, and of what it builds with.
+	Version map[string]string `json:"version"`
+}
+
+// ProvenanceMetadata When, and for which job.
+type ProvenanceMetadata struct {
+	// FinishedOn When the image was built.
+	FinishedOn time.Time `json:"finishedOn"`
+
+	// InvocationId Id of the job.
+	InvocationId openapi_types.UUID `json:"invocationId"`
+
+	// StartedOn When the build began.
+	StartedOn time.Time `json:"startedOn"`
+}
+
+// ProvenanceResource Something by its digest (in-toto "ResourceDescriptor").
+type ProvenanceResource struct {
+	// Annotations Of base images: `reference`, by which it was fetched.
+	Annotations *map[string]string `json:"annotations,omitempty"`
+
+	// Digest By the name of the algorithm, in hex.
+	Digest map[string]string `json:"digest"`
+
+	// Name What it is called.
+	Name string `json:"name"`
+
+	// Uri Where it is, as a package URL.
+	Uri *string `json:"uri,omitempty"`
+}
+
+// ProvenanceRun Who did it, and when.
+type ProvenanceRun struct {
+	// Builder Who did it.
+	Builder ProvenanceBuilder `json:"builder"`
+
+	// Metadata When, and for which job.
+	Metadata ProvenanceMetadata `json:"metadata"`
+}
+
+// ProvenanceStatement An in-toto statement about an image.
+type ProvenanceStatement struct {
+	// UnderscoreType `https://in-toto.io/Statement/v1`.
+	UnderscoreType string `json:"_type"`
+
+	// Predicate How it came to be.
+	Predicate Provenance `json:"predicate"`
+
+	// PredicateType `https://slsa.dev/provenance/v1`.
+	PredicateType string `json:"predicateType"`
+
+	// Subject The image; of a build that was not pushed, its archive.
+	Subject []ProvenanceResource `json:"subject"`
+}
+
 // PullKind The kind of a pull.
 type PullKind string
 
@@ -3052,6 +3176,108 @@ type ServerSentEvent struct {
 // Examples: registry.example/team/*
 type SourcePattern = string
 
+// SpdxCreation Who made a document, and when.
+type SpdxCreation struct {
+	// Comment What was left out, if anything was.
+	Comment *string `json:"comment,omitempty"`
+
+	// Created In UTC and whole seconds.
+	Created string `json:"created"`
+
+	// Creators The service.
+	Creators []string `json:"creators"`
+}
+
+// SpdxDocument An SPDX document.
+type SpdxDocument struct {
+	// SPDXID `SPDXRef-DOCUMENT`.
+	SPDXID string `json:"SPDXID"`
+
+	// CreationInfo Who made the document, and when.
+	CreationInfo SpdxCreation `json:"creationInfo"`
+
+	// DataLicense `CC0-1.0`.
+	DataLicense string `json:"dataLicense"`
+
+	// DocumentDescribes `SPDXRef-image`.
+	DocumentDescribes []string `json:"documentDescribes"`
+
+	// DocumentNamespace An address that no other document has.
+	DocumentNamespace string `json:"documentNamespace"`
+
+	// Name The image.
+	Name string `json:"name"`
+
+	// Packages The image, and what is installed in it.
+	Packages []SpdxPackage `json:"packages"`
+
+	// Relationships Which is in what.
+	Relationships []SpdxRelationship `json:"relationships"`
+
+	// SpdxVersion `SPDX-2.3`.
+	SpdxVersion string `json:"spdxVersion"`
+}
+
+// SpdxPackage A package of a document.
+type SpdxPackage struct {
+	// SPDXID Names it in the document.
+	SPDXID string `json:"SPDXID"`
+
+	// CopyrightText `NOASSERTION`.
+	CopyrightText string `json:"copyrightText"`
+
+	// DownloadLocation `NOASSERTION`.
+	DownloadLocation string `json:"downloadLocation"`
+
+	// ExternalRefs Its package URL.
+	ExternalRefs *[]SpdxReference `json:"externalRefs,omitempty"`
+
+	// FilesAnalyzed `false`.
+	FilesAnalyzed bool `json:"filesAnalyzed"`
+
+	// LicenseComments The license in the package's own words.
+	LicenseComments *string `json:"licenseComments,omitempty"`
+
+	// LicenseConcluded `NOASSERTION`.
+	LicenseConcluded string `json:"licenseConcluded"`
+
+	// LicenseDeclared `NOASSERTION`.
+	LicenseDeclared string `json:"licenseDeclared"`
+
+	// Name Its name.
+	Name string `json:"name"`
+
+	// SourceInfo Which package manager has written it down.
+	SourceInfo *string `json:"sourceInfo,omitempty"`
+
+	// VersionInfo Its version.
+	VersionInfo *string `json:"versionInfo,omitempty"`
+}
+
+// SpdxReference A package by its address.
+type SpdxReference struct {
+	// ReferenceCategory `PACKAGE-MANAGER`.
+	ReferenceCategory string `json:"referenceCategory"`
+
+	// ReferenceLocator The package URL.
+	ReferenceLocator string `json:"referenceLocator"`
+
+	// ReferenceType `purl`.
+	ReferenceType string `json:"referenceType"`
+}
+
+// SpdxRelationship What two parts of a document have to do with each other.
+type SpdxRelationship struct {
+	// RelatedSpdxElement The other.
+	RelatedSpdxElement string `json:"relatedSpdxElement"`
+
+	// RelationshipType `DESCRIBES` or `CONTAINS`.
+	RelationshipType string `json:"relationshipType"`
+
+	// SpdxElementId The one.
+	SpdxElementId string `json:"spdxElementId"`
+}
+
 // StartBody One start; what was not measured is left out.
 type StartBody struct {
 	// AgeSeconds How many seconds ago it was, so that no two clocks need to agree; now when absent.
@@ -3182,13 +3408,13 @@ type Timings struct {
 	// Context The context was fetched and unpacked.
 	Context float64 `json:"context"`
 
-	// Export The image was written out of the builder's storage.
+	// Export The image's new layers were read out of the builder's storage, compressed, indexed and pushed.
 	Export float64 `json:"export"`
 
 	// Index The image was indexed and its archive stored.
 	Index *float64 `json:"index,omitempty"`
 
-	// Publish The image was pushed.
+	// Publish The image got its tag.
 	Publish *float64 `json:"publish,omitempty"`
 }
 
@@ -3726,6 +3952,18 @@ type FollowJobLogParams struct {
 	// Follow Whether to wait for the job's end; `false` sends what there is.
 	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
 
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// GetJobPackagesParams defines parameters for GetJobPackages.
+type GetJobPackagesParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// GetJobProvenanceParams defines parameters for GetJobProvenance.
+type GetJobProvenanceParams struct {
 	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
@@ -5489,6 +5727,24 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 	FollowJobLog(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetJobPackages Lists what is installed in a job's image
+	//
+	// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
+	// files is read, through the archive; what there are too many of, or what is too large, is left out, which
+	// the document's comment says. An image without any has a document without any.
+	//
+	// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
+	GetJobPackages(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetJobProvenance Shows how a build's image came to be
+	//
+	// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
+	// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
+	// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
+	//
+	// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
+	GetJobProvenance(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RetryJobWithBody Does a job once more
 	//
 	// A job that ended is submitted again as a new one, which asks for the same. Credentials that it brought
@@ -6333,6 +6589,44 @@ func (c *Client) FollowJob(ctx context.Context, id openapi_types.UUID, params *F
 // Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 func (c *Client) FollowJobLog(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewFollowJobLogRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetJobPackages Lists what is installed in a job's image
+//
+// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
+// files is read, through the archive; what there are too many of, or what is too large, is left out, which
+// the document's comment says. An image without any has a document without any.
+//
+// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
+func (c *Client) GetJobPackages(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetJobPackagesRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetJobProvenance Shows how a build's image came to be
+//
+// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
+// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
+// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
+//
+// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
+func (c *Client) GetJobProvenance(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetJobProvenanceRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -8760,6 +9054,104 @@ func NewFollowJobLogRequest(server string, id openapi_types.UUID, params *Follow
 	return req, nil
 }
 
+// NewGetJobPackagesRequest constructs an http.Request for the GetJobPackages method
+func NewGetJobPackagesRequest(server string, id openapi_types.UUID, params *GetJobPackagesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/jobs/%s/packages", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetJobProvenanceRequest constructs an http.Request for the GetJobProvenance method
+func NewGetJobProvenanceRequest(server string, id openapi_types.UUID, params *GetJobProvenanceParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/jobs/%s/provenance", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewRetryJobRequest calls the generic RetryJob builder with application/json body
 func NewRetryJobRequest(server string, id openapi_types.UUID, params *RetryJobParams, body RetryJobJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -10223,6 +10615,28 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 	FollowJobLogWithResponse(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*FollowJobLogResponse, error)
+
+	// GetJobPackagesWithResponse Lists what is installed in a job's image
+	//
+	// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
+	// files is read, through the archive; what there are too many of, or what is too large, is left out, which
+	// the document's comment says. An image without any has a document without any.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
+	GetJobPackagesWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*GetJobPackagesResponse, error)
+
+	// GetJobProvenanceWithResponse Shows how a build's image came to be
+	//
+	// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
+	// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
+	// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
+	GetJobProvenanceWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*GetJobProvenanceResponse, error)
 
 	// RetryJobWithBodyWithResponse Does a job once more
 	//
@@ -13160,6 +13574,193 @@ func (r FollowJobLogResponse) ContentType() string {
 	return ""
 }
 
+type GetJobPackagesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SpdxDocument
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetJobPackagesResponse) GetJSON200() *SpdxDocument {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetJobPackagesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetJobPackagesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetJobPackagesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetJobPackagesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetJobProvenanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationvndInTotoJSON200 the response for an HTTP 200 `application/vnd.in-toto+json` response
+	ApplicationvndInTotoJSON200 *ProvenanceStatement
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetApplicationvndInTotoJSON200 returns the response for an HTTP 200 `application/vnd.in-toto+json` response
+func (r GetJobProvenanceResponse) GetApplicationvndInTotoJSON200() *ProvenanceStatement {
+	return r.ApplicationvndInTotoJSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetJobProvenanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetJobProvenanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetJobProvenanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetJobProvenanceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // RetryJobResponse200Headers the declared response headers of an HTTP 200 response for RetryJob
 type RetryJobResponse200Headers struct {
 	Location *string
@@ -15464,6 +16065,40 @@ func (c *ClientWithResponses) FollowJobLogWithResponse(ctx context.Context, id o
 		return nil, err
 	}
 	return ParseFollowJobLogResponse(rsp)
+}
+
+// GetJobPackagesWithResponse Lists what is installed in a job's image
+//
+// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
+// files is read, through the archive; what there are too many of, or what is too large, is left out, which
+// the document's comment says. An image without any has a document without any.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
+func (c *ClientWithResponses) GetJobPackagesWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*GetJobPackagesResponse, error) {
+	rsp, err := c.GetJobPackages(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetJobPackagesResponse(rsp)
+}
+
+// GetJobProvenanceWithResponse Shows how a build's image came to be
+//
+// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
+// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
+// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
+func (c *ClientWithResponses) GetJobProvenanceWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*GetJobProvenanceResponse, error) {
+	rsp, err := c.GetJobProvenance(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetJobProvenanceResponse(rsp)
 }
 
 // RetryJobWithBodyWithResponse Does a job once more
@@ -18092,6 +18727,163 @@ func ParseFollowJobLogResponse(rsp *http.Response) (*FollowJobLogResponse, error
 	}
 
 	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetJobPackagesResponse parses an HTTP response from a GetJobPackagesWithResponse call
+func ParseGetJobPackagesResponse(rsp *http.Response) (*GetJobPackagesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetJobPackagesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SpdxDocument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetJobProvenanceResponse parses an HTTP response from a GetJobProvenanceWithResponse call
+func ParseGetJobProvenanceResponse(rsp *http.Response) (*GetJobProvenanceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetJobProvenanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ProvenanceStatement
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationvndInTotoJSON200 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {

@@ -15,7 +15,7 @@ const NOTHING_SAID: &str = "NOASSERTION";
 
 /// What a document is about.
 #[derive(Debug, Clone)]
-pub(super) struct Described<'a> {
+pub(in crate::api) struct Described<'a> {
     /// The image by its name and digest.
     pub(super) image: &'a str,
     /// An address that no other document has.
@@ -30,7 +30,7 @@ pub(super) struct Described<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = SpdxDocument)]
-pub(super) struct Document {
+pub(in crate::api) struct Document {
     /// `SPDX-2.3`.
     spdx_version: &'static str,
     /// `CC0-1.0`.
@@ -55,7 +55,7 @@ pub(super) struct Document {
 /// Who made a document, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = SpdxCreation)]
-pub(super) struct CreationInfo {
+pub(in crate::api) struct CreationInfo {
     /// In UTC and whole seconds.
     created: String,
     /// The service.
@@ -68,7 +68,7 @@ pub(super) struct CreationInfo {
 /// A package of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SpdxPackage {
+pub(in crate::api) struct SpdxPackage {
     /// Names it in the document.
     #[serde(rename = "SPDXID")]
     id: String,
@@ -103,7 +103,7 @@ pub(super) struct SpdxPackage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = SpdxReference)]
-pub(super) struct ExternalRef {
+pub(in crate::api) struct ExternalRef {
     /// `PACKAGE-MANAGER`.
     reference_category: &'static str,
     /// `purl`.
@@ -116,7 +116,7 @@ pub(super) struct ExternalRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = SpdxRelationship)]
-pub(super) struct Relationship {
+pub(in crate::api) struct Relationship {
     /// The one.
     spdx_element_id: &'static str,
     /// `DESCRIBES` or `CONTAINS`.

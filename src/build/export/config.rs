@@ -62,11 +62,20 @@ impl PublicConfig {
                     *text = mask.apply(std::mem::take(text));
                 }
             }
+            if entry.get("comment").and_then(Value::as_str).is_some_and(names_a_step) {
+                entry.remove("comment");
+            }
             Value::Object(entry)
         });
         config.insert("history".to_owned(), history.collect());
         Ok(Self { json: json!(config).to_string().into(), has_secret })
     }
+}
+
+/// Whether a comment says nothing but which image of the builder's storage a step began with.
+fn names_a_step(comment: &str) -> bool {
+    let id = comment.strip_prefix("FROM ").unwrap_or_default();
+    id.len() >= 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The fields of these names that say anything.
@@ -90,6 +99,7 @@ mod tests {
     use secrecy::SecretString;
 
     use super::*;
+    use crate::digest::Digest;
 
     #[test]
     fn what_differs_from_build_to_build_is_left_out() {
@@ -103,7 +113,11 @@ mod tests {
                     "Shell": ["/bin/sh", "-c"], "Labels": {"who": "tests"}, "AttachStdin": true,
                 },
                 "rootfs": {"type": "layers", "diff_ids": ["sha256:aa"]},
-                "history": [{"created_by": "RUN x", "empty_layer": true, "odd": container}],
+                "history": [
+                    {"created_by": "RUN x", "empty_layer": true, "odd": container},
+                    {"created_by": "RUN y", "comment": format!("FROM {}", Digest::of(container.as_bytes()).hex())},
+                    {"created_by": "RUN z", "comment": "FROM debian"},
+                ],
             })
             .to_string()
         };
@@ -117,7 +131,10 @@ mod tests {
                 "Labels": {"who": "tests"},
             },
             "rootfs": {"type": "layers", "diff_ids": ["sha256:aa"]},
-            "history": [{"created_by": "RUN x", "empty_layer": true}],
+            "history": [
+                {"created_by": "RUN x", "empty_layer": true}, {"created_by": "RUN y"},
+                {"created_by": "RUN z", "comment": "FROM debian"},
+            ],
         });
         assert_eq!(serde_json::from_slice::<Value>(&made.json).unwrap(), expected);
         for broken in ["", "[]", "{"] {
