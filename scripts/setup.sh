@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 case ${1:-} in
   demo)  need='buildah slirp4netns nft skopeo registry postgresql busybox curl python3' ;;
-  test)  need='buildah slirp4netns nft ip skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv chromium chromedriver prometheus' ;;
+  test)  need='buildah git slirp4netns nft ip skopeo registry postgresql busybox curl python3 umoci runc fuse mmdebstrap cc pigz zopfli libdeflate-gzip igzip venv chromium chromedriver prometheus' ;;
   bench) need='buildah skopeo registry postgresql python3 umoci mmdebstrap cc igzip openssl fuse ip pgrep' ;;
   fuzz)  need='cc c++' ;;
   lint)  need='postgresql shellcheck cc' ;;

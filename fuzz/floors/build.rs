@@ -3,7 +3,7 @@
 pub mod context;
 pub mod dockerfile;
 pub mod input_error;
-pub mod said;
+mod said;
 
 pub mod error {
     pub use super::input_error::{ContextError, DockerfileError};
@@ -19,4 +19,14 @@ pub enum BuildError {
     Context(#[from] error::ContextError),
     #[error(transparent)]
     Io(#[from] IoError),
+}
+
+/// The stage, the number and the instruction of the step that a line begins.
+pub fn step_of(line: &str, stages: u32) -> Option<(u32, u32, &str)> {
+    said::step_of(line, stages)
+}
+
+/// Whether a line is what the builder adds to a program's own words.
+pub fn is_noise(line: &str) -> bool {
+    said::is_noise(line)
 }

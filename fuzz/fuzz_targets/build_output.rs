@@ -1,7 +1,7 @@
 //! Any line as the builder's output: a step has a stage that there is, and what is left of the line.
 #![no_main]
 
-use floors::build::said::{is_noise, step_of};
+use floors::build::{is_noise, step_of};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (&str, u32)| {

@@ -1,14 +1,14 @@
 //! What one line of the builder's output says.
 
 /// What the builder adds to a program's own words.
-pub fn is_noise(text: &str) -> bool {
+pub(crate) fn is_noise(text: &str) -> bool {
     text.trim().is_empty()
         || text.starts_with("subprocess exited with status")
         || text.starts_with("--> ")
 }
 
 /// `[2/3] STEP 4/5: RUN make` as stage, step and instruction.
-pub fn step_of(text: &str, stages: u32) -> Option<(u32, u32, &str)> {
+pub(crate) fn step_of(text: &str, stages: u32) -> Option<(u32, u32, &str)> {
     let (stage, rest) = match text.strip_prefix('[') {
         Some(rest) => {
             let (place, rest) = rest.split_once("] ")?;
