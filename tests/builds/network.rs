@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::harness::Yard;
-use crate::support::namespaces::{Internet, own_mounts, own_network, put_over, redirect, serve};
+use crate::support::namespaces::{
+    Internet, empty, own_mounts, own_network, put_over, redirect, serve,
+};
 use crate::support::service::Settings;
 
 /// Where the public internet is in these tests.
@@ -126,6 +128,15 @@ fn a_filtered_network_reaches_the_public_internet_and_nothing_else() {
     let expected = [PUBLIC, "10.1.2.3"].map(|address| address.parse().unwrap());
     assert_eq!(reached, BTreeSet::from(expected), "and what is an exception");
     assert_eq!(machine.reached(), Vec::<IpAddr>::new());
+}
+
+/// As in a container: the device is not there, but may be made.
+#[test]
+fn the_device_of_the_network_is_made_where_it_is_missing() {
+    own_mounts();
+    empty(Path::new("/dev/net"));
+    let (ok, said) = in_sandbox(&[], "ls /sys/class/net");
+    assert!(ok && said == "lo\ntap0\n", "{said}");
 }
 
 /// The machine's address in its network.
