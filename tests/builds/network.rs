@@ -104,11 +104,12 @@ fn a_filtered_network_reaches_the_public_internet_and_nothing_else() {
          ping -c 1 -W 1 10.1.2.3 > /dev/null 2>&1 && echo pinged\n"
     );
     let own = ["198.51.100.2", "203.0.113.2"];
-    for address in PRIVATE.iter().chain(&own) {
-        script.push_str(&format!(
+    let tries = PRIVATE.iter().chain(&own).map(|address| {
+        format!(
             "curl -s -m 2 http://{address}/; echo {address}: $?; curl -s -m 2 --interface 'if!tap0' http://{address}/\n"
-        ));
-    }
+        )
+    });
+    script.extend(tries);
     script.push_str(
         "curl -s -m 2 http://10.1.2.3:81/; curl -s -m 2 -g 'http://[fe80::1%25tap0]/'; echo end\n",
     );
