@@ -59,7 +59,9 @@ async fn the_disk_is_not_filled() {
         "RUN head -c 8000000000 /dev/zero > /big\n".to_owned(),
         "RUN exec 3> /big; rm /big; head -c 8000000000 /dev/zero >&3\n".to_owned(),
         "RUN --mount=type=cache,target=/c head -c 8000000000 /dev/zero > /c/big\n".to_owned(),
-        (0..6).map(|step| format!("RUN head -c 30000000 /dev/zero > /big{step}\n")).collect(),
+        [1, 2, 3, 4, 5, 6]
+            .map(|step| format!("RUN head -c 30000000 /dev/zero > /big{step}\n"))
+            .concat(),
     ];
     let mut jobs = Vec::new();
     for (number, rest) in cases.iter().enumerate() {
@@ -146,7 +148,7 @@ async fn a_hang_ends_when_its_time_is_over() {
     let began = Instant::now();
     let job = yard.service.run(body).await;
     assert_eq!(job["error"]["code"], "build_timed_out", "{job:#}");
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
     assert_eq!(processes("sleep 86481"), Vec::<String>::new());
     assert_eq!(yard.left(), Vec::<String>::new());
 }

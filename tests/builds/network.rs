@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::harness::Yard;
-use crate::support::namespaces::{Internet, own_mounts, own_network, put_over, redirect, serve};
+use crate::support::namespaces::{
+    Internet, empty, own_mounts, own_network, put_over, redirect, serve,
+};
 use crate::support::service::Settings;
 
 /// Where the public internet is in these tests.
@@ -102,11 +104,12 @@ fn a_filtered_network_reaches_the_public_internet_and_nothing_else() {
          ping -c 1 -W 1 10.1.2.3 > /dev/null 2>&1 && echo pinged\n"
     );
     let own = ["198.51.100.2", "203.0.113.2"];
-    for address in PRIVATE.iter().chain(&own) {
-        script.push_str(&format!(
+    let tries = PRIVATE.iter().chain(&own).map(|address| {
+        format!(
             "curl -s -m 2 http://{address}/; echo {address}: $?; curl -s -m 2 --interface 'if!tap0' http://{address}/\n"
-        ));
-    }
+        )
+    });
+    script.extend(tries);
     script.push_str(
         "curl -s -m 2 http://10.1.2.3:81/; curl -s -m 2 -g 'http://[fe80::1%25tap0]/'; echo end\n",
     );
@@ -126,6 +129,15 @@ fn a_filtered_network_reaches_the_public_internet_and_nothing_else() {
     let expected = [PUBLIC, "10.1.2.3"].map(|address| address.parse().unwrap());
     assert_eq!(reached, BTreeSet::from(expected), "and what is an exception");
     assert_eq!(machine.reached(), Vec::<IpAddr>::new());
+}
+
+/// As in a container: the device is not there, but may be made.
+#[test]
+fn the_device_of_the_network_is_made_where_it_is_missing() {
+    own_mounts();
+    empty(Path::new("/dev/net"));
+    let (ok, said) = in_sandbox(&[], "ls /sys/class/net");
+    assert!(ok && said == "lo\ntap0\n", "{said}");
 }
 
 /// The machine's address in its network.

@@ -22,6 +22,11 @@ pub(crate) fn put_over(file: &Path, place: &Path) {
     mount(Some(file), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
 }
 
+/// Shows an empty directory at the place of another.
+pub(crate) fn empty(place: &Path) {
+    mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+}
+
 /// This thread is on a network of its own from here on, on which only it is.
 pub(crate) fn own_network() {
     unshare(CloneFlags::CLONE_NEWNET).expect("builds are tested as root");

@@ -10,10 +10,12 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::build::network::NetworkException;
 use crate::build::{SandboxError, programs};
@@ -72,6 +74,7 @@ pub(super) fn enter(exceptions: &[NetworkException]) -> Result<FilteredNetwork, 
     let filter = program("nft", "nftables")?;
     let carrier = program("slirp4netns", "slirp4netns")?;
     let rules = rules(exceptions, &own_addresses()?);
+    make_device();
     let this = || File::open("/proc/thread-self/ns/net");
     let outside = this().map_err(SandboxError::of("open the network namespace"))?;
     unshare(CloneFlags::CLONE_NEWNET)
@@ -88,11 +91,24 @@ pub(super) fn enter(exceptions: &[NetworkException]) -> Result<FilteredNetwork, 
     carried
 }
 
-fn program(name: &str, package: &str) -> Result<std::path::PathBuf, SandboxError> {
+fn program(name: &str, package: &str) -> Result<PathBuf, SandboxError> {
     programs::find(name).ok_or_else(|| SandboxError {
         what: "make a filtered network".to_owned(),
         reason: format!("{name} is not installed (Debian package {package})"),
     })
+}
+
+/// The device through which packets come and go, where it is missing, as in most containers: theirs may make it. What
+/// is wrong if it can't be made, the carrier says.
+fn make_device() {
+    let path = Path::new("/dev/net/tun");
+    if path.exists() {
+        return;
+    }
+    let _ = std::fs::create_dir_all("/dev/net");
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    // Its number never changes (kernel documentation, "Universal TUN/TAP device driver").
+    let _ = mknod(path, SFlag::S_IFCHR, mode, makedev(10, 200));
 }
 
 /// The machine's own addresses: what listens there may be for the machine alone.
