@@ -694,6 +694,66 @@ func (e MigrateKind) Valid() bool {
 	}
 }
 
+// Defines values for NewBuild0SecretsAsBuildArgs.
+const (
+	NewBuild0SecretsAsBuildArgsFalse NewBuild0SecretsAsBuildArgs = false
+)
+
+// Valid indicates whether the value is a known member of the NewBuild0SecretsAsBuildArgs enum.
+func (e NewBuild0SecretsAsBuildArgs) Valid() bool {
+	switch e {
+	case NewBuild0SecretsAsBuildArgsFalse:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NewBuild1SecretsAsBuildArgs.
+const (
+	NewBuild1SecretsAsBuildArgsTrue NewBuild1SecretsAsBuildArgs = true
+)
+
+// Valid indicates whether the value is a known member of the NewBuild1SecretsAsBuildArgs enum.
+func (e NewBuild1SecretsAsBuildArgs) Valid() bool {
+	switch e {
+	case NewBuild1SecretsAsBuildArgsTrue:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NewBuild2SecretsAsBuildArgs.
+const (
+	NewBuild2SecretsAsBuildArgsFalse NewBuild2SecretsAsBuildArgs = false
+)
+
+// Valid indicates whether the value is a known member of the NewBuild2SecretsAsBuildArgs enum.
+func (e NewBuild2SecretsAsBuildArgs) Valid() bool {
+	switch e {
+	case NewBuild2SecretsAsBuildArgsFalse:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NewBuild3SecretsAsBuildArgs.
+const (
+	NewBuild3SecretsAsBuildArgsTrue NewBuild3SecretsAsBuildArgs = true
+)
+
+// Valid indicates whether the value is a known member of the NewBuild3SecretsAsBuildArgs enum.
+func (e NewBuild3SecretsAsBuildArgs) Valid() bool {
+	switch e {
+	case NewBuild3SecretsAsBuildArgsTrue:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for NewTokenBody0Role.
 const (
 	NewTokenBody0RoleAdmin NewTokenBody0Role = "admin"
@@ -1238,7 +1298,8 @@ type BuildReport struct {
 	Bases []BaseImage `json:"bases"`
 
 	// CachedSteps Steps whose layers were there already.
-	CachedSteps int `json:"cached_steps"`
+	CachedSteps int            `json:"cached_steps"`
+	Context     *ContextOrigin `json:"context,omitempty"`
 
 	// Reference Where the image is, by tag and digest; absent if it is in no registry, as one that was asked for
 	// as v1.
@@ -1287,6 +1348,12 @@ type BuildSpec struct {
 
 	// Context Digest of the context as it was sent; absent, it is empty.
 	Context *string `json:"context,omitempty"`
+
+	// ContextGit The commit of a git repository that is the context: `https://host/repository#reference:directory`.
+	ContextGit *string `json:"context_git,omitempty"`
+
+	// ContextObject Name of an object in the workspace's bucket that is the context.
+	ContextObject *string `json:"context_object,omitempty"`
 
 	// Dockerfile The Dockerfile's text; absent, it is in the context.
 	Dockerfile *string `json:"dockerfile,omitempty"`
@@ -1367,6 +1434,21 @@ type Comparison struct {
 
 	// V2 Of v2.
 	V2 Distribution `json:"v2"`
+}
+
+// ContextOrigin What a context was, pinned.
+type ContextOrigin struct {
+	// Commit The commit that it was then.
+	Commit *string `json:"commit,omitempty"`
+
+	// Digest Of the archive's bytes.
+	Digest string `json:"digest"`
+
+	// Git The repository, the reference and the directory that were asked for.
+	Git *string `json:"git,omitempty"`
+
+	// Object The object of the workspace's bucket that it was.
+	Object *string `json:"object,omitempty"`
 }
 
 // CredentialText defines model for CredentialText.
@@ -1461,7 +1543,7 @@ type Distribution struct {
 
 // DockerfileOptions A Dockerfile is built.
 type DockerfileOptions struct {
-	// BuildContext Digest of a context that was sent to `/v1/contexts`
+	// BuildContext Digest of a context that was sent to `/v1/contexts`, or the id of an object in the workspace's storage
 	BuildContext *string `json:"build_context,omitempty"`
 
 	// BuildSecrets `NAME=value`
@@ -2309,6 +2391,12 @@ type JobSpec2 struct {
 	// Context Digest of the context as it was sent; absent, it is empty.
 	Context *string `json:"context,omitempty"`
 
+	// ContextGit The commit of a git repository that is the context: `https://host/repository#reference:directory`.
+	ContextGit *string `json:"context_git,omitempty"`
+
+	// ContextObject Name of an object in the workspace's bucket that is the context.
+	ContextObject *string `json:"context_object,omitempty"`
+
 	// Dockerfile The Dockerfile's text; absent, it is in the context.
 	Dockerfile *string `json:"dockerfile,omitempty"`
 
@@ -2522,9 +2610,141 @@ type Migration struct {
 	To int32 `json:"to"`
 }
 
-// NewBuild A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a
-// context, `source` is indexed where it is, as by a pull.
+// NewBuild A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a context, `source` is indexed where it is, as by a pull.
+//
+// Examples: {"build_args":{"VERSION":"1.2"},"dockerfile":"FROM docker.io/library/alpine:3.20\nRUN apk add curl\n","image_id":"961eaef6668e480f","kind":"build","timeout":1800}
 type NewBuild struct {
+	union json.RawMessage
+}
+
+// NewBuild0 The fields of all builds.
+type NewBuild0 struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32      `json:"clip_version,omitempty"`
+	Context     *NewContext `json:"context,omitempty"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
+
+	// Dockerfile The Dockerfile's text.
+	Dockerfile     string `json:"dockerfile"`
+	DockerfilePath any    `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs *NewBuild0SecretsAsBuildArgs `json:"secrets_as_build_args,omitempty"`
+	Source             any                          `json:"source,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewBuild0SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+type NewBuild0SecretsAsBuildArgs bool
+
+// NewBuild1 The fields of all builds.
+type NewBuild1 struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32      `json:"clip_version,omitempty"`
+	Context     *NewContext `json:"context,omitempty"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
+
+	// Dockerfile The Dockerfile's text.
+	Dockerfile     string `json:"dockerfile"`
+	DockerfilePath any    `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs NewBuild1SecretsAsBuildArgs `json:"secrets_as_build_args"`
+	Source             any                         `json:"source,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewBuild1SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+type NewBuild1SecretsAsBuildArgs bool
+
+// NewBuild2 The fields of all builds.
+type NewBuild2 struct {
 	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
 	BuildArgs                *map[string]string `json:"build_args,omitempty"`
 	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
@@ -2533,14 +2753,12 @@ type NewBuild struct {
 	// not pushed.
 	ClipVersion *int32 `json:"clip_version,omitempty"`
 
-	// Context Digest of a context that was sent to `/v1/contexts`; an empty one when absent.
-	Context *string `json:"context,omitempty"`
+	// Context Where a build's context is.
+	Context NewContext `json:"context"`
 
 	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
 	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
-
-	// Dockerfile The Dockerfile's text.
-	Dockerfile *string `json:"dockerfile,omitempty"`
+	Dockerfile  any                        `json:"dockerfile,omitempty"`
 
 	// DockerfilePath Where in the context the Dockerfile is; `Dockerfile` when absent.
 	DockerfilePath *string `json:"dockerfile_path,omitempty"`
@@ -2576,10 +2794,8 @@ type NewBuild struct {
 	Secrets *map[string]string `json:"secrets,omitempty"`
 
 	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
-	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
-
-	// Source Image that is indexed if there is neither a Dockerfile nor a context.
-	Source *string `json:"source,omitempty"`
+	SecretsAsBuildArgs *NewBuild2SecretsAsBuildArgs `json:"secrets_as_build_args,omitempty"`
+	Source             any                          `json:"source,omitempty"`
 
 	// Target The stage to build; the last one when absent.
 	Target *string `json:"target,omitempty"`
@@ -2587,6 +2803,157 @@ type NewBuild struct {
 	// Timeout Seconds that the builder may take.
 	Timeout *int64      `json:"timeout,omitempty"`
 	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewBuild2SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+type NewBuild2SecretsAsBuildArgs bool
+
+// NewBuild3 The fields of all builds.
+type NewBuild3 struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32 `json:"clip_version,omitempty"`
+
+	// Context Where a build's context is.
+	Context NewContext `json:"context"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
+	Dockerfile  any                        `json:"dockerfile,omitempty"`
+
+	// DockerfilePath Where in the context the Dockerfile is; `Dockerfile` when absent.
+	DockerfilePath *string `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs NewBuild3SecretsAsBuildArgs `json:"secrets_as_build_args"`
+	Source             any                         `json:"source,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewBuild3SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+type NewBuild3SecretsAsBuildArgs bool
+
+// NewBuild4 The fields of all builds.
+type NewBuild4 struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32 `json:"clip_version,omitempty"`
+	Context     any    `json:"context,omitempty"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials    *map[string]CredentialText `json:"credentials,omitempty"`
+	Dockerfile     any                        `json:"dockerfile,omitempty"`
+	DockerfilePath any                        `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
+
+	// Source Image reference, such as `docker.io/library/alpine:3.20` or `host:5000/app@sha256:...`.
+	Source string `json:"source"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewContext Where a build's context is.
+type NewContext struct {
+	union json.RawMessage
+}
+
+// NewContext0 Digest of a context that was sent to `/v1/contexts`
+type NewContext0 = string
+
+// NewContext1 defines model for NewContext.1.
+type NewContext1 struct {
+	// Object Name of an object in the workspace's storage: a zip or a tar
+	Object string `json:"object"`
+}
+
+// NewContext2 defines model for NewContext.2.
+type NewContext2 struct {
+	// Credentials `user:password`. Kept encrypted until the job is final
+	Credentials *string `json:"credentials,omitempty"`
+
+	// Git `https://host/repository`, and behind it `#branch-tag-or-commit:directory` if it is not all of what is there
+	Git string `json:"git"`
 }
 
 // NewJob A job to be done.
@@ -2678,6 +3045,24 @@ type NewRolloutBody struct {
 
 	// Workspaces Only these workspaces; all when absent.
 	Workspaces *[]WorkspaceId `json:"workspaces,omitempty"`
+}
+
+// NewStorageBody A bucket, and what opens it.
+type NewStorageBody struct {
+	// AccessKey Names the key.
+	AccessKey string `json:"access_key"`
+
+	// Bucket The bucket's name.
+	Bucket string `json:"bucket"`
+
+	// Endpoint Base address of a server that is not AWS: the bucket is in the path there.
+	Endpoint *string `json:"endpoint,omitempty"`
+
+	// Region Its region; `us-east-1` when absent.
+	Region *string `json:"region,omitempty"`
+
+	// SecretKey The secret key. Kept encrypted, never shown.
+	SecretKey *string `json:"secret_key,omitempty"`
 }
 
 // NewTokenBody A token to be made.
@@ -2874,7 +3259,8 @@ type Readiness struct {
 	// Status Examples: ok
 	Status string `json:"status"`
 
-	// UnknownKeys Keys that waiting jobs need and this process doesn't have: it leaves those jobs to others.
+	// UnknownKeys Keys that waiting jobs or storages of workspaces need and this process doesn't have: it leaves those jobs
+	// to others.
 	UnknownKeys *[]UnknownKey `json:"unknown_keys,omitempty"`
 }
 
@@ -3081,6 +3467,27 @@ type StepNumber struct {
 
 // Sticky What always gets the same version.
 type Sticky string
+
+// Storage A workspace's bucket, without what opens it.
+type Storage struct {
+	// AccessKey Names the key; the secret one is never shown.
+	AccessKey string `json:"access_key"`
+
+	// Bucket The bucket's name.
+	Bucket string `json:"bucket"`
+
+	// CreatedAt When the workspace got one first.
+	CreatedAt time.Time `json:"created_at"`
+
+	// Endpoint Base address of a server that is not AWS.
+	Endpoint *string `json:"endpoint,omitempty"`
+
+	// Region Its region.
+	Region string `json:"region"`
+
+	// UpdatedAt When it was changed last.
+	UpdatedAt time.Time `json:"updated_at"`
+}
 
 // Stream Where a line comes from.
 type Stream string
@@ -3291,6 +3698,9 @@ type UnknownKey struct {
 
 	// KeyId Names the key, and tells nothing about it.
 	KeyId string `json:"key_id"`
+
+	// Storages How many workspaces have a storage whose secret is sealed with it.
+	Storages int64 `json:"storages"`
 }
 
 // Verdict What is known of an image that might be built.
@@ -3848,6 +4258,24 @@ type ChangeWorkspaceParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
+// RemoveStorageParams defines parameters for RemoveStorage.
+type RemoveStorageParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// GetStorageParams defines parameters for GetStorage.
+type GetStorageParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// SetStorageParams defines parameters for SetStorage.
+type SetStorageParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
 // SubmitBuildJSONRequestBody defines body for SubmitBuild for application/json ContentType.
 type SubmitBuildJSONRequestBody = BuildRequest
 
@@ -3883,6 +4311,9 @@ type CreateWorkspaceJSONRequestBody = NewWorkspace
 
 // ChangeWorkspaceJSONRequestBody defines body for ChangeWorkspace for application/json ContentType.
 type ChangeWorkspaceJSONRequestBody = WorkspaceChanges
+
+// SetStorageJSONRequestBody defines body for SetStorage for application/json ContentType.
+type SetStorageJSONRequestBody = NewStorageBody
 
 // AsIndexOptions returns the union data inside the BuildOptions as a IndexOptions
 func (t BuildOptions) AsIndexOptions() (IndexOptions, error) {
@@ -4849,6 +5280,234 @@ func (t *JobSpec) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// AsNewBuild0 returns the union data inside the NewBuild as a NewBuild0
+func (t NewBuild) AsNewBuild0() (NewBuild0, error) {
+	var body NewBuild0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild0 overwrites any union data inside the NewBuild as the provided NewBuild0
+func (t *NewBuild) FromNewBuild0(v NewBuild0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild0 performs a merge with any union data inside the NewBuild, using the provided NewBuild0
+func (t *NewBuild) MergeNewBuild0(v NewBuild0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewBuild1 returns the union data inside the NewBuild as a NewBuild1
+func (t NewBuild) AsNewBuild1() (NewBuild1, error) {
+	var body NewBuild1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild1 overwrites any union data inside the NewBuild as the provided NewBuild1
+func (t *NewBuild) FromNewBuild1(v NewBuild1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild1 performs a merge with any union data inside the NewBuild, using the provided NewBuild1
+func (t *NewBuild) MergeNewBuild1(v NewBuild1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewBuild2 returns the union data inside the NewBuild as a NewBuild2
+func (t NewBuild) AsNewBuild2() (NewBuild2, error) {
+	var body NewBuild2
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild2 overwrites any union data inside the NewBuild as the provided NewBuild2
+func (t *NewBuild) FromNewBuild2(v NewBuild2) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild2 performs a merge with any union data inside the NewBuild, using the provided NewBuild2
+func (t *NewBuild) MergeNewBuild2(v NewBuild2) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewBuild3 returns the union data inside the NewBuild as a NewBuild3
+func (t NewBuild) AsNewBuild3() (NewBuild3, error) {
+	var body NewBuild3
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild3 overwrites any union data inside the NewBuild as the provided NewBuild3
+func (t *NewBuild) FromNewBuild3(v NewBuild3) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild3 performs a merge with any union data inside the NewBuild, using the provided NewBuild3
+func (t *NewBuild) MergeNewBuild3(v NewBuild3) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewBuild4 returns the union data inside the NewBuild as a NewBuild4
+func (t NewBuild) AsNewBuild4() (NewBuild4, error) {
+	var body NewBuild4
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild4 overwrites any union data inside the NewBuild as the provided NewBuild4
+func (t *NewBuild) FromNewBuild4(v NewBuild4) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild4 performs a merge with any union data inside the NewBuild, using the provided NewBuild4
+func (t *NewBuild) MergeNewBuild4(v NewBuild4) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t NewBuild) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *NewBuild) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
+
+// AsNewContext0 returns the union data inside the NewContext as a NewContext0
+func (t NewContext) AsNewContext0() (NewContext0, error) {
+	var body NewContext0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewContext0 overwrites any union data inside the NewContext as the provided NewContext0
+func (t *NewContext) FromNewContext0(v NewContext0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewContext0 performs a merge with any union data inside the NewContext, using the provided NewContext0
+func (t *NewContext) MergeNewContext0(v NewContext0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewContext1 returns the union data inside the NewContext as a NewContext1
+func (t NewContext) AsNewContext1() (NewContext1, error) {
+	var body NewContext1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewContext1 overwrites any union data inside the NewContext as the provided NewContext1
+func (t *NewContext) FromNewContext1(v NewContext1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewContext1 performs a merge with any union data inside the NewContext, using the provided NewContext1
+func (t *NewContext) MergeNewContext1(v NewContext1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewContext2 returns the union data inside the NewContext as a NewContext2
+func (t NewContext) AsNewContext2() (NewContext2, error) {
+	var body NewContext2
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewContext2 overwrites any union data inside the NewContext as the provided NewContext2
+func (t *NewContext) FromNewContext2(v NewContext2) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewContext2 performs a merge with any union data inside the NewContext, using the provided NewContext2
+func (t *NewContext) MergeNewContext2(v NewContext2) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t NewContext) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *NewContext) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
+
 // AsNewPull returns the union data inside the NewJob as a NewPull
 func (t NewJob) AsNewPull() (NewPull, error) {
 	var body NewPull
@@ -5182,8 +5841,8 @@ type ClientInterface interface {
 	// SubmitBuildWithBody Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+	// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -5195,8 +5854,8 @@ type ClientInterface interface {
 	// SubmitBuild Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+	// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -5276,7 +5935,8 @@ type ClientInterface interface {
 	// SendContextWithBody Sends a context
 	//
 	// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-	// bytes, for some days after its last use: ask whether it is there before you send it again.
+	// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+	// used for longest make room for it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -5650,6 +6310,38 @@ type ClientInterface interface {
 	//
 	// Corresponds with PATCH /v1/workspaces/{id} (the `ChangeWorkspace` operationId).
 	ChangeWorkspace(ctx context.Context, id WorkspaceId, params *ChangeWorkspaceParams, body ChangeWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveStorage Forgets the bucket of a workspace
+	//
+	// What is in it stays there.
+	//
+	// Corresponds with DELETE /v1/workspaces/{id}/storage (the `RemoveStorage` operationId).
+	RemoveStorage(ctx context.Context, id WorkspaceId, params *RemoveStorageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetStorage Shows the bucket of a workspace
+	//
+	// Its secret key is never shown.
+	//
+	// Corresponds with GET /v1/workspaces/{id}/storage (the `GetStorage` operationId).
+	GetStorage(ctx context.Context, id WorkspaceId, params *GetStorageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetStorageWithBody Gives a workspace a bucket
+	//
+	// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+	SetStorageWithBody(ctx context.Context, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetStorage Gives a workspace a bucket
+	//
+	// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+	SetStorage(ctx context.Context, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // Healthz Says that the process is up
@@ -5736,8 +6428,8 @@ func (c *Client) ListAuditEvents(ctx context.Context, params *ListAuditEventsPar
 // SubmitBuildWithBody Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -5759,8 +6451,8 @@ func (c *Client) SubmitBuildWithBody(ctx context.Context, params *SubmitBuildPar
 // SubmitBuild Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -5920,7 +6612,8 @@ func (c *Client) SubmitJobs(ctx context.Context, params *SubmitJobsParams, body 
 // SendContextWithBody Sends a context
 //
 // A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-// bytes, for some days after its last use: ask whether it is there before you send it again.
+// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+// used for longest make room for it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -6725,6 +7418,78 @@ func (c *Client) ChangeWorkspaceWithBody(ctx context.Context, id WorkspaceId, pa
 // Corresponds with PATCH /v1/workspaces/{id} (the `ChangeWorkspace` operationId).
 func (c *Client) ChangeWorkspace(ctx context.Context, id WorkspaceId, params *ChangeWorkspaceParams, body ChangeWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewChangeWorkspaceRequest(c.Server, id, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveStorage Forgets the bucket of a workspace
+//
+// What is in it stays there.
+//
+// Corresponds with DELETE /v1/workspaces/{id}/storage (the `RemoveStorage` operationId).
+func (c *Client) RemoveStorage(ctx context.Context, id WorkspaceId, params *RemoveStorageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveStorageRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetStorage Shows the bucket of a workspace
+//
+// Its secret key is never shown.
+//
+// Corresponds with GET /v1/workspaces/{id}/storage (the `GetStorage` operationId).
+func (c *Client) GetStorage(ctx context.Context, id WorkspaceId, params *GetStorageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetStorageRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetStorageWithBody Gives a workspace a bucket
+//
+// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+func (c *Client) SetStorageWithBody(ctx context.Context, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetStorageRequestWithBody(c.Server, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetStorage Gives a workspace a bucket
+//
+// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+func (c *Client) SetStorage(ctx context.Context, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetStorageRequest(c.Server, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -9795,6 +10560,166 @@ func NewChangeWorkspaceRequestWithBody(server string, id WorkspaceId, params *Ch
 	return req, nil
 }
 
+// NewRemoveStorageRequest constructs an http.Request for the RemoveStorage method
+func NewRemoveStorageRequest(server string, id WorkspaceId, params *RemoveStorageParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/storage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetStorageRequest constructs an http.Request for the GetStorage method
+func NewGetStorageRequest(server string, id WorkspaceId, params *GetStorageParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/storage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewSetStorageRequest calls the generic SetStorage builder with application/json body
+func NewSetStorageRequest(server string, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSetStorageRequestWithBody(server, id, params, "application/json", bodyReader)
+}
+
+// NewSetStorageRequestWithBody constructs an http.Request for the SetStorage method, with any body, and a specified content type
+func NewSetStorageRequestWithBody(server string, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/storage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -9883,8 +10808,8 @@ type ClientWithResponsesInterface interface {
 	// SubmitBuildWithBodyWithResponse Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+	// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -9896,8 +10821,8 @@ type ClientWithResponsesInterface interface {
 	// SubmitBuildWithResponse Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+	// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -9983,7 +10908,8 @@ type ClientWithResponsesInterface interface {
 	// SendContextWithBodyWithResponse Sends a context
 	//
 	// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-	// bytes, for some days after its last use: ask whether it is there before you send it again.
+	// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+	// used for longest make room for it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -10407,6 +11333,42 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PATCH /v1/workspaces/{id} (the `ChangeWorkspace` operationId).
 	ChangeWorkspaceWithResponse(ctx context.Context, id WorkspaceId, params *ChangeWorkspaceParams, body ChangeWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*ChangeWorkspaceResponse, error)
+
+	// RemoveStorageWithResponse Forgets the bucket of a workspace
+	//
+	// What is in it stays there.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/workspaces/{id}/storage (the `RemoveStorage` operationId).
+	RemoveStorageWithResponse(ctx context.Context, id WorkspaceId, params *RemoveStorageParams, reqEditors ...RequestEditorFn) (*RemoveStorageResponse, error)
+
+	// GetStorageWithResponse Shows the bucket of a workspace
+	//
+	// Its secret key is never shown.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/workspaces/{id}/storage (the `GetStorage` operationId).
+	GetStorageWithResponse(ctx context.Context, id WorkspaceId, params *GetStorageParams, reqEditors ...RequestEditorFn) (*GetStorageResponse, error)
+
+	// SetStorageWithBodyWithResponse Gives a workspace a bucket
+	//
+	// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+	SetStorageWithBodyWithResponse(ctx context.Context, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetStorageResponse, error)
+
+	// SetStorageWithResponse Gives a workspace a bucket
+	//
+	// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+	SetStorageWithResponse(ctx context.Context, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody, reqEditors ...RequestEditorFn) (*SetStorageResponse, error)
 }
 
 type HealthzResponse struct {
@@ -10772,8 +11734,6 @@ type SubmitBuildResponse struct {
 	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
-	// ApplicationproblemJSON501 the response for an HTTP 501 `application/problem+json` response
-	ApplicationproblemJSON501 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
 	ApplicationproblemJSON503 *Problem
 	// Headers200 the parsed response headers for an HTTP 200 response
@@ -10845,11 +11805,6 @@ func (r SubmitBuildResponse) GetApplicationproblemJSON429() *Problem {
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
 func (r SubmitBuildResponse) GetApplicationproblemJSON500() *Problem {
 	return r.ApplicationproblemJSON500
-}
-
-// GetApplicationproblemJSON501 returns the response for an HTTP 501 `application/problem+json` response
-func (r SubmitBuildResponse) GetApplicationproblemJSON501() *Problem {
-	return r.ApplicationproblemJSON501
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
@@ -14871,6 +15826,297 @@ func (r ChangeWorkspaceResponse) ContentType() string {
 	return ""
 }
 
+type RemoveStorageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveStorageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveStorageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveStorageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveStorageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetStorageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Storage
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetStorageResponse) GetJSON200() *Storage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetStorageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetStorageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetStorageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetStorageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SetStorageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Storage
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
+	ApplicationproblemJSON408 *Problem
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *Problem
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetStorageResponse) GetJSON200() *Storage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON408() *Problem {
+	return r.ApplicationproblemJSON408
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON413() *Problem {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON415() *Problem {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r SetStorageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetStorageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetStorageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetStorageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // HealthzWithResponse Says that the process is up
 //
 // Returns a wrapper object for the known response body format(s).
@@ -14945,8 +16191,8 @@ func (c *ClientWithResponses) ListAuditEventsWithResponse(ctx context.Context, p
 // SubmitBuildWithBodyWithResponse Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -14964,8 +16210,8 @@ func (c *ClientWithResponses) SubmitBuildWithBodyWithResponse(ctx context.Contex
 // SubmitBuildWithResponse Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -15099,7 +16345,8 @@ func (c *ClientWithResponses) SubmitJobsWithResponse(ctx context.Context, params
 // SendContextWithBodyWithResponse Sends a context
 //
 // A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-// bytes, for some days after its last use: ask whether it is there before you send it again.
+// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+// used for longest make room for it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -15788,6 +17035,66 @@ func (c *ClientWithResponses) ChangeWorkspaceWithResponse(ctx context.Context, i
 	return ParseChangeWorkspaceResponse(rsp)
 }
 
+// RemoveStorageWithResponse Forgets the bucket of a workspace
+//
+// What is in it stays there.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/workspaces/{id}/storage (the `RemoveStorage` operationId).
+func (c *ClientWithResponses) RemoveStorageWithResponse(ctx context.Context, id WorkspaceId, params *RemoveStorageParams, reqEditors ...RequestEditorFn) (*RemoveStorageResponse, error) {
+	rsp, err := c.RemoveStorage(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveStorageResponse(rsp)
+}
+
+// GetStorageWithResponse Shows the bucket of a workspace
+//
+// Its secret key is never shown.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/workspaces/{id}/storage (the `GetStorage` operationId).
+func (c *ClientWithResponses) GetStorageWithResponse(ctx context.Context, id WorkspaceId, params *GetStorageParams, reqEditors ...RequestEditorFn) (*GetStorageResponse, error) {
+	rsp, err := c.GetStorage(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetStorageResponse(rsp)
+}
+
+// SetStorageWithBodyWithResponse Gives a workspace a bucket
+//
+// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+func (c *ClientWithResponses) SetStorageWithBodyWithResponse(ctx context.Context, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetStorageResponse, error) {
+	rsp, err := c.SetStorageWithBody(ctx, id, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetStorageResponse(rsp)
+}
+
+// SetStorageWithResponse Gives a workspace a bucket
+//
+// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+func (c *ClientWithResponses) SetStorageWithResponse(ctx context.Context, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody, reqEditors ...RequestEditorFn) (*SetStorageResponse, error) {
+	rsp, err := c.SetStorage(ctx, id, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetStorageResponse(rsp)
+}
+
 // ParseHealthzResponse parses an HTTP response from a HealthzWithResponse call
 func ParseHealthzResponse(rsp *http.Response) (*HealthzResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -16141,13 +17448,6 @@ func ParseSubmitBuildResponse(rsp *http.Response) (*SubmitBuildResponse, error) 
 			return nil, err
 		}
 		response.ApplicationproblemJSON500 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 501:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON501 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
 		var dest Problem
@@ -19530,6 +20830,255 @@ func ParseChangeWorkspaceResponse(rsp *http.Response) (*ChangeWorkspaceResponse,
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Workspace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 408:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON408 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveStorageResponse parses an HTTP response from a RemoveStorageWithResponse call
+func ParseRemoveStorageResponse(rsp *http.Response) (*RemoveStorageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveStorageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetStorageResponse parses an HTTP response from a GetStorageWithResponse call
+func ParseGetStorageResponse(rsp *http.Response) (*GetStorageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetStorageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Storage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSetStorageResponse parses an HTTP response from a SetStorageWithResponse call
+func ParseSetStorageResponse(rsp *http.Response) (*SetStorageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetStorageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Storage
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
