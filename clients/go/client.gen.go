@@ -282,16 +282,16 @@ func (e EventKind12Event) Valid() bool {
 
 // Defines values for Fallback.
 const (
-	FallbackNone Fallback = "none"
-	FallbackV1   Fallback = "v1"
+	None Fallback = "none"
+	V1   Fallback = "v1"
 )
 
 // Valid indicates whether the value is a known member of the Fallback enum.
 func (e Fallback) Valid() bool {
 	switch e {
-	case FallbackNone:
+	case None:
 		return true
-	case FallbackV1:
+	case V1:
 		return true
 	default:
 		return false
@@ -694,21 +694,60 @@ func (e MigrateKind) Valid() bool {
 	}
 }
 
-// Defines values for Network.
+// Defines values for NewBuild0SecretsAsBuildArgs.
 const (
-	NetworkFiltered Network = "filtered"
-	NetworkHost     Network = "host"
-	NetworkNone     Network = "none"
+	NewBuild0SecretsAsBuildArgsFalse NewBuild0SecretsAsBuildArgs = false
 )
 
-// Valid indicates whether the value is a known member of the Network enum.
-func (e Network) Valid() bool {
+// Valid indicates whether the value is a known member of the NewBuild0SecretsAsBuildArgs enum.
+func (e NewBuild0SecretsAsBuildArgs) Valid() bool {
 	switch e {
-	case NetworkFiltered:
+	case NewBuild0SecretsAsBuildArgsFalse:
 		return true
-	case NetworkHost:
+	default:
+		return false
+	}
+}
+
+// Defines values for NewBuild1SecretsAsBuildArgs.
+const (
+	NewBuild1SecretsAsBuildArgsTrue NewBuild1SecretsAsBuildArgs = true
+)
+
+// Valid indicates whether the value is a known member of the NewBuild1SecretsAsBuildArgs enum.
+func (e NewBuild1SecretsAsBuildArgs) Valid() bool {
+	switch e {
+	case NewBuild1SecretsAsBuildArgsTrue:
 		return true
-	case NetworkNone:
+	default:
+		return false
+	}
+}
+
+// Defines values for NewBuild2SecretsAsBuildArgs.
+const (
+	NewBuild2SecretsAsBuildArgsFalse NewBuild2SecretsAsBuildArgs = false
+)
+
+// Valid indicates whether the value is a known member of the NewBuild2SecretsAsBuildArgs enum.
+func (e NewBuild2SecretsAsBuildArgs) Valid() bool {
+	switch e {
+	case NewBuild2SecretsAsBuildArgsFalse:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for NewBuild3SecretsAsBuildArgs.
+const (
+	NewBuild3SecretsAsBuildArgsTrue NewBuild3SecretsAsBuildArgs = true
+)
+
+// Valid indicates whether the value is a known member of the NewBuild3SecretsAsBuildArgs enum.
+func (e NewBuild3SecretsAsBuildArgs) Valid() bool {
+	switch e {
+	case NewBuild3SecretsAsBuildArgsTrue:
 		return true
 	default:
 		return false
@@ -1204,7 +1243,7 @@ type BackendVersion struct {
 	Version string `json:"version"`
 }
 
-// BaseImage An image that a build begins with, as it is told.
+// BaseImage An image that a build began with.
 type BaseImage struct {
 	// Cached Whether it was in the workspace's storage.
 	Cached bool `json:"cached"`
@@ -1243,18 +1282,6 @@ type Build struct {
 	Success bool `json:"success"`
 }
 
-// BuildDefinition What was asked for, and what it was made from.
-type BuildDefinition struct {
-	// BuildType `urn:clipwright:build:v1`.
-	BuildType string `json:"buildType"`
-
-	// ExternalParameters What the job says.
-	ExternalParameters ExternalParameters `json:"externalParameters"`
-
-	// ResolvedDependencies The Dockerfile, the context and the base images.
-	ResolvedDependencies []ProvenanceResource `json:"resolvedDependencies"`
-}
-
 // BuildKind The kind of a build.
 type BuildKind string
 
@@ -1271,13 +1298,12 @@ type BuildReport struct {
 	Bases []BaseImage `json:"bases"`
 
 	// CachedSteps Steps whose layers were there already.
-	CachedSteps int      `json:"cached_steps"`
-	Network     *Network `json:"network,omitempty"`
+	CachedSteps int            `json:"cached_steps"`
+	Context     *ContextOrigin `json:"context,omitempty"`
 
 	// Reference Where the image is, by tag and digest; absent if it is in no registry, as one that was asked for
 	// as v1.
-	Reference *string   `json:"reference,omitempty"`
-	Run       *BuildRun `json:"run,omitempty"`
+	Reference *string `json:"reference,omitempty"`
 
 	// Steps What was done, in order.
 	Steps []BuildStep `json:"steps"`
@@ -1311,21 +1337,6 @@ type BuildRequest struct {
 	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
 }
 
-// BuildRun What was built from, by whom and when.
-type BuildRun struct {
-	// Dockerfile Digest of the Dockerfile's text.
-	Dockerfile string `json:"dockerfile"`
-
-	// FinishedAt When the image was built.
-	FinishedAt time.Time `json:"finished_at"`
-
-	// ServiceVersion Version of the service.
-	ServiceVersion string `json:"service_version"`
-
-	// StartedAt When the build began.
-	StartedAt time.Time `json:"started_at"`
-}
-
 // BuildSpec A build: the image goes to the build registry under the image id, and the archive points there.
 // Secrets travel beside it; their ids alone are here.
 type BuildSpec struct {
@@ -1337,6 +1348,12 @@ type BuildSpec struct {
 
 	// Context Digest of the context as it was sent; absent, it is empty.
 	Context *string `json:"context,omitempty"`
+
+	// ContextGit The commit of a git repository that is the context: `https://host/repository#reference:directory`.
+	ContextGit *string `json:"context_git,omitempty"`
+
+	// ContextObject Name of an object in the workspace's bucket that is the context.
+	ContextObject *string `json:"context_object,omitempty"`
 
 	// Dockerfile The Dockerfile's text; absent, it is in the context.
 	Dockerfile *string `json:"dockerfile,omitempty"`
@@ -1417,6 +1434,21 @@ type Comparison struct {
 
 	// V2 Of v2.
 	V2 Distribution `json:"v2"`
+}
+
+// ContextOrigin What a context was, pinned.
+type ContextOrigin struct {
+	// Commit The commit that it was then.
+	Commit *string `json:"commit,omitempty"`
+
+	// Digest Of the archive's bytes.
+	Digest string `json:"digest"`
+
+	// Git The repository, the reference and the directory that were asked for.
+	Git *string `json:"git,omitempty"`
+
+	// Object The object of the workspace's bucket that it was.
+	Object *string `json:"object,omitempty"`
 }
 
 // CredentialText defines model for CredentialText.
@@ -1511,7 +1543,7 @@ type Distribution struct {
 
 // DockerfileOptions A Dockerfile is built.
 type DockerfileOptions struct {
-	// BuildContext Digest of a context that was sent to `/v1/contexts`
+	// BuildContext Digest of a context that was sent to `/v1/contexts`, or the id of an object in the workspace's storage
 	BuildContext *string `json:"build_context,omitempty"`
 
 	// BuildSecrets `NAME=value`
@@ -1738,33 +1770,6 @@ type EventKind12 struct {
 
 // EventKind12Event defines model for EventKind.12.Event.
 type EventKind12Event string
-
-// ExternalParameters What the job says.
-type ExternalParameters struct {
-	// BuildArgs Values of `ARG`s.
-	BuildArgs map[string]string `json:"buildArgs"`
-
-	// DockerfilePath Where in the context the Dockerfile is; absent if the job brought its text.
-	DockerfilePath *string `json:"dockerfilePath,omitempty"`
-
-	// Labels Labels that the image got.
-	Labels map[string]string `json:"labels"`
-
-	// NoCache Whether no layers of earlier builds were used.
-	NoCache bool `json:"noCache"`
-
-	// Platform `os/architecture[/variant]`.
-	Platform string `json:"platform"`
-
-	// SecretIds Ids of the secrets.
-	SecretIds []string `json:"secretIds"`
-
-	// SecretsAsBuildArgs Whether secrets were offered as `ARG`s too.
-	SecretsAsBuildArgs bool `json:"secretsAsBuildArgs"`
-
-	// Target The stage that was built; the last one when absent.
-	Target *string `json:"target,omitempty"`
-}
 
 // Fallback What to do when an image can't be served as v2.
 type Fallback string
@@ -2386,6 +2391,12 @@ type JobSpec2 struct {
 	// Context Digest of the context as it was sent; absent, it is empty.
 	Context *string `json:"context,omitempty"`
 
+	// ContextGit The commit of a git repository that is the context: `https://host/repository#reference:directory`.
+	ContextGit *string `json:"context_git,omitempty"`
+
+	// ContextObject Name of an object in the workspace's bucket that is the context.
+	ContextObject *string `json:"context_object,omitempty"`
+
 	// Dockerfile The Dockerfile's text; absent, it is in the context.
 	Dockerfile *string `json:"dockerfile,omitempty"`
 
@@ -2599,12 +2610,141 @@ type Migration struct {
 	To int32 `json:"to"`
 }
 
-// Network Which network there is while an image is built, for `RUN` and `ADD` alike.
-type Network string
-
-// NewBuild A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a
-// context, `source` is indexed where it is, as by a pull.
+// NewBuild A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a context, `source` is indexed where it is, as by a pull.
+//
+// Examples: {"build_args":{"VERSION":"1.2"},"dockerfile":"FROM docker.io/library/alpine:3.20\nRUN apk add curl\n","image_id":"961eaef6668e480f","kind":"build","timeout":1800}
 type NewBuild struct {
+	union json.RawMessage
+}
+
+// NewBuild0 The fields of all builds.
+type NewBuild0 struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32      `json:"clip_version,omitempty"`
+	Context     *NewContext `json:"context,omitempty"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
+
+	// Dockerfile The Dockerfile's text.
+	Dockerfile     string `json:"dockerfile"`
+	DockerfilePath any    `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs *NewBuild0SecretsAsBuildArgs `json:"secrets_as_build_args,omitempty"`
+	Source             any                          `json:"source,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewBuild0SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+type NewBuild0SecretsAsBuildArgs bool
+
+// NewBuild1 The fields of all builds.
+type NewBuild1 struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32      `json:"clip_version,omitempty"`
+	Context     *NewContext `json:"context,omitempty"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
+
+	// Dockerfile The Dockerfile's text.
+	Dockerfile     string `json:"dockerfile"`
+	DockerfilePath any    `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs NewBuild1SecretsAsBuildArgs `json:"secrets_as_build_args"`
+	Source             any                         `json:"source,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewBuild1SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+type NewBuild1SecretsAsBuildArgs bool
+
+// NewBuild2 The fields of all builds.
+type NewBuild2 struct {
 	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
 	BuildArgs                *map[string]string `json:"build_args,omitempty"`
 	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
@@ -2613,14 +2753,12 @@ type NewBuild struct {
 	// not pushed.
 	ClipVersion *int32 `json:"clip_version,omitempty"`
 
-	// Context Digest of a context that was sent to `/v1/contexts`; an empty one when absent.
-	Context *string `json:"context,omitempty"`
+	// Context Where a build's context is.
+	Context NewContext `json:"context"`
 
 	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
 	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
-
-	// Dockerfile The Dockerfile's text.
-	Dockerfile *string `json:"dockerfile,omitempty"`
+	Dockerfile  any                        `json:"dockerfile,omitempty"`
 
 	// DockerfilePath Where in the context the Dockerfile is; `Dockerfile` when absent.
 	DockerfilePath *string `json:"dockerfile_path,omitempty"`
@@ -2656,10 +2794,8 @@ type NewBuild struct {
 	Secrets *map[string]string `json:"secrets,omitempty"`
 
 	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
-	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
-
-	// Source Image that is indexed if there is neither a Dockerfile nor a context.
-	Source *string `json:"source,omitempty"`
+	SecretsAsBuildArgs *NewBuild2SecretsAsBuildArgs `json:"secrets_as_build_args,omitempty"`
+	Source             any                          `json:"source,omitempty"`
 
 	// Target The stage to build; the last one when absent.
 	Target *string `json:"target,omitempty"`
@@ -2667,6 +2803,157 @@ type NewBuild struct {
 	// Timeout Seconds that the builder may take.
 	Timeout *int64      `json:"timeout,omitempty"`
 	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewBuild2SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+type NewBuild2SecretsAsBuildArgs bool
+
+// NewBuild3 The fields of all builds.
+type NewBuild3 struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32 `json:"clip_version,omitempty"`
+
+	// Context Where a build's context is.
+	Context NewContext `json:"context"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials *map[string]CredentialText `json:"credentials,omitempty"`
+	Dockerfile  any                        `json:"dockerfile,omitempty"`
+
+	// DockerfilePath Where in the context the Dockerfile is; `Dockerfile` when absent.
+	DockerfilePath *string `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs NewBuild3SecretsAsBuildArgs `json:"secrets_as_build_args"`
+	Source             any                         `json:"source,omitempty"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewBuild3SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+type NewBuild3SecretsAsBuildArgs bool
+
+// NewBuild4 The fields of all builds.
+type NewBuild4 struct {
+	// BuildArgs Values of `ARG`s. They are shown with the job, and are in the image's history.
+	BuildArgs                *map[string]string `json:"build_args,omitempty"`
+	BuildRegistryCredentials *CredentialText    `json:"build_registry_credentials,omitempty"`
+
+	// ClipVersion The archive version wanted, 1 or 2; the configured one when absent. An image that is to be v1 is
+	// not pushed.
+	ClipVersion *int32 `json:"clip_version,omitempty"`
+	Context     any    `json:"context,omitempty"`
+
+	// Credentials How to log in to the registries of base images, by their hosts. Kept encrypted until the job is final.
+	Credentials    *map[string]CredentialText `json:"credentials,omitempty"`
+	Dockerfile     any                        `json:"dockerfile,omitempty"`
+	DockerfilePath any                        `json:"dockerfile_path,omitempty"`
+
+	// ExpiresIn The job ends as `expired` when no worker takes it in so many seconds.
+	ExpiresIn *int64    `json:"expires_in,omitempty"`
+	Fallback  *Fallback `json:"fallback,omitempty"`
+
+	// Force Replace an archive of this image id that has other content.
+	Force *bool `json:"force,omitempty"`
+
+	// ImageId Names the archive in the store, and is the image's tag in the build registry.
+	//
+	// Examples: 961eaef6668e480f
+	ImageId ImageId `json:"image_id"`
+
+	// Kind `build`.
+	Kind BuildKind `json:"kind"`
+
+	// Labels Labels that the image gets.
+	Labels *map[string]string `json:"labels,omitempty"`
+
+	// NoCache Use no layers of earlier builds.
+	NoCache *bool `json:"no_cache,omitempty"`
+
+	// Platform `os/architecture[/variant]`; the service's own platform when absent.
+	//
+	// Examples: linux/arm64
+	Platform *string   `json:"platform,omitempty"`
+	Priority *Priority `json:"priority,omitempty"`
+
+	// Secrets Secrets for `RUN --mount=type=secret,id=..`, by their ids. Kept encrypted until the job is final.
+	Secrets *map[string]string `json:"secrets,omitempty"`
+
+	// SecretsAsBuildArgs Offer the secrets as `ARG`s too: programs that the build runs can read them then.
+	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
+
+	// Source Image reference, such as `docker.io/library/alpine:3.20` or `host:5000/app@sha256:...`.
+	Source string `json:"source"`
+
+	// Target The stage to build; the last one when absent.
+	Target *string `json:"target,omitempty"`
+
+	// Timeout Seconds that the builder may take.
+	Timeout *int64      `json:"timeout,omitempty"`
+	Webhook *NewWebhook `json:"webhook,omitempty"`
+}
+
+// NewContext Where a build's context is.
+type NewContext struct {
+	union json.RawMessage
+}
+
+// NewContext0 Digest of a context that was sent to `/v1/contexts`
+type NewContext0 = string
+
+// NewContext1 defines model for NewContext.1.
+type NewContext1 struct {
+	// Object Name of an object in the workspace's storage: a zip or a tar
+	Object string `json:"object"`
+}
+
+// NewContext2 defines model for NewContext.2.
+type NewContext2 struct {
+	// Credentials `user:password`. Kept encrypted until the job is final
+	Credentials *string `json:"credentials,omitempty"`
+
+	// Git `https://host/repository`, and behind it `#branch-tag-or-commit:directory` if it is not all of what is there
+	Git string `json:"git"`
 }
 
 // NewJob A job to be done.
@@ -2758,6 +3045,24 @@ type NewRolloutBody struct {
 
 	// Workspaces Only these workspaces; all when absent.
 	Workspaces *[]WorkspaceId `json:"workspaces,omitempty"`
+}
+
+// NewStorageBody A bucket, and what opens it.
+type NewStorageBody struct {
+	// AccessKey Names the key.
+	AccessKey string `json:"access_key"`
+
+	// Bucket The bucket's name.
+	Bucket string `json:"bucket"`
+
+	// Endpoint Base address of a server that is not AWS: the bucket is in the path there.
+	Endpoint *string `json:"endpoint,omitempty"`
+
+	// Region Its region; `us-east-1` when absent.
+	Region *string `json:"region,omitempty"`
+
+	// SecretKey The secret key. Kept encrypted, never shown.
+	SecretKey *string `json:"secret_key,omitempty"`
 }
 
 // NewTokenBody A token to be made.
@@ -2912,75 +3217,6 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
-// Provenance SLSA provenance.
-type Provenance struct {
-	// BuildDefinition What was asked for, and what it was made from.
-	BuildDefinition BuildDefinition `json:"buildDefinition"`
-
-	// RunDetails Who did it, and when.
-	RunDetails ProvenanceRun `json:"runDetails"`
-}
-
-// ProvenanceBuilder Who did it.
-type ProvenanceBuilder struct {
-	// Id `urn:clipwright:builder`.
-	Id string `json:"id"`
-
-	// Version Of the service, and of what it builds with.
-	Version map[string]string `json:"version"`
-}
-
-// ProvenanceMetadata When, and for which job.
-type ProvenanceMetadata struct {
-	// FinishedOn When the image was built.
-	FinishedOn time.Time `json:"finishedOn"`
-
-	// InvocationId Id of the job.
-	InvocationId openapi_types.UUID `json:"invocationId"`
-
-	// StartedOn When the build began.
-	StartedOn time.Time `json:"startedOn"`
-}
-
-// ProvenanceResource Something by its digest (in-toto "ResourceDescriptor").
-type ProvenanceResource struct {
-	// Annotations Of base images: `reference`, by which it was fetched.
-	Annotations *map[string]string `json:"annotations,omitempty"`
-
-	// Digest By the name of the algorithm, in hex.
-	Digest map[string]string `json:"digest"`
-
-	// Name What it is called.
-	Name string `json:"name"`
-
-	// Uri Where it is, as a package URL.
-	Uri *string `json:"uri,omitempty"`
-}
-
-// ProvenanceRun Who did it, and when.
-type ProvenanceRun struct {
-	// Builder Who did it.
-	Builder ProvenanceBuilder `json:"builder"`
-
-	// Metadata When, and for which job.
-	Metadata ProvenanceMetadata `json:"metadata"`
-}
-
-// ProvenanceStatement An in-toto statement about an image.
-type ProvenanceStatement struct {
-	// UnderscoreType `https://in-toto.io/Statement/v1`.
-	UnderscoreType string `json:"_type"`
-
-	// Predicate How it came to be.
-	Predicate Provenance `json:"predicate"`
-
-	// PredicateType `https://slsa.dev/provenance/v1`.
-	PredicateType string `json:"predicateType"`
-
-	// Subject The image; of a build that was not pushed, its archive.
-	Subject []ProvenanceResource `json:"subject"`
-}
-
 // PullKind The kind of a pull.
 type PullKind string
 
@@ -3017,17 +3253,14 @@ type Ratio struct {
 
 // Readiness What is ready, and what this process can't do.
 type Readiness struct {
-	// NoBuildNetwork Why builds have no network here although the settings give them a filtered one; absent if they have
-	// what the settings say.
-	NoBuildNetwork *string `json:"no_build_network,omitempty"`
-
 	// NoBuilds Why this process builds no images; absent if it does, or works on no jobs at all.
 	NoBuilds *string `json:"no_builds,omitempty"`
 
 	// Status Examples: ok
 	Status string `json:"status"`
 
-	// UnknownKeys Keys that waiting jobs need and this process doesn't have: it leaves those jobs to others.
+	// UnknownKeys Keys that waiting jobs or storages of workspaces need and this process doesn't have: it leaves those jobs
+	// to others.
 	UnknownKeys *[]UnknownKey `json:"unknown_keys,omitempty"`
 }
 
@@ -3176,108 +3409,6 @@ type ServerSentEvent struct {
 // Examples: registry.example/team/*
 type SourcePattern = string
 
-// SpdxCreation Who made a document, and when.
-type SpdxCreation struct {
-	// Comment What was left out, if anything was.
-	Comment *string `json:"comment,omitempty"`
-
-	// Created In UTC and whole seconds.
-	Created string `json:"created"`
-
-	// Creators The service.
-	Creators []string `json:"creators"`
-}
-
-// SpdxDocument An SPDX document.
-type SpdxDocument struct {
-	// SPDXID `SPDXRef-DOCUMENT`.
-	SPDXID string `json:"SPDXID"`
-
-	// CreationInfo Who made the document, and when.
-	CreationInfo SpdxCreation `json:"creationInfo"`
-
-	// DataLicense `CC0-1.0`.
-	DataLicense string `json:"dataLicense"`
-
-	// DocumentDescribes `SPDXRef-image`.
-	DocumentDescribes []string `json:"documentDescribes"`
-
-	// DocumentNamespace An address that no other document has.
-	DocumentNamespace string `json:"documentNamespace"`
-
-	// Name The image.
-	Name string `json:"name"`
-
-	// Packages The image, and what is installed in it.
-	Packages []SpdxPackage `json:"packages"`
-
-	// Relationships Which is in what.
-	Relationships []SpdxRelationship `json:"relationships"`
-
-	// SpdxVersion `SPDX-2.3`.
-	SpdxVersion string `json:"spdxVersion"`
-}
-
-// SpdxPackage A package of a document.
-type SpdxPackage struct {
-	// SPDXID Names it in the document.
-	SPDXID string `json:"SPDXID"`
-
-	// CopyrightText `NOASSERTION`.
-	CopyrightText string `json:"copyrightText"`
-
-	// DownloadLocation `NOASSERTION`.
-	DownloadLocation string `json:"downloadLocation"`
-
-	// ExternalRefs Its package URL.
-	ExternalRefs *[]SpdxReference `json:"externalRefs,omitempty"`
-
-	// FilesAnalyzed `false`.
-	FilesAnalyzed bool `json:"filesAnalyzed"`
-
-	// LicenseComments The license in the package's own words.
-	LicenseComments *string `json:"licenseComments,omitempty"`
-
-	// LicenseConcluded `NOASSERTION`.
-	LicenseConcluded string `json:"licenseConcluded"`
-
-	// LicenseDeclared `NOASSERTION`.
-	LicenseDeclared string `json:"licenseDeclared"`
-
-	// Name Its name.
-	Name string `json:"name"`
-
-	// SourceInfo Which package manager has written it down.
-	SourceInfo *string `json:"sourceInfo,omitempty"`
-
-	// VersionInfo Its version.
-	VersionInfo *string `json:"versionInfo,omitempty"`
-}
-
-// SpdxReference A package by its address.
-type SpdxReference struct {
-	// ReferenceCategory `PACKAGE-MANAGER`.
-	ReferenceCategory string `json:"referenceCategory"`
-
-	// ReferenceLocator The package URL.
-	ReferenceLocator string `json:"referenceLocator"`
-
-	// ReferenceType `purl`.
-	ReferenceType string `json:"referenceType"`
-}
-
-// SpdxRelationship What two parts of a document have to do with each other.
-type SpdxRelationship struct {
-	// RelatedSpdxElement The other.
-	RelatedSpdxElement string `json:"relatedSpdxElement"`
-
-	// RelationshipType `DESCRIBES` or `CONTAINS`.
-	RelationshipType string `json:"relationshipType"`
-
-	// SpdxElementId The one.
-	SpdxElementId string `json:"spdxElementId"`
-}
-
 // StartBody One start; what was not measured is left out.
 type StartBody struct {
 	// AgeSeconds How many seconds ago it was, so that no two clocks need to agree; now when absent.
@@ -3336,6 +3467,27 @@ type StepNumber struct {
 
 // Sticky What always gets the same version.
 type Sticky string
+
+// Storage A workspace's bucket, without what opens it.
+type Storage struct {
+	// AccessKey Names the key; the secret one is never shown.
+	AccessKey string `json:"access_key"`
+
+	// Bucket The bucket's name.
+	Bucket string `json:"bucket"`
+
+	// CreatedAt When the workspace got one first.
+	CreatedAt time.Time `json:"created_at"`
+
+	// Endpoint Base address of a server that is not AWS.
+	Endpoint *string `json:"endpoint,omitempty"`
+
+	// Region Its region.
+	Region string `json:"region"`
+
+	// UpdatedAt When it was changed last.
+	UpdatedAt time.Time `json:"updated_at"`
+}
 
 // Stream Where a line comes from.
 type Stream string
@@ -3408,13 +3560,13 @@ type Timings struct {
 	// Context The context was fetched and unpacked.
 	Context float64 `json:"context"`
 
-	// Export The image's new layers were read out of the builder's storage, compressed, indexed and pushed.
+	// Export The image was written out of the builder's storage.
 	Export float64 `json:"export"`
 
 	// Index The image was indexed and its archive stored.
 	Index *float64 `json:"index,omitempty"`
 
-	// Publish The image got its tag.
+	// Publish The image was pushed.
 	Publish *float64 `json:"publish,omitempty"`
 }
 
@@ -3546,6 +3698,9 @@ type UnknownKey struct {
 
 	// KeyId Names the key, and tells nothing about it.
 	KeyId string `json:"key_id"`
+
+	// Storages How many workspaces have a storage whose secret is sealed with it.
+	Storages int64 `json:"storages"`
 }
 
 // Verdict What is known of an image that might be built.
@@ -3956,18 +4111,6 @@ type FollowJobLogParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
-// GetJobPackagesParams defines parameters for GetJobPackages.
-type GetJobPackagesParams struct {
-	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
-	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
-}
-
-// GetJobProvenanceParams defines parameters for GetJobProvenance.
-type GetJobProvenanceParams struct {
-	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
-	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
-}
-
 // RetryJobJSONBody defines parameters for RetryJob.
 type RetryJobJSONBody = RetryBody
 
@@ -4115,6 +4258,24 @@ type ChangeWorkspaceParams struct {
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
 
+// RemoveStorageParams defines parameters for RemoveStorage.
+type RemoveStorageParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// GetStorageParams defines parameters for GetStorage.
+type GetStorageParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// SetStorageParams defines parameters for SetStorage.
+type SetStorageParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
 // SubmitBuildJSONRequestBody defines body for SubmitBuild for application/json ContentType.
 type SubmitBuildJSONRequestBody = BuildRequest
 
@@ -4150,6 +4311,9 @@ type CreateWorkspaceJSONRequestBody = NewWorkspace
 
 // ChangeWorkspaceJSONRequestBody defines body for ChangeWorkspace for application/json ContentType.
 type ChangeWorkspaceJSONRequestBody = WorkspaceChanges
+
+// SetStorageJSONRequestBody defines body for SetStorage for application/json ContentType.
+type SetStorageJSONRequestBody = NewStorageBody
 
 // AsIndexOptions returns the union data inside the BuildOptions as a IndexOptions
 func (t BuildOptions) AsIndexOptions() (IndexOptions, error) {
@@ -5116,6 +5280,234 @@ func (t *JobSpec) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// AsNewBuild0 returns the union data inside the NewBuild as a NewBuild0
+func (t NewBuild) AsNewBuild0() (NewBuild0, error) {
+	var body NewBuild0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild0 overwrites any union data inside the NewBuild as the provided NewBuild0
+func (t *NewBuild) FromNewBuild0(v NewBuild0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild0 performs a merge with any union data inside the NewBuild, using the provided NewBuild0
+func (t *NewBuild) MergeNewBuild0(v NewBuild0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewBuild1 returns the union data inside the NewBuild as a NewBuild1
+func (t NewBuild) AsNewBuild1() (NewBuild1, error) {
+	var body NewBuild1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild1 overwrites any union data inside the NewBuild as the provided NewBuild1
+func (t *NewBuild) FromNewBuild1(v NewBuild1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild1 performs a merge with any union data inside the NewBuild, using the provided NewBuild1
+func (t *NewBuild) MergeNewBuild1(v NewBuild1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewBuild2 returns the union data inside the NewBuild as a NewBuild2
+func (t NewBuild) AsNewBuild2() (NewBuild2, error) {
+	var body NewBuild2
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild2 overwrites any union data inside the NewBuild as the provided NewBuild2
+func (t *NewBuild) FromNewBuild2(v NewBuild2) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild2 performs a merge with any union data inside the NewBuild, using the provided NewBuild2
+func (t *NewBuild) MergeNewBuild2(v NewBuild2) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewBuild3 returns the union data inside the NewBuild as a NewBuild3
+func (t NewBuild) AsNewBuild3() (NewBuild3, error) {
+	var body NewBuild3
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild3 overwrites any union data inside the NewBuild as the provided NewBuild3
+func (t *NewBuild) FromNewBuild3(v NewBuild3) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild3 performs a merge with any union data inside the NewBuild, using the provided NewBuild3
+func (t *NewBuild) MergeNewBuild3(v NewBuild3) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewBuild4 returns the union data inside the NewBuild as a NewBuild4
+func (t NewBuild) AsNewBuild4() (NewBuild4, error) {
+	var body NewBuild4
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewBuild4 overwrites any union data inside the NewBuild as the provided NewBuild4
+func (t *NewBuild) FromNewBuild4(v NewBuild4) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewBuild4 performs a merge with any union data inside the NewBuild, using the provided NewBuild4
+func (t *NewBuild) MergeNewBuild4(v NewBuild4) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t NewBuild) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *NewBuild) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
+
+// AsNewContext0 returns the union data inside the NewContext as a NewContext0
+func (t NewContext) AsNewContext0() (NewContext0, error) {
+	var body NewContext0
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewContext0 overwrites any union data inside the NewContext as the provided NewContext0
+func (t *NewContext) FromNewContext0(v NewContext0) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewContext0 performs a merge with any union data inside the NewContext, using the provided NewContext0
+func (t *NewContext) MergeNewContext0(v NewContext0) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewContext1 returns the union data inside the NewContext as a NewContext1
+func (t NewContext) AsNewContext1() (NewContext1, error) {
+	var body NewContext1
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewContext1 overwrites any union data inside the NewContext as the provided NewContext1
+func (t *NewContext) FromNewContext1(v NewContext1) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewContext1 performs a merge with any union data inside the NewContext, using the provided NewContext1
+func (t *NewContext) MergeNewContext1(v NewContext1) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsNewContext2 returns the union data inside the NewContext as a NewContext2
+func (t NewContext) AsNewContext2() (NewContext2, error) {
+	var body NewContext2
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromNewContext2 overwrites any union data inside the NewContext as the provided NewContext2
+func (t *NewContext) FromNewContext2(v NewContext2) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeNewContext2 performs a merge with any union data inside the NewContext, using the provided NewContext2
+func (t *NewContext) MergeNewContext2(v NewContext2) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+func (t NewContext) MarshalJSON() ([]byte, error) {
+	b, err := t.union.MarshalJSON()
+	return b, err
+}
+
+func (t *NewContext) UnmarshalJSON(b []byte) error {
+	err := t.union.UnmarshalJSON(b)
+	return err
+}
+
 // AsNewPull returns the union data inside the NewJob as a NewPull
 func (t NewJob) AsNewPull() (NewPull, error) {
 	var body NewPull
@@ -5449,8 +5841,8 @@ type ClientInterface interface {
 	// SubmitBuildWithBody Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+	// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -5462,8 +5854,8 @@ type ClientInterface interface {
 	// SubmitBuild Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+	// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -5543,7 +5935,8 @@ type ClientInterface interface {
 	// SendContextWithBody Sends a context
 	//
 	// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-	// bytes, for some days after its last use: ask whether it is there before you send it again.
+	// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+	// used for longest make room for it.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -5726,24 +6119,6 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 	FollowJobLog(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*http.Response, error)
-
-	// GetJobPackages Lists what is installed in a job's image
-	//
-	// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
-	// files is read, through the archive; what there are too many of, or what is too large, is left out, which
-	// the document's comment says. An image without any has a document without any.
-	//
-	// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
-	GetJobPackages(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
-
-	// GetJobProvenance Shows how a build's image came to be
-	//
-	// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
-	// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
-	// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
-	//
-	// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
-	GetJobProvenance(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RetryJobWithBody Does a job once more
 	//
@@ -5935,6 +6310,38 @@ type ClientInterface interface {
 	//
 	// Corresponds with PATCH /v1/workspaces/{id} (the `ChangeWorkspace` operationId).
 	ChangeWorkspace(ctx context.Context, id WorkspaceId, params *ChangeWorkspaceParams, body ChangeWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveStorage Forgets the bucket of a workspace
+	//
+	// What is in it stays there.
+	//
+	// Corresponds with DELETE /v1/workspaces/{id}/storage (the `RemoveStorage` operationId).
+	RemoveStorage(ctx context.Context, id WorkspaceId, params *RemoveStorageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetStorage Shows the bucket of a workspace
+	//
+	// Its secret key is never shown.
+	//
+	// Corresponds with GET /v1/workspaces/{id}/storage (the `GetStorage` operationId).
+	GetStorage(ctx context.Context, id WorkspaceId, params *GetStorageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetStorageWithBody Gives a workspace a bucket
+	//
+	// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+	SetStorageWithBody(ctx context.Context, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SetStorage Gives a workspace a bucket
+	//
+	// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+	SetStorage(ctx context.Context, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // Healthz Says that the process is up
@@ -6021,8 +6428,8 @@ func (c *Client) ListAuditEvents(ctx context.Context, params *ListAuditEventsPar
 // SubmitBuildWithBody Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -6044,8 +6451,8 @@ func (c *Client) SubmitBuildWithBody(ctx context.Context, params *SubmitBuildPar
 // SubmitBuild Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -6205,7 +6612,8 @@ func (c *Client) SubmitJobs(ctx context.Context, params *SubmitJobsParams, body 
 // SendContextWithBody Sends a context
 //
 // A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-// bytes, for some days after its last use: ask whether it is there before you send it again.
+// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+// used for longest make room for it.
 //
 // Takes any type of body and a specified content type.
 //
@@ -6589,44 +6997,6 @@ func (c *Client) FollowJob(ctx context.Context, id openapi_types.UUID, params *F
 // Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 func (c *Client) FollowJobLog(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewFollowJobLogRequest(c.Server, id, params)
-	if err != nil {
-		return nil, err
-	}
-	req = req.WithContext(ctx)
-	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
-		return nil, err
-	}
-	return c.Client.Do(req)
-}
-
-// GetJobPackages Lists what is installed in a job's image
-//
-// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
-// files is read, through the archive; what there are too many of, or what is too large, is left out, which
-// the document's comment says. An image without any has a document without any.
-//
-// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
-func (c *Client) GetJobPackages(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGetJobPackagesRequest(c.Server, id, params)
-	if err != nil {
-		return nil, err
-	}
-	req = req.WithContext(ctx)
-	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
-		return nil, err
-	}
-	return c.Client.Do(req)
-}
-
-// GetJobProvenance Shows how a build's image came to be
-//
-// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
-// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
-// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
-//
-// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
-func (c *Client) GetJobProvenance(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewGetJobProvenanceRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -7048,6 +7418,78 @@ func (c *Client) ChangeWorkspaceWithBody(ctx context.Context, id WorkspaceId, pa
 // Corresponds with PATCH /v1/workspaces/{id} (the `ChangeWorkspace` operationId).
 func (c *Client) ChangeWorkspace(ctx context.Context, id WorkspaceId, params *ChangeWorkspaceParams, body ChangeWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewChangeWorkspaceRequest(c.Server, id, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveStorage Forgets the bucket of a workspace
+//
+// What is in it stays there.
+//
+// Corresponds with DELETE /v1/workspaces/{id}/storage (the `RemoveStorage` operationId).
+func (c *Client) RemoveStorage(ctx context.Context, id WorkspaceId, params *RemoveStorageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveStorageRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetStorage Shows the bucket of a workspace
+//
+// Its secret key is never shown.
+//
+// Corresponds with GET /v1/workspaces/{id}/storage (the `GetStorage` operationId).
+func (c *Client) GetStorage(ctx context.Context, id WorkspaceId, params *GetStorageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetStorageRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetStorageWithBody Gives a workspace a bucket
+//
+// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+func (c *Client) SetStorageWithBody(ctx context.Context, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetStorageRequestWithBody(c.Server, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SetStorage Gives a workspace a bucket
+//
+// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+func (c *Client) SetStorage(ctx context.Context, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSetStorageRequest(c.Server, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -9054,104 +9496,6 @@ func NewFollowJobLogRequest(server string, id openapi_types.UUID, params *Follow
 	return req, nil
 }
 
-// NewGetJobPackagesRequest constructs an http.Request for the GetJobPackages method
-func NewGetJobPackagesRequest(server string, id openapi_types.UUID, params *GetJobPackagesParams) (*http.Request, error) {
-	var err error
-
-	var pathParam0 string
-
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
-	if err != nil {
-		return nil, err
-	}
-
-	serverURL, err := url.Parse(server)
-	if err != nil {
-		return nil, err
-	}
-
-	operationPath := fmt.Sprintf("/v1/jobs/%s/packages", pathParam0)
-	if operationPath[0] == '/' {
-		operationPath = "." + operationPath
-	}
-
-	queryURL, err := serverURL.Parse(operationPath)
-	if err != nil {
-		return nil, err
-	}
-
-	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-
-	if params != nil {
-
-		if params.ClipwrightWorkspace != nil {
-			var headerParam0 string
-
-			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
-			if err != nil {
-				return nil, err
-			}
-
-			req.Header.Set("Clipwright-Workspace", headerParam0)
-		}
-
-	}
-
-	return req, nil
-}
-
-// NewGetJobProvenanceRequest constructs an http.Request for the GetJobProvenance method
-func NewGetJobProvenanceRequest(server string, id openapi_types.UUID, params *GetJobProvenanceParams) (*http.Request, error) {
-	var err error
-
-	var pathParam0 string
-
-	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
-	if err != nil {
-		return nil, err
-	}
-
-	serverURL, err := url.Parse(server)
-	if err != nil {
-		return nil, err
-	}
-
-	operationPath := fmt.Sprintf("/v1/jobs/%s/provenance", pathParam0)
-	if operationPath[0] == '/' {
-		operationPath = "." + operationPath
-	}
-
-	queryURL, err := serverURL.Parse(operationPath)
-	if err != nil {
-		return nil, err
-	}
-
-	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-
-	if params != nil {
-
-		if params.ClipwrightWorkspace != nil {
-			var headerParam0 string
-
-			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
-			if err != nil {
-				return nil, err
-			}
-
-			req.Header.Set("Clipwright-Workspace", headerParam0)
-		}
-
-	}
-
-	return req, nil
-}
-
 // NewRetryJobRequest calls the generic RetryJob builder with application/json body
 func NewRetryJobRequest(server string, id openapi_types.UUID, params *RetryJobParams, body RetryJobJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -10216,6 +10560,166 @@ func NewChangeWorkspaceRequestWithBody(server string, id WorkspaceId, params *Ch
 	return req, nil
 }
 
+// NewRemoveStorageRequest constructs an http.Request for the RemoveStorage method
+func NewRemoveStorageRequest(server string, id WorkspaceId, params *RemoveStorageParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/storage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetStorageRequest constructs an http.Request for the GetStorage method
+func NewGetStorageRequest(server string, id WorkspaceId, params *GetStorageParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/storage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewSetStorageRequest calls the generic SetStorage builder with application/json body
+func NewSetStorageRequest(server string, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSetStorageRequestWithBody(server, id, params, "application/json", bodyReader)
+}
+
+// NewSetStorageRequestWithBody constructs an http.Request for the SetStorage method, with any body, and a specified content type
+func NewSetStorageRequestWithBody(server string, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/storage", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -10304,8 +10808,8 @@ type ClientWithResponsesInterface interface {
 	// SubmitBuildWithBodyWithResponse Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+	// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -10317,8 +10821,8 @@ type ClientWithResponsesInterface interface {
 	// SubmitBuildWithResponse Submits a build
 	//
 	// Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-	// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+	// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+	// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 	// twice gets the build that the first request made. The workspace is that of the token, or the one that
 	// the header names, never one in the body.
 	//
@@ -10404,7 +10908,8 @@ type ClientWithResponsesInterface interface {
 	// SendContextWithBodyWithResponse Sends a context
 	//
 	// A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-	// bytes, for some days after its last use: ask whether it is there before you send it again.
+	// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+	// used for longest make room for it.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -10615,28 +11120,6 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 	FollowJobLogWithResponse(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*FollowJobLogResponse, error)
-
-	// GetJobPackagesWithResponse Lists what is installed in a job's image
-	//
-	// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
-	// files is read, through the archive; what there are too many of, or what is too large, is left out, which
-	// the document's comment says. An image without any has a document without any.
-	//
-	// Returns a wrapper object for the known response body format(s).
-	//
-	// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
-	GetJobPackagesWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*GetJobPackagesResponse, error)
-
-	// GetJobProvenanceWithResponse Shows how a build's image came to be
-	//
-	// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
-	// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
-	// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
-	//
-	// Returns a wrapper object for the known response body format(s).
-	//
-	// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
-	GetJobProvenanceWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*GetJobProvenanceResponse, error)
 
 	// RetryJobWithBodyWithResponse Does a job once more
 	//
@@ -10850,6 +11333,42 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PATCH /v1/workspaces/{id} (the `ChangeWorkspace` operationId).
 	ChangeWorkspaceWithResponse(ctx context.Context, id WorkspaceId, params *ChangeWorkspaceParams, body ChangeWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*ChangeWorkspaceResponse, error)
+
+	// RemoveStorageWithResponse Forgets the bucket of a workspace
+	//
+	// What is in it stays there.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/workspaces/{id}/storage (the `RemoveStorage` operationId).
+	RemoveStorageWithResponse(ctx context.Context, id WorkspaceId, params *RemoveStorageParams, reqEditors ...RequestEditorFn) (*RemoveStorageResponse, error)
+
+	// GetStorageWithResponse Shows the bucket of a workspace
+	//
+	// Its secret key is never shown.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/workspaces/{id}/storage (the `GetStorage` operationId).
+	GetStorageWithResponse(ctx context.Context, id WorkspaceId, params *GetStorageParams, reqEditors ...RequestEditorFn) (*GetStorageResponse, error)
+
+	// SetStorageWithBodyWithResponse Gives a workspace a bucket
+	//
+	// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+	SetStorageWithBodyWithResponse(ctx context.Context, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetStorageResponse, error)
+
+	// SetStorageWithResponse Gives a workspace a bucket
+	//
+	// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+	SetStorageWithResponse(ctx context.Context, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody, reqEditors ...RequestEditorFn) (*SetStorageResponse, error)
 }
 
 type HealthzResponse struct {
@@ -11215,8 +11734,6 @@ type SubmitBuildResponse struct {
 	ApplicationproblemJSON429 *Problem
 	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
 	ApplicationproblemJSON500 *Problem
-	// ApplicationproblemJSON501 the response for an HTTP 501 `application/problem+json` response
-	ApplicationproblemJSON501 *Problem
 	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
 	ApplicationproblemJSON503 *Problem
 	// Headers200 the parsed response headers for an HTTP 200 response
@@ -11288,11 +11805,6 @@ func (r SubmitBuildResponse) GetApplicationproblemJSON429() *Problem {
 // GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
 func (r SubmitBuildResponse) GetApplicationproblemJSON500() *Problem {
 	return r.ApplicationproblemJSON500
-}
-
-// GetApplicationproblemJSON501 returns the response for an HTTP 501 `application/problem+json` response
-func (r SubmitBuildResponse) GetApplicationproblemJSON501() *Problem {
-	return r.ApplicationproblemJSON501
 }
 
 // GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
@@ -13574,193 +14086,6 @@ func (r FollowJobLogResponse) ContentType() string {
 	return ""
 }
 
-type GetJobPackagesResponse struct {
-	Body         []byte
-	HTTPResponse *http.Response
-	// JSON200 the response for an HTTP 200 `application/json` response
-	JSON200 *SpdxDocument
-	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
-	ApplicationproblemJSON400 *Problem
-	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
-	ApplicationproblemJSON401 *Problem
-	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
-	ApplicationproblemJSON403 *Problem
-	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
-	ApplicationproblemJSON404 *Problem
-	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
-	ApplicationproblemJSON422 *Problem
-	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
-	ApplicationproblemJSON429 *Problem
-	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
-	ApplicationproblemJSON500 *Problem
-	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Problem
-}
-
-// GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r GetJobPackagesResponse) GetJSON200() *SpdxDocument {
-	return r.JSON200
-}
-
-// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
-func (r GetJobPackagesResponse) GetApplicationproblemJSON400() *Problem {
-	return r.ApplicationproblemJSON400
-}
-
-// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
-func (r GetJobPackagesResponse) GetApplicationproblemJSON401() *Problem {
-	return r.ApplicationproblemJSON401
-}
-
-// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
-func (r GetJobPackagesResponse) GetApplicationproblemJSON403() *Problem {
-	return r.ApplicationproblemJSON403
-}
-
-// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
-func (r GetJobPackagesResponse) GetApplicationproblemJSON404() *Problem {
-	return r.ApplicationproblemJSON404
-}
-
-// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
-func (r GetJobPackagesResponse) GetApplicationproblemJSON422() *Problem {
-	return r.ApplicationproblemJSON422
-}
-
-// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
-func (r GetJobPackagesResponse) GetApplicationproblemJSON429() *Problem {
-	return r.ApplicationproblemJSON429
-}
-
-// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
-func (r GetJobPackagesResponse) GetApplicationproblemJSON500() *Problem {
-	return r.ApplicationproblemJSON500
-}
-
-// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetJobPackagesResponse) GetApplicationproblemJSON503() *Problem {
-	return r.ApplicationproblemJSON503
-}
-
-// GetBody returns the raw response body bytes
-func (r GetJobPackagesResponse) GetBody() []byte {
-	return r.Body
-}
-
-// Status returns HTTPResponse.Status
-func (r GetJobPackagesResponse) Status() string {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.Status
-	}
-	return http.StatusText(0)
-}
-
-// StatusCode returns HTTPResponse.StatusCode
-func (r GetJobPackagesResponse) StatusCode() int {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.StatusCode
-	}
-	return 0
-}
-
-// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r GetJobPackagesResponse) ContentType() string {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.Header.Get("Content-Type")
-	}
-	return ""
-}
-
-type GetJobProvenanceResponse struct {
-	Body         []byte
-	HTTPResponse *http.Response
-	// ApplicationvndInTotoJSON200 the response for an HTTP 200 `application/vnd.in-toto+json` response
-	ApplicationvndInTotoJSON200 *ProvenanceStatement
-	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
-	ApplicationproblemJSON400 *Problem
-	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
-	ApplicationproblemJSON401 *Problem
-	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
-	ApplicationproblemJSON403 *Problem
-	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
-	ApplicationproblemJSON404 *Problem
-	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
-	ApplicationproblemJSON429 *Problem
-	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
-	ApplicationproblemJSON500 *Problem
-	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
-	ApplicationproblemJSON503 *Problem
-}
-
-// GetApplicationvndInTotoJSON200 returns the response for an HTTP 200 `application/vnd.in-toto+json` response
-func (r GetJobProvenanceResponse) GetApplicationvndInTotoJSON200() *ProvenanceStatement {
-	return r.ApplicationvndInTotoJSON200
-}
-
-// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
-func (r GetJobProvenanceResponse) GetApplicationproblemJSON400() *Problem {
-	return r.ApplicationproblemJSON400
-}
-
-// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
-func (r GetJobProvenanceResponse) GetApplicationproblemJSON401() *Problem {
-	return r.ApplicationproblemJSON401
-}
-
-// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
-func (r GetJobProvenanceResponse) GetApplicationproblemJSON403() *Problem {
-	return r.ApplicationproblemJSON403
-}
-
-// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
-func (r GetJobProvenanceResponse) GetApplicationproblemJSON404() *Problem {
-	return r.ApplicationproblemJSON404
-}
-
-// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
-func (r GetJobProvenanceResponse) GetApplicationproblemJSON429() *Problem {
-	return r.ApplicationproblemJSON429
-}
-
-// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
-func (r GetJobProvenanceResponse) GetApplicationproblemJSON500() *Problem {
-	return r.ApplicationproblemJSON500
-}
-
-// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
-func (r GetJobProvenanceResponse) GetApplicationproblemJSON503() *Problem {
-	return r.ApplicationproblemJSON503
-}
-
-// GetBody returns the raw response body bytes
-func (r GetJobProvenanceResponse) GetBody() []byte {
-	return r.Body
-}
-
-// Status returns HTTPResponse.Status
-func (r GetJobProvenanceResponse) Status() string {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.Status
-	}
-	return http.StatusText(0)
-}
-
-// StatusCode returns HTTPResponse.StatusCode
-func (r GetJobProvenanceResponse) StatusCode() int {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.StatusCode
-	}
-	return 0
-}
-
-// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r GetJobProvenanceResponse) ContentType() string {
-	if r.HTTPResponse != nil {
-		return r.HTTPResponse.Header.Get("Content-Type")
-	}
-	return ""
-}
-
 // RetryJobResponse200Headers the declared response headers of an HTTP 200 response for RetryJob
 type RetryJobResponse200Headers struct {
 	Location *string
@@ -15501,6 +15826,297 @@ func (r ChangeWorkspaceResponse) ContentType() string {
 	return ""
 }
 
+type RemoveStorageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r RemoveStorageResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RemoveStorageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RemoveStorageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RemoveStorageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RemoveStorageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetStorageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Storage
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetStorageResponse) GetJSON200() *Storage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetStorageResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetStorageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetStorageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetStorageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetStorageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type SetStorageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Storage
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON408 the response for an HTTP 408 `application/problem+json` response
+	ApplicationproblemJSON408 *Problem
+	// ApplicationproblemJSON413 the response for an HTTP 413 `application/problem+json` response
+	ApplicationproblemJSON413 *Problem
+	// ApplicationproblemJSON415 the response for an HTTP 415 `application/problem+json` response
+	ApplicationproblemJSON415 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r SetStorageResponse) GetJSON200() *Storage {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON408 returns the response for an HTTP 408 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON408() *Problem {
+	return r.ApplicationproblemJSON408
+}
+
+// GetApplicationproblemJSON413 returns the response for an HTTP 413 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON413() *Problem {
+	return r.ApplicationproblemJSON413
+}
+
+// GetApplicationproblemJSON415 returns the response for an HTTP 415 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON415() *Problem {
+	return r.ApplicationproblemJSON415
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r SetStorageResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r SetStorageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SetStorageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SetStorageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SetStorageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // HealthzWithResponse Says that the process is up
 //
 // Returns a wrapper object for the known response body format(s).
@@ -15575,8 +16191,8 @@ func (c *ClientWithResponses) ListAuditEventsWithResponse(ctx context.Context, p
 // SubmitBuildWithBodyWithResponse Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -15594,8 +16210,8 @@ func (c *ClientWithResponses) SubmitBuildWithBodyWithResponse(ctx context.Contex
 // SubmitBuildWithResponse Submits a build
 //
 // Takes beta9's `ContainerRequest` as it is: fields that say nothing about the image are passed over. A
-// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or an empty
-// one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
+// Dockerfile is built, in a context that was sent to `/v1/contexts` and is named by its digest, or that is an
+// object of the workspace's storage, `objects/` and its id, or in an empty one; a source image without a Dockerfile is indexed where it is, as by a pull; whoever sends a `container_id`
 // twice gets the build that the first request made. The workspace is that of the token, or the one that
 // the header names, never one in the body.
 //
@@ -15729,7 +16345,8 @@ func (c *ClientWithResponses) SubmitJobsWithResponse(ctx context.Context, params
 // SendContextWithBodyWithResponse Sends a context
 //
 // A tar, plain or compressed with gzip or zstd, or a zip. It is kept for the workspace under the digest of its
-// bytes, for some days after its last use: ask whether it is there before you send it again.
+// bytes, for some days after its last use: ask whether it is there before you send it again. Those that were not
+// used for longest make room for it.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -16065,40 +16682,6 @@ func (c *ClientWithResponses) FollowJobLogWithResponse(ctx context.Context, id o
 		return nil, err
 	}
 	return ParseFollowJobLogResponse(rsp)
-}
-
-// GetJobPackagesWithResponse Lists what is installed in a job's image
-//
-// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
-// files is read, through the archive; what there are too many of, or what is too large, is left out, which
-// the document's comment says. An image without any has a document without any.
-//
-// Returns a wrapper object for the known response body format(s).
-//
-// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
-func (c *ClientWithResponses) GetJobPackagesWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*GetJobPackagesResponse, error) {
-	rsp, err := c.GetJobPackages(ctx, id, params, reqEditors...)
-	if err != nil {
-		return nil, err
-	}
-	return ParseGetJobPackagesResponse(rsp)
-}
-
-// GetJobProvenanceWithResponse Shows how a build's image came to be
-//
-// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
-// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
-// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
-//
-// Returns a wrapper object for the known response body format(s).
-//
-// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
-func (c *ClientWithResponses) GetJobProvenanceWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*GetJobProvenanceResponse, error) {
-	rsp, err := c.GetJobProvenance(ctx, id, params, reqEditors...)
-	if err != nil {
-		return nil, err
-	}
-	return ParseGetJobProvenanceResponse(rsp)
 }
 
 // RetryJobWithBodyWithResponse Does a job once more
@@ -16450,6 +17033,66 @@ func (c *ClientWithResponses) ChangeWorkspaceWithResponse(ctx context.Context, i
 		return nil, err
 	}
 	return ParseChangeWorkspaceResponse(rsp)
+}
+
+// RemoveStorageWithResponse Forgets the bucket of a workspace
+//
+// What is in it stays there.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/workspaces/{id}/storage (the `RemoveStorage` operationId).
+func (c *ClientWithResponses) RemoveStorageWithResponse(ctx context.Context, id WorkspaceId, params *RemoveStorageParams, reqEditors ...RequestEditorFn) (*RemoveStorageResponse, error) {
+	rsp, err := c.RemoveStorage(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRemoveStorageResponse(rsp)
+}
+
+// GetStorageWithResponse Shows the bucket of a workspace
+//
+// Its secret key is never shown.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/workspaces/{id}/storage (the `GetStorage` operationId).
+func (c *ClientWithResponses) GetStorageWithResponse(ctx context.Context, id WorkspaceId, params *GetStorageParams, reqEditors ...RequestEditorFn) (*GetStorageResponse, error) {
+	rsp, err := c.GetStorage(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetStorageResponse(rsp)
+}
+
+// SetStorageWithBodyWithResponse Gives a workspace a bucket
+//
+// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+func (c *ClientWithResponses) SetStorageWithBodyWithResponse(ctx context.Context, id WorkspaceId, params *SetStorageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SetStorageResponse, error) {
+	rsp, err := c.SetStorageWithBody(ctx, id, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetStorageResponse(rsp)
+}
+
+// SetStorageWithResponse Gives a workspace a bucket
+//
+// In place of the one that it had. Builds take contexts from there; the secret key is kept encrypted.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/workspaces/{id}/storage (the `SetStorage` operationId).
+func (c *ClientWithResponses) SetStorageWithResponse(ctx context.Context, id WorkspaceId, params *SetStorageParams, body SetStorageJSONRequestBody, reqEditors ...RequestEditorFn) (*SetStorageResponse, error) {
+	rsp, err := c.SetStorage(ctx, id, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSetStorageResponse(rsp)
 }
 
 // ParseHealthzResponse parses an HTTP response from a HealthzWithResponse call
@@ -16805,13 +17448,6 @@ func ParseSubmitBuildResponse(rsp *http.Response) (*SubmitBuildResponse, error) 
 			return nil, err
 		}
 		response.ApplicationproblemJSON500 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 501:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON501 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
 		var dest Problem
@@ -18781,163 +19417,6 @@ func ParseFollowJobLogResponse(rsp *http.Response) (*FollowJobLogResponse, error
 	return response, nil
 }
 
-// ParseGetJobPackagesResponse parses an HTTP response from a GetJobPackagesWithResponse call
-func ParseGetJobPackagesResponse(rsp *http.Response) (*GetJobPackagesResponse, error) {
-	bodyBytes, err := io.ReadAll(rsp.Body)
-	defer func() { _ = rsp.Body.Close() }()
-	if err != nil {
-		return nil, err
-	}
-
-	response := &GetJobPackagesResponse{
-		Body:         bodyBytes,
-		HTTPResponse: rsp,
-	}
-
-	switch {
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
-		var dest SpdxDocument
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.JSON200 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON400 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON401 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON403 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON404 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON422 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON429 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON500 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON503 = &dest
-
-	}
-
-	return response, nil
-}
-
-// ParseGetJobProvenanceResponse parses an HTTP response from a GetJobProvenanceWithResponse call
-func ParseGetJobProvenanceResponse(rsp *http.Response) (*GetJobProvenanceResponse, error) {
-	bodyBytes, err := io.ReadAll(rsp.Body)
-	defer func() { _ = rsp.Body.Close() }()
-	if err != nil {
-		return nil, err
-	}
-
-	response := &GetJobProvenanceResponse{
-		Body:         bodyBytes,
-		HTTPResponse: rsp,
-	}
-
-	switch {
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
-		var dest ProvenanceStatement
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationvndInTotoJSON200 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON400 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON401 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON403 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON404 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON429 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON500 = &dest
-
-	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
-		var dest Problem
-		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
-			return nil, err
-		}
-		response.ApplicationproblemJSON503 = &dest
-
-	}
-
-	return response, nil
-}
-
 // ParseRetryJobResponse parses an HTTP response from a RetryJobWithResponse call
 func ParseRetryJobResponse(rsp *http.Response) (*RetryJobResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -20351,6 +20830,255 @@ func ParseChangeWorkspaceResponse(rsp *http.Response) (*ChangeWorkspaceResponse,
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
 		var dest Workspace
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 408:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON408 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseRemoveStorageResponse parses an HTTP response from a RemoveStorageWithResponse call
+func ParseRemoveStorageResponse(rsp *http.Response) (*RemoveStorageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RemoveStorageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetStorageResponse parses an HTTP response from a GetStorageWithResponse call
+func ParseGetStorageResponse(rsp *http.Response) (*GetStorageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetStorageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Storage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseSetStorageResponse parses an HTTP response from a SetStorageWithResponse call
+func ParseSetStorageResponse(rsp *http.Response) (*SetStorageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SetStorageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Storage
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

@@ -60,8 +60,8 @@ struct Fields {
     #[schema(schema_with = schema::secrets)]
     secrets: BTreeMap<String, SecretText>,
     /// Offer the secrets as `ARG`s too: programs that the build runs can read them then.
-    #[schema(default = false)]
-    secrets_as_build_args: Option<bool>,
+    #[serde(default)]
+    secrets_as_build_args: bool,
     /// The stage to build; the last one when absent.
     #[schema(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
     target: Option<String>,
@@ -180,7 +180,7 @@ impl Fields {
             let detail = format!("expected a path in the context of at most {MAX_PATH} bytes");
             faults.wrong("dockerfile_path", detail);
         }
-        let as_arguments = self.secrets_as_build_args.unwrap_or_default();
+        let as_arguments = self.secrets_as_build_args;
         for id in self.secrets.keys().filter(|id| as_arguments && is_id(id)) {
             if let Some(reason) = secret_id_fault(id, true) {
                 faults.wrong("secrets", format!("{id:?} {reason}"));

@@ -98,9 +98,8 @@ fn variant(origin: Origin, as_arguments: Option<bool>) -> Option<Object> {
     let mut title = title.to_owned();
     if let Some(as_arguments) = as_arguments {
         let name = "secrets_as_build_args";
-        let values = if as_arguments { vec![json!(true)] } else { vec![json!(false), json!(null)] };
         if let Some(RefOr::T(Schema::Object(field))) = fields.properties.get_mut(name) {
-            field.enum_values = Some(values);
+            field.enum_values = Some(vec![json!(as_arguments)]);
         }
         if as_arguments {
             title.push_str(", and secrets are ARGs too");
