@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import time
 
-from measure import Figures
+from measure import Figures, skopeo_copy
 
 
 def run(command):
@@ -60,8 +60,7 @@ class Bench:
              f"oci:{layout}:latest", f"docker://{aside}"])
         started = time.monotonic()
         both = [
-            ["skopeo", "copy", "--image-parallel-copies", "8", "--preserve-digests", "--retry-times", "5",
-             "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{args.target}/{repository}:bench"],
+            [*skopeo_copy(), f"oci:{layout}:latest", f"docker://{args.target}/{repository}:bench"],
             [args.upstream, "index", aside, os.path.join(args.work, "reference.clip")],
         ]
         for process in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in both]:

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import time
 
-from measure import Figures
+from measure import Figures, skopeo_copy
 from slow_link import LATENCY, RATE, SlowLink
 
 # What the steps write, in MB: stands for packages that apt and pip install.
@@ -73,8 +73,7 @@ class Reference:
              f"oci:{layout}:latest", f"docker://{aside}"])
         started = time.monotonic()
         both = [
-            ["skopeo", "copy", "--image-parallel-copies", "8", "--preserve-digests", "--retry-times", "5",
-             "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{tag}"],
+            [*skopeo_copy(), f"oci:{layout}:latest", f"docker://{tag}"],
             [args.upstream, "index", aside, f"{self.work}/image.clip"],
         ]
         for process in [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in both]:
@@ -83,7 +82,9 @@ class Reference:
         return so_far + time.monotonic() - started
 
     def remove(self):
-        subprocess.run([*self.buildah, "rmi", "--all", "--force"], capture_output=True, check=False)
+        for what in (["rm", "--all"], ["rmi", "--all", "--force"]):
+            subprocess.run([*self.buildah, *what], capture_output=True, check=False)
+        subprocess.run(["umount", f"{self.work}/storage/overlay"], capture_output=True, check=False)
         shutil.rmtree(self.work, ignore_errors=True)
 
 
@@ -136,7 +137,7 @@ def main():
     figures = Figures()
     link = f"{LATENCY} ms and {RATE / 1000:.0f} MB/s a connection"
     for name, what, must, aim in (
-        ("new", "a first build, base not local", None, None),
+        ("new", "a first build", None, None),
         ("unchanged", "an unchanged rebuild to its archive", 4, 10),
         ("changed", "one changed small top layer", 3, 8),
         ("base not local", f"base not local, one RUN, {link}", 1.5, 3),

@@ -33,7 +33,8 @@ fn fetches(proxy: &Proxy, layer: &str) -> usize {
     proxy.fetches(layer.parse().unwrap())
 }
 
-#[tokio::test]
+// The proxy goes on while a program is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_layers_go_up_once_and_what_is_there_not_at_all() {
     let (yard, proxy) = Yard::behind_a_proxy(Settings::default()).await;
     let first = yard.build(IMAGE, TWO_LAYERS).await;

@@ -351,13 +351,17 @@ mod tests {
     #[test]
     fn a_statement_says_what_slsa_wants_to_know() {
         let job = Uuid::from_u128(7);
-        let image: Reference = format!("host/images:id@{}", Digest::of(b"image")).parse().unwrap();
+        let image: Reference =
+            format!("host.example/images:id@{}", Digest::of(b"image")).parse().unwrap();
         let subject = subject(&image).unwrap();
         let statement = Statement::of(job, &spec(), &report(), subject.clone()).unwrap();
         let hex = |content: &[u8]| json!({"sha256": Digest::of(content).hex()});
         let said: serde_json::Value = serde_json::from_slice(&statement.to_json()).unwrap();
         assert_eq!(said["_type"], STATEMENT_TYPE);
-        assert_eq!(said["subject"], json!([{"name": "host/images:id", "digest": hex(b"image")}]));
+        assert_eq!(
+            said["subject"],
+            json!([{"name": "host.example/images:id", "digest": hex(b"image")}])
+        );
         let definition = &said["predicate"]["buildDefinition"];
         assert_eq!(definition["externalParameters"]["dockerfilePath"], "a/Dockerfile");
         assert_eq!(definition["externalParameters"]["secretIds"], json!(["token"]));
