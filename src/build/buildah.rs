@@ -326,13 +326,20 @@ impl BuildBackend for Buildah {
     }
 
     async fn sweep(&self, site: &Site) -> Result<(), BuildError> {
+        let never = CancellationToken::new();
         let left = site.own_containers();
-        if left.is_empty() {
-            return Ok(());
+        if !left.is_empty() {
+            let arguments: Vec<&str> =
+                ["rm"].into_iter().chain(left.iter().map(String::as_str)).collect();
+            self.command(site, "rm", &arguments, &never).await?;
         }
-        let arguments: Vec<&str> =
-            ["rm"].into_iter().chain(left.iter().map(String::as_str)).collect();
-        self.command(site, "rm", &arguments, &CancellationToken::new()).await
+        // One that was never mounted, since its builder was killed before, could be anybody's.
+        if site.has_containers() && site.try_alone().await? {
+            let removed = self.command(site, "rm", &["rm", "--all"], &never).await;
+            site.share()?;
+            removed?;
+        }
+        Ok(())
     }
 
     async fn tidy(

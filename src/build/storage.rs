@@ -51,7 +51,7 @@ pub struct Site {
     scratch: PathBuf,
     driver: &'static str,
     /// Held as long as the storage is used.
-    _lock: Arc<File>,
+    lock: Arc<File>,
 }
 
 impl Site {
@@ -89,7 +89,7 @@ impl Site {
     fn prepare(storage: PathBuf, scratch: PathBuf, lock: File) -> Result<Self, BuildError> {
         let failed = |path: &Path| io_error(format!("can't write {}", path.display()));
         let driver = driver(&storage);
-        let site = Self { storage, scratch, driver, _lock: Arc::new(lock) };
+        let site = Self { storage, scratch, driver, lock: Arc::new(lock) };
         for directory in ["run", "tmp", "root", "conf", "secrets", "context"] {
             let path = site.scratch.join(directory);
             fs::create_dir_all(&path).map_err(failed(&path))?;
@@ -112,6 +112,24 @@ impl Site {
             fs::write(&path, text).map_err(failed(&path))?;
         }
         Ok(site)
+    }
+
+    /// Holds the storage alone from here on, if nobody else builds in it; else together with them, as
+    /// before. Of those that end at the same time the last one is alone.
+    pub(super) async fn try_alone(&self) -> Result<bool, BuildError> {
+        let lock = self.lock.clone();
+        let alone = crate::local::blocking(move || match lock.try_lock() {
+            Ok(()) => Ok(true),
+            // What was held is let go of first (flock(2), converting a lock).
+            Err(TryLockError::WouldBlock) => lock.lock_shared().map(|()| false),
+            Err(TryLockError::Error(error)) => Err(error),
+        });
+        Ok(alone.await?.map_err(io_error("can't lock the storage"))?)
+    }
+
+    /// Holds the storage together with others again.
+    pub(super) fn share(&self) -> Result<(), BuildError> {
+        Ok(self.lock.lock_shared().map_err(io_error("can't lock the storage"))?)
     }
 
     /// Layers, images and working containers.
