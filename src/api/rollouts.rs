@@ -49,7 +49,7 @@ pub(super) struct NewRolloutBody {
     sources: Option<Vec<SourcePattern>>,
     /// Only jobs of these kinds, such as `pull`, which is the one that a version is chosen for today; all
     /// when absent.
-    #[schema(max_items = 20)]
+    #[schema(min_items = 1, max_items = 20)]
     kinds: Option<Vec<KindName>>,
     /// The chance of a false alarm that its guard may take, which rolls it back by itself when v2 fails
     /// significantly more often than v1; with 0 nobody guards it.
