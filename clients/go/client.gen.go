@@ -2917,7 +2917,7 @@ type ProvenanceMetadata struct {
 	StartedOn time.Time `json:"startedOn"`
 }
 
-// ProvenanceResource Something by its digest (in-toto "ResourceDescriptor").
+// ProvenanceResource Something by its digest (in-toto, "Resource descriptor").
 type ProvenanceResource struct {
 	// Annotations Of base images: `reference`, by which it was fetched.
 	Annotations *map[string]string `json:"annotations,omitempty"`
