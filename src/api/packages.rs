@@ -14,6 +14,7 @@ use super::problem::{ApiError, CommonProblems, Problem};
 use crate::clip::node::{Node, NodeKind};
 use crate::content::Beginning;
 use crate::jobs::job::{JobResult, JobState};
+use crate::jobs::recorded::Recorded;
 use crate::packages::{MAX_PACKAGES, Package, Record, system_of};
 use crate::publish::files::OpenArchive;
 
@@ -83,7 +84,7 @@ pub(super) async fn show(
 ) -> Result<Json<Document>, ApiError> {
     let job = visible(&state, &may.access, id).await?;
     let none = |reason: &str| ApiError::not_found("no_packages", format!("job {id} {reason}"));
-    let result = job.result.as_ref().and_then(|result| result.known());
+    let result = job.result.as_ref().and_then(Recorded::known);
     let (Some(result), Some(created)) = (result, job.finished_at) else {
         return Err(none("has made no archive, or not yet"));
     };

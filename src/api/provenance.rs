@@ -12,6 +12,7 @@ use super::jobs::visible;
 use super::problem::{ApiError, CommonProblems, Problem};
 use crate::jobs::build::{STATEMENT, Statement};
 use crate::jobs::job::{Job, JobSpec, JobState};
+use crate::jobs::recorded::Recorded;
 
 /// Shows how a build's image came to be
 ///
@@ -86,7 +87,7 @@ fn statement(job: &Job) -> Result<Statement, &'static str> {
     if job.state != JobState::Succeeded {
         return Err("has built no image, or not yet");
     }
-    let result = job.result.as_ref().and_then(|result| result.known());
+    let result = job.result.as_ref().and_then(Recorded::known);
     let made = result.and_then(|result| Statement::of_result(job.id, &spec, &result));
     made.ok_or("has left no word of how its image was built, or another version of the service has")
 }

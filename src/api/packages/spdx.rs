@@ -1,6 +1,8 @@
 //! Packages as an SPDX document (SPDX 2.3, JSON). Nothing is concluded from what packages say of themselves:
 //! their licenses stand there in their own words.
 
+#![expect(clippy::struct_field_names, reason = "SPDX gives the names")]
+
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, SecondsFormat, Utc};

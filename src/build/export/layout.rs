@@ -38,9 +38,8 @@ impl StoredImage {
         let mut layers: Vec<(Digest, u64)> = Vec::new();
         for layer in &self.layers {
             let written = layer.write(&blobs, epoch, cancel);
-            layers.push(written.map_err(|error| match cancel.is_cancelled() {
-                true => ExportError::Cancelled,
-                false => error,
+            layers.push(written.map_err(|error| {
+                if cancel.is_cancelled() { ExportError::Cancelled } else { error }
             })?);
         }
         let diff_ids: Vec<Digest> = layers.iter().map(|(digest, _)| *digest).collect();

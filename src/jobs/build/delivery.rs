@@ -113,7 +113,8 @@ impl Delivery<'_> {
     async fn attest(&self, image: Digest, report: &BuildReport) {
         let job = self.attempt.job().id;
         let named = subject(&self.target.clone().at(image));
-        let statement = named.and_then(|named| Statement::of(job, self.spec, report, named));
+        let statement =
+            named.and_then(|(name, digest)| Statement::of(job, self.spec, report, (&name, digest)));
         let Some(statement) = statement else { return };
         let attached = async { self.attestations().await?.attach(image, &statement).await };
         if let Err(error) = attached.await {

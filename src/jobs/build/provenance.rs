@@ -50,7 +50,7 @@ pub struct Statement {
     predicate: Provenance,
 }
 
-/// Something by its digest (in-toto "ResourceDescriptor").
+/// Something by its digest (in-toto, "Resource descriptor").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = ProvenanceResource)]
 pub struct Resource {
@@ -146,13 +146,13 @@ pub struct Metadata {
 }
 
 impl Statement {
-    /// What is to be told of a build; `subject` is its image by name and digest. `None`: an earlier attempt
+    /// What is to be told of a build whose image has this name and digest. `None`: an earlier attempt
     /// did it, and nothing is known of that.
     pub(super) fn of(
         job: Uuid,
         spec: &BuildSpec,
         report: &BuildReport,
-        subject: (String, Digest),
+        (name, digest): (&str, Digest),
     ) -> Option<Self> {
         let (run, backend) = report.run.as_ref().zip(report.backend.as_ref())?;
         let path = spec.dockerfile.is_none().then_some(spec.dockerfile_path.as_deref());
@@ -168,7 +168,7 @@ impl Statement {
         ];
         Some(Self {
             kind: STATEMENT_TYPE.to_owned(),
-            subject: vec![Resource::new(&subject.0, subject.1)],
+            subject: vec![Resource::new(name, digest)],
             predicate_type: PREDICATE.to_owned(),
             predicate: Provenance {
                 build_definition: BuildDefinition {
@@ -204,7 +204,7 @@ impl Statement {
             Some(reference) => subject(&reference.parse().ok()?)?,
             None => (result.archive.key.clone(), result.archive.digest),
         };
-        Self::of(job, spec, report, subject)
+        Self::of(job, spec, report, (&subject.0, subject.1))
     }
 
     /// As JSON, as it is pushed and served.
@@ -354,7 +354,7 @@ mod tests {
         let image: Reference =
             format!("host.example/images:id@{}", Digest::of(b"image")).parse().unwrap();
         let subject = subject(&image).unwrap();
-        let statement = Statement::of(job, &spec(), &report(), subject.clone()).unwrap();
+        let statement = Statement::of(job, &spec(), &report(), (&subject.0, subject.1)).unwrap();
         let hex = |content: &[u8]| json!({"sha256": Digest::of(content).hex()});
         let said: serde_json::Value = serde_json::from_slice(&statement.to_json()).unwrap();
         assert_eq!(said["_type"], STATEMENT_TYPE);
@@ -389,7 +389,7 @@ mod tests {
         let read: Statement = serde_json::from_slice(&statement.to_json()).unwrap();
         let nothing =
             BuildReport { backend: None, context: None, bases: Vec::new(), run: None, ..report() };
-        assert!(Statement::of(job, &spec(), &nothing, subject.clone()).is_none());
+        assert!(Statement::of(job, &spec(), &nothing, (&subject.0, subject.1)).is_none());
         let mut restored = nothing.clone();
         read.restore(job, &mut restored);
         assert_eq!(restored, report());
