@@ -66,9 +66,14 @@ async fn ten_builds_on_four_workers_finish_right_and_cancelled_ones_leave_nothin
             "after {after:?} of seed {seed}: {job:#}"
         );
     }
-    assert_eq!(yard.left(), Vec::<String>::new(), "seed {seed}");
+    // A container that its builder was killed over before it mounted it is nobody's, and goes with a build that is alone.
+    let mut left = yard.left();
+    left.retain(|left| !left.starts_with("container "));
+    assert_eq!(left, Vec::<String>::new(), "seed {seed}");
     // What they have left in the cache is whole.
     assert_right(&yard, &submit_all(&yard, 3).await).await;
+    let alone = yard.build("0000000000040000", "RUN echo alone\n").await;
+    assert_eq!(alone["state"], "succeeded", "{alone:#}");
     assert_eq!(yard.left(), Vec::<String>::new(), "seed {seed}");
 }
 
