@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::client::Client;
+use super::client::{Call, Client};
 use super::rollout_report::ReportArgs;
 use super::run_async;
 use super::say;
@@ -268,9 +268,6 @@ enum RolloutAction {
 fn sticky(text: &str) -> Result<Sticky, String> {
     Sticky::of(text).ok_or_else(|| "expected image or workspace".to_owned())
 }
-
-/// One request: method, path, body.
-pub(super) type Call = (Method, String, Option<Value>);
 
 impl WorkspaceCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {

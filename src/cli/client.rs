@@ -86,6 +86,9 @@ impl Retryable for ClientError {
     }
 }
 
+/// One request: method, path, body.
+pub(super) type Call = (Method, String, Option<Value>);
+
 /// The service, by its address.
 #[derive(Debug, Clone)]
 pub(super) struct Client {

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::json;
 
-use super::admin::Call;
+use super::client::Call;
 use crate::workspace::WorkspaceId;
 
 /// Holds the secret key, if no file does.
