@@ -221,15 +221,15 @@ async fn upstream_reads_what_was_built() {
         .arg(format!("oci:{}:latest", layout.display())));
     let root = unpack(&layout, &dir.path().join("bundle"));
     assert!(std::fs::read(root.join("opt/d/small")).unwrap() == large);
-    let mount = Mount::new(&interop, &service.archive(id), dir.path());
-    let mut compare = Command::new(&interop);
+    let mount = Mount::new(interop, &service.archive(id), dir.path());
+    let mut compare = Command::new(interop);
     compare.arg("compare");
     for list in differences("opaque") {
         compare.arg("--allow").arg(list);
     }
     run(compare.arg(root).arg(&mount.point));
     drop(mount);
-    upstream_archives_of(&interop, "built", &layout);
+    upstream_archives_of(interop, "built", &layout);
 }
 
 // ---- our v1 archives, read by upstream ---------------------------------------------------------
