@@ -117,13 +117,13 @@ func (e EventKind1Event) Valid() bool {
 
 // Defines values for EventKind2Event.
 const (
-	EventKind2EventResolved EventKind2Event = "resolved"
+	EventKind2EventPhase EventKind2Event = "phase"
 )
 
 // Valid indicates whether the value is a known member of the EventKind2Event enum.
 func (e EventKind2Event) Valid() bool {
 	switch e {
-	case EventKind2EventResolved:
+	case EventKind2EventPhase:
 		return true
 	default:
 		return false
@@ -132,13 +132,13 @@ func (e EventKind2Event) Valid() bool {
 
 // Defines values for EventKind3Event.
 const (
-	EventKind3EventProgress EventKind3Event = "progress"
+	EventKind3EventResolved EventKind3Event = "resolved"
 )
 
 // Valid indicates whether the value is a known member of the EventKind3Event enum.
 func (e EventKind3Event) Valid() bool {
 	switch e {
-	case EventKind3EventProgress:
+	case EventKind3EventResolved:
 		return true
 	default:
 		return false
@@ -147,13 +147,13 @@ func (e EventKind3Event) Valid() bool {
 
 // Defines values for EventKind4Event.
 const (
-	EventKind4EventWarning EventKind4Event = "warning"
+	EventKind4EventProgress EventKind4Event = "progress"
 )
 
 // Valid indicates whether the value is a known member of the EventKind4Event enum.
 func (e EventKind4Event) Valid() bool {
 	switch e {
-	case EventKind4EventWarning:
+	case EventKind4EventProgress:
 		return true
 	default:
 		return false
@@ -162,13 +162,13 @@ func (e EventKind4Event) Valid() bool {
 
 // Defines values for EventKind5Event.
 const (
-	EventKind5EventFellBack EventKind5Event = "fell_back"
+	EventKind5EventWarning EventKind5Event = "warning"
 )
 
 // Valid indicates whether the value is a known member of the EventKind5Event enum.
 func (e EventKind5Event) Valid() bool {
 	switch e {
-	case EventKind5EventFellBack:
+	case EventKind5EventWarning:
 		return true
 	default:
 		return false
@@ -177,13 +177,13 @@ func (e EventKind5Event) Valid() bool {
 
 // Defines values for EventKind6Event.
 const (
-	EventKind6EventRepublished EventKind6Event = "republished"
+	EventKind6EventFellBack EventKind6Event = "fell_back"
 )
 
 // Valid indicates whether the value is a known member of the EventKind6Event enum.
 func (e EventKind6Event) Valid() bool {
 	switch e {
-	case EventKind6EventRepublished:
+	case EventKind6EventFellBack:
 		return true
 	default:
 		return false
@@ -192,13 +192,13 @@ func (e EventKind6Event) Valid() bool {
 
 // Defines values for EventKind7Event.
 const (
-	EventKind7EventRetrying EventKind7Event = "retrying"
+	EventKind7EventRepublished EventKind7Event = "republished"
 )
 
 // Valid indicates whether the value is a known member of the EventKind7Event enum.
 func (e EventKind7Event) Valid() bool {
 	switch e {
-	case EventKind7EventRetrying:
+	case EventKind7EventRepublished:
 		return true
 	default:
 		return false
@@ -207,13 +207,13 @@ func (e EventKind7Event) Valid() bool {
 
 // Defines values for EventKind8Event.
 const (
-	EventKind8EventCancelRequested EventKind8Event = "cancel_requested"
+	EventKind8EventRetrying EventKind8Event = "retrying"
 )
 
 // Valid indicates whether the value is a known member of the EventKind8Event enum.
 func (e EventKind8Event) Valid() bool {
 	switch e {
-	case EventKind8EventCancelRequested:
+	case EventKind8EventRetrying:
 		return true
 	default:
 		return false
@@ -222,13 +222,13 @@ func (e EventKind8Event) Valid() bool {
 
 // Defines values for EventKind9Event.
 const (
-	EventKind9EventSucceeded EventKind9Event = "succeeded"
+	EventKind9EventCancelRequested EventKind9Event = "cancel_requested"
 )
 
 // Valid indicates whether the value is a known member of the EventKind9Event enum.
 func (e EventKind9Event) Valid() bool {
 	switch e {
-	case EventKind9EventSucceeded:
+	case EventKind9EventCancelRequested:
 		return true
 	default:
 		return false
@@ -237,13 +237,13 @@ func (e EventKind9Event) Valid() bool {
 
 // Defines values for EventKind10Event.
 const (
-	EventKind10EventFailed EventKind10Event = "failed"
+	EventKind10EventSucceeded EventKind10Event = "succeeded"
 )
 
 // Valid indicates whether the value is a known member of the EventKind10Event enum.
 func (e EventKind10Event) Valid() bool {
 	switch e {
-	case EventKind10EventFailed:
+	case EventKind10EventSucceeded:
 		return true
 	default:
 		return false
@@ -252,13 +252,13 @@ func (e EventKind10Event) Valid() bool {
 
 // Defines values for EventKind11Event.
 const (
-	EventKind11EventCancelled EventKind11Event = "cancelled"
+	EventKind11EventFailed EventKind11Event = "failed"
 )
 
 // Valid indicates whether the value is a known member of the EventKind11Event enum.
 func (e EventKind11Event) Valid() bool {
 	switch e {
-	case EventKind11EventCancelled:
+	case EventKind11EventFailed:
 		return true
 	default:
 		return false
@@ -267,13 +267,28 @@ func (e EventKind11Event) Valid() bool {
 
 // Defines values for EventKind12Event.
 const (
-	EventKind12EventExpired EventKind12Event = "expired"
+	EventKind12EventCancelled EventKind12Event = "cancelled"
 )
 
 // Valid indicates whether the value is a known member of the EventKind12Event enum.
 func (e EventKind12Event) Valid() bool {
 	switch e {
-	case EventKind12EventExpired:
+	case EventKind12EventCancelled:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for EventKind13Event.
+const (
+	EventKind13EventExpired EventKind13Event = "expired"
+)
+
+// Valid indicates whether the value is a known member of the EventKind13Event enum.
+func (e EventKind13Event) Valid() bool {
+	switch e {
+	case EventKind13EventExpired:
 		return true
 	default:
 		return false
@@ -282,16 +297,16 @@ func (e EventKind12Event) Valid() bool {
 
 // Defines values for Fallback.
 const (
-	None Fallback = "none"
-	V1   Fallback = "v1"
+	FallbackNone Fallback = "none"
+	FallbackV1   Fallback = "v1"
 )
 
 // Valid indicates whether the value is a known member of the Fallback enum.
 func (e Fallback) Valid() bool {
 	switch e {
-	case None:
+	case FallbackNone:
 		return true
-	case V1:
+	case FallbackV1:
 		return true
 	default:
 		return false
@@ -381,13 +396,13 @@ func (e JobEvent1Event) Valid() bool {
 
 // Defines values for JobEvent2Event.
 const (
-	JobEvent2EventResolved JobEvent2Event = "resolved"
+	JobEvent2EventPhase JobEvent2Event = "phase"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent2Event enum.
 func (e JobEvent2Event) Valid() bool {
 	switch e {
-	case JobEvent2EventResolved:
+	case JobEvent2EventPhase:
 		return true
 	default:
 		return false
@@ -396,13 +411,13 @@ func (e JobEvent2Event) Valid() bool {
 
 // Defines values for JobEvent3Event.
 const (
-	JobEvent3EventProgress JobEvent3Event = "progress"
+	JobEvent3EventResolved JobEvent3Event = "resolved"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent3Event enum.
 func (e JobEvent3Event) Valid() bool {
 	switch e {
-	case JobEvent3EventProgress:
+	case JobEvent3EventResolved:
 		return true
 	default:
 		return false
@@ -411,13 +426,13 @@ func (e JobEvent3Event) Valid() bool {
 
 // Defines values for JobEvent4Event.
 const (
-	JobEvent4EventWarning JobEvent4Event = "warning"
+	JobEvent4EventProgress JobEvent4Event = "progress"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent4Event enum.
 func (e JobEvent4Event) Valid() bool {
 	switch e {
-	case JobEvent4EventWarning:
+	case JobEvent4EventProgress:
 		return true
 	default:
 		return false
@@ -426,13 +441,13 @@ func (e JobEvent4Event) Valid() bool {
 
 // Defines values for JobEvent5Event.
 const (
-	JobEvent5EventFellBack JobEvent5Event = "fell_back"
+	JobEvent5EventWarning JobEvent5Event = "warning"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent5Event enum.
 func (e JobEvent5Event) Valid() bool {
 	switch e {
-	case JobEvent5EventFellBack:
+	case JobEvent5EventWarning:
 		return true
 	default:
 		return false
@@ -441,13 +456,13 @@ func (e JobEvent5Event) Valid() bool {
 
 // Defines values for JobEvent6Event.
 const (
-	JobEvent6EventRepublished JobEvent6Event = "republished"
+	JobEvent6EventFellBack JobEvent6Event = "fell_back"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent6Event enum.
 func (e JobEvent6Event) Valid() bool {
 	switch e {
-	case JobEvent6EventRepublished:
+	case JobEvent6EventFellBack:
 		return true
 	default:
 		return false
@@ -456,13 +471,13 @@ func (e JobEvent6Event) Valid() bool {
 
 // Defines values for JobEvent7Event.
 const (
-	JobEvent7EventRetrying JobEvent7Event = "retrying"
+	JobEvent7EventRepublished JobEvent7Event = "republished"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent7Event enum.
 func (e JobEvent7Event) Valid() bool {
 	switch e {
-	case JobEvent7EventRetrying:
+	case JobEvent7EventRepublished:
 		return true
 	default:
 		return false
@@ -471,13 +486,13 @@ func (e JobEvent7Event) Valid() bool {
 
 // Defines values for JobEvent8Event.
 const (
-	JobEvent8EventCancelRequested JobEvent8Event = "cancel_requested"
+	JobEvent8EventRetrying JobEvent8Event = "retrying"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent8Event enum.
 func (e JobEvent8Event) Valid() bool {
 	switch e {
-	case JobEvent8EventCancelRequested:
+	case JobEvent8EventRetrying:
 		return true
 	default:
 		return false
@@ -486,13 +501,13 @@ func (e JobEvent8Event) Valid() bool {
 
 // Defines values for JobEvent9Event.
 const (
-	JobEvent9EventSucceeded JobEvent9Event = "succeeded"
+	JobEvent9EventCancelRequested JobEvent9Event = "cancel_requested"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent9Event enum.
 func (e JobEvent9Event) Valid() bool {
 	switch e {
-	case JobEvent9EventSucceeded:
+	case JobEvent9EventCancelRequested:
 		return true
 	default:
 		return false
@@ -501,13 +516,13 @@ func (e JobEvent9Event) Valid() bool {
 
 // Defines values for JobEvent10Event.
 const (
-	JobEvent10EventFailed JobEvent10Event = "failed"
+	JobEvent10EventSucceeded JobEvent10Event = "succeeded"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent10Event enum.
 func (e JobEvent10Event) Valid() bool {
 	switch e {
-	case JobEvent10EventFailed:
+	case JobEvent10EventSucceeded:
 		return true
 	default:
 		return false
@@ -516,13 +531,13 @@ func (e JobEvent10Event) Valid() bool {
 
 // Defines values for JobEvent11Event.
 const (
-	JobEvent11EventCancelled JobEvent11Event = "cancelled"
+	JobEvent11EventFailed JobEvent11Event = "failed"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent11Event enum.
 func (e JobEvent11Event) Valid() bool {
 	switch e {
-	case JobEvent11EventCancelled:
+	case JobEvent11EventFailed:
 		return true
 	default:
 		return false
@@ -531,13 +546,28 @@ func (e JobEvent11Event) Valid() bool {
 
 // Defines values for JobEvent12Event.
 const (
-	JobEvent12EventExpired JobEvent12Event = "expired"
+	JobEvent12EventCancelled JobEvent12Event = "cancelled"
 )
 
 // Valid indicates whether the value is a known member of the JobEvent12Event enum.
 func (e JobEvent12Event) Valid() bool {
 	switch e {
-	case JobEvent12EventExpired:
+	case JobEvent12EventCancelled:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for JobEvent13Event.
+const (
+	JobEvent13EventExpired JobEvent13Event = "expired"
+)
+
+// Valid indicates whether the value is a known member of the JobEvent13Event enum.
+func (e JobEvent13Event) Valid() bool {
+	switch e {
+	case JobEvent13EventExpired:
 		return true
 	default:
 		return false
@@ -688,6 +718,27 @@ const (
 func (e MigrateKind) Valid() bool {
 	switch e {
 	case MigrateKindMigrate:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for Network.
+const (
+	NetworkFiltered Network = "filtered"
+	NetworkHost     Network = "host"
+	NetworkNone     Network = "none"
+)
+
+// Valid indicates whether the value is a known member of the Network enum.
+func (e Network) Valid() bool {
+	switch e {
+	case NetworkFiltered:
+		return true
+	case NetworkHost:
+		return true
+	case NetworkNone:
 		return true
 	default:
 		return false
@@ -1243,7 +1294,7 @@ type BackendVersion struct {
 	Version string `json:"version"`
 }
 
-// BaseImage An image that a build began with.
+// BaseImage An image that a build begins with, as it is told.
 type BaseImage struct {
 	// Cached Whether it was in the workspace's storage.
 	Cached bool `json:"cached"`
@@ -1282,6 +1333,18 @@ type Build struct {
 	Success bool `json:"success"`
 }
 
+// BuildDefinition What was asked for, and what it was made from.
+type BuildDefinition struct {
+	// BuildType `urn:clipwright:build:v1`.
+	BuildType string `json:"buildType"`
+
+	// ExternalParameters What the job says.
+	ExternalParameters ExternalParameters `json:"externalParameters"`
+
+	// ResolvedDependencies The Dockerfile, the context and the base images.
+	ResolvedDependencies []ProvenanceResource `json:"resolvedDependencies"`
+}
+
 // BuildKind The kind of a build.
 type BuildKind string
 
@@ -1300,10 +1363,12 @@ type BuildReport struct {
 	// CachedSteps Steps whose layers were there already.
 	CachedSteps int            `json:"cached_steps"`
 	Context     *ContextOrigin `json:"context,omitempty"`
+	Network     *Network       `json:"network,omitempty"`
 
 	// Reference Where the image is, by tag and digest; absent if it is in no registry, as one that was asked for
 	// as v1.
-	Reference *string `json:"reference,omitempty"`
+	Reference *string   `json:"reference,omitempty"`
+	Run       *BuildRun `json:"run,omitempty"`
 
 	// Steps What was done, in order.
 	Steps []BuildStep `json:"steps"`
@@ -1335,6 +1400,21 @@ type BuildRequest struct {
 	// SecretsAsBuildArgs Offer the secrets as build arguments too, as beta9's own Dockerfiles expect (`ARG NAME`): programs
 	// that the build runs can read them then. beta9 has no such field.
 	SecretsAsBuildArgs *bool `json:"secrets_as_build_args,omitempty"`
+}
+
+// BuildRun What was built from, by whom and when.
+type BuildRun struct {
+	// Dockerfile Digest of the Dockerfile's text.
+	Dockerfile string `json:"dockerfile"`
+
+	// FinishedAt When the image was built.
+	FinishedAt time.Time `json:"finished_at"`
+
+	// ServiceVersion Version of the service.
+	ServiceVersion string `json:"service_version"`
+
+	// StartedAt When the build began.
+	StartedAt time.Time `json:"started_at"`
 }
 
 // BuildSpec A build: the image goes to the build registry under the image id, and the archive points there.
@@ -1622,8 +1702,21 @@ type EventKind1 struct {
 // EventKind1Event defines model for EventKind.1.Event.
 type EventKind1Event string
 
-// EventKind2 The image was found.
+// EventKind2 A part of the attempt's work began, and the one before it ended.
 type EventKind2 struct {
+	// Data A part of the attempt's work began, and the one before it ended.
+	Data struct {
+		// Name Such as `resolve`, `index` or `publish`; it is the job's `phase` until the next one.
+		Name string `json:"name"`
+	} `json:"data"`
+	Event EventKind2Event `json:"event"`
+}
+
+// EventKind2Event defines model for EventKind.2.Event.
+type EventKind2Event string
+
+// EventKind3 The image was found.
+type EventKind3 struct {
 	// Data The image was found.
 	Data struct {
 		// CompressedBytes Sum of the compressed layers, in bytes.
@@ -1635,14 +1728,14 @@ type EventKind2 struct {
 		// ManifestDigest Digest of the platform manifest.
 		ManifestDigest string `json:"manifest_digest"`
 	} `json:"data"`
-	Event EventKind2Event `json:"event"`
+	Event EventKind3Event `json:"event"`
 }
 
-// EventKind2Event defines model for EventKind.2.Event.
-type EventKind2Event string
+// EventKind3Event defines model for EventKind.3.Event.
+type EventKind3Event string
 
-// EventKind3 How far reading has come; sent at most about once a second.
-type EventKind3 struct {
+// EventKind4 How far reading has come; sent at most about once a second.
+type EventKind4 struct {
 	// Data How far reading has come; sent at most about once a second.
 	Data struct {
 		// BytesDone Compressed bytes read, or known.
@@ -1660,37 +1753,37 @@ type EventKind3 struct {
 		// LayersTotal Layers in the image.
 		LayersTotal int64 `json:"layers_total"`
 	} `json:"data"`
-	Event EventKind3Event `json:"event"`
-}
-
-// EventKind3Event defines model for EventKind.3.Event.
-type EventKind3Event string
-
-// EventKind4 Something the user should know.
-type EventKind4 struct {
-	// Data Something the user should know.
-	Data struct {
-		// Message One sentence.
-		Message string `json:"message"`
-	} `json:"data"`
 	Event EventKind4Event `json:"event"`
 }
 
 // EventKind4Event defines model for EventKind.4.Event.
 type EventKind4Event string
 
-// EventKind5 The image can't be served as v2, and a v1 archive is made instead.
+// EventKind5 Something the user should know.
 type EventKind5 struct {
-	// Data The image can't be served as v2, and a v1 archive is made instead.
-	Data  VersionReport   `json:"data"`
+	// Data Something the user should know.
+	Data struct {
+		// Message One sentence.
+		Message string `json:"message"`
+	} `json:"data"`
 	Event EventKind5Event `json:"event"`
 }
 
 // EventKind5Event defines model for EventKind.5.Event.
 type EventKind5Event string
 
-// EventKind6 The image was re-published with all layers in gzip; the archive points there.
+// EventKind6 The image can't be served as v2, and a v1 archive is made instead.
 type EventKind6 struct {
+	// Data The image can't be served as v2, and a v1 archive is made instead.
+	Data  VersionReport   `json:"data"`
+	Event EventKind6Event `json:"event"`
+}
+
+// EventKind6Event defines model for EventKind.6.Event.
+type EventKind6Event string
+
+// EventKind7 The image was re-published with all layers in gzip; the archive points there.
+type EventKind7 struct {
 	// Data The image was re-published with all layers in gzip; the archive points there.
 	Data struct {
 		// Layers Layers that had to be compressed anew.
@@ -1699,14 +1792,14 @@ type EventKind6 struct {
 		// Reference Where it is, pinned.
 		Reference string `json:"reference"`
 	} `json:"data"`
-	Event EventKind6Event `json:"event"`
+	Event EventKind7Event `json:"event"`
 }
 
-// EventKind6Event defines model for EventKind.6.Event.
-type EventKind6Event string
+// EventKind7Event defines model for EventKind.7.Event.
+type EventKind7Event string
 
-// EventKind7 The attempt failed and another will be made.
-type EventKind7 struct {
+// EventKind8 The attempt failed and another will be made.
+type EventKind8 struct {
 	// Data The attempt failed and another will be made.
 	Data struct {
 		// Error Why it failed.
@@ -1715,39 +1808,26 @@ type EventKind7 struct {
 		// NotBefore When the next attempt may start.
 		NotBefore time.Time `json:"not_before"`
 	} `json:"data"`
-	Event EventKind7Event `json:"event"`
-}
-
-// EventKind7Event defines model for EventKind.7.Event.
-type EventKind7Event string
-
-// EventKind8 Somebody asked for the job to be cancelled.
-type EventKind8 struct {
 	Event EventKind8Event `json:"event"`
 }
 
 // EventKind8Event defines model for EventKind.8.Event.
 type EventKind8Event string
 
-// EventKind9 Final: the archive is in the store.
+// EventKind9 Somebody asked for the job to be cancelled.
 type EventKind9 struct {
-	// Data Final: the archive is in the store.
-	Data struct {
-		// Result What came of it, which is the job's result.
-		Result JobResult `json:"result"`
-	} `json:"data"`
 	Event EventKind9Event `json:"event"`
 }
 
 // EventKind9Event defines model for EventKind.9.Event.
 type EventKind9Event string
 
-// EventKind10 Final: the job failed.
+// EventKind10 Final: the archive is in the store.
 type EventKind10 struct {
-	// Data Final: the job failed.
+	// Data Final: the archive is in the store.
 	Data struct {
-		// Error Why.
-		Error JobError `json:"error"`
+		// Result What came of it, which is the job's result.
+		Result JobResult `json:"result"`
 	} `json:"data"`
 	Event EventKind10Event `json:"event"`
 }
@@ -1755,21 +1835,61 @@ type EventKind10 struct {
 // EventKind10Event defines model for EventKind.10.Event.
 type EventKind10Event string
 
-// EventKind11 Final: the job was cancelled.
+// EventKind11 Final: the job failed.
 type EventKind11 struct {
+	// Data Final: the job failed.
+	Data struct {
+		// Error Why.
+		Error JobError `json:"error"`
+	} `json:"data"`
 	Event EventKind11Event `json:"event"`
 }
 
 // EventKind11Event defines model for EventKind.11.Event.
 type EventKind11Event string
 
-// EventKind12 Final: no worker took the job in time.
+// EventKind12 Final: the job was cancelled.
 type EventKind12 struct {
 	Event EventKind12Event `json:"event"`
 }
 
 // EventKind12Event defines model for EventKind.12.Event.
 type EventKind12Event string
+
+// EventKind13 Final: no worker took the job in time.
+type EventKind13 struct {
+	Event EventKind13Event `json:"event"`
+}
+
+// EventKind13Event defines model for EventKind.13.Event.
+type EventKind13Event string
+
+// ExternalParameters What the job says.
+type ExternalParameters struct {
+	// BuildArgs Values of `ARG`s.
+	BuildArgs map[string]string `json:"buildArgs"`
+
+	// DockerfilePath Where in the context the Dockerfile is; absent if the job brought its text.
+	DockerfilePath *string `json:"dockerfilePath,omitempty"`
+
+	// Labels Labels that the image got.
+	Labels map[string]string `json:"labels"`
+
+	// NoCache Whether no layers of earlier builds were used.
+	NoCache bool `json:"noCache"`
+
+	// Platform `os/architecture[/variant]`.
+	Platform string `json:"platform"`
+
+	// SecretIds Ids of the secrets.
+	SecretIds []string `json:"secretIds"`
+
+	// SecretsAsBuildArgs Whether secrets were offered as `ARG`s too.
+	SecretsAsBuildArgs bool `json:"secretsAsBuildArgs"`
+
+	// Target The stage that was built; the last one when absent.
+	Target *string `json:"target,omitempty"`
+}
 
 // Fallback What to do when an image can't be served as v2.
 type Fallback string
@@ -2038,7 +2158,7 @@ type Job struct {
 	// MaxAttempts How many there may be.
 	MaxAttempts int32 `json:"max_attempts"`
 
-	// Phase What its attempt is at.
+	// Phase What its attempt is at: the name of the last `phase` event.
 	Phase *string `json:"phase,omitempty"`
 
 	// Priority Which of several is taken first.
@@ -2121,8 +2241,21 @@ type JobEvent1 struct {
 // JobEvent1Event defines model for JobEvent.1.Event.
 type JobEvent1Event string
 
-// JobEvent2 The image was found.
+// JobEvent2 A part of the attempt's work began, and the one before it ended.
 type JobEvent2 struct {
+	// Data A part of the attempt's work began, and the one before it ended.
+	Data struct {
+		// Name Such as `resolve`, `index` or `publish`; it is the job's `phase` until the next one.
+		Name string `json:"name"`
+	} `json:"data"`
+	Event JobEvent2Event `json:"event"`
+}
+
+// JobEvent2Event defines model for JobEvent.2.Event.
+type JobEvent2Event string
+
+// JobEvent3 The image was found.
+type JobEvent3 struct {
 	// Data The image was found.
 	Data struct {
 		// CompressedBytes Sum of the compressed layers, in bytes.
@@ -2134,14 +2267,14 @@ type JobEvent2 struct {
 		// ManifestDigest Digest of the platform manifest.
 		ManifestDigest string `json:"manifest_digest"`
 	} `json:"data"`
-	Event JobEvent2Event `json:"event"`
+	Event JobEvent3Event `json:"event"`
 }
 
-// JobEvent2Event defines model for JobEvent.2.Event.
-type JobEvent2Event string
+// JobEvent3Event defines model for JobEvent.3.Event.
+type JobEvent3Event string
 
-// JobEvent3 How far reading has come; sent at most about once a second.
-type JobEvent3 struct {
+// JobEvent4 How far reading has come; sent at most about once a second.
+type JobEvent4 struct {
 	// Data How far reading has come; sent at most about once a second.
 	Data struct {
 		// BytesDone Compressed bytes read, or known.
@@ -2159,37 +2292,37 @@ type JobEvent3 struct {
 		// LayersTotal Layers in the image.
 		LayersTotal int64 `json:"layers_total"`
 	} `json:"data"`
-	Event JobEvent3Event `json:"event"`
-}
-
-// JobEvent3Event defines model for JobEvent.3.Event.
-type JobEvent3Event string
-
-// JobEvent4 Something the user should know.
-type JobEvent4 struct {
-	// Data Something the user should know.
-	Data struct {
-		// Message One sentence.
-		Message string `json:"message"`
-	} `json:"data"`
 	Event JobEvent4Event `json:"event"`
 }
 
 // JobEvent4Event defines model for JobEvent.4.Event.
 type JobEvent4Event string
 
-// JobEvent5 The image can't be served as v2, and a v1 archive is made instead.
+// JobEvent5 Something the user should know.
 type JobEvent5 struct {
-	// Data The image can't be served as v2, and a v1 archive is made instead.
-	Data  VersionReport  `json:"data"`
+	// Data Something the user should know.
+	Data struct {
+		// Message One sentence.
+		Message string `json:"message"`
+	} `json:"data"`
 	Event JobEvent5Event `json:"event"`
 }
 
 // JobEvent5Event defines model for JobEvent.5.Event.
 type JobEvent5Event string
 
-// JobEvent6 The image was re-published with all layers in gzip; the archive points there.
+// JobEvent6 The image can't be served as v2, and a v1 archive is made instead.
 type JobEvent6 struct {
+	// Data The image can't be served as v2, and a v1 archive is made instead.
+	Data  VersionReport  `json:"data"`
+	Event JobEvent6Event `json:"event"`
+}
+
+// JobEvent6Event defines model for JobEvent.6.Event.
+type JobEvent6Event string
+
+// JobEvent7 The image was re-published with all layers in gzip; the archive points there.
+type JobEvent7 struct {
 	// Data The image was re-published with all layers in gzip; the archive points there.
 	Data struct {
 		// Layers Layers that had to be compressed anew.
@@ -2198,14 +2331,14 @@ type JobEvent6 struct {
 		// Reference Where it is, pinned.
 		Reference string `json:"reference"`
 	} `json:"data"`
-	Event JobEvent6Event `json:"event"`
+	Event JobEvent7Event `json:"event"`
 }
 
-// JobEvent6Event defines model for JobEvent.6.Event.
-type JobEvent6Event string
+// JobEvent7Event defines model for JobEvent.7.Event.
+type JobEvent7Event string
 
-// JobEvent7 The attempt failed and another will be made.
-type JobEvent7 struct {
+// JobEvent8 The attempt failed and another will be made.
+type JobEvent8 struct {
 	// Data The attempt failed and another will be made.
 	Data struct {
 		// Error Why it failed.
@@ -2214,39 +2347,26 @@ type JobEvent7 struct {
 		// NotBefore When the next attempt may start.
 		NotBefore time.Time `json:"not_before"`
 	} `json:"data"`
-	Event JobEvent7Event `json:"event"`
-}
-
-// JobEvent7Event defines model for JobEvent.7.Event.
-type JobEvent7Event string
-
-// JobEvent8 Somebody asked for the job to be cancelled.
-type JobEvent8 struct {
 	Event JobEvent8Event `json:"event"`
 }
 
 // JobEvent8Event defines model for JobEvent.8.Event.
 type JobEvent8Event string
 
-// JobEvent9 Final: the archive is in the store.
+// JobEvent9 Somebody asked for the job to be cancelled.
 type JobEvent9 struct {
-	// Data Final: the archive is in the store.
-	Data struct {
-		// Result What came of it, which is the job's result.
-		Result JobResult `json:"result"`
-	} `json:"data"`
 	Event JobEvent9Event `json:"event"`
 }
 
 // JobEvent9Event defines model for JobEvent.9.Event.
 type JobEvent9Event string
 
-// JobEvent10 Final: the job failed.
+// JobEvent10 Final: the archive is in the store.
 type JobEvent10 struct {
-	// Data Final: the job failed.
+	// Data Final: the archive is in the store.
 	Data struct {
-		// Error Why.
-		Error JobError `json:"error"`
+		// Result What came of it, which is the job's result.
+		Result JobResult `json:"result"`
 	} `json:"data"`
 	Event JobEvent10Event `json:"event"`
 }
@@ -2254,21 +2374,34 @@ type JobEvent10 struct {
 // JobEvent10Event defines model for JobEvent.10.Event.
 type JobEvent10Event string
 
-// JobEvent11 Final: the job was cancelled.
+// JobEvent11 Final: the job failed.
 type JobEvent11 struct {
+	// Data Final: the job failed.
+	Data struct {
+		// Error Why.
+		Error JobError `json:"error"`
+	} `json:"data"`
 	Event JobEvent11Event `json:"event"`
 }
 
 // JobEvent11Event defines model for JobEvent.11.Event.
 type JobEvent11Event string
 
-// JobEvent12 Final: no worker took the job in time.
+// JobEvent12 Final: the job was cancelled.
 type JobEvent12 struct {
 	Event JobEvent12Event `json:"event"`
 }
 
 // JobEvent12Event defines model for JobEvent.12.Event.
 type JobEvent12Event string
+
+// JobEvent13 Final: no worker took the job in time.
+type JobEvent13 struct {
+	Event JobEvent13Event `json:"event"`
+}
+
+// JobEvent13Event defines model for JobEvent.13.Event.
+type JobEvent13Event string
 
 // JobPage One page of jobs, newest first.
 type JobPage struct {
@@ -2609,6 +2742,9 @@ type Migration struct {
 	// To The version that is there now.
 	To int32 `json:"to"`
 }
+
+// Network Which network there is while an image is built, for `RUN` and `ADD` alike.
+type Network string
 
 // NewBuild A build: an image from a Dockerfile, in the build registry, and its archive. Without a Dockerfile and a context, `source` is indexed where it is, as by a pull.
 //
@@ -3217,6 +3353,75 @@ type Problem struct {
 	Type string `json:"type"`
 }
 
+// Provenance SLSA provenance.
+type Provenance struct {
+	// BuildDefinition What was asked for, and what it was made from.
+	BuildDefinition BuildDefinition `json:"buildDefinition"`
+
+	// RunDetails Who did it, and when.
+	RunDetails ProvenanceRun `json:"runDetails"`
+}
+
+// ProvenanceBuilder Who did it.
+type ProvenanceBuilder struct {
+	// Id `urn:clipwright:builder`.
+	Id string `json:"id"`
+
+	// Version Of the service, and of what it builds with.
+	Version map[string]string `json:"version"`
+}
+
+// ProvenanceMetadata When, and for which job.
+type ProvenanceMetadata struct {
+	// FinishedOn When the image was built.
+	FinishedOn time.Time `json:"finishedOn"`
+
+	// InvocationId Id of the job.
+	InvocationId openapi_types.UUID `json:"invocationId"`
+
+	// StartedOn When the build began.
+	StartedOn time.Time `json:"startedOn"`
+}
+
+// ProvenanceResource Something by its digest (in-toto, "Resource descriptor").
+type ProvenanceResource struct {
+	// Annotations Of base images: `reference`, by which it was fetched. Of a context: `object`, its name in the bucket.
+	Annotations *map[string]string `json:"annotations,omitempty"`
+
+	// Digest By the name of the algorithm, in hex.
+	Digest map[string]string `json:"digest"`
+
+	// Name What it is called.
+	Name string `json:"name"`
+
+	// Uri Where it is: a package URL of an image, the repository of a context.
+	Uri *string `json:"uri,omitempty"`
+}
+
+// ProvenanceRun Who did it, and when.
+type ProvenanceRun struct {
+	// Builder Who did it.
+	Builder ProvenanceBuilder `json:"builder"`
+
+	// Metadata When, and for which job.
+	Metadata ProvenanceMetadata `json:"metadata"`
+}
+
+// ProvenanceStatement An in-toto statement about an image.
+type ProvenanceStatement struct {
+	// UnderscoreType `https://in-toto.io/Statement/v1`.
+	UnderscoreType string `json:"_type"`
+
+	// Predicate How it came to be.
+	Predicate Provenance `json:"predicate"`
+
+	// PredicateType `https://slsa.dev/provenance/v1`.
+	PredicateType string `json:"predicateType"`
+
+	// Subject The image; of a build that was not pushed, its archive.
+	Subject []ProvenanceResource `json:"subject"`
+}
+
 // PullKind The kind of a pull.
 type PullKind string
 
@@ -3253,6 +3458,10 @@ type Ratio struct {
 
 // Readiness What is ready, and what this process can't do.
 type Readiness struct {
+	// NoBuildNetwork Why builds have no network here although the settings give them a filtered one; absent if they have
+	// what the settings say.
+	NoBuildNetwork *string `json:"no_build_network,omitempty"`
+
 	// NoBuilds Why this process builds no images; absent if it does, or works on no jobs at all.
 	NoBuilds *string `json:"no_builds,omitempty"`
 
@@ -3409,6 +3618,108 @@ type ServerSentEvent struct {
 // Examples: registry.example/team/*
 type SourcePattern = string
 
+// SpdxCreation Who made a document, and when.
+type SpdxCreation struct {
+	// Comment What was left out, if anything was.
+	Comment *string `json:"comment,omitempty"`
+
+	// Created In UTC and whole seconds.
+	Created string `json:"created"`
+
+	// Creators The service.
+	Creators []string `json:"creators"`
+}
+
+// SpdxDocument An SPDX document.
+type SpdxDocument struct {
+	// SPDXID `SPDXRef-DOCUMENT`.
+	SPDXID string `json:"SPDXID"`
+
+	// CreationInfo Who made the document, and when.
+	CreationInfo SpdxCreation `json:"creationInfo"`
+
+	// DataLicense `CC0-1.0`.
+	DataLicense string `json:"dataLicense"`
+
+	// DocumentDescribes `SPDXRef-image`.
+	DocumentDescribes []string `json:"documentDescribes"`
+
+	// DocumentNamespace An address that no other document has.
+	DocumentNamespace string `json:"documentNamespace"`
+
+	// Name The image.
+	Name string `json:"name"`
+
+	// Packages The image, and what is installed in it.
+	Packages []SpdxPackage `json:"packages"`
+
+	// Relationships Which is in what.
+	Relationships []SpdxRelationship `json:"relationships"`
+
+	// SpdxVersion `SPDX-2.3`.
+	SpdxVersion string `json:"spdxVersion"`
+}
+
+// SpdxPackage A package of a document.
+type SpdxPackage struct {
+	// SPDXID Names it in the document.
+	SPDXID string `json:"SPDXID"`
+
+	// CopyrightText `NOASSERTION`.
+	CopyrightText string `json:"copyrightText"`
+
+	// DownloadLocation `NOASSERTION`.
+	DownloadLocation string `json:"downloadLocation"`
+
+	// ExternalRefs Its package URL.
+	ExternalRefs *[]SpdxReference `json:"externalRefs,omitempty"`
+
+	// FilesAnalyzed `false`.
+	FilesAnalyzed bool `json:"filesAnalyzed"`
+
+	// LicenseComments The license in the package's own words.
+	LicenseComments *string `json:"licenseComments,omitempty"`
+
+	// LicenseConcluded `NOASSERTION`.
+	LicenseConcluded string `json:"licenseConcluded"`
+
+	// LicenseDeclared `NOASSERTION`.
+	LicenseDeclared string `json:"licenseDeclared"`
+
+	// Name Its name.
+	Name string `json:"name"`
+
+	// SourceInfo Which package manager has written it down.
+	SourceInfo *string `json:"sourceInfo,omitempty"`
+
+	// VersionInfo Its version.
+	VersionInfo *string `json:"versionInfo,omitempty"`
+}
+
+// SpdxReference A package by its address.
+type SpdxReference struct {
+	// ReferenceCategory `PACKAGE-MANAGER`.
+	ReferenceCategory string `json:"referenceCategory"`
+
+	// ReferenceLocator The package URL.
+	ReferenceLocator string `json:"referenceLocator"`
+
+	// ReferenceType `purl`.
+	ReferenceType string `json:"referenceType"`
+}
+
+// SpdxRelationship What two parts of a document have to do with each other.
+type SpdxRelationship struct {
+	// RelatedSpdxElement The other.
+	RelatedSpdxElement string `json:"relatedSpdxElement"`
+
+	// RelationshipType `DESCRIBES` or `CONTAINS`.
+	RelationshipType string `json:"relationshipType"`
+
+	// SpdxElementId The one.
+	SpdxElementId string `json:"spdxElementId"`
+}
+
 // StartBody One start; what was not measured is left out.
 type StartBody struct {
 	// AgeSeconds How many seconds ago it was, so that no two clocks need to agree; now when absent.
@@ -3560,13 +3871,13 @@ type Timings struct {
 	// Context The context was fetched and unpacked.
 	Context float64 `json:"context"`
 
-	// Export The image was written out of the builder's storage.
+	// Export The image's new layers were read out of the builder's storage, compressed, indexed and pushed.
 	Export float64 `json:"export"`
 
 	// Index The image was indexed and its archive stored.
 	Index *float64 `json:"index,omitempty"`
 
-	// Publish The image was pushed.
+	// Publish The image got its tag.
 	Publish *float64 `json:"publish,omitempty"`
 }
 
@@ -4107,6 +4418,18 @@ type FollowJobLogParams struct {
 	// Follow Whether to wait for the job's end; `false` sends what there is.
 	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
 
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// GetJobPackagesParams defines parameters for GetJobPackages.
+type GetJobPackagesParams struct {
+	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
+	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
+}
+
+// GetJobProvenanceParams defines parameters for GetJobProvenance.
+type GetJobProvenanceParams struct {
 	// ClipwrightWorkspace The workspace that the request is about: for tokens of admins and gateways. A token of a workspace is about its own; whoever names none is about `default`
 	ClipwrightWorkspace *string `json:"Clipwright-Workspace,omitempty"`
 }
@@ -4777,6 +5100,32 @@ func (t *EventKind) MergeEventKind12(v EventKind12) error {
 	return err
 }
 
+// AsEventKind13 returns the union data inside the EventKind as a EventKind13
+func (t EventKind) AsEventKind13() (EventKind13, error) {
+	var body EventKind13
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromEventKind13 overwrites any union data inside the EventKind as the provided EventKind13
+func (t *EventKind) FromEventKind13(v EventKind13) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeEventKind13 performs a merge with any union data inside the EventKind, using the provided EventKind13
+func (t *EventKind) MergeEventKind13(v EventKind13) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
 func (t EventKind) MarshalJSON() ([]byte, error) {
 	b, err := t.union.MarshalJSON()
 	return b, err
@@ -5115,6 +5464,32 @@ func (t *JobEvent) FromJobEvent12(v JobEvent12) error {
 
 // MergeJobEvent12 performs a merge with any union data inside the JobEvent, using the provided JobEvent12
 func (t *JobEvent) MergeJobEvent12(v JobEvent12) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+
+	merged, err := runtime.JSONMerge(t.union, b)
+	t.union = merged
+	return err
+}
+
+// AsJobEvent13 returns the union data inside the JobEvent as a JobEvent13
+func (t JobEvent) AsJobEvent13() (JobEvent13, error) {
+	var body JobEvent13
+	err := json.Unmarshal(t.union, &body)
+	return body, err
+}
+
+// FromJobEvent13 overwrites any union data inside the JobEvent as the provided JobEvent13
+func (t *JobEvent) FromJobEvent13(v JobEvent13) error {
+	b, err := json.Marshal(v)
+	t.union = b
+	return err
+}
+
+// MergeJobEvent13 performs a merge with any union data inside the JobEvent, using the provided JobEvent13
+func (t *JobEvent) MergeJobEvent13(v JobEvent13) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -6120,6 +6495,24 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 	FollowJobLog(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetJobPackages Lists what is installed in a job's image
+	//
+	// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
+	// files is read, through the archive; what there are too many of, or what is too large, is left out, which
+	// the document's comment says. An image without any has a document without any.
+	//
+	// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
+	GetJobPackages(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetJobProvenance Shows how a build's image came to be
+	//
+	// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
+	// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
+	// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
+	//
+	// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
+	GetJobProvenance(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RetryJobWithBody Does a job once more
 	//
 	// A job that ended is submitted again as a new one, which asks for the same. Credentials that it brought
@@ -6997,6 +7390,44 @@ func (c *Client) FollowJob(ctx context.Context, id openapi_types.UUID, params *F
 // Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 func (c *Client) FollowJobLog(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewFollowJobLogRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetJobPackages Lists what is installed in a job's image
+//
+// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
+// files is read, through the archive; what there are too many of, or what is too large, is left out, which
+// the document's comment says. An image without any has a document without any.
+//
+// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
+func (c *Client) GetJobPackages(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetJobPackagesRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetJobProvenance Shows how a build's image came to be
+//
+// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
+// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
+// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
+//
+// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
+func (c *Client) GetJobProvenance(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetJobProvenanceRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -9496,6 +9927,104 @@ func NewFollowJobLogRequest(server string, id openapi_types.UUID, params *Follow
 	return req, nil
 }
 
+// NewGetJobPackagesRequest constructs an http.Request for the GetJobPackages method
+func NewGetJobPackagesRequest(server string, id openapi_types.UUID, params *GetJobPackagesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/jobs/%s/packages", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetJobProvenanceRequest constructs an http.Request for the GetJobProvenance method
+func NewGetJobProvenanceRequest(server string, id openapi_types.UUID, params *GetJobProvenanceParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/jobs/%s/provenance", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.ClipwrightWorkspace != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Clipwright-Workspace", *params.ClipwrightWorkspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Clipwright-Workspace", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewRetryJobRequest calls the generic RetryJob builder with application/json body
 func NewRetryJobRequest(server string, id openapi_types.UUID, params *RetryJobParams, body RetryJobJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -11120,6 +11649,28 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/jobs/{id}/log (the `FollowJobLog` operationId).
 	FollowJobLogWithResponse(ctx context.Context, id openapi_types.UUID, params *FollowJobLogParams, reqEditors ...RequestEditorFn) (*FollowJobLogResponse, error)
+
+	// GetJobPackagesWithResponse Lists what is installed in a job's image
+	//
+	// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
+	// files is read, through the archive; what there are too many of, or what is too large, is left out, which
+	// the document's comment says. An image without any has a document without any.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
+	GetJobPackagesWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*GetJobPackagesResponse, error)
+
+	// GetJobProvenanceWithResponse Shows how a build's image came to be
+	//
+	// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
+	// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
+	// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
+	GetJobProvenanceWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*GetJobProvenanceResponse, error)
 
 	// RetryJobWithBodyWithResponse Does a job once more
 	//
@@ -14086,6 +14637,193 @@ func (r FollowJobLogResponse) ContentType() string {
 	return ""
 }
 
+type GetJobPackagesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SpdxDocument
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON422 the response for an HTTP 422 `application/problem+json` response
+	ApplicationproblemJSON422 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetJobPackagesResponse) GetJSON200() *SpdxDocument {
+	return r.JSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON422 returns the response for an HTTP 422 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON422() *Problem {
+	return r.ApplicationproblemJSON422
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetJobPackagesResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetJobPackagesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetJobPackagesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetJobPackagesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetJobPackagesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type GetJobProvenanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationvndInTotoJSON200 the response for an HTTP 200 `application/vnd.in-toto+json` response
+	ApplicationvndInTotoJSON200 *ProvenanceStatement
+	// ApplicationproblemJSON400 the response for an HTTP 400 `application/problem+json` response
+	ApplicationproblemJSON400 *Problem
+	// ApplicationproblemJSON401 the response for an HTTP 401 `application/problem+json` response
+	ApplicationproblemJSON401 *Problem
+	// ApplicationproblemJSON403 the response for an HTTP 403 `application/problem+json` response
+	ApplicationproblemJSON403 *Problem
+	// ApplicationproblemJSON404 the response for an HTTP 404 `application/problem+json` response
+	ApplicationproblemJSON404 *Problem
+	// ApplicationproblemJSON429 the response for an HTTP 429 `application/problem+json` response
+	ApplicationproblemJSON429 *Problem
+	// ApplicationproblemJSON500 the response for an HTTP 500 `application/problem+json` response
+	ApplicationproblemJSON500 *Problem
+	// ApplicationproblemJSON503 the response for an HTTP 503 `application/problem+json` response
+	ApplicationproblemJSON503 *Problem
+}
+
+// GetApplicationvndInTotoJSON200 returns the response for an HTTP 200 `application/vnd.in-toto+json` response
+func (r GetJobProvenanceResponse) GetApplicationvndInTotoJSON200() *ProvenanceStatement {
+	return r.ApplicationvndInTotoJSON200
+}
+
+// GetApplicationproblemJSON400 returns the response for an HTTP 400 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON400() *Problem {
+	return r.ApplicationproblemJSON400
+}
+
+// GetApplicationproblemJSON401 returns the response for an HTTP 401 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON401() *Problem {
+	return r.ApplicationproblemJSON401
+}
+
+// GetApplicationproblemJSON403 returns the response for an HTTP 403 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON403() *Problem {
+	return r.ApplicationproblemJSON403
+}
+
+// GetApplicationproblemJSON404 returns the response for an HTTP 404 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON404() *Problem {
+	return r.ApplicationproblemJSON404
+}
+
+// GetApplicationproblemJSON429 returns the response for an HTTP 429 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON429() *Problem {
+	return r.ApplicationproblemJSON429
+}
+
+// GetApplicationproblemJSON500 returns the response for an HTTP 500 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON500() *Problem {
+	return r.ApplicationproblemJSON500
+}
+
+// GetApplicationproblemJSON503 returns the response for an HTTP 503 `application/problem+json` response
+func (r GetJobProvenanceResponse) GetApplicationproblemJSON503() *Problem {
+	return r.ApplicationproblemJSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetJobProvenanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetJobProvenanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetJobProvenanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetJobProvenanceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // RetryJobResponse200Headers the declared response headers of an HTTP 200 response for RetryJob
 type RetryJobResponse200Headers struct {
 	Location *string
@@ -16682,6 +17420,40 @@ func (c *ClientWithResponses) FollowJobLogWithResponse(ctx context.Context, id o
 		return nil, err
 	}
 	return ParseFollowJobLogResponse(rsp)
+}
+
+// GetJobPackagesWithResponse Lists what is installed in a job's image
+//
+// An SPDX document of the packages that dpkg, apk, pip and npm have written down in the image. Nothing but their
+// files is read, through the archive; what there are too many of, or what is too large, is left out, which
+// the document's comment says. An image without any has a document without any.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/jobs/{id}/packages (the `GetJobPackages` operationId).
+func (c *ClientWithResponses) GetJobPackagesWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobPackagesParams, reqEditors ...RequestEditorFn) (*GetJobPackagesResponse, error) {
+	rsp, err := c.GetJobPackages(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetJobPackagesResponse(rsp)
+}
+
+// GetJobProvenanceWithResponse Shows how a build's image came to be
+//
+// An in-toto statement with SLSA provenance: the image by its digest, what the job asked for, the Dockerfile,
+// the context and the base images by their digests, who built it and when. Of secrets it has the ids alone. The
+// first build of an image puts it beside the image in the registry too, as what refers to its manifest.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/jobs/{id}/provenance (the `GetJobProvenance` operationId).
+func (c *ClientWithResponses) GetJobProvenanceWithResponse(ctx context.Context, id openapi_types.UUID, params *GetJobProvenanceParams, reqEditors ...RequestEditorFn) (*GetJobProvenanceResponse, error) {
+	rsp, err := c.GetJobProvenance(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetJobProvenanceResponse(rsp)
 }
 
 // RetryJobWithBodyWithResponse Does a job once more
@@ -19363,6 +20135,163 @@ func ParseFollowJobLogResponse(rsp *http.Response) (*FollowJobLogResponse, error
 	}
 
 	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetJobPackagesResponse parses an HTTP response from a GetJobPackagesWithResponse call
+func ParseGetJobPackagesResponse(rsp *http.Response) (*GetJobPackagesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetJobPackagesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SpdxDocument
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationproblemJSON503 = &dest
+
+	}
+
+	return response, nil
+}
+
+// ParseGetJobProvenanceResponse parses an HTTP response from a GetJobProvenanceWithResponse call
+func ParseGetJobProvenanceResponse(rsp *http.Response) (*GetJobProvenanceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetJobProvenanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ProvenanceStatement
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationvndInTotoJSON200 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
 		var dest Problem
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
