@@ -11,6 +11,8 @@ mod error;
 mod filesystem;
 /// What a start is going to read, when nobody has told.
 mod guess;
+/// The large files that somebody has open.
+mod large_files;
 /// Files that the kernel reads past us.
 mod passthrough;
 /// Mount points of this machine.
@@ -19,6 +21,8 @@ pub mod points;
 mod sequence;
 /// An archive, mounted.
 mod session;
+/// What the answers of a mount take.
+mod shared;
 /// The tree that the kernel is shown.
 pub mod tree;
 

@@ -32,7 +32,7 @@ pub(super) enum StorageAction {
         /// Names the key
         #[arg(long, value_name = "KEY")]
         access_key: String,
-        /// File with the secret key; CLIPWRIGHT_STORAGE_SECRET_KEY in the environment when absent
+        /// File with the secret key; `CLIPWRIGHT_STORAGE_SECRET_KEY` in the environment when absent
         #[arg(long, value_name = "FILE")]
         secret_key_file: Option<PathBuf>,
     },

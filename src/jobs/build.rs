@@ -253,7 +253,7 @@ impl Builder {
             tempfile::tempdir_in(&self.scratch).map_err(failed()).map_err(BuildError::from)?;
         let workspace = &attempt.job().workspace;
         let (started_at, fetching) = (Utc::now(), Instant::now());
-        let input = self.input(spec, attempt, scratch.path());
+        let input = Box::pin(self.input(spec, attempt, scratch.path()));
         let (input, context) = phase(&attempt.events, JobKind::Build, "context", input).await?;
         let fetched = fetching.elapsed().as_secs_f64();
         if spec.secrets_as_build_args && !input.secrets.is_empty() {

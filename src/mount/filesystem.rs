@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,14 +14,10 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use super::content::MountContent;
-use super::passthrough::LargeFiles;
-use super::sequence::Sequences;
+use super::shared::Shared;
 use super::tree::{FileTree, Ino, Inode, Kind};
 use crate::clip::node::Special;
-use crate::content::ContentError;
 use crate::content::lazy::Priority;
-use crate::local::io_error;
 
 /// How long the kernel may keep what it was told: for ever.
 const TTL: Duration = Duration::from_secs(u32::MAX as u64);
@@ -39,18 +34,6 @@ pub(super) struct ArchiveFs {
     passes: bool,
 }
 
-/// What answers take.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) tree: FileTree,
-    pub(super) content: MountContent,
-    /// The archive, for people.
-    pub(super) name: String,
-    pub(super) sequences: Sequences,
-    /// `None`: every file is read through us.
-    pub(super) large: Option<LargeFiles>,
-}
-
 impl ArchiveFs {
     /// Reads that take a while are waited for on `runtime`, and not longer than `patience`.
     pub(super) fn new(shared: Arc<Shared>, runtime: Handle, patience: Duration) -> Self {
@@ -64,22 +47,6 @@ impl ArchiveFs {
     fn attributes(&self, ino: INodeNo) -> Option<FileAttr> {
         let ino = Ino::new(ino.0)?;
         Some(attributes(ino, self.tree().inode(ino)?))
-    }
-}
-
-impl Shared {
-    async fn read(
-        &self,
-        ino: Ino,
-        range: Range<u64>,
-        patience: Duration,
-    ) -> Result<Vec<u8>, ContentError> {
-        let reading = self.content.read(&self.tree, ino, range);
-        if let Ok(read) = tokio::time::timeout(patience, reading).await {
-            return read;
-        }
-        let what = format!("nothing came for {} s", patience.as_secs());
-        Err(io_error(what)(io::ErrorKind::TimedOut.into()).into())
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use foldhash::{HashSet, HashSetExt as _};
 
-use super::filesystem::Shared;
+use super::shared::Shared;
 use super::tree::{FileTree, Ino, Kind};
 use crate::clip::storage_info::ImageMetadata;
 use crate::content::lazy::Priority;

@@ -4,49 +4,20 @@
 //! which costs every file of the mount a round trip at each opening. So only archives with a file that is
 //! large enough pass files through, and the openings and closings of such a file take turns.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use foldhash::{HashMap, HashMapExt as _};
-use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
-use tokio::sync::{Mutex as Turns, Semaphore};
+use fuser::{FileHandle, FopenFlags, ReplyOpen};
+use tokio::sync::Mutex as Turns;
 
-use super::filesystem::Shared;
+use super::large_files::LargeFile;
+use super::shared::Shared;
 use super::tree::{Ino, Kind};
-use crate::content::span_cache::WholeFile;
 use crate::local::blocking;
 
 /// A handle whose closing is of no interest.
 const ANY: FileHandle = FileHandle(0);
 /// A handle that counts.
 const COUNTED: FileHandle = FileHandle(1);
-
-/// Which files of a mount are large enough, and those of them that were opened.
-#[derive(Debug)]
-pub(super) struct LargeFiles {
-    least: u64,
-    opened: Mutex<HashMap<Ino, Arc<Turns<LargeFile>>>>,
-    /// One is made at a time: nobody waits for them.
-    making: Semaphore,
-}
-
-#[derive(Debug, Default)]
-struct LargeFile {
-    handles: u64,
-    /// What its handles are read from. Without it they are read through us.
-    backing: Option<(BackingId, WholeFile)>,
-}
-
-impl LargeFiles {
-    /// Files of `least` bytes and more.
-    pub(super) fn new(least: u64) -> Self {
-        Self { least, opened: Mutex::new(HashMap::new()), making: Semaphore::new(1) }
-    }
-
-    fn of(&self, ino: Ino) -> Arc<Turns<LargeFile>> {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.entry(ino).or_default().clone()
-    }
-}
 
 impl Shared {
     /// Whether there is a file that is worth it.

@@ -177,8 +177,7 @@ fn fits_name(parts: &[Part], name: &str) -> bool {
         }
         for (at, _) in reached.iter().enumerate().filter(|(_, is)| **is) {
             match (part, name.get(at)) {
-                (Part::Many, _) => {}
-                (_, None) => {}
+                (Part::Many, _) | (_, None) => {}
                 (Part::Any, _) => next[at + 1] = true,
                 (Part::One(wanted), Some(found)) => next[at + 1] |= wanted == found,
                 (Part::Class { ranges, is_negated }, Some(found)) => {

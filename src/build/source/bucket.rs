@@ -160,7 +160,7 @@ impl BucketAccess {
         let status = answer.status();
         if status != StatusCode::OK {
             let said = said(&mut answer).await;
-            return Err(self.refusal(what, status, &said).into());
+            return Err(refusal(what, status, &said).into());
         }
         let too_large = || SourceError::TooLarge { what: what.to_owned(), most: limits.bytes };
         let promised = answer.content_length();
@@ -200,25 +200,26 @@ impl BucketAccess {
         let signed = signed.map_err(|error| error.to_string())?;
         signed.parse().map_err(|error| format!("its address can't be understood: {error}"))
     }
+}
 
-    fn refusal(&self, what: &str, status: StatusCode, said: &str) -> SourceError {
-        let what = what.to_owned();
-        let reason = match said {
-            "" => format!("the storage answered {}", status.as_u16()),
-            said => format!("the storage answered {}, {said}", status.as_u16()),
-        };
-        match status {
-            StatusCode::NOT_FOUND => SourceError::NotFound { what, reason },
-            status if status.is_redirection() => {
-                let reason = format!("{reason}: redirects are not followed");
-                SourceError::Denied { what, reason }
-            }
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                SourceError::Unavailable { what, reason }
-            }
-            status if status.is_client_error() => SourceError::Denied { what, reason },
-            _ => SourceError::Unavailable { what, reason },
+/// What an answer means that is not the object.
+fn refusal(what: &str, status: StatusCode, said: &str) -> SourceError {
+    let what = what.to_owned();
+    let reason = match said {
+        "" => format!("the storage answered {}", status.as_u16()),
+        said => format!("the storage answered {}, {said}", status.as_u16()),
+    };
+    match status {
+        StatusCode::NOT_FOUND => SourceError::NotFound { what, reason },
+        status if status.is_redirection() => {
+            let reason = format!("{reason}: redirects are not followed");
+            SourceError::Denied { what, reason }
         }
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+            SourceError::Unavailable { what, reason }
+        }
+        status if status.is_client_error() => SourceError::Denied { what, reason },
+        _ => SourceError::Unavailable { what, reason },
     }
 }
 

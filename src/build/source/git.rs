@@ -4,6 +4,7 @@
 //! what the machine or a user configures play no part. Credentials are in that file, which lives as long
 //! as the call.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -164,7 +165,7 @@ fn write_config(path: &Path, text: &str) -> std::io::Result<()> {
     options.write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
-/// All of git's configuration.
+/// All of git's configuration. Writing into a text can't fail.
 fn config_of(
     context: &GitContext,
     addresses: Option<&[SocketAddr]>,
@@ -185,19 +186,19 @@ fn config_of(
         if name.parse::<std::net::IpAddr>().is_err() {
             let list: Vec<_> = addresses.iter().map(|found| found.ip().to_string()).collect();
             let pinned = format!("{host}:{}:{}", context.port(), list.join(","));
-            text.push_str(&format!("\tcurloptResolve = {}\n", quoted(&pinned)));
+            let _ = writeln!(text, "\tcurloptResolve = {}", quoted(&pinned));
         }
     }
     let trusted = TRUSTED.iter().find_map(|name| std::env::var(name).ok());
     if let Some(file) = trusted.filter(|file| !file.is_empty()) {
-        text.push_str(&format!("\tsslCAInfo = {}\n", quoted(&file)));
+        let _ = writeln!(text, "\tsslCAInfo = {}", quoted(&file));
     }
     if let Some(login) = login {
         let header = STANDARD.encode(login.expose_secret());
         let header = quoted(&format!("Authorization: Basic {header}"));
         let origin =
             quoted(&format!("{}://{}:{}/", context.scheme(), context.host(), context.port()));
-        text.push_str(&format!("[http {origin}]\n\textraHeader = {header}\n"));
+        let _ = writeln!(text, "[http {origin}]\n\textraHeader = {header}");
     }
     text.push_str(
         "[core]\n\thooksPath = /dev/null\n\tattributesFile = /dev/null\n\

@@ -146,7 +146,7 @@ impl Draft {
     /// The trailer of what was written.
     pub(super) fn trailer(&mut self) -> [u8; TRAILER] {
         let head = head(self.length, &self.key);
-        let mut crc = self.crc.clone();
+        let mut crc = self.crc;
         crc.update(&head);
         let mut trailer = [0; TRAILER];
         trailer[..TRAILER - 8].copy_from_slice(&head);

@@ -2,6 +2,7 @@
 //! bound on each file that it writes and on its memory, and what it says, cut.
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -97,7 +98,6 @@ impl Run<'_> {
         if status.success() {
             return Ok(Said(said));
         }
-        use std::os::unix::process::ExitStatusExt as _;
         Err(self.judge(status.signal(), &complaint))
     }
 
