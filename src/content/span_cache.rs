@@ -85,20 +85,7 @@ impl SpanCache {
         if let Some(entry) = self.0.open.get(key) {
             return length.is_none_or(|length| entry.length() == length).then_some(entry);
         }
-        let path = self.0.path(key);
-        match Entry::open(&path, key, length) {
-            Ok(Some(entry)) => Some(self.0.open.insert(*key, entry)),
-            Ok(None) => None,
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::warn!(%error, "{} is thrown away", path.display());
-                let _ = fs::remove_file(&path);
-                None
-            }
-            Err(error) => {
-                tracing::debug!(%error, "can't read {}", path.display());
-                None
-            }
-        }
+        Some(self.0.open.insert(*key, open_entry(&self.0.path(key), key, length)?))
     }
 
     /// Whether there seems to be such an entry; it is not looked into.
@@ -125,6 +112,23 @@ impl SpanCache {
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> bool {
         self.keep(key, length, write, |draft| draft.finish(&self.0.path(key)))
+    }
+
+    /// The tree called `key`, if it is there and whole.
+    pub fn tree(&self, key: &Digest) -> Option<EntryMap> {
+        let entry = open_entry(&under(&self.0.trees(), key), key, None)?;
+        EntryMap::new(entry).ok()
+    }
+
+    /// Keeps a tree, as [`put_with`](Self::put_with) does an entry.
+    pub fn put_tree(
+        &self,
+        key: &Digest,
+        length: u64,
+        write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
+    ) -> bool {
+        let path = under(&self.0.trees(), key);
+        self.keep(key, length, write, |draft| draft.finish(&path))
     }
 
     /// The file called `key`, of `length` bytes, if it is there and whole. Blocks: what nobody has looked
@@ -193,6 +197,7 @@ impl Shared {
         builder.recursive(true).mode(0o700).create(self.temporary())?;
         builder.create(self.entries())?;
         builder.create(self.files())?;
+        builder.create(self.trees())?;
         builder.create(self.claims())?;
         claim::sweep(&self.claims())?;
         claim::sweep(&self.temporary())
@@ -204,6 +209,10 @@ impl Shared {
 
     fn files(&self) -> PathBuf {
         self.directory.join("files")
+    }
+
+    fn trees(&self) -> PathBuf {
+        self.directory.join("trees")
     }
 
     fn temporary(&self) -> PathBuf {
@@ -241,10 +250,27 @@ impl Shared {
         let lock = File::create(self.directory.join("eviction.lock"))?;
         lock.lock()?;
         self.open.close_idle();
-        let left = eviction::evict(&[self.entries(), self.files()], self.limit, length)?;
+        let places = [self.entries(), self.files(), self.trees()];
+        let left = eviction::evict(&places, self.limit, length)?;
         // Others write as well: what they wrote is seen at the next look, which comes soon enough.
         self.room.store((left / 4).min(self.limit / 16), Ordering::SeqCst);
         Ok(())
+    }
+}
+
+/// The entry in a file; one that is torn is thrown away.
+fn open_entry(path: &Path, key: &Digest, length: Option<u64>) -> Option<Entry> {
+    match Entry::open(path, key, length) {
+        Ok(entry) => entry,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%error, "{} is thrown away", path.display());
+            let _ = fs::remove_file(path);
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, "can't read {}", path.display());
+            None
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use crate::clip::header::Header;
 use crate::clip::reader::{Archive, RawParts};
 use crate::clip::storage_info::StorageInfo;
 use crate::content::SpanCache;
-use crate::content::span_cache::EntryMap;
 use crate::digest::Digest;
 
 /// An archive that was opened to be mounted.
@@ -38,8 +37,7 @@ impl MountArchive {
             return Ok(Archive::decode(header, &index, storage.as_deref())?.into());
         };
         let key = tree_key(&index, storage.as_deref());
-        let known = cache.get(&key, None).and_then(|entry| EntryMap::new(entry).ok());
-        if let Some(tree) = known.and_then(FileTree::read) {
+        if let Some(tree) = cache.tree(&key).and_then(FileTree::read) {
             let storage = match storage {
                 Some(storage) => StorageInfo::decode(&storage)?,
                 None => StorageInfo::Local,
@@ -47,7 +45,7 @@ impl MountArchive {
             return Ok(Self { header, storage, tree });
         }
         let archive = Self::from(Archive::decode(header, &index, storage.as_deref())?);
-        cache.put_with(&key, archive.tree.written_length(), |out| archive.tree.write(out));
+        cache.put_tree(&key, archive.tree.written_length(), |out| archive.tree.write(out));
         Ok(archive)
     }
 }
@@ -96,8 +94,8 @@ mod tests {
                 assert_eq!(names(&archive), names(&alone));
                 assert_eq!((&archive.storage, &archive.header), (&alone.storage, &alone.header));
             }
-            let spans = dir.path().join("v1/spans");
-            let kept = fs::read_dir(spans).unwrap().map(|entry| entry.unwrap().path());
+            let trees = dir.path().join("v1/trees");
+            let kept = fs::read_dir(trees).unwrap().map(|entry| entry.unwrap().path());
             let kept: Vec<_> = kept.flat_map(|path| fs::read_dir(path).unwrap()).collect();
             assert_eq!(kept.len(), 1);
             if !torn {

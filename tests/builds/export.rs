@@ -92,7 +92,8 @@ async fn new_layers_go_up_once_and_what_is_there_not_at_all() {
 #[tokio::test]
 async fn nothing_is_written_to_disk_after_the_last_run() {
     const LAYER: u64 = 32 << 20;
-    let (yard, proxy) = Yard::behind_a_proxy(Settings::default()).await;
+    let settings = Settings::default().argument("build-network", "host");
+    let (yard, proxy) = Yard::behind_a_proxy(settings).await;
     let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let rest = format!(
         "RUN head -c {LAYER} /dev/urandom > /noise; wget -q -O /dev/null http://{}/\n",

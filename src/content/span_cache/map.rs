@@ -3,7 +3,6 @@
 
 use std::io;
 use std::ops::Deref;
-use std::sync::Arc;
 
 use memmap2::{Mmap, MmapOptions};
 
@@ -14,12 +13,12 @@ use super::Entry;
 pub struct EntryMap {
     map: Mmap,
     /// Locked: it is not evicted.
-    _entry: Arc<Entry>,
+    _entry: Entry,
 }
 
 impl EntryMap {
     /// Maps all bytes of an entry but its trailer.
-    pub fn new(entry: Arc<Entry>) -> io::Result<Self> {
+    pub(super) fn new(entry: Entry) -> io::Result<Self> {
         let length = usize::try_from(entry.length()).map_err(|_| io::ErrorKind::FileTooLarge)?;
         // SAFETY: the bytes of a mapped file must not change, nor end. Files of the cache appear by rename when
         // they are complete, and are removed but never written again or cut; the directory is this user's

@@ -6,7 +6,6 @@ use super::*;
 use crate::clip::node::{Attr, FileContent, Node, NodeKind, NodePath, RemoteRef};
 use crate::clip::tree::Tree;
 use crate::content::SpanCache;
-use crate::content::span_cache::EntryMap;
 
 fn node(path: &str, ino: u64, kind: NodeKind) -> Node {
     let path = NodePath::new(path.as_bytes()).unwrap();
@@ -161,9 +160,8 @@ fn numbers_that_no_inode_has_lead_nowhere() {
 /// The tree as somebody finds it who mounts its archive again.
 fn kept(tree: &FileTree, directory: &std::path::Path) -> FileTree {
     let (cache, key) = (SpanCache::open(directory, 1 << 20), Digest::of(b"tree"));
-    assert!(cache.put_with(&key, tree.written_length(), |out| tree.write(out)));
-    let entry = cache.get(&key, tree.written_length()).unwrap();
-    FileTree::read(EntryMap::new(entry).unwrap()).unwrap()
+    assert!(cache.put_tree(&key, tree.written_length(), |out| tree.write(out)));
+    FileTree::read(cache.tree(&key).unwrap()).unwrap()
 }
 
 #[test]
@@ -174,8 +172,8 @@ fn what_was_written_in_another_way_is_no_tree() {
     tree(vec![directory("/"), file("/a", 2, 0)]).write(&mut bytes).unwrap();
     let read = |name: &str, bytes: &[u8]| {
         let key = Digest::of(name.as_bytes());
-        assert!(cache.put(&key, bytes));
-        FileTree::read(EntryMap::new(cache.get(&key, None).unwrap()).unwrap())
+        assert!(cache.put_tree(&key, bytes.len() as u64, |out| out.write_all(bytes)));
+        FileTree::read(cache.tree(&key).unwrap())
     };
     assert!(read("whole", &bytes).is_some());
     assert!(read("cut", &bytes[..bytes.len() - 1]).is_none());
