@@ -34,6 +34,8 @@ pub(super) struct DiskWatch {
     before: BTreeSet<String>,
     /// Those that it made: their sizes, once nothing is written there any more.
     made: BTreeMap<String, Option<u64>>,
+    /// Bytes of the build's own directory at the beginning.
+    own: u64,
     taken: u64,
     used: u64,
     next: Instant,
@@ -49,6 +51,7 @@ impl DiskWatch {
             processes,
             before,
             made: BTreeMap::new(),
+            own: size_of(site.scratch_root()),
             taken: 0,
             used: used(site.scratch_root()),
             next: Instant::now(),
@@ -100,8 +103,9 @@ impl DiskWatch {
                 }
             };
         }
-        let own = ["run", "tmp"].map(|name| size_of(&self.site.scratch(name)));
-        sum + own.iter().sum::<u64>() + deleted(&self.processes)
+        // All of it: a build can write into its context too, and whoever breaks out of one anywhere.
+        let own = size_of(self.site.scratch_root()).saturating_sub(self.own);
+        sum + own + deleted(&self.processes)
     }
 }
 

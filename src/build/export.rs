@@ -8,7 +8,7 @@
 //! of each layer into the cache, where whoever makes the archive finds it.
 
 /// Opening what builders can write to.
-mod beneath;
+pub(super) mod beneath;
 /// The config of an image as it is published.
 mod config;
 /// Layers in which nothing is younger than a moment.

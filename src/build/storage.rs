@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::BuildError;
+use super::export::beneath;
 use super::export::{ExportedLayers, StoredImage};
 use crate::digest::Digest;
 use crate::local::io_error;
@@ -168,10 +169,13 @@ impl Site {
         fs::metadata(self.storage.join("used").join(image)).and_then(|found| found.modified()).ok()
     }
 
-    /// When anything in it was used last, as far as that is known.
+    /// When anything in it was used or made last, as far as that is known: a build that fails leaves layers too.
     pub fn last_used(&self) -> Option<std::time::SystemTime> {
         let entries = fs::read_dir(self.storage.join("used")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.metadata().ok()?.modified().ok()).max()
+        let used = entries.filter_map(|entry| entry.metadata().ok());
+        let layers = self.layers().join(format!("{}-layers/layers.json", self.driver));
+        let made = fs::symlink_metadata(layers).ok();
+        used.chain(made).filter_map(|found| found.modified().ok()).max()
     }
 
     /// Forgets an image.
@@ -181,8 +185,8 @@ impl Site {
 
     /// Ids of the images in the storage.
     pub(super) fn images(&self) -> Vec<String> {
-        let path = self.layers().join(format!("{}-images/images.json", self.driver));
-        named(&path).into_iter().map(|named| named.id).collect()
+        let file = format!("{}-images/images.json", self.driver);
+        named(&self.layers(), &file).into_iter().map(|named| named.id).collect()
     }
 
     /// The image of this config.
@@ -200,8 +204,8 @@ impl Site {
 
     /// Forgets what layers became that the storage has no longer.
     pub(super) fn forget_exported(&self) {
-        let path = self.layers().join(format!("{}-layers/layers.json", self.driver));
-        let layers = named(&path).into_iter();
+        let file = format!("{}-layers/layers.json", self.driver);
+        let layers = named(&self.layers(), &file).into_iter();
         let known: BTreeSet<Digest> =
             layers.filter_map(|layer| layer.diff_digest.parse().ok()).collect();
         self.exported().retain(|diff_id| known.contains(&diff_id));
@@ -224,14 +228,14 @@ impl Site {
     /// Ids of the layers that this build has mounted.
     pub(super) fn mounted_layers(&self) -> Vec<String> {
         let file = format!("{}-layers/mountpoints.json", self.driver);
-        named(&self.run_root().join(file)).into_iter().map(|layer| layer.id).collect()
+        named(&self.run_root(), &file).into_iter().map(|layer| layer.id).collect()
     }
 
     /// All layers, and the one that each lies on; nothing for the lowest.
     pub(super) fn layer_parents(&self) -> BTreeMap<String, String> {
-        let directory = self.layers().join(format!("{}-layers", self.driver));
-        let files = ["layers.json", "volatile-layers.json"].map(|file| directory.join(file));
-        let layers = files.iter().flat_map(|file| named(file));
+        let files = ["layers.json", "volatile-layers.json"];
+        let file = |name: &str| named(&self.layers(), &format!("{}-layers/{name}", self.driver));
+        let layers = files.iter().flat_map(|name| file(name));
         layers.map(|layer| (layer.id, layer.parent)).collect()
     }
 
@@ -247,18 +251,16 @@ impl Site {
     }
 
     fn containers(&self) -> Vec<Named> {
-        let directory = format!("{}-containers", self.driver);
-        let places = [self.layers(), self.run_root()].map(|root| root.join(&directory));
-        let files = places.iter().flat_map(|place| {
-            ["containers.json", "volatile-containers.json"].map(|file| place.join(file))
-        });
-        files.flat_map(|file| named(&file)).collect()
+        let files = ["containers.json", "volatile-containers.json"]
+            .map(|name| format!("{}-containers/{name}", self.driver));
+        let roots = [self.layers(), self.run_root()];
+        roots.iter().flat_map(|root| files.iter().flat_map(|file| named(root, file))).collect()
     }
 
     /// Digests of the compressed layers that the storage knows.
     pub(super) fn known_layers(&self) -> Vec<Digest> {
-        let path = self.layers().join(format!("{}-layers/layers.json", self.driver));
-        let layers = named(&path).into_iter();
+        let file = format!("{}-layers/layers.json", self.driver);
+        let layers = named(&self.layers(), &file).into_iter();
         layers.filter_map(|layer| layer.compressed_diff_digest.parse().ok()).collect()
     }
 
@@ -267,6 +269,9 @@ impl Site {
         size_of(&self.layers())
     }
 }
+
+/// Bytes of a file in which the builder names what is in the storage: thousands of layers.
+const MAX_RECORDS: u64 = 64 << 20;
 
 /// What the storage's own files say of an image, a layer or a container.
 #[derive(Debug, Default, Deserialize)]
@@ -281,10 +286,19 @@ struct Named {
     diff_digest: String,
 }
 
-/// What a file of the storage names; nothing, where there is none yet.
-fn named(file: &Path) -> Vec<Named> {
-    let Ok(bytes) = fs::read(file) else { return Vec::new() };
-    serde_json::from_slice(&bytes).unwrap_or_default()
+/// What a file of the storage names; nothing, where there is none yet. A build can write there: what is no
+/// regular file, or is behind a link, or larger than the builder's own ever are, names nothing.
+fn named(root: &Path, file: &str) -> Vec<Named> {
+    use std::io::Read as _;
+    let read = || {
+        let file = beneath::open_file(beneath::open_root(root)?, file)?;
+        let mut bytes = Vec::new();
+        if file.metadata()?.is_file() {
+            file.take(MAX_RECORDS).read_to_end(&mut bytes)?;
+        }
+        Ok::<_, std::io::Error>(bytes)
+    };
+    serde_json::from_slice(&read().unwrap_or_default()).unwrap_or_default()
 }
 
 /// Overlays can't lie on an overlay, as in a container without a volume (CONTRACT D.3).
@@ -308,4 +322,33 @@ pub(super) fn size_of(directory: &Path) -> u64 {
         }
     }
     size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A build can put anything in the place of the builder's files.
+    #[test]
+    fn what_is_no_file_of_the_builders_names_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("layers");
+        fs::create_dir_all(root.join("images")).unwrap();
+        let place = |name: &str| root.join("images").join(name);
+        fs::write(place("right"), r#"[{"id": "a"}, {"id": "b", "other": 1}]"#).unwrap();
+        nix::unistd::mkfifo(&place("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink(place("right"), place("link")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", place("endless")).unwrap();
+        fs::create_dir(place("directory")).unwrap();
+        fs::write(place("wrong"), "{").unwrap();
+        std::os::unix::fs::symlink(root.join("images"), root.join("elsewhere")).unwrap();
+        let ids = |file: &str| -> Vec<String> {
+            named(&root, file).into_iter().map(|named| named.id).collect()
+        };
+        assert_eq!(ids("images/right"), ["a", "b"]);
+        for name in ["fifo", "link", "endless", "directory", "wrong", "absent"] {
+            assert_eq!(ids(&format!("images/{name}")), [] as [&str; 0], "{name}");
+        }
+        assert_eq!(ids("elsewhere/right"), [] as [&str; 0]);
+    }
 }

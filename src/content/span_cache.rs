@@ -137,23 +137,34 @@ impl SpanCache {
         let path = self.0.file_path(key);
         match WholeFile::open(&path, key, length) {
             Ok(file) => file,
-            Err(error) => {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::warn!(%error, "{} is thrown away", path.display());
                 let _ = fs::remove_file(&path);
+                None
+            }
+            Err(error) => {
+                tracing::debug!(%error, "can't read {}", path.display());
                 None
             }
         }
     }
 
-    /// Keeps a file of `length` bytes, which `write` writes; `false` if it could not be kept.
+    /// Keeps a file of `length` bytes, which `write` writes out of entries that take as much; an error if it
+    /// can't be kept beside them, or not at all. Nobody else's keeping suffers by that.
     pub fn put_file(
         &self,
         key: &Digest,
         length: u64,
         write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
-    ) -> bool {
-        let path = self.0.file_path(key);
-        self.keep(key, length, write, |draft| WholeFile::finish(draft, &path))
+    ) -> io::Result<()> {
+        // Room that is made by removing the very entries would be of no use.
+        if !self.0.may_write() || length > self.0.limit / 4 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.make_room(length)?;
+        let mut draft = Draft::begin(&self.0.temporary(), key)?;
+        write(&mut draft)?;
+        WholeFile::finish(draft, &self.0.file_path(key))
     }
 
     fn keep(

@@ -1,5 +1,6 @@
 //! Where the bytes of files come from: layers by spans, layers read whole, blocks of v1.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -177,9 +178,9 @@ impl MountContent {
         layer.file(&range)
     }
 
-    /// Makes a file of the cache of a file's content, if all of it is there; says whether it is now. Blocks.
-    pub(super) fn keep_file(&self, tree: &FileTree, ino: Ino) -> bool {
-        self.in_spans(tree, ino).is_some_and(|(layer, range)| layer.keep_file(&range))
+    /// Makes a file of the cache of a file's content, if all of it is there. Blocks.
+    pub(super) fn keep_file(&self, tree: &FileTree, ino: Ino) -> io::Result<()> {
+        self.in_spans(tree, ino).map_or(Ok(()), |(layer, range)| layer.keep_file(&range))
     }
 
     fn in_spans(&self, tree: &FileTree, ino: Ino) -> Option<(&LazyLayer, Range<u64>)> {

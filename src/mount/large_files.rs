@@ -1,5 +1,6 @@
 //! The large files of a mount that somebody has open.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::{HashMap, HashMapExt as _};
@@ -16,6 +17,8 @@ pub(super) struct LargeFiles {
     opened: Mutex<HashMap<Ino, Arc<Turns<LargeFile>>>>,
     /// One is made at a time: nobody waits for them.
     pub(super) making: Semaphore,
+    /// The kernel takes none, or none can be kept: no more are made.
+    pub(super) is_vain: AtomicBool,
 }
 
 /// One of them.
@@ -29,7 +32,12 @@ pub(super) struct LargeFile {
 impl LargeFiles {
     /// Files of `least` bytes and more.
     pub(super) fn new(least: u64) -> Self {
-        Self { least, opened: Mutex::new(HashMap::new()), making: Semaphore::new(1) }
+        Self {
+            least,
+            opened: Mutex::new(HashMap::new()),
+            making: Semaphore::new(1),
+            is_vain: AtomicBool::new(false),
+        }
     }
 
     /// An inode's openings and closings take turns.

@@ -4,7 +4,9 @@
 //! which costs every file of the mount a round trip at each opening. So only archives with a file that is
 //! large enough pass files through, and the openings and closings of such a file take turns.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fuser::{FileHandle, FopenFlags, ReplyOpen};
 use tokio::sync::Mutex as Turns;
@@ -24,7 +26,9 @@ impl Shared {
     pub(super) fn has_large_files(&self) -> bool {
         let Some(large) = &self.large else { return false };
         let is_large = |ino| self.tree.inode(ino).is_some_and(|inode| inode.size >= large.least);
-        self.content.shared().cache().is_some()
+        // Backing files are for those with all rights alone (kernel documentation, "FUSE Passthrough").
+        nix::unistd::geteuid().is_root()
+            && self.content.shared().cache().is_some()
             && (1..=self.tree.len() as u64).filter_map(Ino::new).any(is_large)
     }
 
@@ -55,7 +59,7 @@ impl Shared {
                 whole.ok().flatten().and_then(|whole| match reply.open_backing(&whole) {
                     Ok(id) => Some((id, whole)),
                     Err(error) => {
-                        tracing::debug!(%error, "{} is read through us", self.tree.path(ino));
+                        self.give_up(&error);
                         None
                     }
                 });
@@ -90,8 +94,29 @@ impl Shared {
             }
             let Some(large) = &shared.large else { return };
             let Ok(_one) = large.making.acquire().await else { return };
+            if large.is_vain.load(Ordering::Relaxed) {
+                return;
+            }
             let making = shared.clone();
-            let _ = blocking(move || making.content.keep_file(&making.tree, ino)).await;
+            let kept = blocking(move || making.content.keep_file(&making.tree, ino)).await;
+            match kept {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Unsupported => {
+                    shared.give_up(&error);
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "{} is read through us", shared.tree.path(ino));
+                }
+                _ => {}
+            }
         });
+    }
+
+    /// The kernel or the cache's file system can't: there is no use in trying on.
+    fn give_up(&self, error: &io::Error) {
+        if let Some(large) = &self.large
+            && !large.is_vain.swap(true, Ordering::Relaxed)
+        {
+            tracing::info!(%error, "{}: no file is read past the mount", self.name);
+        }
     }
 }

@@ -58,6 +58,7 @@ async fn the_disk_is_not_filled() {
     let cases = [
         "RUN head -c 8000000000 /dev/zero > /big\n".to_owned(),
         "RUN exec 3> /big; rm /big; head -c 8000000000 /dev/zero >&3\n".to_owned(),
+        "RUN --mount=type=bind,target=/c,rw head -c 8000000000 /dev/zero > /c/big\n".to_owned(),
         "RUN --mount=type=cache,target=/c head -c 8000000000 /dev/zero > /c/big\n".to_owned(),
         [1, 2, 3, 4, 5, 6]
             .map(|step| format!("RUN head -c 30000000 /dev/zero > /big{step}\n"))

@@ -15,17 +15,17 @@ const DIRECTORY: OFlags =
     OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens the directory itself, whose path is trusted but for its last name.
-pub(super) fn open_root(path: &Path) -> io::Result<OwnedFd> {
+pub(in crate::build) fn open_root(path: &Path) -> io::Result<OwnedFd> {
     Ok(open(path, DIRECTORY, Mode::empty())?)
 }
 
 /// Opens a directory in it.
-pub(super) fn open_directory(root: impl AsFd, path: impl Arg) -> io::Result<OwnedFd> {
+pub(in crate::build) fn open_directory(root: impl AsFd, path: impl Arg) -> io::Result<OwnedFd> {
     Ok(openat2(root, path, DIRECTORY, Mode::empty(), RESOLVE)?)
 }
 
 /// Opens a file in it for reading, without waiting for anybody: what it is, the caller looks at.
-pub(super) fn open_file(root: impl AsFd, path: impl Arg) -> io::Result<File> {
+pub(in crate::build) fn open_file(root: impl AsFd, path: impl Arg) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(openat2(root, path, flags, Mode::empty(), RESOLVE)?.into())
 }

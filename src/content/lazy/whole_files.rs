@@ -16,21 +16,21 @@ impl LazyLayer {
         self.0.shared.cache()?.file(&key, range.end - range.start)
     }
 
-    /// Keeps the plain bytes in `range` as a file, if every span of them is in the cache on disk; says whether
-    /// there is such a file now. Blocks.
-    pub fn keep_file(&self, range: &Range<u64>) -> bool {
+    /// Keeps the plain bytes in `range` as a file, if every span of them is in the cache on disk and nobody has done
+    /// or does so. An error: it can't be kept. Blocks.
+    pub fn keep_file(&self, range: &Range<u64>) -> io::Result<()> {
         let Some((cache, key)) = self.0.shared.cache().zip(self.file_key(range)) else {
-            return false;
+            return Ok(());
         };
-        let Ok(spans) = self.holding(range) else { return false };
+        let Ok(spans) = self.holding(range) else { return Ok(()) };
         let is_kept = |span| self.0.key(span).is_some_and(|key| cache.contains(&key));
         if !spans.clone().all(is_kept) {
-            return false;
+            return Ok(());
         }
         // Another process may be at it: one is enough.
-        let Some(_claim) = cache.claim(&key) else { return false };
+        let Some(_claim) = cache.claim(&key) else { return Ok(()) };
         if self.file(range).is_some() {
-            return true;
+            return Ok(());
         }
         cache.put_file(&key, range.end - range.start, |out| {
             spans.into_iter().try_for_each(|span| self.write(span, range, out))

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
+use rustix::io::Errno;
 
 use super::entry::{Draft, TRAILER, check_bytes, touch};
 use crate::digest::Digest;
@@ -45,7 +46,11 @@ impl WholeFile {
             return Err(io::Error::new(ErrorKind::InvalidData, detail));
         }
         let mut sum = [0; TRAILER];
-        if fgetxattr(&file, SUM, &mut sum)? != TRAILER {
+        let found = match fgetxattr(&file, SUM, &mut sum) {
+            Err(Errno::NODATA | Errno::RANGE) => 0,
+            found => found?,
+        };
+        if found != TRAILER {
             return Err(io::Error::new(ErrorKind::InvalidData, "it has no checksum"));
         }
         let mut checked = [0; 128];

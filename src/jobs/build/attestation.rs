@@ -60,7 +60,7 @@ impl<'a> Attestations<'a> {
         if self.manifest(image).await?.is_some() {
             return Ok(());
         }
-        let json = Bytes::from(statement.to_json());
+        let json = Bytes::from(statement.without_values().to_json());
         let (blob, size) = (Digest::of(&json), json.len() as u64);
         let content = || std::future::ready(Ok(stream::iter([Ok(json.clone())])));
         self.repository.blob(blob, content, self.cancel).await?;

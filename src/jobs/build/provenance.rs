@@ -207,6 +207,16 @@ impl Statement {
         Self::of(job, spec, report, (&subject.0, subject.1))
     }
 
+    /// The same for whoever can read the registry: people put secrets into values of `ARG`s and labels.
+    pub(super) fn without_values(&self) -> Self {
+        let mut public = self.clone();
+        let parameters = &mut public.predicate.build_definition.external_parameters;
+        for value in parameters.build_args.values_mut().chain(parameters.labels.values_mut()) {
+            value.clear();
+        }
+        public
+    }
+
     /// As JSON, as it is pushed and served.
     pub fn to_json(&self) -> Vec<u8> {
         // Strings and maps of strings: this can't fail.

@@ -14,11 +14,15 @@ use tokio::process::Command;
 use crate::build::source::error::SourceError;
 
 /// Bytes of memory that git may have.
-const MEMORY: u64 = 8 << 30;
+const MEMORY: u64 = 2 << 30;
+/// Seconds of a processor that it may take for one step.
+const PROCESSOR: u32 = 300;
 /// Bytes that are kept of what it says.
 const MAX_SAID: u64 = 16 << 10;
 /// What the system ends a program by whose file grows beyond its bound.
 const TOO_LARGE: i32 = 25;
+/// And by this, which has taken more of a processor than it may.
+const TOO_LONG: i32 = 24;
 
 /// How git is run for one context.
 pub(super) struct Run<'a> {
@@ -66,6 +70,7 @@ impl Run<'_> {
         // It sets the bounds and becomes git.
         let mut child = Command::new("prlimit")
             .args([format!("--fsize={}", self.most), format!("--as={MEMORY}")])
+            .arg(format!("--cpu={PROCESSOR}"))
             .args(["git", "--git-dir=."])
             .args(arguments)
             .current_dir(self.home)
@@ -107,6 +112,12 @@ impl Run<'_> {
         let has = |words: &[&str]| words.iter().any(|word| complaint.contains(word));
         if signal == Some(TOO_LARGE) || has(&["died of signal 25", "File too large"]) {
             return SourceError::TooLarge { what, most: self.most };
+        }
+        // A few small objects can stand for millions of files.
+        if signal == Some(TOO_LONG) || has(&["died of signal 24", "out of memory", "Out of memory"])
+        {
+            let reason = "its files are more than git can take in".to_owned();
+            return SourceError::Denied { what, reason };
         }
         let reason = shown(complaint);
         if has(&["error: 301", "error: 302", "error: 303", "error: 307", "error: 308", "redirect"])
