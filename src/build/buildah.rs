@@ -353,6 +353,12 @@ impl BuildBackend for Buildah {
             self.command(site, "rm", &["rm", "--all"], cancel).await?;
             removed += 1;
         }
+        // Containers whose builder was killed before it had written that they are its own go with the image that
+        // they are of alone.
+        for image in site.images_of_containers() {
+            self.command(site, "rmi", &["rmi", "--force", &image], cancel).await?;
+            site.forget(&image);
+        }
         let mut images = site.images();
         images.sort_by_key(|image| std::cmp::Reverse(site.used_at(image)));
         while most < u64::MAX && site.size() > most && !images.is_empty() {

@@ -250,6 +250,13 @@ impl Site {
         !self.containers().is_empty()
     }
 
+    /// Ids of the images that working containers are of.
+    pub(super) fn images_of_containers(&self) -> BTreeSet<String> {
+        let images = self.containers().into_iter().map(|container| container.image);
+        let known: BTreeSet<String> = self.images().into_iter().collect();
+        images.filter(|image| known.contains(image)).collect()
+    }
+
     fn containers(&self) -> Vec<Named> {
         let files = ["containers.json", "volatile-containers.json"]
             .map(|name| format!("{}-containers/{name}", self.driver));
@@ -278,6 +285,7 @@ const MAX_RECORDS: u64 = 64 << 20;
 #[serde(default)]
 struct Named {
     id: String,
+    image: String,
     layer: String,
     parent: String,
     #[serde(rename = "compressed-diff-digest")]
