@@ -1,6 +1,6 @@
 //! Chromium, as its users have it, on a machine that reaches itself and nothing else.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -207,6 +207,7 @@ fn close(session: &str) -> io::Result<()> {
     let mut connection = TcpStream::connect(server)?;
     connection.set_read_timeout(Some(PATIENCE))?;
     write!(connection, "DELETE /{path} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n\r\n")?;
-    io::copy(&mut connection, &mut io::sink())?;
+    // The answer comes when it is done; the connection is kept.
+    connection.read_exact(&mut [0; 1])?;
     Ok(())
 }
