@@ -28,7 +28,8 @@ const STEP: i64 = 60;
 async fn add(pool: &PgPool, from: i64, count: i64, live: bool) {
     let state = if live { "queued" } else { "failed" };
     let sql = format!(
-        "ALTER TABLE live_job DISABLE TRIGGER USER;
+        "SET statement_timeout = 0;
+         ALTER TABLE live_job DISABLE TRIGGER USER;
          WITH added AS (
              INSERT INTO job (id, workspace_id, kind, spec_version, spec, spec_digest, image_id,
                               priority, state, max_attempts, finished_at, error)
@@ -47,7 +48,8 @@ async fn add(pool: &PgPool, from: i64, count: i64, live: bool) {
          ALTER TABLE live_job ENABLE TRIGGER USER;
          INSERT INTO archive_owner (image_id, workspace_id, since)
          SELECT lpad(to_hex(n), 16, '0'), 'default', now()
-         FROM generate_series({from}, {from} + {count} - 1) AS n WHERE NOT {live}"
+         FROM generate_series({from}, {from} + {count} - 1) AS n WHERE NOT {live};
+         SET statement_timeout = '30s'"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(pool).await.unwrap();
 }
